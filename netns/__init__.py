@@ -1,0 +1,1 @@
+"""Kernel primitives, no policy: namespaces, cgroups, links, tc, processes, input nodes."""

@@ -1,0 +1,292 @@
+"""Control groups: a directory in the v2 tree, and in v1 hierarchies where only they can limit.
+
+A group always has its v2 directory (processes are cloned into it, the device program hangs on it,
+the freezer is there). A limit holds through v2 where the kernel offers the controller there, else
+through the v1 hierarchy that has it, else not at all: `unsupported` says which (cgroups(7),
+Documentation/admin-guide/cgroup-v2.rst).
+
+The v2 directories stand below the root of the tree, so that no process is in the way of the
+controllers ("no internal processes"); only leaves hold processes.
+"""
+
+import contextlib
+import errno
+import functools
+import os
+import select
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from hostsim.errors import HostsimError
+
+Controller = Literal["memory", "cpu", "pids"]
+CPU_PERIOD = 100_000  # us, the kernel's default
+DEADLINE = 5.0  # seconds for killed processes to be gone
+
+
+@dataclass(frozen=True)
+class Limits:
+    """None: no limit. memory in bytes, cpus in CPUs' worth of time, pids in tasks."""
+
+    memory: int | None = None
+    cpus: float | None = None
+    pids: int | None = None
+
+    def controllers(self) -> tuple[Controller, ...]:
+        """The controllers these limits need."""
+        wanted: dict[Controller, object] = {
+            "memory": self.memory,
+            "cpu": self.cpus,
+            "pids": self.pids,
+        }
+        return tuple(name for name, value in wanted.items() if value is not None)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where this machine has its hierarchies. `v1` maps controllers to mount points; `v2_has`
+    holds the controllers of the v2 tree."""
+
+    v2: Path | None
+    v2_has: frozenset[str]
+    v1: dict[str, Path]
+
+    def where(self, controller: Controller) -> Literal["v2", "v1", None]:
+        """Through which tree a limit of this controller can hold."""
+        if controller in self.v2_has:
+            return "v2"
+        return "v1" if controller in self.v1 else None
+
+
+def parse(mountinfo: str) -> tuple[Path | None, dict[str, Path]]:
+    """The v2 mount point and the v1 mount points by controller, from /proc/PID/mountinfo."""
+    v2: Path | None = None
+    v1: dict[str, Path] = {}
+    for line in mountinfo.splitlines():
+        before, _, after = line.partition(" - ")
+        point = Path(before.split()[4].replace("\\040", " "))
+        kind, _, options = after.split(maxsplit=2)
+        if kind == "cgroup2":
+            v2 = v2 or point
+        elif kind == "cgroup":
+            for option in options.split(","):
+                v1.setdefault(option, point)
+    return v2, v1
+
+
+@functools.cache
+def layout() -> Layout:
+    """This machine's layout, read once."""
+    v2, v1 = parse(Path("/proc/self/mountinfo").read_text())
+    has = frozenset((v2 / "cgroup.controllers").read_text().split()) if v2 else frozenset()
+    return Layout(v2, has, v1)
+
+
+def unsupported(limits: Limits, machine: Layout | None = None) -> tuple[Controller, ...]:
+    """The controllers these limits need and this machine has in neither tree."""
+    machine = machine or layout()
+    return tuple(name for name in limits.controllers() if machine.where(name) is None)
+
+
+class Cgroup:
+    """The group `name` ("parent/leaf") with limits. Owns its directories and descriptors.
+
+    Nothing is made before `make`. Raises HostsimError where the machine has no v2 tree.
+    """
+
+    def __init__(self, name: str, limits: Limits, machine: Layout | None = None) -> None:
+        self._layout = machine or layout()
+        self._limits = limits
+        if self._layout.v2 is None:
+            raise HostsimError(
+                "cgroups",
+                "this machine has no cgroup v2 tree",
+                "mount one: mkdir /sys/fs/cgroup/unified && "
+                "mount -t cgroup2 none /sys/fs/cgroup/unified",
+            )
+        self.path = self._layout.v2 / name
+        v1 = {self._layout.v1[c] / name for c in limits.controllers() if self._is_v1(c)}
+        self.v1: tuple[Path, ...] = tuple(sorted(v1))
+        self.fd = -1
+        self.join: list[int] = []
+        self._made: list[Path] = []
+
+    @property
+    def directories(self) -> tuple[Path, ...]:
+        """What `make` makes, parents first."""
+        leaves = (self.path, *self.v1)
+        return (*(leaf.parent for leaf in leaves), *leaves)
+
+    def make(self) -> None:
+        """Make the directories and write the limits. `fd` is then the v2 directory, `join` the v1
+        cgroup.procs files, open for writing. Raises HostsimError where a limit cannot hold here,
+        and OSError."""
+        limits, v2 = self._limits, self._layout.v2
+        assert v2 is not None
+        missing = unsupported(limits, self._layout)
+        if missing:
+            raise HostsimError(
+                "cgroups",
+                f"no {' and no '.join(missing)} controller here, in neither cgroup tree",
+                "leave the limit out, or enable the controller (cgroup_enable= at boot)",
+            )
+        for leaf in (self.path, *self.v1):
+            _make(leaf)
+            self._made.append(leaf)
+        wanted = [c for c in limits.controllers() if not self._is_v1(c)]
+        if wanted:
+            enable = " ".join(f"+{controller}" for controller in wanted)
+            for directory in (v2, self.path.parent):
+                (directory / "cgroup.subtree_control").write_text(enable)
+        if limits.memory is not None:
+            self._limit_memory(limits.memory)
+        if limits.cpus is not None:
+            quota = max(1000, round(limits.cpus * CPU_PERIOD))  # the kernel's least is 1 ms
+            if self._is_v1("cpu"):
+                (self._at("cpu") / "cpu.cfs_period_us").write_text(str(CPU_PERIOD))
+                (self._at("cpu") / "cpu.cfs_quota_us").write_text(str(quota))
+            else:
+                (self.path / "cpu.max").write_text(f"{quota} {CPU_PERIOD}")
+        if limits.pids is not None:
+            (self._at("pids") / "pids.max").write_text(str(limits.pids))
+        self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.join = open_procs(self.v1)
+
+    def kill(self) -> None:
+        """SIGKILL everything in the group; a group that is gone is no error."""
+        for directory in self._made:
+            kill(directory)
+
+    def remove(self) -> None:
+        """Kill everything in it, remove the directories it made, and the parents once they are
+        empty. Twice is harmless. Raises OSError where a process does not end within DEADLINE."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+        for fd in self.join:
+            os.close(fd)
+        self.join = []
+        while self._made:
+            directory = self._made[-1]
+            remove(directory)
+            self._made.pop()
+            with contextlib.suppress(FileNotFoundError):
+                try:
+                    directory.parent.rmdir()
+                except OSError as error:
+                    if error.errno not in (errno.EBUSY, errno.ENOTEMPTY):
+                        raise
+
+    def _is_v1(self, controller: Controller) -> bool:
+        return self._layout.where(controller) == "v1"
+
+    def _at(self, controller: Controller) -> Path:
+        """Where this controller's files of the group are."""
+        if self._is_v1(controller):
+            return self._layout.v1[controller] / self.path.relative_to(self._layout.v2 or "/")
+        return self.path
+
+    def _limit_memory(self, limit: int) -> None:
+        """The limit, and no swap to get around it (where the kernel accounts swap)."""
+        if self._is_v1("memory"):
+            main, swap, most = "memory.limit_in_bytes", "memory.memsw.limit_in_bytes", limit
+        else:
+            main, swap, most = "memory.max", "memory.swap.max", 0
+        directory = self._at("memory")
+        (directory / main).write_text(str(limit))
+        if (directory / swap).exists():
+            (directory / swap).write_text(str(most))
+
+
+def open_procs(directories: Sequence[Path]) -> list[int]:
+    """Each directory's cgroup.procs, open for writing. Raises OSError with nothing left open."""
+    with contextlib.ExitStack() as undo:
+        fds = []
+        for directory in directories:
+            fds.append(os.open(directory / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC))
+            undo.callback(os.close, fds[-1])
+        undo.pop_all()
+        return fds
+
+
+def full(directories: Sequence[Path]) -> bool:
+    """Whether one of these v1 directories is at its limit of processes. The kernel refuses a fork
+    there, and a clone into a v2 group, but lets everyone join a v1 group."""
+    for directory in directories:
+        with contextlib.suppress(FileNotFoundError):  # no pids controller in this hierarchy
+            most = (directory / "pids.max").read_text().strip()
+            if most != "max" and int((directory / "pids.current").read_text()) >= int(most):
+                return True
+    return False
+
+
+def kill(path: Path) -> None:
+    """SIGKILL every process in a cgroup and below, in any hierarchy; missing is no error."""
+    with contextlib.suppress(FileNotFoundError):
+        if (path / "cgroup.kill").exists():
+            (path / "cgroup.kill").write_text("1")
+            return
+    for pidfd in _processes(path):
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        os.close(pidfd)
+
+
+def remove(path: Path) -> None:
+    """Kill everything in a cgroup and below, in any hierarchy, and remove the directories; missing
+    is no error. Raises OSError (EBUSY) where processes do not end within DEADLINE."""
+    deadline = time.monotonic() + DEADLINE
+    while True:
+        try:
+            for directory in _tree(path):
+                with contextlib.suppress(FileNotFoundError):
+                    directory.rmdir()
+            return
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                raise
+        pidfds = list(_processes(path))  # before the kill: afterwards they are not listed
+        kill(path)
+        for pidfd in pidfds:
+            poller = select.poll()
+            poller.register(pidfd, select.POLLIN)
+            poller.poll(max(0.0, deadline - time.monotonic()) * 1000)
+            os.close(pidfd)
+        if not pidfds:  # the last one is between its end and leaving the group
+            os.sched_yield()
+
+
+def _make(leaf: Path) -> None:
+    """Make a directory and its parent, while others may be removing the parent."""
+    while True:
+        with contextlib.suppress(FileExistsError):
+            leaf.parent.mkdir()
+        try:
+            leaf.mkdir()
+            return
+        except FileNotFoundError:
+            continue
+
+
+def _tree(path: Path) -> Iterator[Path]:
+    """The directories at and below `path`, deepest first; none where it is missing."""
+    for directory, _, _ in os.walk(path, topdown=False):
+        yield Path(directory)
+
+
+def _processes(path: Path) -> Iterator[int]:
+    """A pidfd for each process in the group and below; the caller closes them."""
+    for directory in _tree(path):
+        try:
+            pids = [int(line) for line in (directory / "cgroup.procs").read_text().split()]
+        except (FileNotFoundError, OSError) as error:
+            if error.errno in (errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP):
+                continue  # gone meanwhile, or a threaded group, whose parent lists its processes
+            raise
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                yield os.pidfd_open(pid)

@@ -1,0 +1,99 @@
+"""Which devices a VM can open: cgroup device programs (see cext/devices.bpf.c).
+
+The fixed list is in the program; `allow` adds to it. VMs that never get more share one loaded
+program; a VM with devices of its own (an OS) has its own.
+"""
+
+import errno
+import struct
+import threading
+
+from cext import bpf
+from hostsim.errors import HostsimError
+
+_KEY = struct.Struct("=II")
+
+
+class _Shared:
+    """The one loaded program of all plain VMs, for as long as one of them holds it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._loaded: bpf.Object | None = None
+
+    def take(self) -> bpf.Object:
+        with self._lock:
+            if self._loaded is None:
+                self._loaded = _load()
+            self._users += 1
+            return self._loaded
+
+    def give_back(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0 and self._loaded is not None:
+                self._loaded.close()
+                self._loaded = None
+
+
+_shared = _Shared()
+
+
+class DeviceList:
+    """The devices of one VM. own: it can get more than the fixed list (character devices only).
+
+    Nothing is loaded before `attach`."""
+
+    def __init__(self, own: bool) -> None:
+        self._own = own
+        self._object: bpf.Object | None = None
+
+    def attach(self, cgroup_fd: int) -> None:
+        """Deny everything but the list to the cgroup; the program goes with the cgroup. Raises
+        HostsimError where the kernel has no BPF for that."""
+        self._object = _load() if self._own else _shared.take()
+        try:
+            program = self._object.program("device")
+            bpf.attach_cgroup(program, cgroup_fd, bpf.CGROUP_DEVICE, bpf.ALLOW_MULTI)
+        except OSError as error:
+            self.close()
+            raise _no_bpf(error) from error
+
+    def allow(self, major: int, minor: int) -> None:
+        """Let the VM open a character device too. Raises OSError, or HostsimError on a plain VM."""
+        self._extra().set(_KEY.pack(major, minor), b"\1")
+
+    def deny(self, major: int, minor: int) -> None:
+        """Take it back: later opens fail, files that are open stay so. Not allowed is no error."""
+        self._extra().delete(_KEY.pack(major, minor))
+
+    def close(self) -> None:
+        """Let go of the program; it stays attached while its cgroup lives. Twice is harmless."""
+        if self._object is not None:
+            if self._own:
+                self._object.close()
+            else:
+                _shared.give_back()
+            self._object = None
+
+    def _extra(self) -> bpf.Map:
+        if not self._own:
+            raise HostsimError("device list", "this VM has no list of its own", "give it [vm.os]")
+        if self._object is None:
+            raise HostsimError("device list", "the VM does not run")
+        return self._object.map("extra")
+
+
+def _load() -> bpf.Object:
+    try:
+        return bpf.Object("devices")
+    except OSError as error:
+        raise _no_bpf(error) from error
+
+
+def _no_bpf(error: OSError) -> HostsimError:
+    hint = "the kernel needs CONFIG_BPF_SYSCALL and CONFIG_CGROUP_BPF"
+    if error.errno == errno.EPERM:
+        hint = "root with CAP_BPF and CAP_NET_ADMIN is needed, and no kernel lockdown"
+    return HostsimError("device program", error.strerror or str(error), hint)

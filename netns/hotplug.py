@@ -1,0 +1,68 @@
+"""Input devices that come and go (udev through pyudev). The only module that imports pyudev.
+
+Where a udev daemon runs, its messages are used: then the device's properties are complete and its
+node has its owner. Without one, the kernel's own messages serve.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyudev
+
+_EVENT = re.compile(r"event\d+")
+
+
+@dataclass(frozen=True)
+class InputNode:
+    """An evdev node. path: in sysfs. properties: udev's, as they are now."""
+
+    sysname: str
+    node: str
+    path: str
+    properties: dict[str, str] = field(default_factory=dict)
+
+
+class Hotplug:
+    """Watches evdev nodes. Owns its socket until `close`."""
+
+    def __init__(self) -> None:
+        self._context = pyudev.Context()
+        source = "udev" if Path("/run/udev/control").exists() else "kernel"
+        self._monitor = pyudev.Monitor.from_netlink(self._context, source)
+        self._monitor.filter_by("input")
+        self._monitor.set_receive_buffer_size(8 << 20)
+        self._monitor.start()
+
+    def fileno(self) -> int:
+        """Readable when `events` has something."""
+        fd: int = self._monitor.fileno()
+        return fd
+
+    def present(self) -> list[InputNode]:
+        """Every evdev node there is."""
+        devices = self._context.list_devices(subsystem="input")
+        return sorted(
+            (_node(d) for d in devices if _is_event(d)), key=lambda node: int(node.sysname[5:])
+        )
+
+    def events(self) -> Iterator[tuple[str, InputNode]]:
+        """What has happened since: (`add`, `remove` or `change`, node)."""
+        while (device := self._monitor.poll(0)) is not None:
+            if _is_event(device):
+                yield str(device.action), _node(device)
+
+    def close(self) -> None:
+        """Stop watching. Twice is harmless."""
+        del self._monitor, self._context
+        self._monitor = self._context = None
+
+
+def _is_event(device: pyudev.Device) -> bool:
+    return bool(_EVENT.fullmatch(device.sys_name)) and device.device_node is not None
+
+
+def _node(device: pyudev.Device) -> InputNode:
+    properties = {str(key): str(value) for key, value in device.properties.items()}
+    return InputNode(device.sys_name, device.device_node, device.device_path, properties)

@@ -1,0 +1,83 @@
+"""The journal of a host: every kernel object is written down before it is made.
+
+One JSON object a line, appended and never rewritten while the host lives, so that whoever finds
+the file after a crash knows all that may exist, and removes just that: by journal, never by name
+pattern. `undo` walks it backwards; removing what was never made, or is gone, is no error.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from netns import cgroup, namespace, uplinks
+
+
+def _remove_path(path: str) -> None:
+    """A file or an empty directory; a mount point is unmounted first."""
+    namespace.unmount(Path(path))
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+    except (IsADirectoryError, PermissionError):
+        os.rmdir(path)
+
+
+_UNDO: dict[str, Callable[..., None]] = {
+    "netns": lambda name: namespace.remove(name),
+    "cgroup": lambda path: cgroup.remove(Path(path)),
+    "path": _remove_path,
+    "uplink": lambda name, netns, nic: uplinks.give_back(name, netns, nic),
+}
+"""What `add` may write, and how `undo` removes it."""
+
+
+class Journal:
+    """The journal in `path`, created if missing. Owns the descriptor."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+
+    def add(self, kind: str, **what: str) -> None:
+        """Write an object down, before it is made. Thread-safe: one write(2) in append mode."""
+        if kind not in _UNDO:
+            raise ValueError(f"the journal knows no {kind!r}")
+        os.write(self._fd, (json.dumps({"kind": kind, **what}) + "\n").encode())
+
+    def close(self) -> None:
+        """Twice is harmless."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def read(path: Path) -> Iterator[dict[str, Any]]:
+    """The entries, oldest first; a last line cut short by a crash stands for nothing made."""
+    for line in path.read_bytes().splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            return
+
+
+def undo(path: Path) -> list[str]:
+    """Remove everything in the journal, newest first. Returns what resisted, one line each.
+    A namespace with an uplink that resisted stays."""
+    failures: list[str] = []
+    kept: set[str] = set()
+    entries = list(read(path))
+    for entry in reversed(entries):
+        what = {key: value for key, value in entry.items() if key != "kind"}
+        if entry["kind"] == "netns" and what["name"] in kept:
+            continue
+        try:
+            _UNDO[entry["kind"]](**what)
+        except OSError as error:
+            failures.append(
+                f"{entry['kind']} {next(iter(what.values()))}: {error.strerror or error}"
+            )
+            kept.add(what.get("netns", ""))
+    return failures

@@ -1,0 +1,190 @@
+"""Links, addresses, routes, bridge ports and tc filters: netlink in batches (rtnetlink(7)).
+
+The only module that imports pyroute2's link API. pyroute2 compiles and parses the messages; they
+travel over a plain socket that lives in the namespace concerned, many to one send, and every
+message is acknowledged. One `Rtnl` owns one socket.
+
+pyroute2 runs an event loop of its own inside every call, which asyncio forbids in a thread that
+has one; so the messages are compiled in a thread kept for that, one batch at a time.
+"""
+
+import atexit
+import errno
+import os
+import socket
+import struct
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from pyroute2 import IPBatch
+from pyroute2.netlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST
+from pyroute2.netlink.rtnl import RTM_GETLINK
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+from pyroute2.netlink.rtnl.marshal import MarshalRtnl
+
+from cext.sock import socket_at
+
+NLMSG_ERROR = 2
+NLMSG_DONE = 3
+RTMGRP_LINK = 1
+_HEADER = struct.Struct("=IHHII")
+_compiler = ThreadPoolExecutor(max_workers=1, thread_name_prefix="netlink-compiler")
+_batch: IPBatch | None = None
+_SEND_MAX = 64 * 1024  # a netlink send must fit the socket's send buffer
+
+
+class Rtnl:
+    """rtnetlink in the namespace behind `netns_fd` (not kept; the caller still owns it)."""
+
+    def __init__(self, netns_fd: int) -> None:
+        self._socket = socket_at(netns_fd, socket.AF_NETLINK, socket.SOCK_RAW, 0)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        self._socket.bind((0, 0))
+        self._sequence = 0
+
+    def close(self) -> None:
+        """Twice is harmless."""
+        self._socket.close()
+
+    def batch(self, fill: Callable[[Any], None], ignore: tuple[int, ...] = ()) -> None:
+        """Send everything `fill` puts into the batch it is given (a pyroute2 IPBatch: `link`,
+        `addr`, `route`, `neigh`, `fdb`, `tc`, with IPRoute's arguments), in order.
+
+        Raises OSError with the first error whose number is not in `ignore`; later messages have
+        been carried out all the same.
+        """
+        self.send(_compiler.submit(_compile, fill).result(), ignore)
+
+    def send(self, raw: bytes, ignore: tuple[int, ...] = ()) -> None:
+        """Send compiled messages, as `batch` does."""
+        first: OSError | None = None
+        for chunk, count in self._chunks(raw):
+            self._socket.send(chunk)
+            for error in self._acks(count):
+                if error and error not in ignore and first is None:
+                    first = OSError(error, f"netlink: {os.strerror(error)}")
+        if first is not None:
+            raise first
+
+    def links(self) -> list[Any]:
+        """Every link of the namespace, as pyroute2 `ifinfmsg` messages."""
+        message = ifinfmsg()
+        self._sequence += 1
+        message["header"]["type"] = RTM_GETLINK
+        message["header"]["flags"] = NLM_F_REQUEST | NLM_F_DUMP
+        message["header"]["sequence_number"] = self._sequence
+        message.encode()
+        self._socket.send(bytes(message.data))
+        marshal = MarshalRtnl()
+        found: list[Any] = []
+        while True:
+            data = self._socket.recv(1 << 20)
+            for part in marshal.parse(data, self._sequence):
+                kind = part["header"]["type"]
+                if kind == NLMSG_DONE:
+                    return found
+                if kind == NLMSG_ERROR:
+                    raise OSError(errno.EIO, "netlink: the list of links was refused")
+                found.append(part)
+
+    def dump(self, kind: int) -> list[bytes]:
+        """Every address (kind RTM_GETADDR) or route (RTM_GETROUTE) of the namespace, each as the
+        kernel's message, header and all. Raises OSError."""
+        self._sequence += 1
+        flags = NLM_F_REQUEST | NLM_F_DUMP
+        body = bytes(16)  # ifaddrmsg or rtmsg of any family
+        self._socket.send(_HEADER.pack(_HEADER.size + 16, kind, flags, self._sequence, 0) + body)
+        found: list[bytes] = []
+        while True:
+            data = self._socket.recv(1 << 20)
+            at = 0
+            while at < len(data):
+                length, answer, _, _, _ = _HEADER.unpack_from(data, at)
+                if answer == NLMSG_DONE:
+                    return found
+                if answer == NLMSG_ERROR:
+                    raise OSError(errno.EIO, "netlink: a list was refused")
+                found.append(data[at : at + length])
+                at += (length + 3) & ~3
+
+    def indices(self) -> dict[str, int]:
+        """Interface index by name."""
+        return {link.get_attr("IFLA_IFNAME"): link["index"] for link in self.links()}
+
+    def _chunks(self, raw: bytes) -> list[tuple[bytes, int]]:
+        """Split at message boundaries, number the messages and ask for their acknowledgement."""
+        chunks: list[tuple[bytes, int]] = []
+        current = bytearray()
+        count = 0
+        at = 0
+        while at < len(raw):
+            length, kind, flags, _, _ = _HEADER.unpack_from(raw, at)
+            padded = (length + 3) & ~3
+            if current and len(current) + padded > _SEND_MAX:
+                chunks.append((bytes(current), count))
+                current, count = bytearray(), 0
+            self._sequence += 1
+            message = bytearray(raw[at : at + length].ljust(padded, b"\0"))
+            _HEADER.pack_into(message, 0, length, kind, flags | NLM_F_ACK, self._sequence, 0)
+            current += message
+            count += 1
+            at += padded
+        if current:
+            chunks.append((bytes(current), count))
+        return chunks
+
+    def _acks(self, count: int) -> list[int]:
+        """The errno of each acknowledgement, 0 for success, in order."""
+        errors: list[int] = []
+        while len(errors) < count:
+            data = self._socket.recv(1 << 20)
+            at = 0
+            while at < len(data):
+                length, kind, _, _, _ = _HEADER.unpack_from(data, at)
+                if kind == NLMSG_ERROR:
+                    (code,) = struct.unpack_from("=i", data, at + _HEADER.size)
+                    errors.append(-code)
+                at += (length + 3) & ~3
+        return errors
+
+
+class LinkMonitor:
+    """Tells that some link of a namespace came, went or changed (RTMGRP_LINK); not which: ask
+    `Rtnl.links`. `fileno` is readable then, until `drain`."""
+
+    def __init__(self, netns_fd: int) -> None:
+        self._socket = socket_at(netns_fd, socket.AF_NETLINK, socket.SOCK_RAW, 0)
+        self._socket.bind((0, RTMGRP_LINK))
+        self._socket.setblocking(False)
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def drain(self) -> None:
+        """Take what has been told so far. More than the socket holds is the same news."""
+        while True:
+            try:
+                self._socket.recv(1 << 16)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+
+    def close(self) -> None:
+        """Twice is harmless."""
+        self._socket.close()
+
+
+def _compile(fill: Callable[[Any], None]) -> bytes:
+    """In the compiler's thread. One IPBatch serves all: making one costs more than a message."""
+    global _batch
+    if _batch is None:
+        _batch = IPBatch()
+        atexit.register(_batch.close)
+    try:
+        fill(_batch)
+        return bytes(_batch.batch)
+    finally:
+        _batch.reset()

@@ -1,0 +1,102 @@
+"""Named network namespaces, as ip-netns(8) keeps them: bind mounts in /run/netns.
+
+What `ip netns add` does, without its process: /run/netns is made a shared mount point once, and a
+name there is an empty file with /proc/PID/ns/net bound onto it. `ip netns exec`, tcpdump and nft
+find it; it lives until the name is removed, even with no process left in it.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+from pathlib import Path
+
+from cext import spawn
+
+RUN = Path("/run/netns")
+_prepared = False
+
+
+def prepare() -> None:
+    """Make /run/netns as `ip netns add` does. Cheap the second time. Raises OSError."""
+    global _prepared
+    if _prepared:
+        return
+    RUN.mkdir(parents=True, exist_ok=True)
+    lock = os.open(RUN, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:  # iproute2 takes the same lock, so that the mount is not made twice
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            spawn.share(str(RUN))
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            spawn.bind_tree(str(RUN))
+            spawn.share(str(RUN))
+    finally:
+        os.close(lock)
+    _prepared = True
+
+
+def add(name: str, pid: int) -> None:
+    """Name the network namespace of a process. Raises OSError (EEXIST: the name is taken)."""
+    _bind(name, f"/proc/{pid}/ns/net")
+
+
+def add_fd(name: str, netns_fd: int) -> None:
+    """Name the network namespace behind a descriptor. Raises OSError as `add` does."""
+    _bind(name, f"/proc/self/fd/{netns_fd}")
+
+
+def _bind(name: str, source: str) -> None:
+    prepare()
+    path = RUN / name
+    os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0))
+    try:
+        spawn.bind(source, str(path))
+    except OSError:
+        path.unlink()
+        raise
+
+
+def names(name: str, netns_fd: int) -> bool:
+    """Whether `name` still is the name of the namespace behind the descriptor."""
+    try:
+        named, wanted = (RUN / name).stat(), os.fstat(netns_fd)
+    except FileNotFoundError:
+        return False
+    return (named.st_dev, named.st_ino) == (wanted.st_dev, wanted.st_ino)
+
+
+def remove(name: str) -> None:
+    """Take a name away; a missing one is no error. The namespace goes with its last user."""
+    path = RUN / name
+    unmount(path)
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+
+
+def unmount(path: Path) -> None:
+    """Unmount everything mounted on `path`; nothing mounted, or no such path, is no error."""
+    while True:
+        try:
+            spawn.detach(str(path))
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.ENOENT):
+                return
+            raise
+
+
+def write_sysctls(netns_fd: int, values: dict[str, str]) -> None:
+    """Set kernel parameters of a network namespace, named as for sysctl(8): `net.ipv4.ip_forward`.
+
+    In an interface's name a dot is written as a slash, as sysctl(8) has it. Raises OSError, and
+    ValueError for a parameter outside `net.`, which would be the whole machine's.
+    """
+    paths = {}
+    for name, value in values.items():
+        path = name.translate({ord("."): "/", ord("/"): "."})
+        if not path.startswith("net/") or ".." in path.split("/"):
+            raise ValueError(f"{name} is not a parameter of a network namespace")
+        paths[f"/proc/sys/{path}"] = value
+    spawn.write_sysctls(netns_fd, paths)

@@ -1,0 +1,121 @@
+"""Device events for the programs of a VM: kernel and udev messages on its uevent netlink socket.
+
+A VM has no udev daemon; whoever gives it a device says so in its network namespace. The kernel's
+format (ACTION@DEVPATH, then KEY=value, all NUL-terminated) is injected through the kernel, which
+numbers it and hands it to the listeners of group 1 (lib/kobject_uevent.c, uevent_net_rcv); udev's
+goes to group 2 as libudev's monitor format: a header with a magic, and hashes that the listeners'
+socket filters look at (systemd, src/libsystemd/sd-device/device-monitor.c).
+"""
+
+import os
+import socket
+import struct
+from collections.abc import Mapping
+
+from cext.sock import socket_at
+
+NETLINK_KOBJECT_UEVENT = 15
+KERNEL_GROUP = 1
+UDEV_GROUP = 2
+
+_PREFIX = b"libudev\0"
+_MAGIC = 0xFEEDCAFE
+_HEADER = struct.Struct("=8sIIIIIIII")
+_NLMSG = struct.Struct("=IHHII")
+_NLMSG_MIN_TYPE = 16
+_NLM_F_REQUEST = 1
+_M = 0x5BD1E995
+_MASK = 0xFFFFFFFF
+
+
+def murmur2(data: bytes) -> int:
+    """MurmurHash2 with seed 0, which is how libudev hashes names (32 bits)."""
+    value = len(data) & _MASK
+    whole = len(data) & ~3
+    for offset in range(0, whole, 4):
+        k = int.from_bytes(data[offset : offset + 4], "little")
+        k = k * _M & _MASK
+        k = (k ^ k >> 24) * _M & _MASK
+        value = (value * _M & _MASK) ^ k
+    rest = data[whole:]
+    if rest:
+        value = (value ^ int.from_bytes(rest, "little")) * _M & _MASK
+    value = (value ^ value >> 13) * _M & _MASK
+    return value ^ value >> 15
+
+
+def _bloom(tags: str) -> int:
+    bits = 0
+    for tag in filter(None, tags.split(":")):
+        h = murmur2(tag.encode())
+        for shift in (0, 6, 12, 18):
+            bits |= 1 << (h >> shift & 63)
+    return bits
+
+
+def kernel_message(action: str, path: str, properties: Mapping[str, str]) -> bytes:
+    """The kernel's format, without SEQNUM, which the kernel adds."""
+    fields = {"ACTION": action, "DEVPATH": path, **properties}
+    lines = [f"{action}@{path}", *(f"{key}={value}" for key, value in fields.items())]
+    return b"".join(line.encode() + b"\0" for line in lines)
+
+
+def udev_message(properties: Mapping[str, str]) -> bytes:
+    """libudev's monitor format. `properties` has ACTION, DEVPATH, SUBSYSTEM, SEQNUM too."""
+    body = b"".join(f"{key}={value}".encode() + b"\0" for key, value in properties.items())
+    subsystem = murmur2(properties["SUBSYSTEM"].encode())
+    devtype = properties.get("DEVTYPE", "")
+    bloom = _bloom(properties.get("CURRENT_TAGS", properties.get("TAGS", "")))
+    header = _HEADER.pack(
+        _PREFIX,
+        socket.htonl(_MAGIC),
+        _HEADER.size,
+        _HEADER.size,
+        len(body),
+        socket.htonl(subsystem),
+        socket.htonl(murmur2(devtype.encode())) if devtype else 0,
+        socket.htonl(bloom >> 32),
+        socket.htonl(bloom & _MASK),
+    )
+    return header + body
+
+
+class Announcer:
+    """Says in one network namespace that devices came and went. Owns its socket until `close`."""
+
+    def __init__(self, netns_fd: int) -> None:
+        self._socket = socket_at(
+            netns_fd, socket.AF_NETLINK, socket.SOCK_DGRAM, NETLINK_KOBJECT_UEVENT
+        )
+        self._socket.setblocking(False)
+        self._sequence = 0
+
+    def say(self, action: str, path: str, properties: Mapping[str, str]) -> None:
+        """action: `add`, `remove` or `change`. path: in sysfs, from /devices on. properties:
+        udev's; SUBSYSTEM is needed, DEVNAME is the whole path of the node. Raises OSError."""
+        self._sequence += 1
+        kernel = {
+            key: properties[key] for key in ("SUBSYSTEM", "MAJOR", "MINOR") if key in properties
+        }
+        if "DEVNAME" in properties:
+            kernel["DEVNAME"] = os.path.relpath(properties["DEVNAME"], "/dev")
+        body = kernel_message(action, path, kernel)
+        message = _NLMSG.pack(_NLMSG.size + len(body), _NLMSG_MIN_TYPE, _NLM_F_REQUEST, 0, 0) + body
+        self._socket.sendto(message, (0, 0))
+        full = {
+            "ACTION": action,
+            "DEVPATH": path,
+            "SEQNUM": str(self._sequence),
+            **{k: v for k, v in properties.items() if k not in ("ACTION", "DEVPATH", "SEQNUM")},
+        }
+        self._udev(udev_message(full))
+
+    def _udev(self, message: bytes) -> None:
+        try:
+            self._socket.sendto(message, (0, UDEV_GROUP))
+        except ConnectionRefusedError:
+            return  # nobody listens
+
+    def close(self) -> None:
+        """Close the socket. Twice is harmless."""
+        self._socket.close()
