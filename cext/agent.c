@@ -1,0 +1,142 @@
+/* hostsim-os-agent: the resident agent of an OS; the daemon starts one in each (hostsim/agents.py).
+ *
+ * Speaks the messages of hostsim/wire.py over the OS's /run/hostsim/agent.sock (SOCK_SEQPACKET):
+ * says HELLO, answers RELEASE with RELEASED and PING with BEAT, and has the OS's hook run when
+ * STATE says foreground or background (commands for sh in HOSTSIM_ON_FOREGROUND,
+ * HOSTSIM_ON_BACKGROUND), one after the other, in a process of its own. Ends when the KMC ends the
+ * connection. In C, for a flip waits for it: no interpreter, 1 MB less.
+ *
+ *   hostsim-os-agent [SOCKET] */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define BODY_MAX 4096
+
+enum type {
+    HELLO = 1,
+    RELEASED = 6,
+    BEAT = 7,
+    RELEASE = 16,
+    STATE = 17,
+    PING = 18,
+};
+
+struct header {
+    uint8_t magic[2];
+    uint8_t version, type;
+    uint32_t sequence;
+};
+_Static_assert(sizeof(struct header) == 8, "struct header");
+
+static int say(int sock, enum type type, uint32_t sequence) {
+    struct header h = {{'h', 'A'}, 1, (uint8_t)type, sequence};
+
+    return send(sock, &h, sizeof(h), MSG_NOSIGNAL) == (ssize_t)sizeof(h) ? 0 : -errno;
+}
+
+/* Runs what comes out of `states` ('f' or 'b'), one after the other: the hook of a change never
+ * overtakes that of the change before. Ends with the agent. */
+static void run_hooks(int states) {
+    char state;
+
+    signal(SIGCHLD, SIG_DFL);
+    while (read(states, &state, 1) == 1) {
+        const char *command =
+            getenv(state == 'f' ? "HOSTSIM_ON_FOREGROUND" : "HOSTSIM_ON_BACKGROUND");
+        pid_t pid = command ? fork() : -1;
+
+        if (pid == 0) {
+            execl("/bin/sh", "sh", "-c", command, (char *)NULL);
+            _exit(127);
+        }
+        while (pid > 0 && waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+            ;
+    }
+}
+
+/* The process that runs the hooks, made where there are any; the end of a pipe to it, which never
+ * blocks, or -1. An OS without its hooks, where there is no room for the process, flips all the
+ * same. */
+static int start_hooks(void) {
+    int ends[2];
+
+    if (!getenv("HOSTSIM_ON_FOREGROUND") && !getenv("HOSTSIM_ON_BACKGROUND"))
+        return -1;
+    if (pipe2(ends, O_CLOEXEC) < 0) {
+        perror("hostsim-os-agent: no hooks: pipe");
+        return -1;
+    }
+    switch (fork()) {
+    case -1:
+        perror("hostsim-os-agent: no hooks: fork");
+        close(ends[0]);
+        close(ends[1]);
+        return -1;
+    case 0:
+        close(ends[1]);
+        run_hooks(ends[0]);
+        _exit(0);
+    }
+    close(ends[0]);
+    fcntl(ends[1], F_SETFL, O_NONBLOCK);
+    return ends[1];
+}
+
+static void hook(int hooks, const char *state, size_t size) {
+    ssize_t sent = 0;
+
+    if (hooks < 0)
+        return;
+    if (size == strlen("foreground") && memcmp(state, "foreground", size) == 0)
+        sent = write(hooks, "f", 1);
+    else if (size == strlen("background") && memcmp(state, "background", size) == 0)
+        sent = write(hooks, "b", 1);
+    if (sent < 0) /* thousands wait already behind one that does not end */
+        fprintf(stderr, "hostsim-os-agent: a hook was left out: %s\n", strerror(errno));
+}
+
+int main(int argc, char **argv) {
+    struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = "/run/hostsim/agent.sock"};
+    struct {
+        struct header h;
+        char body[BODY_MAX];
+    } m;
+    int sock, hooks;
+
+    if (argc > 1)
+        snprintf(address.sun_path, sizeof(address.sun_path), "%s", argv[1]);
+    hooks = start_hooks();
+    sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    if (sock < 0 || connect(sock, (struct sockaddr *)&address, sizeof(address)) < 0) {
+        fprintf(stderr, "hostsim-os-agent: %s: %s\n", address.sun_path, strerror(errno));
+        return 1;
+    }
+    if (say(sock, HELLO, 0) < 0)
+        return 1;
+    for (;;) {
+        ssize_t size = recv(sock, &m, sizeof(m), 0);
+
+        if (size < 0 && errno == EINTR)
+            continue;
+        if (size <= 0)
+            return 0;
+        if (size < (ssize_t)sizeof(m.h) || memcmp(m.h.magic, "hA", 2) != 0 || m.h.version != 1)
+            return 1;
+        if (m.h.type == RELEASE && say(sock, RELEASED, m.h.sequence) < 0)
+            return 1;
+        if (m.h.type == PING && say(sock, BEAT, m.h.sequence) < 0)
+            return 1;
+        if (m.h.type == STATE)
+            hook(hooks, m.body, (size_t)size - sizeof(m.h));
+    }
+}

@@ -1,0 +1,266 @@
+/* A program that uses input devices of a seat, for `hostsim bench flip`: the same on both sides.
+ *
+ *   hostsim-bench-client agent        in an OS: its devices are the nodes in /dev/input
+ *   hostsim-bench-client seat NODE... a libseat client of a seatd
+ *
+ * On standard output, one line each, times in nanoseconds of CLOCK_MONOTONIC:
+ *   ready         it runs
+ *   asked T       it asked for a switch, at T (a line `switch NAME` on standard input)
+ *   numbers N...  on a line `numbers`: the values of REL_X that it has read
+ *   first T       the first event since it got the devices was readable, at T
+ * Devices are opened as soon as they are there, and read from until they are gone. */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/input.h>
+#include <poll.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/inotify.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+#ifdef HAVE_LIBSEAT
+#include <libseat.h>
+#endif
+
+#define MOST 64
+
+static int fds[MOST], ids[MOST];
+static char names[MOST][32];
+static int n_fds;
+static int32_t *numbers; /* values of REL_X, as they were read */
+static size_t n_numbers, room;
+static bool seated; /* the devices are a libseat's */
+static bool fresh;  /* no event since the devices came */
+
+static uint64_t now(void) {
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static void say(const char *what) {
+    printf("%s %llu\n", what, (unsigned long long)now());
+    fflush(stdout);
+}
+
+static void drop(int i) {
+    if (fds[i] >= 0)
+        close(fds[i]);
+    n_fds--;
+    fds[i] = fds[n_fds];
+    ids[i] = ids[n_fds];
+    memcpy(names[i], names[n_fds], sizeof(names[i]));
+}
+
+static void note(int32_t number) {
+    if (n_numbers == room) {
+        room = room ? room * 2 : 4096;
+        numbers = realloc(numbers, room * sizeof(*numbers));
+        if (!numbers)
+            exit(1);
+    }
+    numbers[n_numbers++] = number;
+}
+
+static void drain(int i) {
+    struct input_event ev[64];
+    ssize_t size = read(fds[i], ev, sizeof(ev));
+
+    for (ssize_t k = 0; k < size / (ssize_t)sizeof(ev[0]); k++)
+        if (ev[k].type == EV_REL && ev[k].code == REL_X)
+            note(ev[k].value);
+    if (size > 0 && fresh) {
+        say("first");
+        fresh = false;
+    } else if (size < 0 && errno != EAGAIN && errno != EINTR && !seated)
+        drop(i); /* a seat's is closed when the seat says so */
+}
+
+/* A line on standard input; 1: it is a switch, to *name; -1: there are no more. */
+static int command(const char **name) {
+    static char line[64];
+
+    if (!fgets(line, sizeof(line), stdin))
+        return -1;
+    line[strcspn(line, "\n")] = 0;
+    if (strcmp(line, "fresh") == 0) {
+        fresh = true;
+    } else if (strcmp(line, "numbers") == 0) {
+        printf("numbers");
+        for (size_t i = 0; i < n_numbers; i++)
+            printf(" %d", numbers[i]);
+        printf("\n");
+        fflush(stdout);
+    }
+    *name = line + strlen("switch ");
+    return strncmp(line, "switch ", strlen("switch ")) == 0;
+}
+
+/* ---- agent --------------------------------------------------------------------------------- */
+
+static bool known(const char *name) {
+    for (int i = 0; i < n_fds; i++)
+        if (strcmp(names[i], name) == 0)
+            return true;
+    return false;
+}
+
+static void look(void) {
+    DIR *dir = opendir("/dev/input");
+    struct dirent *e;
+
+    while (dir && (e = readdir(dir)) && n_fds < MOST) {
+        if (strncmp(e->d_name, "event", 5) != 0 || known(e->d_name))
+            continue;
+        fds[n_fds] = openat(dirfd(dir), e->d_name, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+        if (fds[n_fds] < 0)
+            continue;
+        snprintf(names[n_fds], sizeof(names[0]), "%.30s", e->d_name);
+        n_fds++;
+    }
+    if (dir)
+        closedir(dir);
+}
+
+/* A FLIP of hostsim/wire.py. */
+static void ask(int sock, const char *name) {
+    uint8_t message[64] = {'h', 'A', 1, 2, 1, 0, 0, 0};
+    size_t n = strnlen(name, sizeof(message) - 8);
+
+    memcpy(message + 8, name, n);
+    say("asked");
+    if (send(sock, message, 8 + n, 0) < 0)
+        exit(1);
+}
+
+static int agent(void) {
+    struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = "/run/hostsim/agent.sock"};
+    int notify = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+    int sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    char buffer[4200];
+    const char *name;
+
+    if (connect(sock, (struct sockaddr *)&address, sizeof(address)) < 0 ||
+        inotify_add_watch(notify, "/dev/input", IN_CREATE | IN_ATTRIB) < 0)
+        return 1;
+    look();
+    say("ready");
+    for (;;) {
+        struct pollfd p[MOST + 3] = {{.fd = 0, .events = POLLIN},
+                                     {.fd = notify, .events = POLLIN},
+                                     {.fd = sock, .events = POLLIN}};
+        int n = n_fds;
+
+        for (int i = 0; i < n; i++)
+            p[3 + i] = (struct pollfd){.fd = fds[i], .events = POLLIN};
+        if (poll(p, (nfds_t)n + 3, -1) < 0)
+            continue;
+        for (int i = n - 1; i >= 0; i--)
+            if (p[3 + i].revents)
+                drain(i);
+        if (p[1].revents) {
+            while (read(notify, buffer, sizeof(buffer)) > 0)
+                ;
+            look();
+        }
+        if (p[2].revents && recv(sock, buffer, sizeof(buffer), 0) <= 0)
+            return 0;
+        if (p[0].revents) {
+            int what = command(&name);
+
+            if (what < 0)
+                return 0;
+            if (what > 0)
+                ask(sock, name);
+        }
+    }
+}
+
+/* ---- seat ---------------------------------------------------------------------------------- */
+
+#ifdef HAVE_LIBSEAT
+static char **nodes;
+static int n_nodes;
+
+static void enable(struct libseat *seat, void *data) {
+    (void)data;
+    for (int i = 0; i < n_nodes && n_fds < MOST; i++) {
+        ids[n_fds] = libseat_open_device(seat, nodes[i], &fds[n_fds]);
+        if (ids[n_fds] >= 0) {
+            fcntl(fds[n_fds], F_SETFL, O_NONBLOCK);
+            n_fds++;
+        }
+    }
+}
+
+static void disable(struct libseat *seat, void *data) {
+    (void)data;
+    libseat_disable_seat(seat);
+    while (n_fds > 0) {
+        libseat_close_device(seat, ids[0]);
+        drop(0);
+    }
+}
+
+static int seat_client(void) {
+    static const struct libseat_seat_listener listener = {.enable_seat = enable,
+                                                          .disable_seat = disable};
+    struct libseat *seat = libseat_open_seat(&listener, NULL);
+    const char *name;
+
+    if (!seat)
+        return 1;
+    libseat_dispatch(seat, 0);
+    say("ready");
+    for (;;) {
+        struct pollfd p[MOST + 2] = {{.fd = 0, .events = POLLIN},
+                                     {.fd = libseat_get_fd(seat), .events = POLLIN}};
+        int n = n_fds, done;
+
+        for (int i = 0; i < n; i++)
+            p[2 + i] = (struct pollfd){.fd = fds[i], .events = POLLIN};
+        if (poll(p, (nfds_t)n + 2, -1) < 0)
+            continue;
+        for (int i = n - 1; i >= 0; i--)
+            if (p[2 + i].revents)
+                drain(i);
+        if (p[1].revents)
+            while ((done = libseat_dispatch(seat, 0)) != 0) /* also what came during its calls */
+                if (done < 0)
+                    return 1;
+        if (p[0].revents) {
+            int what = command(&name);
+
+            if (what < 0)
+                return 0;
+            if (what > 0) {
+                say("asked");
+                libseat_switch_session(seat, atoi(name));
+            }
+        }
+    }
+}
+#endif
+
+int main(int argc, char **argv) {
+    if (argc == 2 && strcmp(argv[1], "agent") == 0)
+        return agent();
+#ifdef HAVE_LIBSEAT
+    if (argc > 2 && strcmp(argv[1], "seat") == 0) {
+        seated = true;
+        nodes = argv + 2;
+        n_nodes = argc - 2;
+        return seat_client();
+    }
+#endif
+    fprintf(stderr, "usage: %s agent | seat NODE...\n", argv[0]);
+    return 2;
+}

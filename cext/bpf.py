@@ -1,0 +1,175 @@
+"""BPF objects, programs and maps, through libbpf (bpf(2), libbpf.h).
+
+An `Object` owns everything it loaded: closing it drops its descriptors, and the kernel frees
+each program and map when the last attachment and descriptor are gone. Nothing is pinned.
+"""
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from cext import HERE, check
+from cext._native import ffi, lib
+
+lib.hs_bpf_capture_log()
+
+CGROUP_DEVICE: int = lib.BPF_CGROUP_DEVICE
+ALLOW_MULTI: int = lib.BPF_F_ALLOW_MULTI
+NOEXIST = 1
+EXIST = 2
+
+
+class Map:
+    """A map of a loaded object. Keys and values are `bytes` of exactly the map's sizes."""
+
+    def __init__(self, handle: Any) -> None:
+        self.fd: int = lib.bpf_map__fd(handle)
+        self.key_size: int = lib.bpf_map__key_size(handle)
+        self.value_size: int = lib.bpf_map__value_size(handle)
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value, or None where there is no such key. Not for per-CPU maps: see `get_percpu`."""
+        return self._lookup(key, self.value_size)
+
+    def get_percpu(self, key: bytes) -> list[bytes] | None:
+        """One value for each possible CPU, or None where there is no such key."""
+        stride = (self.value_size + 7) & ~7
+        cpus = lib.libbpf_num_possible_cpus()
+        raw = self._lookup(key, stride * cpus)
+        if raw is None:
+            return None
+        return [raw[i * stride : i * stride + self.value_size] for i in range(cpus)]
+
+    def _lookup(self, key: bytes, size: int) -> bytes | None:
+        assert len(key) == self.key_size, (len(key), self.key_size)
+        out = ffi.new("char[]", size)
+        result = lib.bpf_map_lookup_elem(self.fd, key, out)
+        if result == -errno.ENOENT:
+            return None
+        check(result, "BPF map look-up")
+        return bytes(ffi.buffer(out, size))
+
+    def set(self, key: bytes, value: bytes, flags: int = 0) -> None:
+        """Write one entry. Raises OSError (E2BIG: full; EEXIST/ENOENT by `flags`)."""
+        assert len(key) == self.key_size, (len(key), self.key_size)
+        assert len(value) == self.value_size, (len(value), self.value_size)
+        check(lib.bpf_map_update_elem(self.fd, key, value, flags), "BPF map update")
+
+    def delete(self, key: bytes) -> bool:
+        """Remove one entry; False where it was not there."""
+        assert len(key) == self.key_size, (len(key), self.key_size)
+        result = lib.bpf_map_delete_elem(self.fd, key)
+        if result == -errno.ENOENT:
+            return False
+        check(result, "BPF map delete")
+        return True
+
+    def keys(self) -> Iterator[bytes]:
+        """Every key. Entries that come or go meanwhile may be missed, and a key may come twice."""
+        key: Any = ffi.NULL
+        while True:
+            following = ffi.new("char[]", self.key_size)
+            result = lib.bpf_map_get_next_key(self.fd, key, following)
+            if result == -errno.ENOENT:
+                return
+            check(result, "BPF map walk")
+            yield bytes(ffi.buffer(following, self.key_size))
+            key = following
+
+
+class Object:
+    """A BPF object file of this package, loaded.
+
+    name: as in cext/NAME.bpf.c. sizes: max_entries by map name, where the file's default is not
+    wanted. Raises OSError with the tail of libbpf's or the verifier's log.
+    """
+
+    def __init__(self, name: str, sizes: dict[str, int] | None = None) -> None:
+        self._handle = lib.bpf_object__open_file(os.fsencode(HERE / f"{name}.bpf.o"), ffi.NULL)
+        if self._handle == ffi.NULL:
+            raise OSError(ffi.errno, f"BPF object {name}: {_log() or os.strerror(ffi.errno)}")
+        try:
+            for map_name, entries in (sizes or {}).items():
+                handle = lib.bpf_object__find_map_by_name(self._handle, map_name.encode())
+                check(lib.bpf_map__set_max_entries(handle, entries), f"BPF map {map_name}")
+            result = lib.bpf_object__load(self._handle)
+            if result < 0:
+                raise OSError(-result, f"BPF object {name}: {_log() or os.strerror(-result)}")
+        except OSError:
+            self.close()
+            raise
+
+    def program(self, name: str) -> int:
+        """The program's descriptor; the object keeps owning it. Raises KeyError."""
+        handle = lib.bpf_object__find_program_by_name(self._handle, name.encode())
+        if handle == ffi.NULL:
+            raise KeyError(name)
+        fd: int = lib.bpf_program__fd(handle)
+        return fd
+
+    def map(self, name: str) -> Map:
+        """A map of the object; its descriptor stays the object's. Raises KeyError."""
+        handle = lib.bpf_object__find_map_by_name(self._handle, name.encode())
+        if handle == ffi.NULL:
+            raise KeyError(name)
+        return Map(handle)
+
+    def close(self) -> None:
+        """Drop every descriptor. Twice is harmless."""
+        if self._handle != ffi.NULL:
+            lib.bpf_object__close(self._handle)
+            self._handle = ffi.NULL
+
+
+class Ring:
+    """The reader of a BPF ring buffer (BPF_MAP_TYPE_RINGBUF).
+
+    sample: called with each record's bytes from inside `consume`; must not raise.
+    """
+
+    def __init__(self, ring: Map, sample: Callable[[bytes], None]) -> None:
+        self._context = ffi.new_handle(sample)
+        self._handle = lib.ring_buffer__new(ring.fd, lib.hs_ring_sample, self._context, ffi.NULL)
+        if self._handle == ffi.NULL:
+            raise OSError(ffi.errno, f"BPF ring buffer: {os.strerror(ffi.errno)}")
+
+    def fileno(self) -> int:
+        """Readable when records wait; for select and event loops."""
+        fd: int = lib.ring_buffer__epoll_fd(self._handle)
+        return fd
+
+    def consume(self) -> int:
+        """Hand over every waiting record; how many there were."""
+        return check(lib.ring_buffer__consume(self._handle), "BPF ring buffer")
+
+    def close(self) -> None:
+        """Unmap. Twice is harmless."""
+        if self._handle != ffi.NULL:
+            lib.ring_buffer__free(self._handle)
+            self._handle = ffi.NULL
+
+
+@ffi.def_extern()  # type: ignore[untyped-decorator]
+def hs_ring_sample(context: Any, data: Any, size: int) -> int:
+    ffi.from_handle(context)(bytes(ffi.buffer(data, size)))
+    return 0
+
+
+def attach_cgroup(program_fd: int, cgroup_fd: int, kind: int, flags: int = 0) -> None:
+    """Attach a program to a cgroup v2 directory; it goes with the cgroup. Raises OSError."""
+    check(lib.bpf_prog_attach(program_fd, cgroup_fd, kind, flags), "BPF attach to a cgroup")
+
+
+def detach_cgroup(program_fd: int, cgroup_fd: int, kind: int) -> None:
+    """Take a program off a cgroup; one that is not there is no error."""
+    with contextlib.suppress(FileNotFoundError):
+        check(lib.bpf_prog_detach2(program_fd, cgroup_fd, kind), "BPF detach from a cgroup")
+
+
+def _log() -> str:
+    buffer = ffi.new("char[]", 8193)
+    lib.hs_bpf_take_log(buffer, 8193)
+    lines = [line for line in ffi.string(buffer).decode(errors="replace").splitlines() if line]
+    return "; ".join(lines[-6:])

@@ -1,0 +1,431 @@
+/* The switch's classifier, the VMs' transfer component, and the sweeper.
+ *
+ *   classify      tc ingress of each port of the switch: next VM of the flow's chain, or bridge
+ *   transfer_out  tc egress of a VM's eth0: by routing rule straight to the next VM, or switch
+ *   transfer_in   tc ingress of a direct link: takes what a rule sent, and only that
+ *   sweep         run by the daemon: removes idle flows, rules and connections
+ *
+ *   refuse        next filter there: drops everything else, by name
+ *
+ * Order. A packet by the switch waits twice in the backlog of the CPU it is on (netif_rx): behind
+ * eth0's veth, and behind the port it is steered out of. One by the direct link waits once, behind
+ * that veth: from there mirred hands it to eth0 directly. The backlog is a FIFO, so:
+ *   bypass to switch: the later packet waits behind the earlier one, and once more;
+ *   switch to bypass: transfer_out takes the direct link only when nothing it sent to the switch
+ *     is still before the port (hs_under_way); what is behind the port is ahead in the FIFO.
+ * On one CPU, changing the path neither reorders nor loses. The price is one look-up for each
+ * packet between the rule's coming and its first use, and that a flow which never pauses for as
+ * long as its packets wait stays on the switch.
+ *
+ * Counting is of skbs as they pass: a GSO super-packet counts one, with all its bytes. */
+#include "decide.bpf.h"
+
+/* What cls_bpf without direct action returns: match, and so the filter's action; or the next. */
+enum { HS_MATCH = -1, HS_NO_MATCH = 0 };
+
+enum { HS_UNDER_WAY = 20000000 }; /* ns, more than a coarse clock tick */
+
+struct bpf_map; /* the kernel's; only passed on */
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+static __always_inline int hs_dropped(__u32 reason) {
+    hs_count(reason);
+    return TC_ACT_SHOT;
+}
+
+/* Out by the port of VM `to`, addressed to it where it routes (IP only). */
+static __always_inline int hs_steer(struct __sk_buff *skb, __u32 to, int ip) {
+    struct hs_vm *vm = bpf_map_lookup_elem(&vms, &to);
+
+    if (!vm)
+        return TC_ACT_SHOT;
+    if (vm->flags & HS_VM_ROUTES && ip)
+        bpf_skb_store_bytes(skb, 0, vm->mac, 6, 0);
+    return bpf_redirect(HS_IFINDEX + to, 0);
+}
+
+/* Ask the daemon for the direct link of two VMs, once. */
+static __noinline int hs_ask_pair(__u32 from, __u32 to) {
+    __u32 pair = from << 12 | to, state = HS_PAIR_ASKED;
+    struct hs_event *event;
+
+    if (bpf_map_update_elem(&pairs, &pair, &state, BPF_NOEXIST) < 0)
+        return 0;
+    event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
+    if (!event) {
+        hs_count(HS_C_EVENTS_LOST);
+        bpf_map_delete_elem(&pairs, &pair);
+        return 0;
+    }
+    event->kind = HS_EVENT_PAIR;
+    event->from = from;
+    event->to = to;
+    bpf_ringbuf_submit(event, 0);
+    return 0;
+}
+
+/* Give the sending VM a routing rule for a hop the switch has seen enough of. */
+static __noinline int hs_offer_rule(const struct hs_key *key, __u64 verdict) {
+    __u32 to = hs_to_of(verdict), pair = key->vm << 12 | to, *state;
+    struct hs_rule *rule;
+
+    state = bpf_map_lookup_elem(&pairs, &pair);
+    if (!state)
+        return hs_ask_pair(key->vm, to);
+    if (*state != HS_PAIR_READY)
+        return 0;
+    rule = bpf_map_lookup_elem(&rules, key); /* made by transfer_out; without it, no rule */
+    if (!rule || rule->verdict == verdict)
+        return 0;
+    WRITE_ONCE(rule->verdict, verdict);
+    hs_count(HS_C_RULES);
+    return 0;
+}
+
+/* The first packet of a flow at a port, or the first under a new epoch, or one of an old. */
+HS_GLOBAL int hs_slow(struct __sk_buff *skb, __u32 epoch, __u64 *verdict) {
+    struct hs_packet *p = hs_packet();
+    struct hs_flow *known, fresh = {};
+    struct hs_policy *policy;
+    __u32 age = hs_age(skb, epoch), slot;
+
+    if (!p || !verdict)
+        return HS_C_MALFORMED;
+    if (age) {
+        struct hs_vm *vm = bpf_map_lookup_elem(&vms, &p->key.vm);
+
+        if (!vm || vm->flags & HS_VM_ENDPOINT)
+            age = 0;
+    }
+    if (age >= HS_EPOCHS)
+        return HS_C_STALE;
+    slot = (epoch - age) % HS_EPOCHS;
+    policy = bpf_map_lookup_elem(&policies, &slot);
+    if (!policy || policy->epoch != epoch - age)
+        return HS_C_STALE;
+    hs_decide(policy, age ? HS_OLD : HS_NEWEST, &fresh);
+    if (age && hs_flags_of(fresh.verdict) & HS_F_START) /* its chain does not hold this VM */
+        return HS_C_STALE;
+    *verdict = fresh.verdict;
+    known = bpf_map_lookup_elem(&flows, &p->key);
+    if (age) {
+        hs_count(HS_C_OLD_EPOCH);
+    } else if (known) {
+        known->route = fresh.route;
+        known->reply = fresh.reply;
+        known->position = fresh.position;
+        known->mirror = fresh.mirror;
+        known->asked = 0;
+        WRITE_ONCE(known->verdict, fresh.verdict);
+    } else if (bpf_map_update_elem(&flows, &p->key, &fresh, BPF_NOEXIST) < 0) {
+        hs_count(HS_C_TABLE_FULL);
+    }
+    return -1;
+}
+
+/* Send the first bytes of what TCP or UDP carries to the daemon. Gives up after HS_ASK_MAX packets
+ * with contents; how many went up is in `asked`. */
+HS_GLOBAL int hs_inspect(struct __sk_buff *skb) {
+    struct hs_packet *p = hs_packet();
+    struct hs_content *content;
+    struct hs_flow *flow;
+    __u32 at, length;
+    __u8 head[14];
+
+    if (!p || !p->l4 || p->error || p->fragment == 2)
+        return 0;
+    flow = bpf_map_lookup_elem(&flows, &p->key);
+    if (!flow || flow->asked >= HS_ASK_MAX)
+        return 0;
+    if (p->key.tuple.proto == IPPROTO_TCP) {
+        if (bpf_skb_load_bytes(skb, p->l4, head, 14) < 0)
+            return 0;
+        at = p->l4 + (head[12] >> 4) * 4;
+    } else if (p->key.tuple.proto == IPPROTO_UDP) {
+        at = p->l4 + 8;
+    } else {
+        return 0;
+    }
+    if (at >= skb->len)
+        return 0;
+    length = skb->len - at;
+    if (length > HS_CONTENT_MAX)
+        length = HS_CONTENT_MAX;
+    flow->asked++;
+    content = bpf_ringbuf_reserve(&events, sizeof(*content), 0);
+    if (!content) {
+        hs_count(HS_C_EVENTS_LOST);
+        return 0;
+    }
+    content->event.kind = HS_EVENT_CONTENT;
+    content->event.from = p->key.vm;
+    content->event.to = flow->asked;
+    content->tuple = p->key.tuple;
+    content->sequence = 0;
+    if (p->key.tuple.proto == IPPROTO_TCP)
+        content->sequence = (__u32)head[4] << 24 | head[5] << 16 | head[6] << 8 | head[7];
+    length--;
+    asm("" : "+r"(length)); /* or the bound that the verifier wants is optimised away */
+    length = (length & (HS_CONTENT_MAX - 1)) + 1;
+    if (bpf_skb_load_bytes(skb, at, content->data, length) < 0) {
+        bpf_ringbuf_discard(content, 0);
+        return 0;
+    }
+    content->length = length;
+    bpf_ringbuf_submit(content, 0);
+    hs_count(HS_C_ASKED);
+    return 0;
+}
+
+SEC("tc")
+int classify(struct __sk_buff *skb) {
+    struct hs_packet *packet = hs_packet();
+    struct hs_config *now;
+    struct hs_flow *flow;
+    __u64 verdict, seen;
+    __u32 zero = 0, epoch, action;
+    int reason;
+
+    now = bpf_map_lookup_elem(&config, &zero);
+    if (!now || !now->on || !packet)
+        return TC_ACT_OK;
+    switch (hs_flow_of(skb, skb->ifindex - HS_IFINDEX, now->on)) {
+    case HS_FLOW:
+        break;
+    case HS_MALFORMED:
+        return hs_dropped(HS_C_MALFORMED);
+    case HS_ORPHAN:
+        return hs_dropped(HS_C_ORPHAN);
+    default:
+        hs_count(HS_C_PLAIN);
+        return TC_ACT_OK;
+    }
+    epoch = READ_ONCE(now->epoch);
+    flow = bpf_map_lookup_elem(&flows, &packet->key);
+    verdict = flow ? READ_ONCE(flow->verdict) : 0;
+    if (!flow || hs_epoch_of(verdict) != epoch ||
+        (hs_age(skb, epoch) && !(hs_flags_of(verdict) & HS_F_START))) {
+        reason = hs_slow(skb, epoch, &verdict);
+        if (reason >= 0)
+            return hs_dropped(reason);
+        flow = bpf_map_lookup_elem(&flows, &packet->key);
+    }
+    action = hs_action_of(verdict);
+    if (action != HS_BRIDGE) /* the bridge is the end of it: nobody asks again */
+        hs_tag(skb, hs_epoch_of(verdict));
+    if (flow) {
+        seen = __sync_fetch_and_add(&flow->packets, 1);
+        __sync_fetch_and_add(&flow->bytes, skb->len);
+        flow->last = bpf_ktime_get_coarse_ns();
+        if (hs_flags_of(verdict) & HS_F_BYPASS && hs_epoch_of(verdict) == epoch &&
+            action == HS_STEER) {
+            if (seen + 1 >= HS_RULE_AFTER)
+                hs_offer_rule(&packet->key, verdict);
+            else if (!seen) /* the link is made while the flow's first packets go by the switch */
+                hs_ask_pair(packet->key.vm, hs_to_of(verdict));
+        }
+        if (action == HS_DROP)
+            __sync_fetch_and_add(&flow->dropped, 1);
+        if (hs_flags_of(verdict) & HS_F_INSPECT)
+            hs_inspect(skb);
+        if (flow->mirror && hs_flags_of(verdict) & HS_F_START) {
+            if (bpf_clone_redirect(skb, HS_IFINDEX + flow->mirror, 0) == 0)
+                hs_count(HS_C_MIRRORED);
+        }
+    }
+    if (action == HS_STEER)
+        return hs_steer(skb, hs_to_of(verdict), packet->key.tuple.family);
+    if (action == HS_DROP)
+        return hs_dropped(hs_flags_of(verdict) & HS_F_VM_GONE ? HS_C_VM_GONE : HS_C_FILTER);
+    return TC_ACT_OK;
+}
+
+/* Whether a packet of the flow may be between this VM's eth0 and its port: then the next one must
+ * take the switch too, or it would overtake. What the switch never got is known to be lost once
+ * the flow has been silent for longer than a packet is under way. */
+static __noinline int hs_under_way(struct hs_key *key, struct hs_rule *rule, __u64 idle) {
+    struct hs_flow *flow = bpf_map_lookup_elem(&flows, key);
+    __u64 missing;
+
+    if (!flow)
+        return 0;
+    missing = rule->switch_packets - READ_ONCE(flow->packets);
+    if (idle > HS_UNDER_WAY)
+        rule->lost = missing;
+    return missing != rule->lost;
+}
+
+SEC("tc")
+int transfer_out(struct __sk_buff *skb) {
+    struct hs_packet *packet = hs_packet();
+    struct hs_rule *rule, fresh = {};
+    struct hs_config *now;
+    struct hs_vm *vm;
+    __u64 verdict, last, idle;
+    __u32 zero = 0, to;
+
+    now = bpf_map_lookup_elem(&config, &zero);
+    if (!now || !now->on || !packet ||
+        hs_flow_of(skb, skb->ifindex - HS_IFINDEX, now->on) != HS_FLOW)
+        return TC_ACT_OK;
+    rule = bpf_map_lookup_elem(&rules, &packet->key);
+    if (!rule) {
+        bpf_map_update_elem(&rules, &packet->key, &fresh, BPF_NOEXIST);
+        rule = bpf_map_lookup_elem(&rules, &packet->key);
+        if (!rule)
+            return TC_ACT_OK;
+    }
+    idle = bpf_ktime_get_coarse_ns();
+    last = rule->last;
+    rule->last = idle;
+    idle = last ? idle - last : 0;
+    verdict = READ_ONCE(rule->verdict);
+    to = hs_to_of(verdict);
+    vm = bpf_map_lookup_elem(&vms, &to);
+    if (hs_epoch_of(verdict) != READ_ONCE(now->epoch) || hs_age(skb, hs_epoch_of(verdict)) || !vm ||
+        (rule->used != verdict && hs_under_way(&packet->key, rule, idle))) {
+        __sync_fetch_and_add(&rule->switch_packets, 1);
+        __sync_fetch_and_add(&rule->switch_bytes, skb->len);
+        return TC_ACT_OK;
+    }
+    rule->used = verdict;
+    __sync_fetch_and_add(&rule->veth_packets, 1);
+    __sync_fetch_and_add(&rule->veth_bytes, skb->len);
+    hs_tag(skb, hs_epoch_of(verdict));
+    if (vm->flags & HS_VM_ROUTES && packet->key.tuple.family)
+        bpf_skb_store_bytes(skb, 0, vm->mac, 6, 0);
+    return bpf_redirect(HS_DIRECT | packet->key.vm << 12 | to, 0);
+}
+
+SEC("tc")
+int transfer_in(struct __sk_buff *skb) {
+    struct hs_packet *packet = hs_packet();
+    struct hs_config *now;
+    __u32 zero = 0;
+    struct hs_rule *rule;
+    __u32 vm = skb->ifindex >> 12 & HS_VM_MAX;
+
+    now = bpf_map_lookup_elem(&config, &zero);
+    if (!now || !packet || /* as its sender's */
+        hs_flow_of(skb, skb->ifindex & HS_VM_MAX, now->on) != HS_FLOW)
+        return HS_NO_MATCH;
+    rule = bpf_map_lookup_elem(&rules, &packet->key);
+    if (!rule || hs_to_of(rule->verdict) != vm)
+        return HS_NO_MATCH;
+    __sync_fetch_and_add(&rule->got_packets, 1);
+    return HS_MATCH; /* the action: mirred redirects into eth0 */
+}
+
+/* What no rule sent. */
+SEC("tc")
+int refuse(struct __sk_buff *skb) {
+    return hs_dropped(HS_C_FORGED);
+}
+
+static long hs_sweep_rule(struct bpf_map *map, struct hs_key *key, struct hs_rule *rule,
+                          struct hs_sweep *sweep) {
+    if (key->vm != sweep->gone && hs_to_of(rule->verdict) == sweep->gone && sweep->gone) {
+        WRITE_ONCE(rule->verdict, 0);
+        sweep->rules++;
+    } else if (key->vm == sweep->gone || rule->last + sweep->flow_idle < sweep->now) {
+        if (rule->verdict)
+            sweep->rules++;
+        bpf_map_delete_elem(&flows, key); /* a VM's counts of a flow go together */
+        bpf_map_delete_elem(map, key);
+    }
+    return 0;
+}
+
+static long hs_sweep_flow(struct bpf_map *map, struct hs_key *key, struct hs_flow *flow,
+                          struct hs_sweep *sweep) {
+    struct hs_conn *conn;
+    struct hs_rule *rule = bpf_map_lookup_elem(&rules, key);
+    __u64 last = flow->last;
+
+    if (rule && rule->last > last)
+        last = rule->last;
+    if (!rule && (last + sweep->flow_idle < sweep->now || key->vm == sweep->gone)) {
+        sweep->flows++;
+        bpf_map_delete_elem(map, key);
+        return 0;
+    }
+    conn = bpf_map_lookup_elem(&conns, &key->tuple);
+    if (conn && conn->last < last)
+        conn->last = last;
+    return 0;
+}
+
+static long hs_sweep_conn(struct bpf_map *map, struct hs_tuple *key, struct hs_conn *conn,
+                          struct hs_sweep *sweep) {
+    struct hs_tuple back;
+    struct hs_conn *other;
+
+    hs_reverse(key, &back);
+    other = bpf_map_lookup_elem(&conns, &back);
+    if (other && other->last > conn->last)
+        conn->last = other->last;
+    if (conn->last + sweep->conn_idle < sweep->now) {
+        sweep->conns++;
+        bpf_map_delete_elem(map, key);
+    }
+    return 0;
+}
+
+SEC("syscall")
+int sweep(struct hs_sweep *context) {
+    struct hs_sweep work = *context;
+
+    bpf_for_each_map_elem(&rules, hs_sweep_rule, &work, 0);
+    bpf_for_each_map_elem(&flows, hs_sweep_flow, &work, 0);
+    bpf_for_each_map_elem(&conns, hs_sweep_conn, &work, 0);
+    *context = work;
+    return 0;
+}
+
+/* Make what was decided for a flow at a port stale, without a count lost. */
+SEC("syscall")
+int forget(struct hs_key *context) {
+    struct hs_key key = *context;
+    struct hs_flow *flow = bpf_map_lookup_elem(&flows, &key);
+
+    if (flow)
+        WRITE_ONCE(flow->verdict, 0);
+    return 0;
+}
+
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, struct hs_judge);
+} judged SEC(".maps");
+
+/* The decision for the packet that `judged` describes; nothing is remembered. Run by the daemon's
+ * tests, on a frame that does not matter. */
+SEC("tc")
+int judge(struct __sk_buff *skb) {
+    struct hs_packet *p = hs_packet();
+    struct hs_flow flow = {};
+    struct hs_policy *policy;
+    struct hs_config *now;
+    struct hs_judge *judge;
+    __u32 zero = 0, slot;
+
+    now = bpf_map_lookup_elem(&config, &zero);
+    judge = bpf_map_lookup_elem(&judged, &zero);
+    if (!p || !now || !judge)
+        return TC_ACT_SHOT;
+    slot = now->epoch % HS_EPOCHS;
+    policy = bpf_map_lookup_elem(&policies, &slot);
+    if (!policy)
+        return TC_ACT_SHOT;
+    p->key = judge->key;
+    p->tcp_flags = judge->tcp_flags;
+    p->dscp = judge->dscp;
+    hs_decide(policy, HS_IMAGINED, &flow);
+    judge->route = flow.route;
+    judge->verdict = flow.verdict;
+    judge->reply = flow.reply;
+    return TC_ACT_OK;
+}

@@ -1,0 +1,236 @@
+/* What the BPF data plane and the daemon agree on: the layout of every map's key and value.
+ *
+ * Included by the BPF programs (classifier.bpf.c) and by the extension module, whose compiler
+ * checks the declarations of dataplane.cdef against it. Everything is in host byte order except
+ * addresses and ports, which are as in the packet.
+ *
+ * Interfaces are found by arithmetic, not by look-up, because hostsim chooses their numbers:
+ *   VM number v (1..HS_VM_MAX): eth0 in the VM, and its port in the switch: HS_IFINDEX + v;
+ *   the direct link towards VM p in VM v: HS_DIRECT | v << 12 | p. */
+#ifndef HS_DATAPLANE_H
+#define HS_DATAPLANE_H
+
+#include <linux/types.h>
+
+enum {
+    HS_IFINDEX = 10000,
+    HS_DIRECT = 1 << 24,
+    HS_VM_MAX = 4095,
+    HS_CHAIN_MAX = 16,  /* VMs of one route */
+    HS_EPOCHS = 4,      /* policies that packets in flight may still be judged by */
+    HS_REGIONS = 5,     /* places for a policy's rows: one more than epochs, so one is free */
+    HS_ROWS_MAX = 2048, /* rows of one policy */
+    HS_PREFIXES = 4,    /* per row; a longer list takes more rows */
+    HS_RANGES = 8,
+    HS_FROM = 8,
+    HS_NO_ROUTE = 0xffff,
+    HS_RULE_AFTER = 3, /* packets the switch wants to have seen before it gives a rule */
+};
+
+/* A flow, one direction. Unused bytes are zero: it is a hash key. */
+struct hs_tuple {
+    __u8 src[16], dst[16]; /* IPv4 in the first four bytes; MAC addresses where family is 0 */
+    __u16 sport, dport;    /* network order; ICMP echo: the identifier in both */
+    __u8 proto;            /* IANA number */
+    __u8 family;           /* 4, 6, or 0: not IP, ethertype in sport */
+    __u16 vlan;            /* VLAN identifier in host order, 0: untagged */
+};
+_Static_assert(sizeof(struct hs_tuple) == 40, "hash key without padding");
+
+/* `flows`: a flow at the port it comes in by. `rules`: a flow in the VM that sends it. */
+struct hs_key {
+    __u32 vm;
+    struct hs_tuple tuple;
+};
+_Static_assert(sizeof(struct hs_key) == 44, "hash key without padding");
+
+enum hs_action {
+    HS_BRIDGE = 0, /* to the bridge: no route, or past the last VM */
+    HS_STEER = 1,  /* to VM `to` */
+    HS_DROP = 2,   /* its VM is gone and the route says drop, or a filter */
+};
+
+/* A decision, read and written whole (one aligned 64-bit word):
+ * epoch << 32 | flags << 24 | action << 16 | to */
+enum {
+    HS_F_BYPASS = 1, /* the hop may have a routing rule */
+    HS_F_START = 2,  /* the flow enters its chain here: packets take the newest epoch */
+    HS_F_MIRROR = 4,
+    HS_F_VM_GONE = 8,  /* dropped or skipped because a VM is gone */
+    HS_F_INSPECT = 16, /* its contents may decide differently: the daemon wants to see them */
+};
+
+struct hs_flow {
+    __u64 verdict;
+    __u64 packets, bytes; /* that came in by this port */
+    __u64 last;           /* CLOCK_MONOTONIC_COARSE, ns */
+    __u16 route;          /* index, or HS_NO_ROUTE */
+    __u8 reply;           /* 1: against the chain's order */
+    __u8 position;        /* index in the chain of the VM it goes to */
+    __u16 mirror;         /* VM that gets a copy; 0: none */
+    __u8 asked;           /* packets whose contents went to the daemon */
+    __u8 pad;
+    __u64 dropped; /* of `packets`, those dropped here */
+};
+_Static_assert(sizeof(struct hs_flow) == 48, "no padding");
+
+/* The verdict's epoch and `to`; 0: no rule, everything goes to the switch. */
+struct hs_rule {
+    __u64 verdict;
+    __u64 switch_packets, switch_bytes; /* that the VM sent by the switch */
+    __u64 veth_packets, veth_bytes;     /* and by the direct link */
+    __u64 last;
+    __u64 got_packets; /* that the other end of the direct link took */
+    __u64 used;        /* the verdict that packets go by the direct link for */
+    __u64 lost;        /* of switch_packets, those known not to be under way any more */
+};
+_Static_assert(sizeof(struct hs_rule) == 72, "no padding");
+
+/* `conns`: a connection, found by the tuple of either direction. */
+struct hs_conn {
+    __u64 last;
+    __u32 policy, old_policy; /* the policies `route` and `old_route` come from */
+    __u16 route, old_route;
+    __u16 from;     /* the VM whose port the first packet came in by; 0: unknown */
+    __u8 reply;     /* 1: this tuple is the replies' */
+    __u8 tcp_flags; /* the first packet's */
+    __u8 dscp;
+    __u8 undecided; /* 1: a row that asks for contents stands before the row that matched */
+    __u8 pad[2];
+    __u32 content; /* the name its contents told, by number; 0: none yet; HS_NO_CONTENT: never */
+};
+_Static_assert(sizeof(struct hs_conn) == 32, "no padding");
+
+struct hs_prefix {
+    __u32 addr[4], mask[4]; /* network order */
+};
+
+/* One row of a policy: everything that is given must hold. A list that is not given, and an unused
+ * place of one, is filled so that the walk needs no length: a range 1..0 and a prefix with bits
+ * outside its mask hold nothing; where a list is not given, its first place holds everything. */
+enum { HS_ROW_SPORT = 1, HS_ROW_DPORT = 2 };
+#define HS_NO_CONTENT 0xffffffffu
+
+struct hs_row {
+    struct hs_prefix src[HS_PREFIXES], dst[HS_PREFIXES];
+    __u16 sport[HS_RANGES][2], dport[HS_RANGES][2]; /* inclusive, host order */
+    __u16 from[HS_FROM];                            /* VM numbers */
+    __u8 any_from;                                  /* 1: from is not given */
+    __u8 ports;                                     /* HS_ROW_*: which of the two are given */
+    __u8 family;                                    /* 4, 6, 0: either */
+    __u8 dscp;                                      /* + 1; 0: anything */
+    __u16 proto;                                    /* IANA number + 1; 0: anything */
+    __u16 route;                                    /* of a mirror: the VM that gets the copy */
+    __u16 vlan;                                     /* 0: untagged frames only */
+    __u16 ethertype;                                /* network order; 0: IP */
+    __u8 tcp_mask, tcp_want;
+    __u8 content; /* 1: the name must be in `names` */
+    __u8 pad;
+};
+
+/* `names`: a name matches a row (its index in `rows`). */
+struct hs_name {
+    __u32 content, row;
+};
+
+/* A policy, at epoch % HS_EPOCHS. */
+struct hs_policy {
+    __u32 epoch;
+    __u32 policy; /* changes only when the routes change; the epoch also when a VM goes */
+    __u32 region; /* its rows start at region * HS_ROWS_MAX, its routes likewise */
+    __u32 rows, filters, mirrors; /* how many of each; they stand in this order */
+    __u32 pad;
+};
+
+enum { HS_ON_FAILURE_DROP = 0, HS_ON_FAILURE_SKIP = 1 };
+
+struct hs_route {
+    __u8 length;
+    __u8 bypass; /* 1: hops may have rules */
+    __u8 on_failure;
+    __u8 pad;
+    __u16 chain[HS_CHAIN_MAX]; /* VM numbers */
+};
+_Static_assert(sizeof(struct hs_route) == 36, "no padding");
+
+enum {
+    HS_VM_ALIVE = 1,
+    HS_VM_ROUTES = 2,    /* frames to it carry its MAC address */
+    HS_VM_ENDPOINT = 4,  /* outside: what it says of epochs is not believed */
+    HS_VM_ON_SWITCH = 8, /* the switch must see its packets: no rule to or from it */
+};
+
+struct hs_vm {
+    __u8 mac[6];
+    __u8 flags;
+    __u8 pad;
+};
+
+/* `pairs`, by from << 12 | to: the direct link between two VMs. */
+enum { HS_PAIR_ASKED = 1, HS_PAIR_READY = 2, HS_PAIR_REFUSED = 3 };
+
+/* What the policies in force look at. */
+enum { HS_ON = 1, HS_ON_VLAN = 2, HS_ON_ETHERTYPE = 4 };
+
+struct hs_config {
+    __u32 epoch;
+    __u32 on; /* HS_ON_*; 0: no policy at all, everything is bridged */
+};
+
+/* `counters`, per CPU: packets by reason. Keep COUNTERS in dataplane.py in this order. */
+enum hs_counter {
+    HS_C_PLAIN,       /* not for the classifier: broadcast, multicast, ARP, ND, not IP */
+    HS_C_MALFORMED,   /* dropped: lengths that lie */
+    HS_C_ORPHAN,      /* dropped: a fragment whose first fragment was not seen */
+    HS_C_VM_GONE,     /* dropped: its next VM is gone */
+    HS_C_FILTER,      /* dropped by a filter */
+    HS_C_STALE,       /* dropped: in flight since before the last policies */
+    HS_C_TABLE_FULL,  /* decided, but not remembered */
+    HS_C_OLD_EPOCH,   /* judged by the policy it came in under */
+    HS_C_FORGED,      /* dropped: came by a direct link without a rule */
+    HS_C_RULES,       /* rules given */
+    HS_C_EVENTS_LOST, /* the ring buffer to the daemon was full */
+    HS_C_ASKED,       /* contents sent to the daemon */
+    HS_C_MIRRORED,    /* copies made */
+    HS_REASONS,
+};
+
+enum { HS_EVENT_PAIR = 1, HS_EVENT_CONTENT = 2 };
+enum { HS_CONTENT_MAX = 2048, HS_ASK_MAX = 8 };
+
+/* What goes up to the daemon through the ring buffer. */
+struct hs_event {
+    __u32 kind;
+    __u16 from, to; /* HS_EVENT_PAIR: VM numbers */
+};
+
+/* HS_EVENT_CONTENT: the first bytes above TCP's or UDP's header. */
+struct hs_content {
+    struct hs_event event;
+    struct hs_tuple tuple;
+    __u32 sequence; /* TCP's, host order */
+    __u32 length;
+    __u8 data[HS_CONTENT_MAX];
+};
+
+/* `judged`: a first packet, and what the newest policy says of it. */
+struct hs_judge {
+    struct hs_key key;
+    __u8 tcp_flags, dscp;
+    __u16 route;   /* out */
+    __u64 verdict; /* out */
+    __u8 reply;    /* out */
+    __u8 pad[7];
+};
+_Static_assert(sizeof(struct hs_judge) == 64, "no padding");
+
+/* The context of the `sweep` program. */
+struct hs_sweep {
+    __u64 now;                 /* CLOCK_MONOTONIC, ns */
+    __u64 flow_idle;           /* ns */
+    __u64 conn_idle;           /* ns */
+    __u32 gone;                /* a VM all of whose flows and rules go at once; 0: none */
+    __u32 flows, rules, conns; /* out: removed */
+};
+
+#endif

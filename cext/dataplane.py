@@ -1,0 +1,288 @@
+"""The BPF data plane's maps as Python sees them: packing and unpacking dataplane.h's structures.
+
+No policy here. Addresses are packed bytes in network order, VM numbers are the VMs' indices,
+times are nanoseconds of CLOCK_MONOTONIC.
+"""
+
+import socket
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from cext import check, words
+from cext._native import ffi, lib
+from cext.bpf import Map
+from cext.words import (
+    COUNTERS,
+    FROM,
+    NO_ROUTE,
+    Conn,
+    Content,
+    Flow,
+    Lists,
+    Row,
+    Rule,
+    Tuple,
+    Verdict,
+)
+
+for _name in (
+    "IFINDEX",
+    "DIRECT",
+    "VM_MAX",
+    "CHAIN_MAX",
+    "EPOCHS",
+    "REGIONS",
+    "ROWS_MAX",
+    "PREFIXES",
+    "RANGES",
+    "FROM",
+    "NO_ROUTE",
+    "RULE_AFTER",
+):
+    assert getattr(words, _name) == getattr(lib, f"HS_{_name}"), _name
+assert len(words.COUNTERS) == lib.HS_REASONS
+
+
+def _unpack_tuple(raw: Any) -> Tuple:
+    size = 4 if raw.family == 4 else 16 if raw.family == 6 else 6
+    return Tuple(
+        raw.family,
+        raw.proto,
+        bytes(ffi.buffer(raw.src))[:size],
+        socket.ntohs(raw.sport),
+        bytes(ffi.buffer(raw.dst))[:size],
+        socket.ntohs(raw.dport),
+        raw.vlan,
+    )
+
+
+def _unpack_verdict(raw: int) -> Verdict:
+    return Verdict(raw >> 32, raw >> 24 & 0xFF, raw >> 16 & 0xFF, raw & 0xFFFF)
+
+
+def pack_tuple(flow: Tuple) -> bytes:
+    """The key of `conns`."""
+    raw = ffi.new("struct hs_tuple *")
+    ffi.memmove(raw.src, flow.src, len(flow.src))
+    ffi.memmove(raw.dst, flow.dst, len(flow.dst))
+    raw.sport, raw.dport = socket.htons(flow.sport), socket.htons(flow.dport)
+    raw.proto, raw.family, raw.vlan = flow.proto, flow.family, flow.vlan
+    return _bytes(raw)
+
+
+def pack_key(vm: int, flow: Tuple) -> bytes:
+    """The key of `flows` and `rules`."""
+    return pack_u32(vm) + pack_tuple(flow)
+
+
+def pack_row(row: Row) -> bytes:
+    """One entry of `rows`."""
+    raw = ffi.new("struct hs_row *")
+    raw.route, raw.family = row.route, row.family
+    raw.tcp_mask, raw.tcp_want = row.tcp_flags
+    raw.dscp = 0 if row.dscp is None else row.dscp + 1
+    raw.vlan, raw.ethertype = row.vlan, socket.htons(row.ethertype)
+    raw.content = row.content is not None
+    raw.proto = 0 if row.proto is None else row.proto + 1
+    for slots, prefixes in ((raw.src, row.src), (raw.dst, row.dst)):
+        for at, slot in enumerate(slots):
+            if at < len(prefixes):
+                address, mask = prefixes[at]
+                ffi.memmove(slot.addr, address, len(address))
+                ffi.memmove(slot.mask, mask, len(mask))
+            elif prefixes:
+                slot.addr[0] = 1  # outside its mask of 0: holds nothing
+    for bit, slots, ranges in ((1, raw.sport, row.sport), (2, raw.dport, row.dport)):
+        raw.ports |= bit if ranges else 0
+        for at, slot in enumerate(slots):
+            slot[0], slot[1] = ranges[at] if at < len(ranges) else (1, 0)
+    raw.any_from = not row.origins
+    for at, slot in enumerate(row.origins + (0xFFFF,) * (FROM - len(row.origins))):
+        getattr(raw, "from")[at] = slot
+    return _bytes(raw)
+
+
+def pack_route(chain: tuple[int, ...], bypass: bool, skip: bool = False) -> bytes:
+    """One entry of `routes`; chain: VM numbers, at most CHAIN_MAX."""
+    raw = ffi.new("struct hs_route *")
+    raw.length, raw.bypass, raw.on_failure = len(chain), bypass, skip
+    for at, vm in enumerate(chain):
+        raw.chain[at] = vm
+    return _bytes(raw)
+
+
+def pack_policy(epoch: int, policy: int, region: int, lists: Lists) -> bytes:
+    """One entry of `policies`."""
+    sizes = (len(lists.routes), len(lists.filters), len(lists.mirrors))
+    return b"".join(map(pack_u32, (epoch, policy, region, *sizes, 0)))
+
+
+def pack_vm(mac: str, flags: int) -> bytes:
+    """One entry of `vms`."""
+    return bytes.fromhex(mac.replace(":", "")) + bytes([flags, 0])
+
+
+def pack_config(epoch: int, on: int) -> bytes:
+    """The one entry of `config`; on: the ON_ bits."""
+    return pack_u32(epoch) + pack_u32(on)
+
+
+def unpack_event(data: bytes) -> tuple[int, int, int]:
+    """Kind, from, to."""
+    raw = ffi.from_buffer("struct hs_event *", data)
+    return raw.kind, getattr(raw, "from"), raw.to
+
+
+def unpack_content(data: bytes) -> Content:
+    """An event of kind EVENT_CONTENT."""
+    raw = ffi.from_buffer("struct hs_content *", data)
+    return Content(
+        getattr(raw.event, "from"),
+        raw.event.to,
+        _unpack_tuple(raw.tuple),
+        raw.sequence,
+        bytes(ffi.buffer(raw.data, min(raw.length, lib.HS_CONTENT_MAX))),
+    )
+
+
+def set_content(conns: Map, flow: Tuple, content: int) -> bool:
+    """Note what the contents of the flow's connection told, and that it must be judged again.
+    False where it is no longer known."""
+    key = pack_tuple(flow)
+    value = conns.get(key)
+    if value is None:
+        return False
+    raw = ffi.new("struct hs_conn *")
+    ffi.memmove(raw, value, len(value))
+    raw.content, raw.policy, raw.undecided = content, 0, 0
+    conns.set(key, _bytes(raw))
+    return True
+
+
+def forget(program_fd: int, vm: int, flow: Tuple) -> None:
+    """Make what was decided for a flow at a port stale; its counts stay. Raises OSError."""
+    key = ffi.new("char[]", pack_key(vm, flow))
+    size = ffi.sizeof("struct hs_key")
+    check(lib.hs_bpf_run(program_fd, key, size, ffi.NULL, 0, ffi.NULL, ffi.NULL), "BPF forget")
+
+
+def judge(
+    judged: Map, program_fd: int, vm: int, flow: Tuple, tcp_flags: int, dscp: int
+) -> tuple[int | None, bool, Verdict]:
+    """What the kernel decides for a first packet: route, whether it is a reply, verdict."""
+    raw = ffi.new("struct hs_judge *")
+    ffi.memmove(ffi.addressof(raw, "key"), pack_key(vm, flow), ffi.sizeof("struct hs_key"))
+    raw.tcp_flags, raw.dscp = tcp_flags, dscp
+    judged.set(pack_u32(0), _bytes(raw))
+    frame = bytes(64)
+    check(
+        lib.hs_bpf_run(program_fd, ffi.NULL, 0, frame, len(frame), ffi.NULL, ffi.NULL),
+        "BPF judge",
+    )
+    ffi.memmove(raw, judged.get(pack_u32(0)), ffi.sizeof("struct hs_judge"))
+    route = None if raw.route == NO_ROUTE else raw.route
+    return route, bool(raw.reply), _unpack_verdict(raw.verdict)
+
+
+def read_conn(conns: Map, flow: Tuple) -> Conn | None:
+    """What is known of the flow's connection."""
+    value = conns.get(pack_tuple(flow))
+    if value is None:
+        return None
+    raw = ffi.from_buffer("struct hs_conn *", value)
+    return Conn(
+        flow,
+        None if raw.route == NO_ROUTE else raw.route,
+        bool(raw.reply),
+        getattr(raw, "from"),
+        raw.tcp_flags,
+        raw.dscp,
+        bool(raw.undecided),
+        raw.content,
+    )
+
+
+def read_flows(flows: Map) -> Iterator[Flow]:
+    """Every flow at every port."""
+    for key, value in _pages(flows, "struct hs_key", "struct hs_flow"):
+        yield Flow(
+            key.vm,
+            _unpack_tuple(key.tuple),
+            _unpack_verdict(value.verdict),
+            value.packets,
+            value.bytes,
+            value.last,
+            None if value.route == NO_ROUTE else value.route,
+            bool(value.reply),
+            value.position,
+            value.dropped,
+            value.mirror,
+            value.asked,
+        )
+
+
+def read_rules(rules: Map) -> Iterator[Rule]:
+    """Every flow that a VM with a transfer component sends, with and without a rule."""
+    for key, value in _pages(rules, "struct hs_key", "struct hs_rule"):
+        yield Rule(
+            key.vm,
+            _unpack_tuple(key.tuple),
+            _unpack_verdict(value.verdict),
+            value.switch_packets,
+            value.switch_bytes,
+            value.veth_packets,
+            value.veth_bytes,
+            value.last,
+            value.got_packets,
+        )
+
+
+def read_counters(counters: Map) -> dict[str, int]:
+    """The counters, summed over the CPUs."""
+    found: dict[str, int] = {}
+    for at, name in enumerate(COUNTERS):
+        values = counters.get_percpu(pack_u32(at)) or []
+        found[name] = sum(int.from_bytes(value, sys.byteorder) for value in values)
+    return found
+
+
+def sweep(program_fd: int, now: int, flow_idle: int, conn_idle: int, gone: int = 0) -> int:
+    """Remove what is idle for longer than so many ns, and everything of the VM `gone`.
+
+    Returns how many routing rules went. Runs in the kernel; raises OSError.
+    """
+    raw = ffi.new("struct hs_sweep *")
+    raw.now, raw.flow_idle, raw.conn_idle, raw.gone = now, flow_idle, conn_idle, gone
+    check(
+        lib.hs_bpf_run(
+            program_fd, raw, ffi.sizeof("struct hs_sweep"), ffi.NULL, 0, ffi.NULL, ffi.NULL
+        ),
+        "BPF sweep",
+    )
+    rules: int = raw.rules
+    return rules
+
+
+def _pages(source: Map, key_type: str, value_type: str) -> Iterator[tuple[Any, Any]]:
+    size = 4096
+    keys = ffi.new(f"{key_type}[]", size)
+    values = ffi.new(f"{value_type}[]", size)
+    cursor = ffi.new("uint64_t *")
+    count = ffi.new("uint32_t *")
+    more, first = 1, 1
+    while more:
+        count[0] = size
+        more = check(lib.hs_bpf_page(source.fd, cursor, first, keys, values, count), "BPF map page")
+        first = 0
+        for at in range(count[0]):
+            yield keys[at], values[at]
+
+
+def _bytes(raw: Any) -> bytes:
+    return bytes(ffi.buffer(raw))
+
+
+def pack_u32(value: int) -> bytes:
+    """A key or value that is a number."""
+    return int(value).to_bytes(4, sys.byteorder)

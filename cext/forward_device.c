@@ -1,0 +1,531 @@
+/* See forward_device.h. */
+#define _GNU_SOURCE
+#include "forward_device.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#define BATCH 64        /* events of one read */
+#define DRAIN_READS 256 /* a device that never falls silent does not hold a flip up */
+
+struct out {
+    unsigned n;
+    struct input_event ev[HS_FRAME + 8];
+};
+
+enum fate { SEND, SUPPRESS, HOLD, SWALLOW };
+
+static void put(struct out *o, unsigned type, unsigned code, int32_t value) {
+    if (o->n < HS_FRAME)
+        o->ev[o->n++] =
+            (struct input_event){.type = (uint16_t)type, .code = (uint16_t)code, .value = value};
+}
+
+/* Close the frame and hand it to the OS's clone; uinput takes many events in one write. */
+static bool emit(struct hs_device *d, int os, struct out *o) {
+    ssize_t size;
+
+    if (o->n == 0)
+        return true;
+    o->ev[o->n++] = (struct input_event){.type = EV_SYN, .code = SYN_REPORT};
+    size = (ssize_t)(o->n * sizeof(o->ev[0]));
+    o->n = 0;
+    return write(d->clones[os], o->ev, (size_t)size) == size;
+}
+
+static bool is_contact(unsigned code) {
+    return code >= BTN_DIGI && code < BTN_WHEEL;
+}
+
+static bool is_slotted(const struct hs_device *d, unsigned code) {
+    return d->slots > 0 && code > ABS_MT_SLOT && code <= ABS_MT_TOOL_Y;
+}
+
+static bool touched(const struct hs_device *d) {
+    for (unsigned i = 0; i < d->slots; i++)
+        if (d->tracking[i] >= 0)
+            return true;
+    for (unsigned code = BTN_DIGI; code < BTN_WHEEL; code++)
+        if (hs_bit(d->physical, code))
+            return true;
+    return false;
+}
+
+static int32_t rest_of(unsigned code, const struct input_absinfo *a) {
+    bool trigger = code == ABS_Z || code == ABS_RZ || code == ABS_GAS || code == ABS_BRAKE ||
+                   code == ABS_THROTTLE;
+
+    if (trigger && a->minimum >= 0)
+        return a->minimum;
+    return (int32_t)(((int64_t)a->minimum + a->maximum + 1) / 2);
+}
+
+/* ---- the hotkey ---------------------------------------------------------------------------- */
+
+static void flush_device(struct hs_device *d) {
+    struct out o = {0};
+
+    for (unsigned i = 0; i < d->n_back; i++) {
+        put(&o, EV_KEY, d->back[i], 1);
+        hs_bit_set(d->down[d->owner], d->back[i], true);
+    }
+    d->set->held_back -= d->n_back;
+    if (emit(d, d->owner, &o))
+        d->stats.forwarded += d->n_back;
+    else
+        d->stats.failed += d->n_back;
+    d->n_back = 0;
+}
+
+static void flush_back(struct hs_device_set *set) {
+    for (unsigned i = 0; set->held_back > 0 && i < HS_FWD_DEVICES; i++)
+        if (set->device[i] && set->device[i]->n_back > 0)
+            flush_device(set->device[i]);
+}
+
+static void forget_back(struct hs_device *d, uint64_t *count) {
+    d->set->held_back -= d->n_back;
+    *count += d->n_back;
+    d->n_back = 0;
+}
+
+static bool in_list(const uint16_t *list, unsigned n, unsigned code) {
+    for (unsigned i = 0; i < n; i++)
+        if (list[i] == code)
+            return true;
+    return false;
+}
+
+/* The keys of the hotkey are down, and no others. */
+static bool chord_down(const struct hs_device *d) {
+    for (unsigned k = 0; k < KEY_CNT; k++)
+        if (hs_bit(d->physical, k) != in_list(d->chord, d->n_chord, k))
+            return false;
+    return true;
+}
+
+/* d->physical already holds the key's new state. */
+static enum fate chord_key(struct hs_device *d, unsigned code, int32_t value) {
+    if (d->n_chord == 0 || !in_list(d->chord, d->n_chord, code))
+        return SEND;
+    if (value == 2)
+        return in_list(d->back, d->n_back, code) ? SUPPRESS : SEND;
+    if (value == 0) {
+        if (in_list(d->back, d->n_back, code))
+            flush_back(d->set); /* only tapped: the OS gets the whole tap */
+        return SEND;
+    }
+    for (unsigned k = 0; k < KEY_CNT; k++)
+        if (hs_bit(d->physical, k) && !in_list(d->chord, d->n_chord, k))
+            return SEND;
+    if (chord_down(d)) {
+        forget_back(d, &d->stats.chord);
+        d->set->notice(d->set, HS_FWD_CHORD_PRESSED, d->index);
+        return SWALLOW;
+    }
+    if (in_list(d->back, d->n_back, code))
+        return SUPPRESS;
+    d->back[d->n_back++] = (uint16_t)code; /* room for each: back is a part of chord */
+    d->set->held_back++;
+    return HOLD;
+}
+
+/* ---- a frame ------------------------------------------------------------------------------- */
+
+/* What the hardware does, whoever owns it. */
+static void observe(struct hs_device *d, const struct input_event *e) {
+    if (e->type == EV_KEY && e->code < KEY_CNT && e->value != 2)
+        hs_bit_set(d->physical, e->code, e->value != 0);
+    if (e->type != EV_ABS || d->slots == 0)
+        return;
+    if (e->code == ABS_MT_SLOT && e->value >= 0 && e->value < (int32_t)d->slots)
+        d->slot = e->value;
+    if (e->code == ABS_MT_TRACKING_ID)
+        d->tracking[d->slot] = e->value;
+}
+
+static enum fate key_fate(struct hs_device *d, const struct input_event *e) {
+    uint8_t *down = d->down[d->owner];
+    enum fate fate;
+
+    if (e->code >= KEY_CNT || (d->touch_wait && is_contact(e->code)))
+        return SUPPRESS;
+    fate = chord_key(d, e->code, e->value);
+    if (fate != SEND)
+        return fate;
+    if (e->value == 2)
+        return d->repeats || !hs_bit(down, e->code) ? SUPPRESS : SEND;
+    if (e->value == 0 && !hs_bit(down, e->code))
+        return SUPPRESS;
+    hs_bit_set(down, e->code, e->value != 0);
+    return SEND;
+}
+
+static enum fate abs_fate(struct hs_device *d, const struct input_event *e) {
+    if (d->touch_wait)
+        return SUPPRESS;
+    if (e->code == ABS_MT_TRACKING_ID && d->slots > 0) {
+        bool was = d->live[d->slot];
+
+        d->live[d->slot] = e->value >= 0;
+        return e->value < 0 && !was ? SUPPRESS : SEND;
+    }
+    return SEND;
+}
+
+static enum fate fate_of(struct hs_device *d, const struct input_event *e) {
+    switch (e->type) {
+    case EV_KEY:
+        return key_fate(d, e);
+    case EV_ABS:
+        return abs_fate(d, e);
+    case EV_SYN: /* SYN_MT_REPORT */
+        return d->touch_wait ? SUPPRESS : SEND;
+    case EV_LED: /* echoes of what was set on the device */
+    case EV_SND:
+    case EV_REP:
+    case EV_FF:
+        return SUPPRESS;
+    default:
+        return SEND;
+    }
+}
+
+static void frame(struct hs_device *d) {
+    struct out o = {0};
+    uint64_t sent = 0, scans = 0, kept = 0;
+
+    for (unsigned i = 0; i < d->n_in; i++) {
+        const struct input_event *e = &d->in[i];
+
+        observe(d, e);
+        d->stats.events++;
+        if (d->owner < 0) {
+            d->stats.unowned++;
+            if (d->watched && d->n_chord > 0 && e->type == EV_KEY && e->value == 1 && chord_down(d))
+                d->set->notice(d->set, HS_FWD_CHORD_PRESSED, d->index);
+            continue;
+        }
+        if (e->type == EV_MSC) { /* scan codes go with their key */
+            put(&o, e->type, e->code, e->value);
+            scans++;
+            continue;
+        }
+        switch (fate_of(d, e)) {
+        case SEND:
+            if (d->slots > 0 && e->type == EV_ABS && e->code == ABS_MT_SLOT)
+                ; /* said again below, where the clone needs it */
+            else if (e->type == EV_ABS && is_slotted(d, e->code) &&
+                     d->clone_slot[d->owner] != d->slot) {
+                put(&o, EV_ABS, ABS_MT_SLOT, d->slot);
+                d->clone_slot[d->owner] = d->slot;
+                put(&o, e->type, e->code, e->value);
+            } else
+                put(&o, e->type, e->code, e->value);
+            sent++;
+            break;
+        case SUPPRESS:
+            d->stats.suppressed++;
+            kept++;
+            break;
+        case HOLD:
+            kept++;
+            break;
+        case SWALLOW:
+            d->stats.chord++;
+            kept++;
+            break;
+        }
+    }
+    d->n_in = 0;
+    if (d->owner < 0)
+        return;
+    if (sent == 0 && kept > 0) {
+        d->stats.suppressed += scans;
+    } else {
+        if (sent > 0)
+            flush_back(d->set);
+        if (emit(d, d->owner, &o))
+            d->stats.forwarded += sent + scans;
+        else
+            d->stats.failed += sent + scans;
+    }
+    if (d->touch_wait && !touched(d))
+        d->touch_wait = false;
+}
+
+static void add_event(struct hs_device *d, unsigned type, unsigned code, int32_t value) {
+    if (d->n_in == HS_FRAME)
+        frame(d);
+    d->in[d->n_in++] =
+        (struct input_event){.type = (uint16_t)type, .code = (uint16_t)code, .value = value};
+}
+
+/* ---- how the hardware is now --------------------------------------------------------------- */
+
+static void query_slots(struct hs_device *d, int32_t *ids) {
+    struct {
+        uint32_t code;
+        int32_t value[HS_SLOTS];
+    } request = {.code = ABS_MT_TRACKING_ID};
+
+    memset(request.value, 0xff, sizeof(request.value));
+    if (ioctl(d->real, EVIOCGMTSLOTS(sizeof(request)), &request) < 0)
+        memset(request.value, 0xff, sizeof(request.value));
+    memcpy(ids, request.value, sizeof(request.value));
+}
+
+/* Axes and switches as they are, into a frame for the owner. */
+static void put_positions(struct hs_device *d, struct out *o) {
+    uint8_t switches[(SW_CNT + 7) / 8] = {0};
+
+    for (unsigned code = 0; code < ABS_MT_SLOT && !d->touch_wait; code++) {
+        struct input_absinfo a;
+
+        if (hs_bit(d->absbits, code) && ioctl(d->real, EVIOCGABS(code), &a) >= 0)
+            put(o, EV_ABS, code, a.value);
+    }
+    if (d->swbits && ioctl(d->real, EVIOCGSW(sizeof(switches)), switches) >= 0)
+        for (unsigned code = 0; code < SW_CNT; code++)
+            if (d->swbits >> code & 1)
+                put(o, EV_SW, code, hs_bit(switches, code));
+}
+
+static void resync(struct hs_device *d) {
+    uint8_t keys[HS_KEY_BYTES];
+    int32_t ids[HS_SLOTS];
+    struct input_absinfo a;
+    struct out o = {0};
+
+    d->stats.resyncs++;
+    if (ioctl(d->real, EVIOCGKEY(sizeof(keys)), keys) >= 0) {
+        for (int pressed = 0; pressed < 2; pressed++)
+            for (unsigned k = 0; k < KEY_CNT; k++)
+                if (hs_bit(keys, k) == pressed && hs_bit(d->physical, k) != pressed)
+                    add_event(d, EV_KEY, k, pressed);
+    }
+    query_slots(d, ids);
+    for (unsigned i = 0; i < d->slots; i++)
+        if (ids[i] != d->tracking[i]) {
+            add_event(d, EV_ABS, ABS_MT_SLOT, (int32_t)i);
+            if (ids[i] >= 0 && d->tracking[i] >= 0)
+                add_event(d, EV_ABS, ABS_MT_TRACKING_ID, -1);
+            add_event(d, EV_ABS, ABS_MT_TRACKING_ID, ids[i]);
+        }
+    frame(d);
+    if (d->slots > 0 && ioctl(d->real, EVIOCGABS(ABS_MT_SLOT), &a) >= 0 && a.value >= 0 &&
+        a.value < (int32_t)d->slots)
+        d->slot = a.value;
+    if (d->owner >= 0) {
+        put_positions(d, &o);
+        if (!emit(d, d->owner, &o))
+            d->stats.failed++;
+    }
+}
+
+static void set_leds(struct hs_device *d, uint32_t leds) {
+    struct input_event ev[LED_CNT + 1];
+    size_t n = 0;
+
+    for (unsigned code = 0; code < LED_CNT; code++)
+        if (d->ledbits >> code & 1)
+            ev[n++] = (struct input_event){
+                .type = EV_LED, .code = (uint16_t)code, .value = leds >> code & 1};
+    if (n == 0)
+        return;
+    ev[n++] = (struct input_event){.type = EV_SYN, .code = SYN_REPORT};
+    if (write(d->real, ev, n * sizeof(ev[0])) < 0 && errno != ENODEV)
+        d->stats.failed++;
+}
+
+/* ---- the calls ----------------------------------------------------------------------------- */
+
+static uint32_t low_bits(int fd, unsigned type) {
+    uint8_t bytes[64] = {0};
+    uint32_t out = 0;
+
+    if (ioctl(fd, EVIOCGBIT(type, sizeof(bytes)), bytes) >= 0)
+        for (unsigned i = 0; i < 32; i++)
+            out |= (uint32_t)hs_bit(bytes, i) << i;
+    return out;
+}
+
+void hs_device_init(struct hs_device *d, struct hs_device_set *set, int index, int real,
+                    const int *clones) {
+    uint8_t leds[(LED_CNT + 7) / 8] = {0};
+    struct input_absinfo a;
+
+    memset(d, 0, sizeof(*d));
+    d->set = set;
+    d->index = index;
+    d->real = real;
+    d->owner = -1;
+    d->watched = !clones;
+    if (clones)
+        memcpy(d->clones, clones, set->oses * sizeof(*clones));
+    memset(d->tracking, 0xff, sizeof(d->tracking));
+    d->repeats = low_bits(real, 0) >> EV_REP & 1;
+    d->ledbits = low_bits(real, EV_LED);
+    d->swbits = low_bits(real, EV_SW);
+    if (ioctl(real, EVIOCGBIT(EV_KEY, sizeof(d->keybits)), d->keybits) < 0)
+        memset(d->keybits, 0, sizeof(d->keybits));
+    if (ioctl(real, EVIOCGBIT(EV_ABS, sizeof(d->absbits)), d->absbits) < 0)
+        memset(d->absbits, 0, sizeof(d->absbits));
+    for (unsigned k = BTN_JOYSTICK; k < BTN_DIGI; k++)
+        d->stick = d->stick || hs_bit(d->keybits, k);
+    if (hs_bit(d->absbits, ABS_MT_SLOT) && ioctl(real, EVIOCGABS(ABS_MT_SLOT), &a) >= 0 &&
+        a.maximum >= 0) {
+        d->slots = a.maximum < HS_SLOTS ? (unsigned)a.maximum + 1 : HS_SLOTS;
+        d->slot = a.value >= 0 && a.value < (int32_t)d->slots ? a.value : 0;
+        query_slots(d, d->tracking);
+    }
+    if (ioctl(real, EVIOCGKEY(sizeof(d->physical)), d->physical) < 0)
+        memset(d->physical, 0, sizeof(d->physical));
+    if (ioctl(real, EVIOCGLED(sizeof(leds)), leds) >= 0)
+        d->first_leds = (uint32_t)leds[0] | (uint32_t)leds[1] << 8;
+    if (low_bits(real, 0) >> EV_FF & 1)
+        d->ff = hs_ff_new(); /* without the memory: no effects, all else works */
+}
+
+int hs_device_read(struct hs_device *d) {
+    struct input_event ev[BATCH];
+    ssize_t size;
+
+    size = read(d->real, ev, sizeof(ev));
+    if (size < 0)
+        return errno == EAGAIN || errno == EINTR ? 0 : -ENODEV;
+    if (size == 0)
+        return -ENODEV;
+    for (size_t i = 0; i < (size_t)size / sizeof(ev[0]); i++) {
+        if (ev[i].type == EV_SYN && ev[i].code == SYN_DROPPED) {
+            d->dropping = true;
+            d->n_in = 0;
+        } else if (ev[i].type == EV_SYN && ev[i].code == SYN_REPORT) {
+            if (d->dropping) {
+                d->dropping = false;
+                d->n_in = 0;
+                resync(d);
+            } else
+                frame(d);
+        } else if (d->dropping) {
+            continue;
+        } else if (d->n_in == HS_FRAME) {
+            d->stats.events += HS_FRAME + 1;
+            d->stats.overflow += HS_FRAME + 1;
+            d->dropping = true;
+            d->n_in = 0;
+        } else
+            d->in[d->n_in++] = ev[i];
+    }
+    return 1;
+}
+
+int hs_device_feedback(struct hs_device *d, int os) {
+    struct input_event ev[BATCH];
+    ssize_t size;
+    bool lit = false;
+
+    size = read(d->clones[os], ev, sizeof(ev));
+    if (size < 0)
+        return errno == EAGAIN || errno == EINTR ? 0 : -ENODEV;
+    if (size == 0)
+        return -ENODEV;
+    for (size_t i = 0; i < (size_t)size / sizeof(ev[0]); i++) {
+        if (d->ff && hs_ff_event(d->ff, (unsigned)os, d->clones[os], d->owner == os ? d->real : -1,
+                                 &ev[i])) {
+            d->stats.feedback += d->owner == os;
+        } else if (ev[i].type == EV_LED && ev[i].code < LED_CNT) {
+            if (ev[i].value)
+                d->leds[os] |= 1u << ev[i].code;
+            else
+                d->leds[os] &= ~(1u << ev[i].code);
+            lit = true;
+        } else if (ev[i].type == EV_SND && d->owner == os) {
+            if (write(d->real, &ev[i], sizeof(ev[i])) == (ssize_t)sizeof(ev[i]))
+                d->stats.feedback++;
+        }
+    }
+    if (lit && d->owner == os) {
+        set_leds(d, d->leds[os]);
+        d->stats.feedback++;
+    }
+    return 1;
+}
+
+void hs_device_drain(struct hs_device *d) {
+    for (unsigned i = 0; i < DRAIN_READS && hs_device_read(d) > 0; i++)
+        ;
+    if (d->n_in > 0)
+        frame(d); /* the half of a frame that is here belongs with what came before */
+}
+
+static void lift_touches(struct hs_device *d, struct out *o) {
+    for (unsigned i = 0; i < d->slots; i++)
+        if (d->live[i]) {
+            put(o, EV_ABS, ABS_MT_SLOT, (int32_t)i);
+            put(o, EV_ABS, ABS_MT_TRACKING_ID, -1);
+            d->clone_slot[d->owner] = (int32_t)i;
+            d->live[i] = false;
+        }
+}
+
+static void rest_axes(struct hs_device *d, struct out *o) {
+    for (unsigned code = 0; d->stick && code <= ABS_HAT3Y; code++) {
+        struct input_absinfo a;
+
+        if (hs_bit(d->absbits, code) && ioctl(d->real, EVIOCGABS(code), &a) >= 0)
+            put(o, EV_ABS, code, rest_of(code, &a));
+    }
+}
+
+void hs_device_release(struct hs_device *d) {
+    struct out o = {0};
+    int os = d->owner;
+
+    if (os < 0)
+        return;
+    hs_device_drain(d);
+    forget_back(d, &d->stats.suppressed);
+    lift_touches(d, &o);
+    for (unsigned k = 0; k < KEY_CNT; k++) {
+        if (!hs_bit(d->down[os], k))
+            continue;
+        put(&o, EV_KEY, k, 0);
+        if (o.n >= HS_FRAME && !emit(d, os, &o))
+            d->stats.failed++;
+    }
+    rest_axes(d, &o);
+    if (!emit(d, os, &o))
+        d->stats.failed++;
+    memset(d->down[os], 0, sizeof(d->down[os]));
+    while (hs_device_feedback(d, os) > 0) /* the LEDs it set until now are its own */
+        ;
+    if (d->ff)
+        hs_ff_release(d->ff, (unsigned)os, d->real);
+    d->owner = -1;
+}
+
+void hs_device_take(struct hs_device *d, int os) {
+    struct out o = {0};
+
+    hs_device_drain(d);
+    d->owner = os;
+    d->touch_wait = touched(d);
+    put_positions(d, &o);
+    if (!emit(d, os, &o))
+        d->stats.failed++;
+    while (hs_device_feedback(d, os) > 0)
+        ;
+    set_leds(d, d->leds[os]);
+    if (d->ff)
+        hs_ff_take(d->ff, (unsigned)os, d->real);
+}
+
+void hs_device_fini(struct hs_device *d) {
+    hs_device_release(d);
+    if (!d->watched) /* else it is another's */
+        set_leds(d, d->first_leds);
+    hs_ff_free(d->ff);
+}

@@ -1,0 +1,116 @@
+/* The port: what a network function holds. Behind it the VM's eth0 (an AF_XDP socket) and a channel
+ * each way for each neighbour; in it the transfer component, which for each packet that is sent
+ * looks for a routing rule: a current one sends it into the neighbour's channel, past the switch;
+ * none, or a stale one, out of eth0 to the switch.
+ *
+ * Order. A flow that goes from switch to channel: `recv` looks at the channels first and then takes
+ * everything from eth0 before what it saw in the channels, and the sender's last packet by eth0 was
+ * in the receiver's socket when its send returned (the kernel delivers a veth's packet in the
+ * sender's own system call, unless softirqs are so loaded that they are put off). From channel to
+ * switch: after a rule has been withdrawn, the sender lets its channels run empty once before it
+ * sends anything by eth0 (HS_DRAIN at most).
+ *
+ * A full channel: the packet is dropped and counted, or (wait) the sender gives the receiver up to
+ * HS_WAIT to make room. A function never blocks for longer than that on a neighbour that is stuck.
+ */
+#ifndef HS_PORT_H
+#define HS_PORT_H
+#include "bell.h"
+#include "channel.h"
+#include "flow.h"
+#include "xsk.h"
+
+#define HS_NEIGHBOURS_MAX 16
+#define HS_BURST 64
+#define HS_DRAIN UINT64_C(1000000) /* ns */
+#define HS_WAIT UINT64_C(1000000)  /* ns */
+
+/* A packet in the function's hands; same layout as struct xdp_desc. */
+struct hs_packet {
+    uint64_t addr; /* in the umem */
+    uint32_t len;
+    uint32_t from; /* VM number of the neighbour it came from; 0: eth0 */
+};
+_Static_assert(sizeof(struct hs_packet) == sizeof(struct xdp_desc), "one batch serves for both");
+
+struct hs_neighbour {
+    uint32_t vm; /* number; 0: none */
+    struct hs_channel out, in;
+    int bell_in, bell_out; /* owned */
+    uint32_t seen;         /* packets `in` that recv has promised to take before eth0 is asked */
+};
+
+struct hs_port_counters {
+    uint64_t eth0_in, eth0_out, ring_in, ring_out;
+    uint64_t dropped;      /* by the function */
+    uint64_t full_ring;    /* lost: the neighbour's channel was full */
+    uint64_t full_eth0;    /* lost: the socket's ring was full */
+    uint64_t drained_late; /* a channel that did not run empty in time before a switch of paths */
+    uint64_t sleeps;
+};
+
+struct hs_port {
+    struct hs_umem umem;
+    struct hs_xsk eth0;
+    int has_eth0;
+    struct hs_neighbour neighbour[HS_NEIGHBOURS_MAX];
+    uint32_t neighbours;
+    const struct hs_rules *rules; /* NULL: everything goes to eth0 */
+    uint32_t rule_entries;
+    uint64_t rules_size;
+    uint64_t spin_ns;
+    uint32_t wait_on_full;
+    struct hs_port_counters counters;
+    struct hs_tuple last_tuple; /* bursts are mostly of one flow */
+    uint32_t last_to, last_withdrawn;
+    uint32_t drained; /* hs_rules.withdrawn as of the last time the channels were let run empty */
+};
+
+/* Open with a umem of `frames` (see hs_umem_open). */
+int hs_port_open(struct hs_port *p, int umem_fd, uint32_t frames, uint32_t frame_size,
+                 uint32_t first, uint32_t count);
+int hs_port_eth0(struct hs_port *p, const char *interface, uint32_t ring);
+/* The socket, to be put into the XSKMAP; stays the port's. -ENOTCONN without eth0. */
+int hs_port_eth0_fd(const struct hs_port *p);
+/* The bells become the port's when this succeeds; the channels' descriptors stay the caller's. */
+int hs_port_neighbour(struct hs_port *p, uint32_t vm, const struct hs_channel_shape *shape,
+                      int out_fd, int in_fd, int bell_in, int bell_out);
+/* The table is mapped for reading; the descriptor stays the caller's. */
+int hs_port_rules(struct hs_port *p, int fd, uint32_t entries);
+/* A neighbour is dead: its channels are unmapped, frames lent to it are free again. */
+void hs_port_forget(struct hs_port *p, uint32_t vm);
+void hs_port_close(struct hs_port *p);
+
+/* Up to `n` packets (at most HS_BURST), without waiting. */
+uint32_t hs_port_recv(struct hs_port *p, struct hs_packet *batch, uint32_t n);
+/* Send all: what cannot be sent is dropped and counted. The frames are no longer the caller's. */
+void hs_port_send(struct hs_port *p, const struct hs_packet *batch, uint32_t n);
+void hs_port_drop(struct hs_port *p, const struct hs_packet *batch, uint32_t n);
+/* Send the batch, but drop those whose bit is set in `drop` (bit i: batch[i]); n <= HS_BURST. The
+ * order stays; `batch` is used up. */
+void hs_port_finish(struct hs_port *p, struct hs_packet *batch, uint32_t n, uint64_t drop);
+/* A free frame to make a packet in. 0, or -ENOBUFS. */
+int hs_port_new(struct hs_port *p, struct hs_packet *packet);
+
+/* Wait until something can be received, `also` (a descriptor, or -1) is readable, or `ns` have
+ * passed; polls for spin_ns, then sleeps. Returns 1: packets; 2: also; 0: time; negative errno. */
+int hs_port_wait(struct hs_port *p, int also, uint64_t ns);
+
+/* A C function's whole loop: recv, judge, send, until `also` is readable. judge: gets a batch, may
+ * reorder and change it, and returns how many of it, from its start, go on; the rest is dropped. */
+typedef uint32_t (*hs_judge)(void *state, struct hs_port *p, struct hs_packet *batch, uint32_t n);
+int hs_port_loop(struct hs_port *p, hs_judge judge, void *state, int also);
+
+/* Send copies of one packet as fast as they are taken, until `also` is readable. */
+int hs_port_source(struct hs_port *p, const uint8_t *packet, uint32_t len, int also);
+
+/* Send everything on as it is. */
+uint32_t hs_judge_forward(void *state, struct hs_port *p, struct hs_packet *batch, uint32_t n);
+/* Drop everything. */
+uint32_t hs_judge_sink(void *state, struct hs_port *p, struct hs_packet *batch, uint32_t n);
+
+static inline uint8_t *hs_packet_data(const struct hs_port *p, const struct hs_packet *packet) {
+    return p->umem.base + packet->addr;
+}
+
+#endif

@@ -1,0 +1,265 @@
+"""The port of a network function, its routing rules, and the C functions that ship. Wraps port.h.
+
+    for batch in port:                  # ends when hostsim says so
+        for i in range(len(batch)):
+            if unwanted(batch[i]):      # a memoryview onto the packet: read it, write it
+                batch.drop(i)
+        port.send(batch)                # what was not dropped, in order
+
+Nothing is copied for Python, and a batch is one object whatever its length.
+"""
+
+import ctypes
+import fcntl
+import mmap
+import os
+import select
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from cext import check
+from cext._native import ffi, lib
+from cext.channel import Shape
+
+BURST = 64
+NEIGHBOURS_MAX = 16
+COUNTERS = (
+    "eth0_in",
+    "eth0_out",
+    "ring_in",
+    "ring_out",
+    "dropped",
+    "full_ring",
+    "full_eth0",
+    "drained_late",
+    "sleeps",
+)
+
+
+class Batch:
+    """Packets in hand, from one `recv` to the `send` that ends it."""
+
+    def __init__(self, memory: memoryview) -> None:
+        self.native = ffi.new("struct hs_packet[]", BURST)
+        self.count = 0
+        self.dropped = 0
+        self._memory = memory
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> memoryview:
+        """The packet, from its Ethernet header on; valid until the batch is sent."""
+        if not 0 <= index < self.count:
+            raise IndexError(index)
+        packet = self.native[index]
+        return self._memory[packet.addr : packet.addr + packet.len]
+
+    def __iter__(self) -> Iterator[memoryview]:
+        return (self[index] for index in range(self.count))
+
+    def source(self, index: int) -> int:
+        """The number of the VM it came from by ring; 0: from eth0."""
+        vm: int = getattr(self.native[index], "from")
+        return vm
+
+    def drop(self, index: int) -> None:
+        """This packet does not go on."""
+        if not 0 <= index < self.count:
+            raise IndexError(index)
+        self.dropped |= 1 << index
+
+
+class Port:
+    """See port.h. Frames: a private umem, or `count` frames from `first` on of a shared one."""
+
+    def __init__(
+        self,
+        frames: int = 4096,
+        frame_size: int = 2048,
+        fd: int | None = None,
+        first: int = 0,
+        count: int | None = None,
+    ) -> None:
+        self.native = ffi.new("struct hs_port *")
+        check(lib.hs_ring_register(), "membarrier")
+        owned = frames - first if count is None else count
+        given = -1 if fd is None else fd
+        check(
+            lib.hs_port_open(self.native, given, frames, frame_size, first, owned), "packet memory"
+        )
+        umem = self.native.umem
+        self._memory = memoryview(ffi.buffer(umem.base, umem.size))
+        self.control = -1
+        self.on_control: Callable[[], bool] = lambda: False
+        """Called when `control` is readable; False ends the function's loop."""
+
+    def eth0(self, interface: str = "eth0", ring: int = 1024) -> int:
+        """Open the AF_XDP socket; its descriptor, which stays the port's. Raises OSError."""
+        check(lib.hs_port_eth0(self.native, interface.encode(), ring), f"AF_XDP on {interface}")
+        return check(lib.hs_port_eth0_fd(self.native), "AF_XDP")
+
+    def neighbour(self, vm: int, shape: Shape, out: int, into: int, bells: tuple[int, int]) -> None:
+        """Channels to and from VM number `vm`. bells (the end to read, the peer's to write) become
+        the port's; `out` and `into` stay the caller's. Raises OSError."""
+        check(
+            lib.hs_port_neighbour(self.native, vm, shape.native(), out, into, *bells),
+            f"channels to VM {vm}",
+        )
+
+    def rules(self, fd: int, entries: int) -> None:
+        """Map the table of routing rules; the descriptor stays the caller's. Raises OSError."""
+        check(lib.hs_port_rules(self.native, fd, entries), "routing rules")
+
+    def forget(self, vm: int) -> None:
+        """A neighbour is gone."""
+        lib.hs_port_forget(self.native, vm)
+
+    def recv(self) -> Batch:
+        """What is there now; may be empty."""
+        batch = Batch(self._memory)
+        batch.count = lib.hs_port_recv(self.native, batch.native, BURST)
+        return batch
+
+    def send(self, batch: Batch) -> None:
+        """Send what was not dropped; the batch is empty then."""
+        lib.hs_port_finish(self.native, batch.native, batch.count, batch.dropped)
+        batch.count = batch.dropped = 0
+
+    def make(self, *packets: bytes) -> Batch:
+        """A batch of packets of one's own (at most BURST), as many as there are frames for."""
+        batch = Batch(self._memory)
+        for data in packets:
+            if lib.hs_port_new(self.native, batch.native + batch.count) < 0:
+                break
+            packet = batch.native[batch.count]
+            packet.len = len(data)
+            self._memory[packet.addr : packet.addr + len(data)] = data
+            batch.count += 1
+        return batch
+
+    def wait(self, seconds: float) -> int:
+        """1: packets are there; 2: `control` is readable; 0: neither in time. Raises OSError."""
+        return check(lib.hs_port_wait(self.native, self.control, int(seconds * 1e9)), "wait")
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches, until `on_control` says to end. A batch that was not sent is dropped."""
+        rounds = 0
+        while True:
+            batch = self.recv()
+            if batch.count:
+                yield batch
+                lib.hs_port_drop(self.native, batch.native, batch.count)
+                batch.count = 0
+            rounds += 1
+            if rounds % 256 and batch.count == 0 and self.wait(1.0) != 2:
+                continue
+            if self._asked() and not self.on_control():
+                return
+
+    def _asked(self) -> bool:
+        return self.control >= 0 and bool(select.select([self.control], [], [], 0)[0])
+
+    def run(self, judge: Any, state: Any = None) -> None:
+        """A C function's loop (`FORWARD`, `SINK`, or a plug-in's) until `on_control` ends it."""
+        given = ffi.NULL if state is None else state
+        while True:
+            check(lib.hs_port_loop(self.native, judge, given, self.control), "port")
+            if not self.on_control():
+                return
+
+    def source(self, packet: bytes) -> None:
+        """Send copies of `packet` as fast as they are taken, waiting a moment where a ring is full,
+        until `on_control` ends it."""
+        self.native.wait_on_full = 1
+        while True:
+            check(lib.hs_port_source(self.native, packet, len(packet), self.control), "port")
+            if not self.on_control():
+                return
+
+    def counters(self) -> dict[str, int]:
+        """Packets by way and by reason."""
+        found: dict[str, int] = {name: getattr(self.native.counters, name) for name in COUNTERS}
+        return found
+
+    def close(self) -> None:
+        """Twice is harmless; no view of a packet may be used afterwards."""
+        lib.hs_port_close(self.native)
+
+
+FORWARD: Any = lib.hs_judge_forward
+SINK: Any = lib.hs_judge_sink
+
+
+def plug_in(path: str) -> tuple[Any, Any]:
+    """A C plug-in's `hs_nf` (an hs_judge), and the library, to be kept. Raises OSError, and
+    AttributeError where it has none."""
+    library = ctypes.CDLL(path)
+    address = ctypes.cast(library.hs_nf, ctypes.c_void_p).value
+    return ffi.cast("hs_judge", address), library
+
+
+class Rules:
+    """The writer's side of a table of routing rules: the daemon's."""
+
+    def __init__(self, entries: int = 4096) -> None:
+        self.entries = entries
+        size: int = lib.hs_rules_bytes(entries)
+        assert size > 0, entries
+        self.fd = os.memfd_create("hostsim-rules", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(self.fd, size)
+        self._memory = mmap.mmap(self.fd, size)
+        self._native = ffi.from_buffer("struct hs_rules *", self._memory)
+        lib.hs_rules_init(self._native, entries)
+        _seal(self.fd)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Rules of every other epoch are stale at once."""
+        lib.hs_rules_set_epoch(self._native, epoch)
+
+    def put(self, flow: bytes, to: int, epoch: int) -> bool:
+        """flow: a struct hs_tuple, 40 bytes. False: no room, the flow stays on the switch."""
+        result: int = lib.hs_rules_put(
+            self._native, ffi.from_buffer("struct hs_tuple *", flow), to, epoch
+        )
+        return result == 0
+
+    def remove(self, flow: bytes) -> None:
+        """If it is there."""
+        lib.hs_rules_remove(self._native, ffi.from_buffer("struct hs_tuple *", flow))
+
+    def find(self, flow: bytes) -> int:
+        """What a reader would find: a VM's number, or 0."""
+        found: int = lib.hs_rules_find(
+            self._native, self.entries, ffi.from_buffer("struct hs_tuple *", flow)
+        )
+        return found
+
+    def close(self) -> None:
+        """Twice is harmless."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def _seal(fd: int) -> None:
+    # Who gets the descriptor can map it for reading only; our own mapping stays writable.
+    future_write = 0x10
+    fcntl.fcntl(
+        fd,
+        fcntl.F_ADD_SEALS,
+        fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | future_write | fcntl.F_SEAL_SEAL,
+    )
+
+
+def flow_of(frame: bytes) -> bytes | None:
+    """The struct hs_tuple of a frame, or None where it can have no rule."""
+    found = ffi.new("struct hs_tuple *")
+    if lib.hs_flow_parse(ffi.from_buffer("uint8_t *", frame), len(frame), found) < 0:
+        return None
+    return bytes(ffi.buffer(found))
+
+
+def offload_off(netns_fd: int, interface: str) -> None:
+    """See hs_offload_off. Raises OSError."""
+    check(lib.hs_offload_off(netns_fd, interface.encode()), f"offloads of {interface}")

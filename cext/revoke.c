@@ -1,0 +1,229 @@
+/* See revoke.h. */
+#define _GNU_SOURCE
+#include "revoke.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/input.h>
+#include <linux/kcmp.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define DEPTH 6      /* sockets inside sockets: the kernel allows four */
+#define MESSAGES 512 /* looked at in one queue */
+#define SCM_MAX 253  /* descriptors of one message: the kernel's limit */
+
+struct job {
+    const uint64_t *devices;
+    uint32_t n;
+    struct hs_revoke_count *count;
+};
+
+static bool is_ours(const struct job *job, const struct stat *st) {
+    if (!S_ISCHR(st->st_mode))
+        return false;
+    for (uint32_t i = 0; i < job->n; i++)
+        if (job->devices[i] == st->st_rdev)
+            return true;
+    return false;
+}
+
+static void revoke_fd(struct job *job, int fd) {
+    int version;
+
+    /* ENODEV where it was revoked before: then it does not count again */
+    if (ioctl(fd, EVIOCGVERSION, &version) == 0 && ioctl(fd, EVIOCREVOKE, 0) == 0)
+        job->count->revoked++;
+}
+
+static void look_into(struct job *job, int fd, int depth);
+
+/* A descriptor of ours: a copy of one the process has, or has in flight. */
+static void handle(struct job *job, int fd, int depth) {
+    struct stat st;
+
+    if (fstat(fd, &st) < 0)
+        return;
+    if (is_ours(job, &st))
+        revoke_fd(job, fd);
+    else if (S_ISSOCK(st.st_mode))
+        look_into(job, fd, depth + 1);
+}
+
+/* How many descriptors wait in a socket, as its own /proc entry says (scm_fds). */
+static unsigned in_flight(int fd) {
+    char path[64], line[128];
+    unsigned count = 0;
+    FILE *file;
+
+    snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
+    file = fopen(path, "re");
+    if (!file)
+        return 0;
+    while (fgets(line, sizeof(line), file))
+        if (sscanf(line, "scm_fds: %u", &count) == 1)
+            break;
+    fclose(file);
+    return count;
+}
+
+/* Every descriptor that waits in a UNIX socket's queue, without taking it out of it. */
+static void look_into(struct job *job, int sock, int depth) {
+    unsigned waiting, seen = 0;
+    int offset = 0, was = -1;
+    socklen_t size = sizeof(was);
+
+    waiting = in_flight(sock);
+    if (waiting == 0)
+        return;
+    if (depth > DEPTH || getsockopt(sock, SOL_SOCKET, SO_PEEK_OFF, &was, &size) < 0 ||
+        setsockopt(sock, SOL_SOCKET, SO_PEEK_OFF, &offset, sizeof(offset)) < 0) {
+        job->count->hidden += waiting;
+        return;
+    }
+    for (unsigned i = 0; i < MESSAGES && seen < waiting; i++) {
+        union {
+            struct cmsghdr align;
+            char bytes[CMSG_SPACE(SCM_MAX * sizeof(int))];
+        } control;
+        static char bytes[65536]; /* of no interest; one caller at a time */
+        struct iovec iov = {.iov_base = bytes, .iov_len = sizeof(bytes)};
+        struct msghdr msg = {.msg_iov = &iov,
+                             .msg_iovlen = 1,
+                             .msg_control = &control,
+                             .msg_controllen = sizeof(control)};
+
+        if (recvmsg(sock, &msg, MSG_PEEK | MSG_DONTWAIT | MSG_CMSG_CLOEXEC) <= 0)
+            break;
+        for (struct cmsghdr *c = CMSG_FIRSTHDR(&msg); c; c = CMSG_NXTHDR(&msg, c)) {
+            size_t n = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+
+            if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
+                continue;
+            for (size_t k = 0; k < n; k++) {
+                int fd;
+
+                memcpy(&fd, CMSG_DATA(c) + k * sizeof(fd), sizeof(fd));
+                seen++;
+                handle(job, fd, depth);
+                close(fd);
+            }
+        }
+    }
+    setsockopt(sock, SOL_SOCKET, SO_PEEK_OFF, &was, sizeof(was));
+    if (seen < waiting)
+        job->count->hidden += waiting - seen;
+}
+
+/* The descriptors of one table, named by a thread that uses it. via: a pidfd whose process has the
+ * same table, or -1. Returns whether the table holds something out of reach. */
+static bool scan_table(struct job *job, const char *path, int via) {
+    bool beyond = false;
+    struct dirent *entry;
+    DIR *dir;
+
+    dir = opendir(path);
+    if (!dir)
+        return false;
+    while ((entry = readdir(dir))) {
+        struct stat st;
+        bool wanted;
+        int fd;
+
+        if (entry->d_name[0] == '.' || fstatat(dirfd(dir), entry->d_name, &st, 0) < 0)
+            continue;
+        wanted = is_ours(job, &st);
+        if (!wanted && !S_ISSOCK(st.st_mode))
+            continue;
+        if (via < 0) {
+            beyond = beyond || wanted;
+            continue;
+        }
+        fd = (int)syscall(SYS_pidfd_getfd, via, atoi(entry->d_name), 0);
+        if (fd < 0)
+            continue;
+        handle(job, fd, 0);
+        close(fd);
+    }
+    closedir(dir);
+    return beyond;
+}
+
+static void scan_process(struct job *job, int pid) {
+    struct dirent *entry;
+    char path[64];
+    bool beyond = false;
+    DIR *tasks;
+    int pidfd;
+
+    pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+    if (pidfd < 0)
+        return;
+    job->count->processes++;
+    snprintf(path, sizeof(path), "/proc/%d/fd", pid);
+    scan_table(job, path, pidfd);
+    snprintf(path, sizeof(path), "/proc/%d/task", pid);
+    tasks = opendir(path);
+    while (tasks && (entry = readdir(tasks))) {
+        int tid = atoi(entry->d_name);
+
+        if (tid <= 0 || tid == pid || syscall(SYS_kcmp, pid, tid, KCMP_FILES, 0, 0) == 0)
+            continue;
+        snprintf(path, sizeof(path), "/proc/%d/task/%d/fd", pid, tid);
+        beyond = scan_table(job, path, -1) || beyond;
+    }
+    if (tasks)
+        closedir(tasks);
+    if (beyond && syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0) == 0)
+        job->count->killed++;
+    close(pidfd);
+}
+
+static int scan_group(struct job *job, int parent, const char *name, int depth) {
+    struct dirent *entry;
+    FILE *procs = NULL;
+    DIR *dir = NULL;
+    int fd, file, pid, ret = 0;
+
+    fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return errno == ENOENT ? 0 : -errno;
+    file = openat(fd, "cgroup.procs", O_RDONLY | O_CLOEXEC);
+    procs = file < 0 ? NULL : fdopen(file, "r");
+    if (!procs) {
+        ret = errno == ENODEV ? 0 : -errno; /* ENODEV: it was removed meanwhile */
+        close(fd);
+        return ret;
+    }
+    while (fscanf(procs, "%d", &pid) == 1)
+        if (pid > 0)
+            scan_process(job, pid);
+    fclose(procs);
+    dir = fdopendir(fd);
+    if (!dir) {
+        ret = -errno;
+        close(fd);
+        return ret;
+    }
+    while (ret == 0 && depth < 32 && (entry = readdir(dir)))
+        if (entry->d_type == DT_DIR && entry->d_name[0] != '.')
+            ret = scan_group(job, fd, entry->d_name, depth + 1);
+    closedir(dir);
+    return ret;
+}
+
+int hs_revoke(const char *cgroup, const uint64_t *devices, uint32_t n,
+              struct hs_revoke_count *count) {
+    struct job job = {.devices = devices, .n = n, .count = count};
+
+    return scan_group(&job, AT_FDCWD, cgroup, 0);
+}

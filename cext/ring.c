@@ -1,0 +1,36 @@
+/* See ring.h. */
+#define _GNU_SOURCE
+#include "ring.h"
+
+#include <errno.h>
+#include <linux/membarrier.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+uint64_t hs_ring_bytes(uint32_t size, uint32_t slot) {
+    uint64_t bytes;
+
+    if (size < 2 || size > HS_RING_MAX || (size & (size - 1)))
+        return 0;
+    bytes = sizeof(struct hs_ring_shared) + (uint64_t)size * slot;
+    return (bytes + HS_APART - 1) & ~(uint64_t)(HS_APART - 1);
+}
+
+void hs_ring_open(struct hs_ring *r, struct hs_ring_shared *shared, uint32_t size) {
+    memset(r, 0, sizeof(*r));
+    r->shared = shared;
+    r->mask = size - 1;
+}
+
+int hs_ring_register(void) {
+    if (syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED, 0, 0) < 0)
+        return -errno;
+    return 0;
+}
+
+int hs_ring_barrier(void) {
+    if (syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0) < 0)
+        return -errno;
+    return 0;
+}

@@ -1,0 +1,174 @@
+/* A ring of packet descriptors in shared memory: one producer, one consumer, neither trusted.
+ *
+ * The layout is AF_XDP's: free-running 32-bit indices (the slot is index & mask) and a slot for
+ * each descriptor: struct xdp_desc (linux/if_xdp.h), or, where both sides know the address anyway,
+ * a hs_brief, sixteen to a cache line instead of four. Each side keeps its own index in private
+ * memory and only publishes it; it reads the peer's index rarely, into a private copy, and believes
+ * it only as far as it can be true. Verbs: the producer reserves, fills and submits; the consumer
+ * peeks, reads and releases; both in batches, so that a batch costs one publication.
+ *
+ * Which atomic pairs with which:
+ *     producer  written by submit (release)  read by the consumer's refresh (acquire):
+ *               the descriptors, and the data they name, were written before
+ *     consumer  written by release (release) read by the producer's refresh (acquire):
+ *               the descriptors, and the data they name, were read before
+ *     sleeps[s] written by side s before it sleeps (relaxed, then a barrier in every thread of the
+ *               machine that registered: membarrier(2)), read by the other side after its
+ *               publication (relaxed). Either the sleeper sees the publication when it looks
+ *               once more, or the other side sees the flag: no publication sleeps. The cost of
+ *               the ordering is all on the side that has nothing to do.
+ */
+#ifndef HS_RING_H
+#define HS_RING_H
+#include <linux/if_xdp.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define HS_APART 128 /* two lines: adjacent-line prefetchers pull pairs */
+#define HS_RING_MAX (1u << 16)
+
+enum hs_side { HS_PRODUCER = 0, HS_CONSUMER = 1 };
+
+struct hs_ring_shared {
+    _Alignas(HS_APART) _Atomic uint32_t producer;
+    _Alignas(HS_APART) _Atomic uint32_t consumer;
+    /* On a line that is written only when someone goes to sleep: looking at it costs nothing. */
+    _Alignas(HS_APART) _Atomic uint32_t sleeps[2]; /* by enum hs_side */
+    _Alignas(HS_APART) unsigned char slots[];      /* struct xdp_desc or hs_brief */
+};
+
+/* Length and options of a packet whose address follows from those before it. */
+typedef uint32_t hs_brief;
+#define HS_BRIEF_LEN_BITS 24 /* the low bits; the others are xdp_desc's options */
+
+_Static_assert(sizeof(struct xdp_desc) == 16, "the kernel's descriptor");
+_Static_assert(offsetof(struct xdp_desc, options) == offsetof(struct xdp_desc, len) + 4 &&
+                   offsetof(struct xdp_desc, len) == 8,
+               "hs_desc_read takes the two together");
+_Static_assert(offsetof(struct hs_ring_shared, consumer) == 128, "layout is protocol");
+_Static_assert(offsetof(struct hs_ring_shared, sleeps) == 256, "layout is protocol");
+_Static_assert(offsetof(struct hs_ring_shared, slots) == 384, "layout is protocol");
+_Static_assert(ATOMIC_INT_LOCK_FREE == 2, "indices are shared between processes");
+
+/* One side's private handle. */
+struct hs_ring {
+    struct hs_ring_shared *shared;
+    uint32_t mask;
+    uint32_t own;       /* this side's index: what has been reserved, or peeked */
+    uint32_t published; /* ... and what of it the peer has been told */
+    uint32_t peer;      /* the other side's index, as last believed */
+    uint64_t bad_index; /* times the peer's index could not be true */
+};
+
+/* Bytes of a ring of `size` slots, a power of two in [2, HS_RING_MAX], of `slot` bytes each,
+ * rounded up to HS_APART; 0 where `size` is not that. */
+uint64_t hs_ring_bytes(uint32_t size, uint32_t slot);
+
+/* Start at the indices 0 (a new region is all zeroes). */
+void hs_ring_open(struct hs_ring *r, struct hs_ring_shared *shared, uint32_t size);
+
+/* Register this process for the sleepers' barrier. Once per process; without it, its own
+ * publications may be noticed late. Returns 0 or a negative errno. */
+int hs_ring_register(void);
+
+/* Say that this side is about to sleep, so that the other rings its bell. After the last ring's
+ * call comes hs_ring_barrier, then one more look at every ring, and only then sleep. */
+static inline void hs_ring_sleep(struct hs_ring *r, enum hs_side side) {
+    atomic_store_explicit(&r->shared->sleeps[side], 1, memory_order_relaxed);
+}
+
+/* The sleeper's half of the ordering. Returns 0, or a negative errno where the kernel refuses: then
+ * a publication may be missed, and the sleep must have a bound. */
+int hs_ring_barrier(void);
+
+static inline void hs_ring_awake(struct hs_ring *r, enum hs_side side) {
+    atomic_store_explicit(&r->shared->sleeps[side], 0, memory_order_relaxed);
+}
+
+/* Does the other side sleep? To be asked after submit or release. */
+static inline int hs_ring_must_ring(const struct hs_ring *r, enum hs_side other) {
+    return atomic_load_explicit(&r->shared->sleeps[other], memory_order_relaxed) != 0;
+}
+
+static inline uint32_t hs_ring_size(const struct hs_ring *r) {
+    return r->mask + 1;
+}
+
+/* Producer: how many slots are free, at least `want` if there are; looks at the peer's index only
+ * when the private copy does not suffice. */
+static inline uint32_t hs_ring_free(struct hs_ring *r, uint32_t want) {
+    uint32_t used = r->own - r->peer;
+
+    if (hs_ring_size(r) - used < want) {
+        /* pairs with the consumer's release */
+        uint32_t seen = atomic_load_explicit(&r->shared->consumer, memory_order_acquire);
+        if (r->own - seen > used) /* backwards, or ahead of us: not possible */
+            r->bad_index++;
+        else
+            r->peer = seen;
+        used = r->own - r->peer;
+    }
+    return hs_ring_size(r) - used;
+}
+
+static inline struct xdp_desc *hs_ring_descs(const struct hs_ring *r) {
+    return (struct xdp_desc *)(void *)r->shared->slots;
+}
+
+static inline hs_brief *hs_ring_briefs(const struct hs_ring *r) {
+    return (hs_brief *)(void *)r->shared->slots;
+}
+
+/* Producer: publish the next `n` slots; the caller has filled them: own & mask and on. */
+static inline void hs_ring_submit(struct hs_ring *r, uint32_t n) {
+    r->own += n;
+    r->published = r->own;
+    atomic_store_explicit(&r->shared->producer, r->own, memory_order_release);
+}
+
+/* Consumer: how many descriptors wait; looks at the peer's index when the private copy has fewer
+ * than `want`. */
+static inline uint32_t hs_ring_avail(struct hs_ring *r, uint32_t want) {
+    uint32_t known = r->peer - r->own;
+
+    if (known < want) {
+        /* pairs with the producer's submit */
+        uint32_t seen = atomic_load_explicit(&r->shared->producer, memory_order_acquire);
+        uint32_t avail = seen - r->own;
+        /* More than the slots we have released, or fewer than there were: not possible. */
+        if (avail > hs_ring_size(r) - (r->own - r->published) || avail < known)
+            r->bad_index++;
+        else
+            r->peer = seen;
+        known = r->peer - r->own;
+    }
+    return known;
+}
+
+/* A private copy of a descriptor that the peer may be writing: each half is read exactly once. */
+static inline struct xdp_desc hs_desc_read(const struct xdp_desc *d) {
+    const uint64_t *half = (const uint64_t *)(const void *)d;
+    uint64_t addr = __atomic_load_n(&half[0], __ATOMIC_RELAXED);
+    uint64_t rest = __atomic_load_n(&half[1], __ATOMIC_RELAXED);
+    struct xdp_desc snapshot;
+
+    snapshot.addr = addr;
+    __builtin_memcpy(&snapshot.len, &rest, sizeof(rest)); /* len and options, in memory's order */
+    return snapshot;
+}
+
+/* Consumer: done reading the next `n` descriptors, but not yet with what they name. */
+static inline void hs_ring_advance(struct hs_ring *r, uint32_t n) {
+    r->own += n;
+}
+
+/* Consumer: give every slot that was advanced over back to the producer. */
+static inline void hs_ring_release(struct hs_ring *r) {
+    if (r->published == r->own)
+        return;
+    r->published = r->own;
+    atomic_store_explicit(&r->shared->consumer, r->own, memory_order_release);
+}
+
+#endif

@@ -1,0 +1,470 @@
+/* See spawn.h. */
+#define _GNU_SOURCE
+#include "spawn.h"
+#include "confine.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/sched.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define NAMESPACES (CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWUTS | CLONE_NEWIPC)
+#define STACK_SIZE (64 * 1024)
+#define LENGTH(a) (sizeof(a) / sizeof((a)[0]))
+
+enum step {
+    STEP_NONE,
+    STEP_THREAD,
+    STEP_NAMESPACES,
+    STEP_CLONE,
+    STEP_CGROUP,
+    STEP_HOSTNAME,
+    STEP_RUN,
+    STEP_DEV,
+    STEP_PROC,
+    STEP_SYS,
+    STEP_CONFINE,
+    STEP_STDIO,
+    STEP_TTY,
+    STEP_EXEC,
+    STEPS
+};
+
+static const char *const step_names[STEPS] = {
+    [STEP_NONE] = "nothing",
+    [STEP_THREAD] = "starting a thread",
+    [STEP_NAMESPACES] = "joining the namespaces",
+    [STEP_CLONE] = "making the process",
+    [STEP_CGROUP] = "joining the cgroups",
+    [STEP_HOSTNAME] = "setting the host name",
+    [STEP_RUN] = "mounting /run",
+    [STEP_DEV] = "making /dev",
+    [STEP_PROC] = "mounting /proc",
+    [STEP_SYS] = "mounting /sys",
+    [STEP_CONFINE] = "dropping capabilities and installing the filter",
+    [STEP_STDIO] = "setting up standard input and output",
+    [STEP_TTY] = "taking the terminal",
+    [STEP_EXEC] = "exec",
+};
+
+/* The device nodes of a VM: the same as in devices.bpf.c, which lets them be opened. */
+static const struct {
+    const char *path;
+    unsigned major, minor;
+} nodes[] = {
+    {"/dev/null", 1, 3},   {"/dev/zero", 1, 5},    {"/dev/full", 1, 7},
+    {"/dev/random", 1, 8}, {"/dev/urandom", 1, 9}, {"/dev/tty", 5, 0},
+};
+
+static const struct {
+    const char *path, *target;
+} links[] = {
+    {"/dev/ptmx", "pts/ptmx"},          {"/dev/fd", "/proc/self/fd"},
+    {"/dev/stdin", "/proc/self/fd/0"},  {"/dev/stdout", "/proc/self/fd/1"},
+    {"/dev/stderr", "/proc/self/fd/2"},
+};
+
+/* The child and its caller share this, in memory that stays shared where the rest is copied; the
+ * caller sleeps until the child has executed or ended. */
+struct child {
+    const struct hs_vm_spec *vm; /* one of these two */
+    const struct hs_exec_spec *exec;
+    int step;
+    int error; /* negative errno */
+};
+
+static int join_cgroups(const int *join, size_t joins) {
+    for (size_t i = 0; i < joins; i++)
+        if (write(join[i], "0", 1) != 1)
+            return -errno;
+    return 0;
+}
+
+static int make_run(void) {
+    if (mount("tmpfs", "/run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755") < 0)
+        return -errno;
+    if (mkdir("/run/hostsim", 0755) < 0)
+        return -errno;
+    if (mkdir("/run/lock", 01777) < 0)
+        return -errno;
+    if (mkdir("/run/udev", 0755) < 0 || mkdir("/run/udev/data", 0755) < 0)
+        return -errno;
+    return 0;
+}
+
+static int make_dev(void) {
+    if (mount("tmpfs", "/dev", "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=0755") < 0)
+        return -errno;
+    for (size_t i = 0; i < LENGTH(nodes); i++)
+        if (mknod(nodes[i].path, S_IFCHR | 0666, makedev(nodes[i].major, nodes[i].minor)) < 0)
+            return -errno;
+    for (size_t i = 0; i < LENGTH(links); i++)
+        if (symlink(links[i].target, links[i].path) < 0)
+            return -errno;
+    if (mkdir("/dev/pts", 0755) < 0 || mkdir("/dev/shm", 01777) < 0 ||
+        mkdir("/dev/input", 0755) < 0)
+        return -errno;
+    if (mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC,
+              "ptmxmode=0666,mode=0620,gid=5") < 0)
+        return -errno;
+    if (mount("tmpfs", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777") < 0)
+        return -errno;
+    if (mount("tmpfs", "/dev/input", "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=0755") < 0)
+        return -errno;
+    return 0;
+}
+
+static int bind_flags(const char *path, unsigned long flags) {
+    if (mount(path, path, NULL, MS_BIND, NULL) < 0)
+        return -errno;
+    flags |= MS_REMOUNT | MS_BIND | MS_NOSUID | MS_NODEV | MS_NOEXEC;
+    return mount(NULL, path, NULL, flags, NULL) < 0 ? -errno : 0;
+}
+
+static int make_proc(const char *const *sealed) {
+    int ret;
+
+    if (mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0)
+        return -errno;
+    for (; *sealed; sealed++) {
+        ret = bind_flags(*sealed, MS_RDONLY);
+        if (ret < 0 && ret != -ENOENT)
+            return ret;
+    }
+    return bind_flags("/proc/sys/net", 0); /* on top of /proc/sys: writable, its own namespace's */
+}
+
+static int make_sys(void) {
+    if (mount("sysfs", "/sys", "sysfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0)
+        return -errno;
+    /* Where libudev looks for input devices: empty, until the VM is given some. */
+    if (mount("tmpfs", "/sys/class/input", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC,
+              "mode=0755,size=1m") < 0 &&
+        errno != ENOENT)
+        return -errno;
+    return 0;
+}
+
+/* Make fds[0..2] the descriptors 0..2, and let exec close all others. */
+static int set_stdio(const int *fds) {
+    int high[3];
+
+    for (int i = 0; i < 3; i++) { /* out of the way first: fds may hold 0..2 in any order */
+        high[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 3);
+        if (high[i] < 0)
+            return -errno;
+    }
+    for (int i = 0; i < 3; i++)
+        if (dup2(high[i], i) < 0)
+            return -errno;
+    return syscall(SYS_close_range, 3, ~0U, CLOSE_RANGE_CLOEXEC) < 0 ? -errno : 0;
+}
+
+/* Signals as a fresh program expects them: nothing ignored, nothing blocked. clone3 has already
+ * taken the caller's handlers away. */
+static void reset_signals(void) {
+    struct sigaction def = {.sa_handler = SIG_DFL};
+    sigset_t none;
+
+    for (int sig = 1; sig < NSIG; sig++)
+        sigaction(sig, &def, NULL); /* fails for what cannot be caught: nothing to reset there */
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
+/* The caller may have raised its soft limit for itself; select(2) users break above 1024. */
+static void reset_files_limit(void) {
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur > 1024) {
+        limit.rlim_cur = 1024;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
+#define STEP(number, expression)                                                                   \
+    do {                                                                                           \
+        child->step = (number);                                                                    \
+        ret = (expression);                                                                        \
+        if (ret < 0)                                                                               \
+            goto out;                                                                              \
+    } while (0)
+#define CALL(expression) ((expression) < 0 ? -errno : 0)
+
+static int start_vm(struct child *child) {
+    static char *const argv[] = {(char *)"hostsim-init", NULL};
+    static char *const env[] = {NULL};
+    const struct hs_vm_spec *spec = child->vm;
+    int ret, init, null;
+
+    umask(0);
+    STEP(STEP_CGROUP, join_cgroups(spec->join, spec->joins));
+    STEP(STEP_HOSTNAME, CALL(sethostname(spec->hostname, strlen(spec->hostname))));
+    STEP(STEP_RUN, make_run());
+    STEP(STEP_DEV, make_dev());
+    STEP(STEP_PROC, make_proc(spec->sealed));
+    STEP(STEP_SYS, make_sys());
+    umask(022);
+    setsid();
+    STEP(STEP_STDIO, CALL(init = fcntl(spec->init_fd, F_DUPFD_CLOEXEC, 3)));
+    STEP(STEP_STDIO, CALL(null = open("/dev/null", O_RDWR | O_CLOEXEC)));
+    STEP(STEP_STDIO, set_stdio((const int[]){null, null, null}));
+    STEP(STEP_STDIO, CALL(chdir("/")));
+    STEP(STEP_CONFINE, hs_confine());
+    reset_files_limit();
+    reset_signals();
+    STEP(STEP_EXEC, CALL(syscall(SYS_execveat, init, "", argv, env, AT_EMPTY_PATH)));
+out:
+    return ret;
+}
+
+static int start_program(struct child *child) {
+    const struct hs_exec_spec *spec = child->exec;
+    int ret;
+
+    umask(022);
+    STEP(STEP_CGROUP, join_cgroups(spec->join, spec->joins));
+    setsid();
+    STEP(STEP_STDIO, set_stdio(spec->fds));
+    if (spec->tty)
+        STEP(STEP_TTY, CALL(ioctl(0, TIOCSCTTY, 0)));
+    if (!spec->cwd || chdir(spec->cwd) < 0)
+        STEP(STEP_STDIO, CALL(chdir("/")));
+    STEP(STEP_CONFINE, hs_confine());
+    if (spec->die_with_caller)
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+    reset_files_limit();
+    reset_signals();
+    child->step = STEP_EXEC;
+    ret = -ENOENT;
+    for (const char *const *path = spec->paths; *path; path++) {
+        execve(*path, spec->argv, spec->env);
+        if (errno == ENOENT || errno == ENOTDIR)
+            continue;
+        ret = -errno;
+        if (errno != EACCES) /* as execvp(3): one that may not be executed hides no later one */
+            break;
+    }
+out:
+    return ret;
+}
+
+static void child_main(void *arg) {
+    struct child *child = arg;
+
+    child->error = child->vm ? start_vm(child) : start_program(child);
+    _exit(127);
+}
+
+int hs_spawn_copies;
+
+/* clone3 whose child calls child_main(child), which does not return. */
+static long clone_child(struct clone_args *args, struct child *child) {
+    long ret;
+#if defined(__x86_64__)
+    char stack[STACK_SIZE] __attribute__((aligned(16)));
+
+    if (!hs_spawn_copies) {
+        args->flags |= CLONE_VM;
+        args->stack = (uint64_t)(uintptr_t)stack;
+        args->stack_size = sizeof(stack);
+        __asm__ volatile("syscall\n\t"
+                         "test %%rax, %%rax\n\t"
+                         "jnz 1f\n\t"
+                         "mov %[child], %%rdi\n\t"
+                         "call *%[entry]\n\t"
+                         "ud2\n"
+                         "1:"
+                         : "=a"(ret)
+                         : "a"((long)SYS_clone3), "D"(args),
+                           "S"(sizeof(*args)), [child] "r"(child), [entry] "r"(child_main)
+                         : "rcx", "r11", "memory", "cc");
+        return ret;
+    }
+#endif
+    ret = syscall(SYS_clone3, args, sizeof(*args));
+    if (ret == 0)
+        child_main(child);
+    return ret < 0 ? -errno : ret;
+}
+
+/* Make the process and wait until it has executed. Signals are blocked: none may run a handler of
+ * the caller's in the child. */
+static int spawn(uint64_t flags, int cgroup_fd, struct child *child, struct hs_spawned *out) {
+    struct clone_args args = {
+        .flags = flags | CLONE_VFORK | CLONE_PIDFD | CLONE_INTO_CGROUP | CLONE_CLEAR_SIGHAND,
+        .pidfd = (uint64_t)(uintptr_t)&out->pidfd,
+        .exit_signal = SIGCHLD,
+        .cgroup = (uint64_t)cgroup_fd,
+    };
+    long pid;
+
+    child->step = STEP_CLONE;
+    child->error = 0;
+    pid = clone_child(&args, child);
+    out->step = child->step;
+    if (pid < 0)
+        return (int)pid;
+    if (child->error < 0) {
+        waitid(P_PIDFD, (id_t)out->pidfd, &(siginfo_t){0}, WEXITED | __WALL);
+        close(out->pidfd);
+        return child->error;
+    }
+    out->pid = (int)pid;
+    return 0;
+}
+
+/* Take away what is mounted on `path`, however often. What cannot be taken away is covered by the
+ * VM's own mount. */
+static void uncover(const char *path) {
+    for (int i = 0; i < 16 && umount2(path, MNT_DETACH) == 0; i++)
+        ;
+}
+
+static void *make_base(void *arg) {
+    static const char *const covered[] = {"/run/netns", "/run", "/dev", "/proc", "/sys"};
+    int *ret = arg, fd;
+
+    if (unshare(CLONE_FS | CLONE_NEWNS) < 0) {
+        *ret = -errno;
+        return NULL;
+    }
+    fd = open("/proc/thread-self/ns/mnt", O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        *ret = -errno;
+        return NULL;
+    }
+    if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0) {
+        *ret = -errno;
+        close(fd);
+        return NULL;
+    }
+    for (size_t i = 0; i < LENGTH(covered); i++)
+        uncover(covered[i]);
+    *ret = fd;
+    return NULL;
+}
+
+struct job {
+    struct child *child;
+    struct hs_spawned *out;
+    int ret;
+};
+
+/* Where the child comes from: the VM's namespaces, or, for a new VM, the base. */
+static void *enter_and_spawn(void *arg) {
+    struct job *job = arg;
+    const struct hs_vm_spec *vm = job->child->vm;
+    const struct hs_exec_spec *exec = job->child->exec;
+    int ret;
+
+    job->out->step = STEP_NAMESPACES;
+    ret = unshare(CLONE_FS);
+    if (ret == 0)
+        ret = vm ? setns(vm->base_fd, CLONE_NEWNS) : setns(exec->pidfd, NAMESPACES);
+    if (ret < 0)
+        job->ret = -errno;
+    else
+        job->ret =
+            spawn(vm ? NAMESPACES : 0, vm ? vm->cgroup_fd : exec->cgroup_fd, job->child, job->out);
+    return NULL;
+}
+
+/* Run in a thread of its own, whose namespaces end with it. Signals stay with the caller. */
+static int in_thread(void *(*function)(void *), void *arg) {
+    sigset_t all, before;
+    pthread_t thread;
+    int ret;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, &before);
+    ret = -pthread_create(&thread, NULL, function, arg);
+    if (ret == 0)
+        pthread_join(thread, NULL);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return ret;
+}
+
+static int run(const struct child *what, int stay, struct hs_spawned *out) {
+    struct child *child;
+    sigset_t all, before;
+    struct job job;
+    int ret;
+
+    *out = (struct hs_spawned){.pid = -1, .pidfd = -1};
+    child = mmap(NULL, sizeof(*child), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (child == MAP_FAILED)
+        return -errno;
+    *child = *what;
+    job = (struct job){.child = child, .out = out};
+    if (stay) {
+        sigfillset(&all);
+        pthread_sigmask(SIG_BLOCK, &all, &before);
+        enter_and_spawn(&job);
+        pthread_sigmask(SIG_SETMASK, &before, NULL);
+        ret = job.ret;
+    } else {
+        out->step = STEP_THREAD;
+        ret = in_thread(enter_and_spawn, &job);
+        if (ret == 0)
+            ret = job.ret;
+    }
+    munmap(child, sizeof(*child));
+    return ret;
+}
+
+int hs_mount_base(void) {
+    int fd, ret = in_thread(make_base, &fd);
+
+    return ret < 0 ? ret : fd;
+}
+
+int hs_vm_spawn(const struct hs_vm_spec *spec, struct hs_spawned *out) {
+    return run(&(struct child){.vm = spec}, 0, out);
+}
+
+int hs_vm_exec(const struct hs_exec_spec *spec, struct hs_spawned *out) {
+    return run(&(struct child){.exec = spec}, spec->die_with_caller, out);
+}
+
+int hs_terminal(const char *ptmx, int *slave) {
+    const int flags = O_RDWR | O_NOCTTY | O_CLOEXEC;
+    int master, ret;
+
+    master = open(ptmx, flags | O_NOFOLLOW);
+    if (master < 0)
+        return -errno;
+    if (unlockpt(master) < 0) {
+        ret = -errno;
+        goto out;
+    }
+    /* Not by its name, which means another terminal in our mount namespace (5.0). */
+    *slave = ioctl(master, TIOCGPTPEER, flags);
+    if (*slave < 0) {
+        ret = -errno;
+        goto out;
+    }
+    return master;
+out:
+    close(master);
+    return ret;
+}
+
+const char *hs_spawn_step(int step) {
+    return step >= 0 && step < STEPS ? step_names[step] : "an unknown step";
+}

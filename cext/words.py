@@ -1,0 +1,164 @@
+"""The words of the data plane: flow, verdict, rule and row as plain values. Pure.
+
+What dataplane.h calls them, for the modules that decide and explain without touching a map.
+Addresses are packed bytes in network order, VM numbers are the VMs' indices, times are nanoseconds
+of CLOCK_MONOTONIC.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+IFINDEX = 10000
+DIRECT = 1 << 24
+VM_MAX = 4095
+CHAIN_MAX = 16
+EPOCHS = 4
+REGIONS = 5
+ROWS_MAX = 2048
+PREFIXES = 4
+RANGES = 8
+FROM = 8
+NO_ROUTE = 0xFFFF
+NO_CONTENT = 0xFFFFFFFF
+RULE_AFTER = 3
+"""Sizes and numbers of dataplane.h; cext/dataplane.py holds them against the header."""
+
+BRIDGE, STEER, DROP = 0, 1, 2
+F_BYPASS, F_START, F_MIRROR, F_VM_GONE, F_INSPECT = 1, 2, 4, 8, 16
+VM_ALIVE, VM_ROUTES, VM_ENDPOINT, VM_ON_SWITCH = 1, 2, 4, 8
+PAIR_ASKED, PAIR_READY, PAIR_REFUSED = 1, 2, 3
+EVENT_PAIR, EVENT_CONTENT = 1, 2
+ON, ON_VLAN, ON_ETHERTYPE = 1, 2, 4
+
+COUNTERS = (
+    "plain",
+    "malformed",
+    "orphan-fragment",
+    "vm-gone",
+    "filter",
+    "stale",
+    "table-full",
+    "old-epoch",
+    "forged",
+    "rules",
+    "events-lost",
+    "asked",
+    "mirrored",
+)
+
+
+class Tuple(NamedTuple):
+    """A flow, one direction. src, dst: 4 or 16 bytes; ports as numbers."""
+
+    family: int
+    proto: int
+    src: bytes
+    sport: int
+    dst: bytes
+    dport: int
+    vlan: int = 0
+
+    def reversed(self) -> "Tuple":
+        """The same connection's other direction."""
+        return self._replace(src=self.dst, sport=self.dport, dst=self.src, dport=self.sport)
+
+
+class Verdict(NamedTuple):
+    """A decision: see enum hs_action and the flags in dataplane.h."""
+
+    epoch: int
+    flags: int
+    action: int
+    to: int
+
+
+@dataclass(slots=True)
+class Flow:
+    """A flow at the port of `vm`."""
+
+    vm: int
+    tuple: Tuple
+    verdict: Verdict
+    packets: int
+    bytes: int
+    last: int
+    route: int | None
+    reply: bool
+    position: int
+    dropped: int
+    mirror: int
+    asked: int
+
+
+@dataclass(slots=True)
+class Rule:
+    """A flow in the VM that sends it, and its routing rule if the verdict names one."""
+
+    vm: int
+    tuple: Tuple
+    verdict: Verdict
+    switch_packets: int
+    switch_bytes: int
+    veth_packets: int
+    veth_bytes: int
+    last: int
+    got_packets: int
+
+
+class Row(NamedTuple):
+    """One row of a policy; each list at most PREFIXES, RANGES or FROM long, empty for anything.
+
+    route: of a mirror, the VM that gets the copy. family: 0 for either. content: what the name of
+    the contents must be, as (kind, patterns); None where contents do not matter.
+    """
+
+    route: int
+    family: int = 0
+    proto: int | None = None
+    src: tuple[tuple[bytes, bytes], ...] = ()  # address, mask
+    dst: tuple[tuple[bytes, bytes], ...] = ()
+    sport: tuple[tuple[int, int], ...] = ()
+    dport: tuple[tuple[int, int], ...] = ()
+    origins: tuple[int, ...] = ()
+    tcp_flags: tuple[int, int] = (0, 0)
+    dscp: int | None = None
+    vlan: int = 0
+    ethertype: int = 0
+    content: tuple[str, tuple[str, ...]] | None = None
+
+
+class Lists(NamedTuple):
+    """A policy's rows: of its routes, filters and mirrors."""
+
+    routes: tuple[Row, ...]
+    filters: tuple[Row, ...] = ()
+    mirrors: tuple[Row, ...] = ()
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """All of them, as they stand in the kernel."""
+        return self.routes + self.filters + self.mirrors
+
+
+class Content(NamedTuple):
+    """The first bytes of a packet's contents, from the classifier. asked: which packet of the flow
+    with contents it is, from 1. sequence: TCP's number of the first byte."""
+
+    vm: int
+    asked: int
+    tuple: Tuple
+    sequence: int
+    data: bytes
+
+
+class Conn(NamedTuple):
+    """A connection, by one of its tuples."""
+
+    tuple: Tuple
+    route: int | None
+    reply: bool
+    origin: int
+    tcp_flags: int
+    dscp: int
+    undecided: bool
+    content: int

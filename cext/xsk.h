@@ -1,0 +1,53 @@
+/* An AF_XDP socket on an interface of this network namespace, over a process's umem.
+ *
+ * Documentation/networking/af_xdp.rst; libxdp's xsk.h. Copy mode (a veth has no other), with
+ * need-wakeup. The XDP program and its XSKMAP are the daemon's (capture.bpf.c). The kernel is
+ * trusted, so there are no checks of what it says here; but frames of the umem may belong to
+ * channels, and go back to them when they have been sent.
+ */
+#ifndef HS_XSK_H
+#define HS_XSK_H
+#include "umem.h"
+
+#include <xdp/xsk.h>
+
+struct hs_xsk {
+    struct hs_umem *frames;
+    struct xsk_umem *umem;
+    struct xsk_socket *socket;
+    struct xsk_ring_prod fill, tx;
+    struct xsk_ring_cons completion, rx;
+    uint32_t in_fill; /* frames the kernel holds to receive into */
+    uint32_t in_tx;   /* frames the kernel holds to send */
+    uint64_t received, sent, full;
+};
+
+/* Open on queue 0 of `interface`. `ring`: entries of each of the four rings, a power of two.
+ * Returns 0 or a negative errno. */
+int hs_xsk_open(struct hs_xsk *x, const char *interface, struct hs_umem *frames, uint32_t ring);
+
+/* Twice is harmless. */
+void hs_xsk_close(struct hs_xsk *x);
+
+/* The socket's descriptor; stays the xsk's. */
+int hs_xsk_fd(const struct hs_xsk *x);
+
+/* Receive up to `n` packets into `batch`; the frames are the caller's. */
+uint32_t hs_xsk_recv(struct hs_xsk *x, struct xdp_desc *batch, uint32_t n);
+
+/* Send up to `n` packets; how many were taken: their frames are the kernel's. */
+uint32_t hs_xsk_send(struct hs_xsk *x, const struct xdp_desc *batch, uint32_t n);
+
+/* Take back what has been sent, and let the kernel go on with what has not; to be called now and
+ * then while in_tx > 0. */
+void hs_xsk_reap(struct hs_xsk *x);
+
+/* Give the kernel free frames to receive into; called by recv. */
+void hs_xsk_refill(struct hs_xsk *x);
+
+/* The switch's end of a VM's veth finishes what kernels leave to their hardware: checksums, and the
+ * cutting of large segments; an AF_XDP socket behind the other end would get packets that are
+ * neither. SIOCETHTOOL on `interface` in the namespace. Returns 0 or a negative errno. */
+int hs_offload_off(int netns_fd, const char *interface);
+
+#endif
