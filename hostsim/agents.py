@@ -1,0 +1,226 @@
+"""The KMC's ends of the agent sockets: one listening socket for each OS, in its own /run/hostsim.
+
+Whom a message is from is known by the listener it came through. What an OS sends is not trusted:
+sizes, numbers of connections and messages in one turn of the loop are bounded, and a connection
+that breaks the rules is closed. The resident agent is the process that the daemon started itself
+(SO_PEERCRED); no other can answer for the OS.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import struct
+import time
+from subprocess import DEVNULL
+from typing import Protocol
+
+from cext import HERE
+from hostsim import wire
+from hostsim.vm import Vm
+from hostsim.wire import Message, Type
+from netns.process import Process
+
+log = logging.getLogger("hostsim.kmc")
+
+AGENT = HERE / "hostsim-os-agent"
+"""The resident agent's program (cext/agent.c)."""
+
+CONNECTIONS = 32
+"""Most connections of one OS; further ones are closed at once."""
+
+TURN = 16
+"""Most messages read from one connection before the others have their turn."""
+
+RATE, BURST = 100.0, 200.0
+"""Messages a second that one OS may send, and how many at once; then its connection is closed."""
+
+_CREDENTIALS = struct.Struct("iII")
+
+
+class Handler(Protocol):
+    """What the KMC does with messages. Called in the loop; must not raise."""
+
+    def request(self, name: str, connection: "Connection", message: Message) -> None:
+        """FLIP, NEXT or STATUS."""
+        ...
+
+    def released(self, name: str, sequence: int) -> None:
+        """The resident agent answered RELEASE."""
+        ...
+
+    def ready(self, name: str) -> None:
+        """The resident agent is there."""
+        ...
+
+    def beat(self, name: str) -> None:
+        """The resident agent answered PING."""
+        ...
+
+
+class Bucket:
+    """So many tokens a second, and at most a burst of them (token bucket)."""
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self._rate, self._burst = rate, burst
+        self._tokens = burst
+        self._seen = 0.0
+
+    def take(self, now: float) -> bool:
+        """One token at the time `now` (seconds, never backwards); False where there is none."""
+        self._tokens = min(self._burst, self._tokens + (now - self._seen) * self._rate)
+        self._seen = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+
+class Connection:
+    """One connection from an OS. Owned by its `AgentPort`."""
+
+    def __init__(self, sock: socket.socket, pid: int) -> None:
+        self.socket = sock
+        self.pid = pid
+        self.watching = False
+
+    def send(self, message: Message) -> bool:
+        """Send without waiting; False where the other end is gone or does not read."""
+        try:
+            self.socket.send(wire.encode(message), socket.MSG_DONTWAIT)
+        except OSError:
+            return False
+        return True
+
+
+class AgentPort:
+    """The agent socket of one OS, and its resident agent. `close` ends both."""
+
+    def __init__(self, name: str, vm: Vm, handler: Handler) -> None:
+        self.name = name
+        self.resident: Connection | None = None
+        self._vm = vm
+        self._handler = handler
+        self._process: Process | None = None
+        self._connections: set[Connection] = set()
+        self._listener: socket.socket | None = None
+        self._bucket = Bucket(RATE, BURST)
+
+    def open(self) -> None:
+        """Bind the socket and start the agent. Raises OSError, HostsimError."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(wire.NAME, dir_fd=self._vm.run_fd)
+        path = f"/proc/self/fd/{self._vm.run_fd}/{wire.NAME}"
+        listener.bind(path)
+        os.chmod(path, 0o666)  # every user of the OS may ask; only its own OS gets here
+        listener.listen(CONNECTIONS)
+        self._listener = listener
+        asyncio.get_running_loop().add_reader(listener, self._accept)
+        spec = self._vm.spec.os
+        hooks = {
+            f"HOSTSIM_ON_{state.upper()}": command
+            for state, command in (
+                ("foreground", spec.on_foreground if spec else None),
+                ("background", spec.on_background if spec else None),
+            )
+            if command is not None
+        }
+        self._process = self._vm.popen(
+            [str(AGENT)],
+            stdout=DEVNULL,
+            cwd="/",
+            env={**os.environ, **hooks},
+        )
+
+    def tell(self, message: Message) -> bool:
+        """Send to the resident agent; False where there is none that listens."""
+        return self.resident is not None and self.resident.send(message)
+
+    def announce(self, message: Message) -> None:
+        """Send to everybody who watches; one that does not read is dropped."""
+        for connection in [c for c in self._connections if c.watching]:
+            if not connection.send(message):
+                self._drop(connection)
+
+    def close(self) -> None:
+        """End the agent and all connections. Twice is harmless."""
+        for connection in list(self._connections):
+            self._drop(connection)
+        if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
+        if self._process is not None:
+            self._process.close()
+            self._process = None
+
+    def _accept(self) -> None:
+        assert self._listener is not None
+        try:
+            sock, _ = self._listener.accept()
+        except OSError:
+            return
+        raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        if len(self._connections) >= CONNECTIONS:
+            sock.close()
+            return
+        sock.setblocking(False)
+        connection = Connection(sock, _CREDENTIALS.unpack(raw)[0])
+        self._connections.add(connection)
+        asyncio.get_running_loop().add_reader(sock, self._read, connection)
+
+    def _read(self, connection: Connection) -> None:
+        for _ in range(TURN):
+            try:
+                data = connection.socket.recv(wire.SIZE_MAX + 1)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self._drop(connection)
+                return
+            try:
+                message = wire.decode(data)
+            except wire.WireError as error:
+                log.warning("agent socket of %s: %s", self.name, error)
+                self._drop(connection)
+                return
+            if not self._bucket.take(time.monotonic()) and connection is not self.resident:
+                log.warning("agent socket of %s: more than %g messages a second", self.name, RATE)
+                self._drop(connection)
+                return
+            self._handle(connection, message)
+            if connection not in self._connections:
+                return
+
+    def _handle(self, connection: Connection, message: Message) -> None:
+        resident = connection is self.resident
+        if message.type is Type.HELLO and self._is_resident(connection):
+            self.resident = connection
+            self._handler.ready(self.name)
+        elif message.type is Type.RELEASED and resident:
+            self._handler.released(self.name, message.sequence)
+        elif message.type is Type.BEAT and resident:
+            self._handler.beat(self.name)
+        elif message.type is Type.WATCH:
+            connection.watching = True
+            connection.send(Message(Type.OK, message.sequence, "{}"))
+        elif message.type in (Type.FLIP, Type.NEXT, Type.STATUS):
+            self._handler.request(self.name, connection, message)
+        else:
+            log.warning("agent socket of %s: %s is not for it", self.name, message.type.name)
+            self._drop(connection)
+
+    def _is_resident(self, connection: Connection) -> bool:
+        return self._process is not None and connection.pid == self._process.pid
+
+    def _drop(self, connection: Connection) -> None:
+        if connection in self._connections:
+            self._connections.discard(connection)
+            asyncio.get_running_loop().remove_reader(connection.socket)
+            connection.socket.close()
+        if connection is self.resident:
+            self.resident = None

@@ -1,0 +1,111 @@
+"""What the benches share: runs that alternate, medians, and the document they print.
+
+A case measures one thing with hostsim and with each peer that is installed. The runs alternate
+(ours, peer, ours, peer, ...), so that what the machine does besides hits both; the ratio is the
+median of the runs' own ratios, ours divided by the peer's.
+"""
+
+import argparse
+import os
+import platform
+import statistics
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hostsim.errors import UsageError
+from hostsim.model import Json
+
+Measure = Callable[[], float]
+"""One run; returns the value in the case's unit. Raises HostsimError where it cannot be had."""
+
+RUNS = 3
+
+
+@dataclass(frozen=True)
+class Case:
+    """One line of a bench. peers: only what is installed."""
+
+    name: str
+    unit: str
+    ours: Measure
+    peers: Mapping[str, Measure] = field(default_factory=dict)
+
+
+def add_arguments(parser: argparse.ArgumentParser, names: Sequence[str], runs: int = RUNS) -> None:
+    """`--case` and `--runs`, as every bench has them."""
+    parser.add_argument(
+        "--case",
+        action="append",
+        metavar="CASE",
+        help=f"only this one; may be given again (there are: {', '.join(names)})",
+    )
+    parser.add_argument(
+        "--runs", type=int, default=runs, metavar="N", help=f"runs of each (default {runs})"
+    )
+
+
+def run(bench: str, cases: Sequence[Case], options: argparse.Namespace) -> Json:
+    """Run the cases that the options choose; the document of the contract. Raises UsageError."""
+    if options.runs < 1:
+        raise UsageError(f"bench {bench}", "--runs must be 1 or more")
+    wanted = options.case or [case.name for case in cases]
+    unknown = sorted(set(wanted) - {case.name for case in cases})
+    if unknown:
+        raise UsageError(
+            f"bench {bench}",
+            f"no case {', '.join(unknown)}",
+            f"there are: {', '.join(case.name for case in cases)}",
+        )
+    chosen = [case for case in cases if case.name in wanted]
+    return {
+        "bench": bench,
+        "cases": [compare(case, options.runs) for case in chosen],
+        "machine": machine(),
+    }
+
+
+def compare(case: Case, runs: int) -> Json:
+    """One case: ours and the peers in turn, `runs` times."""
+    ours: list[float] = []
+    peers: dict[str, list[float]] = {name: [] for name in case.peers}
+    for number in range(runs):
+        progress(f"{case.name}: run {number + 1} of {runs}")
+        ours.append(case.ours())
+        for name, measure in case.peers.items():
+            peers[name].append(measure())
+    progress("")
+    return {
+        "case": case.name,
+        "unit": case.unit,
+        "value": statistics.median(ours),
+        "peers": {name: statistics.median(values) for name, values in peers.items()},
+        "ratio": {
+            name: statistics.median(our / its for our, its in zip(ours, values, strict=True))
+            for name, values in peers.items()
+        },
+    }
+
+
+def progress(text: str) -> None:
+    """Show what is under way, in one line that the next one replaces; only to a person."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def machine() -> Json:
+    """What the figures were taken on."""
+    cpuinfo = Path("/proc/cpuinfo").read_text()
+    names = [
+        line.partition(":")[2].strip() for line in cpuinfo.splitlines() if "model name" in line
+    ]
+    return {
+        "kernel": platform.release(),
+        "arch": platform.machine(),
+        "cpu": names[0] if names else platform.machine(),
+        "cpus": os.cpu_count(),
+        "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "virtual": "hypervisor" in cpuinfo,
+        "load": round(os.getloadavg()[0], 2),
+    }

@@ -1,0 +1,120 @@
+"""How many new flows a second the switch decides, and steers through a VM.
+
+`new`: from VM a through the VM `hop`, which forwards with its kernel's stack, to VM b: UDP packets,
+each with a 5-tuple of its own, counted where they arrive. Each is decided twice: at a's port and
+at hop's. There is one sender for each CPU of the machine (at most SENDERS_MAX), and at most WINDOW
+flows of each are on their way at a time, so a switch is measured at its own speed, not drowned.
+
+The peer `ovs` is Open vSwitch's userspace datapath between the same VMs, with a rule for each of
+the two ports and an upcall for each flow (`upcall/disable-megaflows`); its limit of flows is far
+above what is sent. Every run starts with a new switch, whose tables are empty.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from ipaddress import IPv4Address
+
+from cext.newflows import Ends, Sent
+from hostsim.bench import common
+from hostsim.bench.rig import ADDRESS, Bridge, Ours, Ovs
+from hostsim.errors import HostsimError
+from hostsim.model import Json
+from hostsim.routes import ROUTER
+from hostsim.vm import Vm
+
+FLOWS = 100_000
+WARM = 200  # flows before the clock starts: neighbours, the first of everything
+WINDOW = 256
+SENDERS_MAX = 8
+MS = 15_000  # of one run, at most
+PORT = 9000
+SOURCE = IPv4Address("198.18.0.100")
+HOP = """
+[[vm]]
+name = "hop"
+address = "198.18.0.1/24"
+"""
+ROUTE = f"""
+[[route]]
+match = {{ proto = "udp", dport = "{PORT}-{PORT + SENDERS_MAX - 1}" }}
+through = ["hop"]
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `hostsim bench flows`."""
+    common.add_arguments(parser, ["new"])
+
+
+def run(options: argparse.Namespace) -> Json:
+    """Measure; the document of the contract. Raises HostsimError."""
+    peers = {"ovs": ovs} if Ovs.installed() else {}
+    return common.run("flows", [common.Case("new", "flows/s", ours, peers)], options)
+
+
+def ours() -> float:
+    """New flows a second on hostsim's switch."""
+    rig = Ours("bf-ours", HOP + ROUTE)
+    try:
+        rate = measure(rig)
+        full = rig.dataplane.counters()["table-full"]
+    finally:
+        rig.close()
+    if full:
+        raise HostsimError("bench flows", f"{full} flows were not remembered: a table was full")
+    return rate
+
+
+def ovs() -> float:
+    """New flows a second on Open vSwitch."""
+    rig = Ovs("bf-ovs", HOP, per_flow=True)
+    try:
+        hop = rig.vms["hop"]
+        hop.sysctl(ROUTER)
+        rig.openflow(f"priority=9,in_port=a,udp,actions=mod_dl_dst:{mac(hop)},output:hop")
+        rig.openflow("priority=9,in_port=hop,udp,actions=output:b")
+        return measure(rig)
+    finally:
+        rig.close()
+
+
+def measure(rig: Ours | Bridge) -> float:
+    """Flows that arrived, a second. Raises HostsimError where none did."""
+    a, b = rig.vms["a"], rig.vms["b"]
+    macs = mac(a), mac(b)
+    senders = min(os.cpu_count() or 1, SENDERS_MAX)
+    with ExitStack() as closing:
+        streams: list[Ends] = []
+        for number in range(senders):
+            target = IPv4Address(ADDRESS["b"]), PORT + number
+            ends = Ends(a.netns_fd, "eth0", b.netns_fd, macs, SOURCE, target)
+            closing.callback(ends.close)
+            streams.append(ends)
+        pool = closing.enter_context(ThreadPoolExecutor(senders))
+
+        def together(first: int, count: int, window: int) -> Sent:
+            runs = [pool.submit(one.run, first, count, window, MS) for one in streams]
+            done = [one.result() for one in runs]
+            return Sent(
+                sum(one.sent for one in done),
+                sum(one.got for one in done),
+                sum(one.lost for one in done),
+                max(one.seconds for one in done),
+            )
+
+        warm = together(0, WARM, 8)
+        done = together(WARM, FLOWS // senders, WINDOW)
+    if not warm.got or not done.got:
+        raise HostsimError("bench flows", f"of {warm.sent} and {done.sent} flows none arrived")
+    return done.got / done.seconds
+
+
+def mac(vm: Vm) -> str:
+    """The MAC address of a VM's eth0."""
+    command = ("ip", "-j", "-n", vm.netns, "link", "show", "dev", "eth0")
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return str(json.loads(done.stdout)[0]["address"])

@@ -1,0 +1,167 @@
+"""The command line's side of a host: finds hosts, starts their daemon, asks it, cleans up.
+
+Stands on files under /run/hostsim/HOST: a daemon that lives holds a write lock (fcntl(2), F_SETLK)
+on `lock`; a folder whose lock is free was left by a daemon that died.
+"""
+
+import fcntl
+import os
+import select
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from hostsim import protocol
+from hostsim.errors import HostsimError, UsageError
+
+START_DEADLINE = 120.0  # seconds for a daemon to build its host
+STOP_DEADLINE = 60.0
+CLEAN_HINT = "hostsim clean removes what is left"
+
+
+def need_root(what: str) -> None:
+    """Raises HostsimError where the caller is not root."""
+    if os.geteuid() != 0:
+        raise HostsimError(what, "needs root", f"try: sudo hostsim {what}")
+
+
+def hosts() -> list[dict[str, Any]]:
+    """Every host of this machine: name, its daemon's pid (0: none), state `up` or `dead`."""
+    found = []
+    for path in sorted(protocol.RUN.glob("*/lock")):
+        pid = _holder(path)
+        found.append({"host": path.parent.name, "pid": pid or 0, "state": "up" if pid else "dead"})
+    return found
+
+
+def pick(name: str | None) -> str:
+    """The host to speak to: `name`, or the only one that is up. Raises HostsimError, UsageError."""
+    known = hosts()
+    up = [entry["host"] for entry in known if entry["state"] == "up"]
+    if name is not None:
+        if name in up:
+            return name
+        dead = any(entry["host"] == name for entry in known)
+        raise HostsimError(
+            f"host {name}",
+            "its daemon died" if dead else "is not up",
+            CLEAN_HINT if dead else f"up: {', '.join(up) or 'none'}",
+        )
+    if len(up) == 1:
+        return str(up[0])
+    if not up:
+        raise HostsimError("no host is up", "nothing to ask", "hostsim up FILE starts one")
+    raise UsageError("several hosts are up", ", ".join(up), "choose one with --host NAME")
+
+
+def ask(host: str, op: str, **arguments: Any) -> Any:
+    """Send one request to the host's daemon and return its result. Raises HostsimError."""
+    path = protocol.folder(host) / "control.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
+        try:
+            control.connect(str(path))
+        except OSError as error:
+            raise HostsimError(
+                f"host {host}", f"its daemon does not answer ({error.strerror})", CLEAN_HINT
+            ) from None
+        control.sendall(protocol.encode({"op": op, **arguments}))
+        with control.makefile("rb") as lines:
+            line = lines.readline(protocol.LINE_MAX)
+    if not line.endswith(b"\n"):
+        raise HostsimError(f"host {host}", "its daemon died while it was asked", CLEAN_HINT)
+    return protocol.result(protocol.decode(line))
+
+
+def up(file: str, foreground: bool) -> dict[str, Any]:
+    """Start a daemon for the host file `file`; returns what it says once the host is ready.
+
+    With `foreground`, becomes the daemon instead and does not return.
+    """
+    command = [sys.executable, "-P", "-m", "hostsim.daemon", file]
+    if foreground:
+        os.execv(sys.executable, command)
+    ours, theirs = os.pipe()
+    with open(ours, "rb") as ready:
+        daemon = subprocess.Popen(
+            [*command, "--ready", str(theirs)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            pass_fds=(theirs,),
+            start_new_session=True,
+        )
+        os.close(theirs)
+        if not select.select([ready], [], [], START_DEADLINE)[0]:
+            daemon.terminate()
+            raise HostsimError(f"up {file}", f"not ready after {START_DEADLINE:.0f} s")
+        line = ready.readline()
+    assert daemon.stderr is not None
+    with daemon.stderr as stderr:
+        said = [] if line else stderr.read().decode(errors="replace").strip().splitlines()
+    if not line:
+        raise HostsimError(f"up {file}", f"the daemon died: {said[-1] if said else 'silently'}")
+    answer = protocol.result(protocol.decode(line))
+    daemon.returncode = 0  # it goes on by itself: no "still running" warning for its object
+    return dict(answer)
+
+
+def down(host: str) -> None:
+    """Take a host down and wait until its daemon is gone. Raises HostsimError."""
+    pid = _holder(protocol.folder(host) / "lock")
+    handle = os.pidfd_open(pid) if pid else -1
+    try:
+        ask(host, "down")
+        if handle >= 0 and not select.select([handle], [], [], STOP_DEADLINE)[0]:
+            raise HostsimError(f"down {host}", f"the daemon still runs after {STOP_DEADLINE:.0f} s")
+    finally:
+        if handle >= 0:
+            os.close(handle)
+
+
+def enter(host: str, vm: str, argv: list[str]) -> int:
+    """Run a command in a VM with our terminal and files; its exit status. Raises HostsimError.
+
+    hostsim-agent is found there without its path: our own folder of commands ends the PATH.
+    """
+    from netns import process
+
+    ours = str(Path(sys.executable).parent)
+    os.environ["PATH"] = os.pathsep.join((os.environ.get("PATH", os.defpath), ours))
+    status: int = process.enter(ask(host, "target", vm=vm), argv)
+    return status
+
+
+def clean() -> list[str]:
+    """Remove every host without a living daemon; their names. Raises HostsimError."""
+    from netns import journal
+
+    cleaned = []
+    for path in sorted(protocol.RUN.glob("*")):
+        with open(path / "lock", "ab") as lock:
+            try:
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                continue
+            record = path / "journal"
+            failures = journal.undo(record) if record.exists() else []
+            if failures:
+                raise HostsimError(f"clean {path.name}", "; ".join(failures), "see dmesg")
+            shutil.rmtree(path)
+            cleaned.append(path.name)
+    return cleaned
+
+
+def _holder(lock: Path) -> int:
+    """The pid of the process that holds the lock (F_GETLK); 0 where nobody does."""
+    layout = "hhqqi"  # struct flock with 64-bit offsets
+    try:
+        with open(lock, "rb") as file:
+            question = struct.pack(layout, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+            kind, _, _, _, pid = struct.unpack(layout, fcntl.fcntl(file, fcntl.F_GETLK, question))
+            return 0 if kind == fcntl.F_UNLCK else int(pid)
+    except OSError:
+        return 0

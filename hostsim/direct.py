@@ -1,0 +1,223 @@
+"""direct: the evdev node itself moves from OS to OS.
+
+Between two owners the KMC releases every key that is down, which also clears the kernel's record of
+it (EVIOCGKEY): the next owner finds nothing pressed, and the real release reaches nobody. What the
+old owner had open is revoked: its programs read ENODEV, see the udev `remove`, and open the node
+again at the next `add`. Client libraries (libinput, libevdev's users) release held keys by
+themselves when the device goes.
+
+Order of a release, which leaves no window for two readers: no new open (node unlinked, device
+list), then the OS is held still and every open file revoked until a pass finds none. Until there is
+a first owner, and after the last, the KMC has the device grabbed. From one owner to the next it has
+not: no OS can open the node in between, and the end of a grab waits for the kernel's RCU, which
+takes longer than all the rest.
+"""
+
+import contextlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cext import forward
+from cext.revoke import revoke
+from hostsim.model import DeviceSpec, Json
+from hostsim.osnodes import Node, OsNodes, node_path, udev_links, udev_properties
+from netns.evdevices import Source, key_code, led_names
+from netns.freezer import held_still
+from netns.hotplug import InputNode
+
+log = logging.getLogger("hostsim.kmc")
+
+STILL = 0.05
+"""Seconds to wait for the OS's processes to come to rest; then the passes alone must do."""
+
+PASSES = 50
+"""Most passes over an OS's processes; a clean one ends it."""
+
+
+@dataclass(frozen=True)
+class _Settings:
+    leds: tuple[int, ...] = ()
+    repeat: tuple[int, int] | None = None
+
+
+@dataclass
+class _Device:
+    source: Source
+    node: Node
+    found: _Settings
+    saved: dict[str, _Settings] = field(default_factory=dict)
+    grabbed: bool = True
+    watched: int = -1  # in the forwarder, where it has a hotkey
+
+
+class Direct:
+    """The driver. `hotkey` is called (in the loop, from `on_readable`) when a chord is pressed: the
+    OS that has the node sees it too, for nothing stands between the node and its readers."""
+
+    def __init__(self, oses: dict[str, OsNodes], hotkey: Callable[[], None]) -> None:
+        self._oses = oses
+        self._hotkey = hotkey
+        self._watcher: forward.Forwarder | None = forward.Forwarder(1)
+        self._devices: dict[str, _Device] = {}
+        self._owner: str | None = None
+
+    def fileno(self) -> int:
+        """For the loop: `on_readable` when readable."""
+        assert self._watcher is not None
+        return self._watcher.fileno()
+
+    def on_readable(self) -> None:
+        """Hotkeys, and devices that are gone."""
+        while self._watcher is not None and (notice := self._watcher.notice()) is not None:
+            if notice[0] == forward.CHORD:
+                self._hotkey()
+
+    def has(self, sysname: str) -> bool:
+        """Whether this node is a device of ours."""
+        return sysname in self._devices
+
+    def add(self, source: Source, node: InputNode, spec: DeviceSpec) -> None:
+        """Take a device over from the machine; `source` is ours then. Raises OSError, and then the
+        source is closed."""
+        assert self._watcher is not None
+        try:
+            chord = [key_code(name) for name in spec.hotkey]
+            device = _Device(
+                source,
+                Node(
+                    node.sysname,
+                    source.rdev,
+                    node_path(node.sysname),
+                    udev_properties(source, node),
+                    udev_links(node),
+                ),
+                _settings(source),
+            )
+            source.lift()
+            source.grab()
+            if self._owner is not None:
+                self._restore(device, self._owner)
+                self._oses[self._owner].give(device.node)
+            if chord:
+                device.watched = self._watcher.watch(source.fileno())
+                self._watcher.chord(device.watched, chord)
+        except OSError:
+            source.close()
+            raise
+        self._devices[node.sysname] = device
+
+    def remove(self, sysname: str) -> None:
+        """The device is gone. One that is not ours is no error."""
+        device = self._devices.pop(sysname, None)
+        if device is None:
+            return
+        for nodes in self._oses.values():
+            nodes.forget(sysname)
+        if device.watched >= 0 and self._watcher is not None:
+            self._watcher.remove(device.watched)
+        device.source.close()
+
+    def identify(self) -> list[Json]:
+        """See `Equipment`."""
+        return [
+            {
+                "name": device.source.identity.name,
+                "node": device.source.node,
+                "mode": "direct",
+                "owner": self._owner,
+                "states": {
+                    name: {
+                        "node": f"/dev/input/{sysname}",
+                        "leds": led_names(list(device.saved.get(name, _Settings()).leds)),
+                    }
+                    for name in self._oses
+                },
+            }
+            for sysname, device in self._devices.items()
+        ]
+
+    def save(self, name: str) -> None:
+        """LEDs and autorepeat."""
+        for device in self._each():
+            device.saved[name] = _settings(device.source)
+
+    def release(self, name: str) -> None:
+        """See the top of the module."""
+        nodes = self._oses[name]
+        for sysname in self._devices:
+            nodes.withdraw(sysname)
+        self._owner = None
+        if self._devices:
+            rdevs = [device.source.rdev for device in self._devices.values()]
+            self._revoke(nodes.vm.cgroup, rdevs)
+        for device in self._each():
+            device.source.lift()
+
+    def restore(self, name: str) -> None:
+        """Nothing pressed; LEDs and autorepeat. No OS has the node yet."""
+        for device in self._each():
+            self._restore(device, name)
+
+    def take(self, name: str) -> None:
+        """The node appears."""
+        self._owner = name
+        for device in self._each():
+            self._oses[name].give(device.node)
+
+    def close(self) -> None:
+        """See `Equipment`."""
+        if self._owner is not None:
+            self.release(self._owner)
+        for device in self._each():
+            device.source.lift()
+            _apply(device.source, device.found)
+        for sysname in list(self._devices):
+            self.remove(sysname)
+        if self._watcher is not None:
+            self._watcher.close()
+            self._watcher = None
+
+    def _each(self) -> "list[_Device]":
+        """Every device that is still plugged in: one whose kernel object is gone is dropped."""
+        for sysname, device in list(self._devices.items()):
+            try:
+                device.source.held()
+            except OSError as error:
+                log.info("%s: gone: %s", device.source.identity.name, error)
+                self.remove(sysname)
+        return list(self._devices.values())
+
+    def _restore(self, device: _Device, name: str) -> None:
+        with contextlib.suppress(OSError):  # unplugged in this moment: _each drops it
+            device.source.lift()
+            if device.grabbed:  # its end lets the machine's console set the LEDs: ours come after
+                device.source.ungrab()
+                device.grabbed = False
+            _apply(device.source, device.saved.get(name, _Settings(repeat=device.found.repeat)))
+
+    def _revoke(self, group: Path, rdevs: list[int]) -> None:
+        """Every open file of these devices in the host's VMs; the OS that loses them is held still
+        meanwhile, so that no open is under way."""
+        with held_still(group, STILL) as still:
+            if not still:
+                log.warning("%s: does not come to rest; revoking all the same", group.name)
+            for _ in range(PASSES):
+                found = revoke(group.parent, rdevs)
+                if found.killed:
+                    log.warning("%s: killed %d that hid a device", group.name, found.killed)
+                if found.hidden:
+                    log.warning("%s: %d descriptors out of sight", group.name, found.hidden)
+                if not found.revoked and not found.killed:
+                    return
+        log.error("%s: still opens devices after %d passes", group.name, PASSES)
+
+
+def _settings(source: Source) -> _Settings:
+    return _Settings(tuple(source.leds()), source.repeat())
+
+
+def _apply(source: Source, settings: _Settings) -> None:
+    source.set_leds(list(settings.leds))
+    source.set_repeat(settings.repeat)

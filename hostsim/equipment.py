@@ -1,0 +1,64 @@
+"""The drivers' side of a flip: the interface that everything an OS can own implements.
+
+A driver looks after all devices of its kind. The KMC calls, in this order and never for two OSes
+at once: `save(old)`, `release(old)`, then `restore(new)`, `take(new)`. After `release` has
+returned, nothing of the equipment reaches the old OS, nor anything it does the equipment.
+A device that goes away in the middle is dropped, with a line in the log, and fails nothing.
+"""
+
+import fnmatch
+from collections.abc import Sequence
+from typing import Protocol
+
+from hostsim.model import DeviceSpec, Json
+from netns.evdevices import Identity
+from netns.hotplug import InputNode
+
+
+class Equipment(Protocol):
+    """A driver. Methods are called in the daemon's loop and return quickly (a few ms)."""
+
+    def identify(self) -> list[Json]:
+        """The devices: name, mode, owner, and what is saved for each OS."""
+        ...
+
+    def save(self, name: str) -> None:
+        """Note how the equipment is set for the OS that has it."""
+        ...
+
+    def release(self, name: str) -> None:
+        """Take everything from the OS."""
+        ...
+
+    def restore(self, name: str) -> None:
+        """Set the equipment as the OS had it; nobody has it yet."""
+        ...
+
+    def take(self, name: str) -> None:
+        """Give everything to the OS."""
+        ...
+
+    def close(self) -> None:
+        """Give the equipment back to the machine, as it was found. Twice is harmless."""
+        ...
+
+
+def matches(spec: DeviceSpec, identity: Identity, node: InputNode) -> bool:
+    """Whether a device is what a `[[device]]` means: every key of `match` holds."""
+    for key, wanted in spec.match.items():
+        if key in ("vendor", "product"):
+            if getattr(identity, key) != wanted:
+                return False
+        elif key in ("name", "phys", "uniq"):
+            if not fnmatch.fnmatchcase(getattr(identity, key), str(wanted)):
+                return False
+        elif not fnmatch.fnmatchcase(node.properties.get(key, ""), str(wanted)):
+            return False
+    return True
+
+
+def first_match(
+    specs: Sequence[DeviceSpec], identity: Identity, node: InputNode
+) -> DeviceSpec | None:
+    """The first `[[device]]` of the file that means this device."""
+    return next((spec for spec in specs if matches(spec, identity, node)), None)

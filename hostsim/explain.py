@@ -1,0 +1,89 @@
+"""`hostsim explain`: what would happen to a flow, live or imagined, and why. Pure.
+
+It asks what decides: policy.py for the route and the next VM, flows.py for the path of each hop.
+"""
+
+from collections.abc import Sequence
+
+from cext.words import DROP, STEER, Conn, Flow, Lists, Rule, Tuple
+from hostsim import policy
+from hostsim.flows import View, key_text, path_of
+from hostsim.model import Json
+
+
+def explain(
+    vm: str,
+    flow: Tuple,
+    lists: Lists,
+    conn: Conn | None,
+    name: tuple[str, str] | None,
+    flows: Sequence[Flow],
+    rules: Sequence[Rule],
+    view: View,
+) -> Json:
+    """The contract's `explain`. vm: where the packet is seen; conn: what the switch remembers of
+    its connection, None for an imagined flow, whose first packet this is then; name: what the
+    connection's contents told."""
+    here = view.numbers[vm]
+    origin = conn.origin if conn else here
+    first = policy.First(
+        flow.reversed() if conn and conn.reply else flow,
+        conn.tcp_flags if conn else policy.SYN,
+        conn.dscp if conn else 0,
+        origin,
+        (name,) if name else (),
+    )
+    row = policy.first_match(lists.routes, first)
+    route = view.routes[lists.routes[row].route] if row is not None else None
+    reply = bool(conn and conn.reply)
+    own = policy.First(flow, first.tcp_flags, first.dscp, 0 if reply else origin)
+    filtered = policy.first_match(lists.filters, own) is not None
+    mirrored = policy.first_match(lists.mirrors, own)
+    chain = [view.numbers[one] for one in route.through] if route else []
+    ordered = chain[::-1] if reply else chain
+    ports = {one.vm: one for one in flows if one.tuple == flow}
+    sent = {one.vm: one for one in rules if one.tuple == flow}
+    skip = route is not None and route.on_failure == "skip"
+    hops = []
+    for place, number in enumerate(ordered):
+        assert route is not None
+        hop = policy.next_hop(chain, number, reply, view.alive.__contains__, skip)
+        path, reason = path_of(
+            number, ordered[place + 1 :], ports.get(number), sent.get(number), route, view
+        )
+        to = view.names[hop.to] if hop.action in (STEER, DROP) else "bridge"
+        hops.append({"vm": view.names[number], "to": to, "path": path, "reason": reason})
+    result = policy.next_hop(chain, here, reply, view.alive.__contains__, skip)
+    return {
+        "vm": vm,
+        "flow": key_text(flow),
+        "live": conn is not None,
+        "direction": "reply" if reply else "forward",
+        "route": route.index if route else None,
+        "contents": {name[0]: name[1]} if name else None,
+        "undecided": policy.undecided(lists.routes, first, row) and not (conn and conn.content),
+        "filtered": filtered,
+        "mirror": view.names[lists.mirrors[mirrored].route] if mirrored is not None else None,
+        "next": _next(result, filtered, view),
+        "why": _why(result, filtered, route is not None, view),
+        "hops": hops,
+    }
+
+
+def _next(hop: policy.Hop, filtered: bool, view: View) -> str:
+    if filtered or hop.action == DROP:
+        return "drop"
+    return view.names[hop.to] if hop.action == STEER else "bridge"
+
+
+def _why(hop: policy.Hop, filtered: bool, routed: bool, view: View) -> str:
+    if filtered:
+        return "a filter drops it at the switch"
+    if not routed:
+        return "no route matches: plain bridging"
+    if hop.action == DROP:
+        return f"{view.names[hop.to]} is gone, and the route says on_failure = drop"
+    if hop.action == STEER:
+        place = "enters its chain here" if hop.start else "goes on along its chain"
+        return f"the flow {place}"
+    return "past the last VM of its chain: the bridge delivers"

@@ -1,0 +1,212 @@
+"""Flows in words: their keys as text, and the rows of `hostsim flows` and `hostsim rules`.
+
+Pure: it is given what the maps hold (cext/dataplane.py) and the names, and says what it means.
+A flow's key is `proto:source>destination`, as in `tcp:198.18.0.10:40000>198.18.0.20:80`; IPv6
+addresses are in brackets; ICMP echo has its identifier for a port; what has no ports has none.
+"""
+
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from cext.words import DROP, RULE_AFTER, STEER, Flow, Rule, Tuple
+from hostsim.errors import UsageError
+from hostsim.model import Json, RouteSpec
+from hostsim.policy import HAS_PORTS
+
+NAMES = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp", 136: "udplite"}
+NUMBERS = {name: number for number, name in NAMES.items()}
+ICMP = frozenset({1, 58})
+
+
+@dataclass(frozen=True)
+class View:
+    """What is known about a host when its flows are shown. numbers, names: VMs by name and by
+    number; alive: the numbers of those that live; direct: pairs with a direct link; on_switch:
+    those with a rate; judge: route and direction, by the policy in force, of a flow decided
+    before it; rings: flows that have a rule into a ring, by the VM that sends them."""
+
+    routes: Sequence[RouteSpec]
+    numbers: Mapping[str, int]
+    names: Mapping[int, str]
+    alive: frozenset[int]
+    direct: frozenset[frozenset[int]]
+    epoch: int
+    now: int
+    on_switch: frozenset[int] = frozenset()
+    judge: Callable[[Flow], tuple[int | None, bool]] = lambda flow: (flow.route, flow.reply)
+    rings: Set[tuple[int, Tuple]] = frozenset()
+
+
+def key_text(flow: Tuple) -> str:
+    """The flow's key."""
+    proto = NAMES.get(flow.proto, str(flow.proto))
+    if not flow.family:
+        return f"0x{flow.sport:04x}:{flow.src.hex(':')}>{flow.dst.hex(':')}"
+    source, target = _host(flow.src), _host(flow.dst)
+    if flow.proto in HAS_PORTS or (flow.proto in ICMP and flow.sport):
+        source, target = f"{source}:{flow.sport}", f"{target}:{flow.dport}"
+    vlan = f"@{flow.vlan}" if flow.vlan else ""
+    return f"{proto}{vlan}:{source}>{target}"
+
+
+def parse_key(text: str) -> Tuple:
+    """The flow of a key. Raises UsageError."""
+    try:
+        proto_text, rest = text.split(":", 1)
+        proto_text, _, vlan = proto_text.partition("@")
+        proto = NUMBERS[proto_text] if proto_text in NUMBERS else int(proto_text)
+        source, target = rest.split(">")
+        src, sport = _parse_host(source, proto)
+        dst, dport = _parse_host(target, proto)
+        if len(src) != len(dst) or not 0 <= proto <= 255:
+            raise ValueError(text)
+        return Tuple(4 if len(src) == 4 else 6, proto, src, sport, dst, dport, int(vlan or 0))
+    except ValueError:
+        raise UsageError(
+            f"flow {text!r}", "is not a flow", "write it as tcp:198.18.0.10:40000>198.18.0.20:80"
+        ) from None
+
+
+def _host(address: bytes) -> str:
+    text = str(ip_address(address))
+    return f"[{text}]" if len(address) == 16 else text
+
+
+def _parse_host(text: str, proto: int) -> tuple[bytes, int]:
+    if text.startswith("["):
+        host, _, port = text[1:].partition("]")
+        port = port.removeprefix(":")
+    else:
+        host, _, port = text.partition(":")
+    if proto in HAS_PORTS and not port:
+        raise ValueError(text)
+    number = int(port or 0)
+    if not 0 <= number <= 0xFFFF:
+        raise ValueError(text)
+    return ip_address(host).packed, number
+
+
+def flow_rows(flows: Sequence[Flow], rules: Sequence[Rule], view: View) -> list[Json]:
+    """The contract's `flows`: one row for each flow, one direction, that the switch has seen."""
+    ports: dict[Tuple, dict[int, Flow]] = {}
+    for flow in flows:
+        ports.setdefault(flow.tuple, {})[flow.vm] = flow
+    sent = {(rule.vm, rule.tuple): rule for rule in rules}
+    rows = []
+    for key, at in ports.items():
+        newest = max(at.values(), key=lambda flow: (flow.verdict.epoch, flow.route is not None))
+        number, reply = newest.route, newest.reply
+        if newest.verdict.epoch != view.epoch:
+            number, reply = view.judge(newest)
+        route = view.routes[number] if number is not None else None
+        chain = [view.numbers[name] for name in route.through] if route else []
+        if reply:
+            chain.reverse()
+        rows.append(
+            {
+                "key": key_text(key),
+                "route": number,
+                "direction": "reply" if reply else "forward",
+                "hops": [
+                    _hop(vm, chain[place + 1 :], at.get(vm), sent.get((vm, key)), route, view)
+                    for place, vm in enumerate(chain)
+                    if route is not None
+                ],
+            }
+        )
+    return rows
+
+
+def _hop(
+    vm: int,
+    rest: Sequence[int],
+    flow: Flow | None,
+    rule: Rule | None,
+    route: RouteSpec,
+    view: View,
+) -> Json:
+    switch = {
+        "packets": flow.packets if flow else 0,
+        "bytes": flow.bytes if flow else 0,
+    }
+    veth = {
+        "packets": rule.veth_packets if rule else 0,
+        "bytes": rule.veth_bytes if rule else 0,
+    }
+    path, reason = path_of(vm, rest, flow, rule, route, view)
+    to = rest[0] if rest else 0
+    if flow is not None and flow.verdict.action == STEER and flow.verdict.epoch == view.epoch:
+        to = flow.verdict.to
+    return {
+        "vm": view.names[vm],
+        "to": view.names.get(to, "bridge"),
+        "path": path,
+        "packets": switch["packets"] + veth["packets"],
+        "bytes": switch["bytes"] + veth["bytes"],
+        "paths": {"switch": switch, "veth": veth},
+        "reason": reason,
+    }
+
+
+def path_of(
+    vm: int,
+    rest: Sequence[int],
+    flow: Flow | None,
+    rule: Rule | None,
+    route: RouteSpec,
+    view: View,
+) -> tuple[str, str]:
+    """The path a hop uses now, and why."""
+    if rule is not None and is_rule(rule, view.epoch):
+        return "veth", f"rule: straight to {view.names[rule.verdict.to]} by veth"
+    now = flow is not None and flow.verdict.epoch == view.epoch
+    if flow is not None and now and (vm, flow.tuple) in view.rings:
+        return "ring", f"rule: straight to {view.names[flow.verdict.to]} by ring"
+    if flow is not None and now and flow.verdict.action == DROP:
+        gone = flow.verdict.to
+        return "switch", f"{view.names[gone]} is gone: dropped" if gone else "a filter drops it"
+    if vm not in view.alive:
+        return "switch", f"{view.names[vm]} is gone"
+    if not rest:
+        return "switch", "next is outside: the switch delivers"
+    for one in (vm, rest[0]):
+        if one in view.on_switch:
+            return "switch", f"{view.names[one]} has a rate: the switch must see its packets"
+    if flow is not None and now and flow.mirror:
+        return "switch", f"mirrored to {view.names[flow.mirror]}: the switch must see it"
+    if route.bypass == "never":
+        return "switch", "route says bypass = never"
+    if route.bypass == "ring":
+        return "switch", "route says bypass = ring, and there is no ring for this hop"
+    if flow is None:
+        return "switch", "nothing sent yet"
+    if not now:
+        return "switch", "the policy is newer: judged again with its next packet"
+    if flow.packets < RULE_AFTER:
+        return "switch", f"first packets: {flow.packets} of {RULE_AFTER} seen"
+    if frozenset((vm, rest[0])) not in view.direct:
+        return "switch", f"the direct link to {view.names[rest[0]]} is not there yet"
+    return "switch", "the rule comes with the next packet"
+
+
+def is_rule(rule: Rule, epoch: int) -> bool:
+    """Whether the entry is a routing rule that holds now."""
+    return rule.verdict.to != 0 and rule.verdict.epoch == epoch
+
+
+def rule_rows(rules: Sequence[Rule], view: View) -> list[Json]:
+    """The contract's `rules`: those that hold now."""
+    return [
+        {
+            "vm": view.names[rule.vm],
+            "key": key_text(rule.tuple),
+            "to": view.names[rule.verdict.to],
+            "path": "veth",
+            "epoch": rule.verdict.epoch,
+            "packets": rule.veth_packets,
+            "idle_s": round(max(0, view.now - rule.last) / 1e9, 1),
+        }
+        for rule in rules
+        if is_rule(rule, view.epoch)
+    ]

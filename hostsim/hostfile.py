@@ -1,0 +1,348 @@
+"""Reads a host file (TOML) into the model, and refuses a wrong one before anything is made.
+
+    load(path_or_name) -> HostSpec   raises HostFileError: file, line, table, why, what is allowed
+
+Every key and value is checked here, so nothing behind this module asks again. Reads the file;
+does nothing else.
+"""
+
+import re
+import shlex
+import tomllib
+from collections.abc import Iterable
+from importlib import resources
+from ipaddress import ip_interface
+from pathlib import Path
+from typing import Any
+
+from hostsim import matchfile
+from hostsim.errors import HostFileError
+from hostsim.model import (
+    NAME_MAX,
+    Background,
+    DeviceMode,
+    DeviceSpec,
+    HostSpec,
+    Interface,
+    KmcSpec,
+    OsSpec,
+    VmSpec,
+)
+from hostsim.table import Table
+
+DEVICE_NUMBERS = ("vendor", "product")
+
+RESERVED_LINKS = ("lo", "br0")
+
+_LINK = re.compile(r"[^\s/:\x00-\x1f]{1,15}")
+_KEY = re.compile(r"(KEY|BTN)_[A-Z0-9_]+")
+_SIZE = re.compile(r"(\d+)\s*([KMGT]?)i?B?", re.IGNORECASE)
+_TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s)")
+_NF = re.compile(r"[a-z][a-z0-9_]*|[A-Za-z_][\w.]*:[A-Za-z_]\w*|[^\s:]*/[^\s:]+\.so")
+
+
+def shipped() -> dict[str, Path]:
+    """The hosts that come with hostsim: file by name."""
+    folder = Path(str(resources.files("hostsim") / "hosts"))
+    return {file.stem: file for file in sorted(folder.glob("*.toml"))}
+
+
+def load(name: str) -> HostSpec:
+    """Read the host file `name` (a path, or the name of a shipped host). Raises HostFileError."""
+    path = Path(name)
+    known = shipped()
+    if not path.exists() and name in known:
+        path = known[name]
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise HostFileError(
+            name, "no such host file", f"a path, or one of: {', '.join(known)}"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise HostFileError(name, f"cannot be read: {error}") from None
+    return parse(text, path.resolve())
+
+
+def parse(text: str, path: Path) -> HostSpec:
+    """The model of `text`; `path` is for messages and for where programs run."""
+    file = path.name
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        line = re.search(r"at line (\d+)", str(error))
+        place = f"{file}:{line.group(1)}" if line else file
+        raise HostFileError(place, f"not TOML: {error}") from None
+    return _Parser(file, text, data).host(path)
+
+
+class _Parser:
+    def __init__(self, file: str, text: str, data: dict[str, Any]) -> None:
+        self._file = file
+        self._text = text
+        self._data = data
+
+    def host(self, path: Path) -> HostSpec:
+        tops = ("host", "switch", "endpoint", "vm", "route", "filter", "mirror", "device", "kmc")
+        for key in self._data:
+            if key not in tops:
+                raise HostFileError(
+                    f"{self._file}:{self._line_of(key, 0)}",
+                    f"unknown table [{key}]",
+                    f"allowed: {', '.join(tops)}",
+                )
+        if not isinstance(self._data.get("host"), dict):
+            raise HostFileError(self._file, "table [host] is missing", 'it gives the name = "…"')
+        head = Table(self._file, self._line_of("host", 0), "[host]", self._data["host"])
+        name = head.name(32)
+        head.done()
+        endpoints = tuple(self._vm(table, endpoint=True) for table in self._tables("endpoint"))
+        vms = tuple(self._vm(table, endpoint=False) for table in self._tables("vm"))
+        self._unique((*endpoints, *vms))
+        inside, outside = [vm.name for vm in vms], [endpoint.name for endpoint in endpoints]
+        routes = tuple(
+            matchfile.route(table, index, inside, outside)
+            for index, table in enumerate(self._tables("route"))
+        )
+        filters = tuple(
+            matchfile.packet_filter(table, index, [*inside, *outside])
+            for index, table in enumerate(self._tables("filter"))
+        )
+        mirrors = tuple(
+            matchfile.mirror(table, index, [*inside, *outside])
+            for index, table in enumerate(self._tables("mirror"))
+        )
+        oses = [vm.name for vm in vms if vm.os is not None]
+        devices = tuple(
+            self._device(index, table, oses) for index, table in enumerate(self._tables("device"))
+        )
+        kmc = self._kmc(oses)
+        uplinks = self._uplinks([*inside, *outside])
+        return HostSpec(name, path, vms, endpoints, routes, filters, mirrors, devices, kmc, uplinks)
+
+    def _uplinks(self, names: list[str]) -> tuple[str, ...]:
+        """[switch] uplinks: names as the kernel allows them (dev_valid_name), each once."""
+        data = self._data.get("switch", {})
+        table = Table(
+            self._file,
+            self._line_of("switch", 0),
+            "[switch]",
+            data if isinstance(data, dict) else {},
+        )
+        if not isinstance(data, dict):
+            table.fail("switch is not a table", "write [switch]")
+        allowed = 'a list of network interfaces of this machine, ["eth1"]'
+        found = table.take("uplinks", list, allowed) or []
+        for name in found:
+            if not isinstance(name, str) or not _LINK.fullmatch(name) or name in (".", ".."):
+                table.fail(f"uplinks has {name!r}, which names no interface", f"it is {allowed}")
+            if name in names or name in RESERVED_LINKS:
+                table.fail(
+                    f"uplinks has {name!r}, which is a port of the switch already",
+                    "name the VM or endpoint otherwise",
+                )
+        if len(set(found)) != len(found):
+            table.fail("uplinks has an interface twice", "each becomes one port")
+        table.done()
+        return tuple(found)
+
+    # -- tables -----------------------------------------------------------------------------------
+
+    def _line_of(self, key: str, nth: int) -> int:
+        """The line where the nth table [key] or [[key]] starts; 0 if it was written otherwise."""
+        header = re.compile(rf"^[ \t]*\[\[?[ \t]*{re.escape(key)}[ \t]*\]", re.MULTILINE)
+        for at, found in enumerate(header.finditer(self._text)):
+            if at == nth:
+                return self._text.count("\n", 0, found.start()) + 1
+        return 0
+
+    def _tables(self, key: str) -> Iterable[Table]:
+        tables = self._data.get(key, [])
+        if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+            raise HostFileError(
+                f"{self._file}:{self._line_of(key, 0)}",
+                f"{key} is not a list of tables",
+                f"write [[{key}]] before each",
+            )
+        for nth, table in enumerate(tables):
+            yield Table(self._file, self._line_of(key, nth), f"[[{key}]] {nth + 1}", table)
+
+    def _vm(self, table: Table, endpoint: bool) -> VmSpec:
+        kind = "endpoint" if endpoint else "vm"
+        name = table.name(NAME_MAX)
+        table.rename(f"[[{kind}]] {name!r}")
+        addresses = self._addresses(table)
+        run = table.take("run", str, "a command line")
+        if run is not None:
+            try:
+                words = shlex.split(run)
+            except ValueError as error:
+                table.fail(f"run = {run!r} is no command line: {error}")
+            if not words:
+                table.fail("run is empty", "a command line, or leave the key out")
+        if endpoint:
+            table.done()
+            return VmSpec(name, endpoint=True, addresses=addresses, run=run)
+        nf = table.take("nf", str, "the name of a network function, or package.module:function")
+        if nf is not None and not _NF.fullmatch(nf):
+            table.fail(
+                f"nf = {nf!r} is not allowed",
+                'a shipped function\'s name, "package.module:function" or "./file.so"',
+            )
+        if nf is not None and run is not None:
+            table.fail("both nf and run", "a VM has one program: a network function or its own")
+        spec = VmSpec(
+            name,
+            addresses=addresses,
+            memory=self._memory(table),
+            cpus=self._cpus(table),
+            pids=self._pids(table),
+            nf=nf,
+            run=run,
+            os=self._os(table, name),
+            rate=matchfile.rate(table),
+        )
+        table.done()
+        return spec
+
+    def _os(self, table: Table, name: str) -> OsSpec | None:
+        data = table.take("os", dict, "a table [vm.os]")
+        if data is None:
+            return None
+        inner = Table(self._file, 0, f"[vm.os] of {name!r}", data)
+        hook = "a shell command, run in the OS"
+        spec = OsSpec(
+            inner.choice("background", Background, "run"),
+            inner.take("on_foreground", str, hook),
+            inner.take("on_background", str, hook),
+        )
+        inner.done()
+        return spec
+
+    def _addresses(self, table: Table) -> tuple[Interface, ...]:
+        allowed = 'an address with its prefix length, "198.18.0.1/24", or a list of them'
+        value = table.take("address", (str, list), allowed)
+        texts = [] if value is None else [value] if isinstance(value, str) else value
+        found: list[Interface] = []
+        for text in texts:
+            if not isinstance(text, str) or "/" not in text:
+                table.fail(f"address = {text!r} is not allowed", f"address is {allowed}")
+            try:
+                address = ip_interface(text)
+            except ValueError as error:
+                table.fail(f"address = {text!r} is not allowed: {error}", f"address is {allowed}")
+            edge = address.network.prefixlen < address.max_prefixlen - 1
+            if address.ip.is_multicast or address.ip.is_loopback or address.ip.is_unspecified:
+                table.fail(f"address = {text!r} is not a device's address")
+            if edge and address.ip == address.network.network_address:
+                table.fail(f"address = {text!r} is the network's own address")
+            if edge and address.version == 4 and address.ip == address.network.broadcast_address:
+                table.fail(f"address = {text!r} is the network's broadcast address")
+            found.append(address)
+        return tuple(found)
+
+    def _memory(self, table: Table) -> int | None:
+        allowed = 'bytes, or a size such as "128M" or "1G", more than 0'
+        value = table.take("memory", (int, str), allowed)
+        if value is None:
+            return None
+        if isinstance(value, str):
+            match = _SIZE.fullmatch(value.strip())
+            if not match:
+                table.fail(f"memory = {value!r} is not allowed", f"memory is {allowed}")
+            power = " KMGT".index(match.group(2).upper() or " ")
+            value = int(match.group(1)) * 1024**power
+        if value <= 0:
+            table.fail(f"memory = {value} is not allowed", f"memory is {allowed}")
+        return int(value)
+
+    def _cpus(self, table: Table) -> float | None:
+        value = table.take("cpus", (int, float), "CPUs' worth of time, 0.01 or more")
+        if value is not None and not 0.01 <= value < float("inf"):
+            table.fail(f"cpus = {value} is not allowed", "cpus is CPUs' worth of time, from 0.01")
+        return None if value is None else float(value)
+
+    def _pids(self, table: Table) -> int | None:
+        value = table.take("pids", int, "the number of tasks, 2 or more")
+        if value is not None and value < 2:
+            table.fail(f"pids = {value} is not allowed", "2 or more: init and a program")
+        return None if value is None else int(value)
+
+    def _unique(self, specs: tuple[VmSpec, ...]) -> None:
+        names: set[str] = set()
+        addresses: dict[Any, str] = {}
+        for spec in specs:
+            title = f"{self._file}: [[{'endpoint' if spec.endpoint else 'vm'}]] {spec.name!r}"
+            if spec.name in names:
+                raise HostFileError(title, "this name stands twice", "names are unique in a host")
+            names.add(spec.name)
+            for address in spec.addresses:
+                if address.ip in addresses:
+                    raise HostFileError(
+                        title, f"address {address.ip} is {addresses[address.ip]!r}'s already"
+                    )
+                addresses[address.ip] = spec.name
+
+    # -- the KMC's part ---------------------------------------------------------------------------
+
+    def _device(self, index: int, table: Table, oses: list[str]) -> DeviceSpec:
+        match = table.take("match", dict, "a table, { name = … }")
+        if not match:
+            table.fail(
+                "match is missing or empty", "name, vendor, product, phys or a udev property"
+            )
+        for key, value in match.items():
+            number = key in DEVICE_NUMBERS
+            if isinstance(value, bool) or not isinstance(value, int if number else str):
+                table.fail(
+                    f"match: {key} = {value!r} is not allowed",
+                    "vendor and product are numbers, every other key is a pattern (a string)",
+                )
+        hotkey = table.take("hotkey", list, "a list of key names, KEY_…") or []
+        for key in hotkey:
+            if not isinstance(key, str) or not _KEY.fullmatch(key):
+                table.fail(
+                    f"hotkey: {key!r} is no key", "names are KEY_… or BTN_…, as evtest shows"
+                )
+        if not oses:
+            table.fail("a device, and no VM is an operating system", "add [vm.os] to a VM")
+        mode = table.choice("mode", DeviceMode, "mirror")
+        table.done()
+        return DeviceSpec(index, dict(match), mode, tuple(hotkey))
+
+    def _kmc(self, oses: list[str]) -> KmcSpec:
+        data = self._data.get("kmc", {})
+        table = Table(
+            self._file, self._line_of("kmc", 0), "[kmc]", data if isinstance(data, dict) else {}
+        )
+        if not isinstance(data, dict):
+            table.fail("kmc is not a table", "write [kmc]")
+        foreground = self._os_name(table, "foreground", oses)
+        fallback = self._os_name(table, "fallback", oses)
+        names = 'a list of OS names, or ["*"] for all'
+        may_flip = table.take("may_flip", list, names)
+        for name in may_flip or ():
+            if name != "*" and name not in oses:
+                table.fail(f"may_flip has {name!r}", f"it is {names}: {', '.join(oses)}")
+        allowed = 'a time such as "200ms" or "1s", from 1ms to 60s'
+        text = table.take("release_timeout", str, allowed)
+        timeout = KmcSpec.release_timeout
+        if text is not None:
+            match = _TIME.fullmatch(text)
+            timeout = (
+                float(match.group(1)) / (1000 if match.group(2) == "ms" else 1) if match else 0
+            )
+            if not 0.001 <= timeout <= 60:
+                table.fail(f"release_timeout = {text!r} is not allowed", f"it is {allowed}")
+        table.done()
+        may = KmcSpec.may_flip if may_flip is None else tuple(may_flip)
+        return KmcSpec(foreground or (oses[0] if oses else None), timeout, may, fallback)
+
+    def _os_name(self, table: Table, key: str, oses: list[str]) -> str | None:
+        name: str | None = table.take(key, str, "the name of an OS")
+        if name is not None and name not in oses:
+            table.fail(
+                f"{key} = {name!r} is no operating system of this host",
+                f"operating systems (VMs with [vm.os]): {', '.join(oses) or 'none'}",
+            )
+        return name

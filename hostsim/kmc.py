@@ -1,0 +1,431 @@
+"""The KMC (kernel mode controller): decides which OS is foreground, and moves the equipment.
+
+It does what the state machine (`foreground`) says, with the drivers (`equipment`) and the OSes'
+agents (`agents`), and reports back to it; all in the daemon's loop. A flip:
+
+    the old OS's agent hears RELEASE, and has [kmc] release_timeout to answer
+    each driver saves the old OS's state and releases
+    each driver restores the new OS's state and takes
+    the new OS's agent hears that it is foreground
+
+A request that comes meanwhile waits in one place, and the newest wins; see `foreground`.
+"""
+
+import asyncio
+import json
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from hostsim import background, wire
+from hostsim.agents import AgentPort, Bucket, Connection
+from hostsim.direct import Direct
+from hostsim.equipment import Equipment, first_match
+from hostsim.errors import HostsimError
+from hostsim.foreground import (
+    Abandoned,
+    Action,
+    AskRelease,
+    Done,
+    Foreground,
+    Refused,
+    Release,
+    State,
+    Superseded,
+    Take,
+    Tell,
+)
+from hostsim.mirror import Mirror
+from hostsim.model import HostSpec, Json
+from hostsim.osnodes import OsNodes
+from hostsim.vm import Vm
+from hostsim.wire import Message, Type
+from netns import freezer
+from netns.evdevices import Source, uinput_available
+from netns.hotplug import Hotplug, InputNode
+from netns.journal import Journal
+
+log = logging.getLogger("hostsim.kmc")
+
+BEAT = 1.0
+"""Seconds between two PINGs to each agent that runs; one that misses MISSED of them is hung."""
+
+MISSED = 3
+
+ASK_RATE, ASK_BURST = 20.0, 50.0
+"""Flips a second that the agent of one OS may ask for, and how many at once."""
+
+AGENT_START = 30.0
+"""Seconds `start` waits for the agents; an OS without one is overruled at once."""
+
+
+class Kmc:
+    """The controller of one host's OSes (1 to 16). All methods run in the daemon's loop."""
+
+    def __init__(self, spec: HostSpec, oses: dict[str, Vm], journal: Journal) -> None:
+        # Nothing here outlives its owner: nodes and sockets are on the VMs' own mounts, clones and
+        # grabs go with our descriptors. So nothing goes into the journal.
+        self._spec = spec
+        self._oses = oses
+        fallback = spec.kmc.fallback
+        self._machine = Foreground(list(oses), (fallback,) if fallback else ())
+        self._nodes: dict[str, OsNodes] = {}
+        self._ports = {name: AgentPort(name, vm, self) for name, vm in oses.items()}
+        self._ready: dict[str, asyncio.Event] = {}
+        self._mirror: Mirror | None = None
+        self._direct: Direct | None = None
+        self._hotplug: Hotplug | None = None
+        self._readers: list[int] = []
+        self._asked: list[tuple[str, float, asyncio.Future[Json]]] = []
+        self._deadline: asyncio.TimerHandle | None = None
+        self._release_number = 0
+        self._by = "start"
+        self._overruled = dict.fromkeys(oses, 0)
+        self._flips = 0
+        self._asks = {name: Bucket(ASK_RATE, ASK_BURST) for name in oses}
+        self._owners: set[str] = set()  # what the machine's owner waits for
+        self._unanswered = dict.fromkeys(oses, 0)
+        self._heart: asyncio.TimerHandle | None = None
+
+    # -- life -------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Take the devices, start the agents, make the first OS foreground. Raises HostsimError."""
+        mirrored = any(device.mode == "mirror" for device in self._spec.devices)
+        if mirrored and not uinput_available():
+            raise HostsimError(
+                "[[device]] mode",
+                "mirror needs uinput, and this kernel offers no /dev/uinput",
+                "modprobe uinput, or use a kernel that has it (scripts/testvm)",
+            )
+        for vm in self._oses.values():
+            background.prepare(vm)
+        self._ready = {name: asyncio.Event() for name in self._oses}
+        for port in self._ports.values():
+            port.open()
+        self._nodes = {name: OsNodes(vm) for name, vm in self._oses.items()}
+        self._mirror = Mirror(self._nodes, self._hotkey)
+        self._direct = Direct(self._nodes, self._hotkey)
+        self._watch(self._mirror.fileno(), self._mirror.on_readable)
+        self._watch(self._direct.fileno(), self._direct.on_readable)
+        if self._spec.devices:
+            self._hotplug = Hotplug()  # listens before it looks, so that nothing slips through
+            for node in self._hotplug.present():
+                self._plugged(node)
+            self._watch(self._hotplug.fileno(), self._on_hotplug)
+        try:
+            async with asyncio.timeout(AGENT_START):
+                for ready in self._ready.values():
+                    await ready.wait()
+        except TimeoutError:
+            late = [name for name, ready in self._ready.items() if not ready.is_set()]
+            log.warning("no agent in %s after %g s", ", ".join(late), AGENT_START)
+        first = self._spec.kmc.foreground or next(iter(self._oses))
+        await self.flip(first, "start")
+        for name, vm in self._oses.items():
+            if name != first:
+                background.enter(vm)
+        self._beat()
+
+    async def stop(self) -> None:
+        """Give everything back to the machine and end the agents. Twice is harmless."""
+        loop = asyncio.get_running_loop()
+        for timer in (self._deadline, self._heart):
+            if timer is not None:
+                timer.cancel()
+        while self._readers:
+            loop.remove_reader(self._readers.pop())
+        for _, _, future in self._asked:
+            if not future.done():
+                future.set_exception(HostsimError("flip", "the host goes down"))
+        self._asked.clear()
+        for driver in self._drivers():
+            driver.close()
+        self._mirror = self._direct = None
+        if self._hotplug is not None:
+            self._hotplug.close()
+            self._hotplug = None
+        for port in self._ports.values():
+            port.close()
+        for nodes in self._nodes.values():
+            nodes.close()
+
+    def vm_gone(self, name: str) -> None:
+        """An OS's process 1 has ended: what it had goes to the next in line."""
+        if name in self._oses:
+            log.warning("%s died", name)
+            self._by = f"the end of {name}"
+            self._ports[name].close()
+            self._act(self._machine.gone(name))
+
+    # -- what others ask --------------------------------------------------------------------------
+
+    async def flip(self, name: str, by: str) -> Json:
+        """Make `name` the foreground OS; returns when it has the equipment.
+
+        {"foreground", "previous", "ms"}: ms from the request on. Raises HostsimError where it is
+        refused, or another request takes its place; nothing has changed then.
+        """
+        future: asyncio.Future[Json] = asyncio.get_running_loop().create_future()
+        self._request(name, by, future)
+        return await future
+
+    def status(self) -> Json:
+        """{"foreground", "oses": [{"name", "state", "agent", "overruled"}], "flips"}; agent: `ok`,
+        `hung` (does not answer), `frozen` or `none`."""
+        return {
+            "foreground": self._machine.foreground,
+            "oses": [
+                {
+                    "name": name,
+                    "state": self._machine.state(name).value,
+                    "agent": self._health(name),
+                    "overruled": self._overruled[name],
+                }
+                for name in self._oses
+            ],
+            "flips": self._flips,
+        }
+
+    def devices(self) -> list[Json]:
+        """The equipment; see `Equipment.identify`."""
+        return [device for driver in self._drivers() for device in driver.identify()]
+
+    # -- flips ------------------------------------------------------------------------------------
+
+    def _request(
+        self, name: str, by: str, future: asyncio.Future[Json], owner: bool = True
+    ) -> None:
+        begun = time.monotonic()
+        waiting = self._machine.waiting
+        try:
+            if not owner and waiting is not None and waiting in self._owners:
+                raise Refused(f"the machine's owner waits for {waiting}")
+            actions = self._machine.flip(name)
+        except Refused as refused:
+            log.info("flip to %s, asked by %s: refused: %s", name, by, refused)
+            future.set_exception(HostsimError(f"flip to {name}", str(refused)))
+            return
+        log.info("flip to %s, asked by %s", name, by)
+        self._by = by
+        if owner:
+            self._owners.add(name)
+        self._asked.append((name, begun, future))
+        self._act(actions)
+
+    def _act(self, actions: Sequence[Action]) -> None:
+        todo = deque(actions)
+        while todo:
+            match todo.popleft():
+                case AskRelease(name):
+                    todo.extendleft(reversed(self._ask_release(name)))
+                case Release(name):
+                    self._release(name)
+                    todo.extendleft(reversed(self._machine.released(name)))
+                case Take(name):
+                    background.leave(self._oses[name])
+                    self._take(name)
+                    todo.extendleft(reversed(self._machine.taken(name)))
+                case Tell(name, state):
+                    self._ports[name].tell(Message(Type.STATE, 0, state.value))
+                    if state is State.BACKGROUND:
+                        background.enter(self._oses[name])
+                case Done(name, previous):
+                    self._done(name, previous)
+                case Superseded(name, newer):
+                    why = f"a later request, for {newer}, took its place"
+                    self._fail(name, why)
+                case Abandoned(name):
+                    self._fail(name, "it died")
+
+    def _ask_release(self, name: str) -> list[Action]:
+        self._release_number += 1
+        timeout = self._spec.kmc.release_timeout
+        ask = Message(Type.RELEASE, self._release_number, str(round(timeout * 1000)))
+        if not self._ports[name].tell(ask):
+            return self._machine.agent_released(name)
+        loop = asyncio.get_running_loop()
+        self._deadline = loop.call_later(timeout, self._overrule, name)
+        return []
+
+    def _overrule(self, name: str) -> None:
+        self._deadline = None
+        self._overruled[name] += 1
+        log.warning("%s did not release within %g s: overruled", name, self._timeout)
+        self._act(self._machine.deadline(name))
+
+    @property
+    def _timeout(self) -> float:
+        return self._spec.kmc.release_timeout
+
+    def _release(self, name: str) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        for driver in self._drivers():
+            driver.save(name)
+        for driver in self._drivers():
+            try:
+                driver.release(name)
+            except OSError:
+                # Whether the OS still has it is unknown, so nobody else may get it.
+                log.exception("%s cannot be taken from %s; it is out of use", driver, name)
+                driver.close()
+
+    def _take(self, name: str) -> None:
+        for driver in self._drivers():
+            driver.restore(name)
+        for driver in self._drivers():
+            driver.take(name)
+
+    def _done(self, name: str, previous: str | None) -> None:
+        self._flips += 1
+        now = time.monotonic()
+        longest = 0.0
+        for wanted, begun, future in self._asked:
+            if wanted == name and not future.done():
+                ms = round((now - begun) * 1000, 3)
+                longest = max(longest, ms)
+                future.set_result({"foreground": name, "previous": previous, "ms": ms})
+        self._asked = [entry for entry in self._asked if entry[0] != name]
+        self._owners.discard(name)
+        log.info("%s is foreground after %s, %g ms", name, previous, longest)
+        event = {"event": "foreground", "os": name, "previous": previous, "by": self._by}
+        for port in self._ports.values():
+            port.announce(Message(Type.EVENT, 0, json.dumps(event)))
+
+    def _fail(self, name: str, why: str) -> None:
+        for wanted, _, future in self._asked:
+            if wanted == name and not future.done():
+                future.set_exception(HostsimError(f"flip to {name}", why))
+        self._asked = [entry for entry in self._asked if entry[0] != name]
+
+    def _hotkey(self) -> None:
+        try:
+            name = self._machine.next()
+        except Refused as refused:
+            log.info("hotkey: %s", refused)
+            return
+        future: asyncio.Future[Json] = asyncio.get_running_loop().create_future()
+        future.add_done_callback(_log_failure)
+        self._request(name, "the hotkey", future)
+
+    # -- agents (agents.Handler) ------------------------------------------------------------------
+
+    def ready(self, name: str) -> None:
+        """See `agents.Handler`."""
+        self._ready[name].set()
+        self._ports[name].tell(Message(Type.STATE, 0, self._machine.state(name).value))
+
+    def released(self, name: str, sequence: int) -> None:
+        """See `agents.Handler`. An answer to an older question is ignored."""
+        if sequence == self._release_number:
+            self._act(self._machine.agent_released(name))
+
+    def request(self, name: str, connection: Connection, message: Message) -> None:
+        """See `agents.Handler`."""
+        if message.type is Type.STATUS:
+            status = {
+                "os": name,
+                "state": self._machine.state(name).value,
+                "foreground": self._machine.foreground,
+            }
+            connection.send(Message(Type.OK, message.sequence, json.dumps(status)))
+            return
+        future: asyncio.Future[Json] = asyncio.get_running_loop().create_future()
+        future.add_done_callback(lambda done: _answer(connection, message.sequence, done))
+        try:
+            wanted = self._machine.next() if message.type is Type.NEXT else message.body
+            if not {"*", name} & set(self._spec.kmc.may_flip):
+                raise Refused(f"{name} may not ask for it ([kmc] may_flip)")
+            if not self._asks[name].take(time.monotonic()):
+                raise Refused(f"{name} asks too often")
+        except Refused as refused:
+            what = "flip to the next OS" if message.type is Type.NEXT else f"flip to {message.body}"
+            log.info("%s, asked by the agent of %s: refused: %s", what, name, refused)
+            future.set_exception(HostsimError(what, str(refused)))
+            return
+        self._request(wanted, f"the agent of {name}", future, owner=False)
+
+    def beat(self, name: str) -> None:
+        """See `agents.Handler`."""
+        self._unanswered[name] = 0
+
+    def _beat(self) -> None:
+        self._heart = asyncio.get_running_loop().call_later(BEAT, self._beat)
+        for name, vm in self._oses.items():
+            if not vm.alive or freezer.asked(vm.cgroup) or self._ports[name].resident is None:
+                self._unanswered[name] = 0
+                continue
+            if self._unanswered[name] == MISSED:
+                log.warning("%s: its agent has not answered for %g s", name, MISSED * BEAT)
+            self._unanswered[name] += 1
+            self._ports[name].tell(Message(Type.PING))
+
+    def _health(self, name: str) -> str:
+        vm = self._oses[name]
+        if self._ports[name].resident is None or not vm.alive:
+            return "none"
+        if freezer.asked(vm.cgroup):
+            return "frozen"
+        return "hung" if self._unanswered[name] > MISSED else "ok"
+
+    # -- devices ----------------------------------------------------------------------------------
+
+    def _drivers(self) -> list[Equipment]:
+        return [driver for driver in (self._mirror, self._direct) if driver is not None]
+
+    def _on_hotplug(self) -> None:
+        assert self._hotplug is not None
+        assert self._mirror is not None
+        assert self._direct is not None
+        for action, node in self._hotplug.events():
+            if action == "add":
+                self._plugged(node)
+            elif action == "remove":
+                self._mirror.remove(node.sysname)
+                self._direct.remove(node.sysname)
+
+    def _plugged(self, node: InputNode) -> None:
+        assert self._mirror is not None
+        assert self._direct is not None
+        if self._mirror.owns(node.sysname) or self._mirror.has(node.sysname):
+            return
+        if self._direct.has(node.sysname):
+            return
+        source = None
+        try:
+            source = Source(node.node)
+            spec = first_match(self._spec.devices, source.identity, node)
+            if spec is None:
+                source.close()
+                return
+            driver = self._mirror if spec.mode == "mirror" else self._direct
+            driver.add(source, node, spec)
+            log.info("%s (%s): %s", source.identity.name, node.node, spec.mode)
+        except (OSError, HostsimError) as error:
+            log.warning("%s: cannot be taken: %s", node.node, error)
+            if source is not None:
+                source.close()
+
+    def _watch(self, fd: int, callback: Callable[[], None]) -> None:
+        asyncio.get_running_loop().add_reader(fd, callback)
+        self._readers.append(fd)
+
+
+def _answer(connection: Connection, sequence: int, done: asyncio.Future[Json]) -> None:
+    if done.cancelled():
+        return
+    error = done.exception()
+    if isinstance(error, HostsimError):
+        connection.send(wire.error(sequence, error.what, error.why, error.hint))
+    elif error is not None:
+        connection.send(wire.error(sequence, "flip", str(error)))
+    else:
+        connection.send(Message(Type.OK, sequence, json.dumps(done.result())))
+
+
+def _log_failure(done: asyncio.Future[Json]) -> None:
+    if not done.cancelled() and (error := done.exception()) is not None:
+        log.info("hotkey: %s", error)

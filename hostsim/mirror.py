@@ -1,0 +1,176 @@
+"""mirror: the KMC holds the device, and every OS has a uinput clone of it.
+
+The clones are there as long as the device is plugged in, in the background too; only the
+foreground's gets events. The C forwarder (cext/forward.h) does that and keeps keys, LEDs and
+touches per OS; autorepeat's rate and an axis's calibration are properties of each clone, so there
+is nothing to save or restore at a flip for them.
+
+Events carry the time at which they entered the clone.
+"""
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from cext import forward
+from hostsim.errors import HostsimError
+from hostsim.model import DeviceSpec, Json
+from hostsim.osnodes import Node, OsNodes, node_path, udev_links, udev_properties
+from netns.evdevices import Clone, Source, key_code, led_names
+from netns.hotplug import InputNode
+
+log = logging.getLogger("hostsim.kmc")
+
+
+@dataclass
+class _Mirrored:
+    source: Source
+    properties: dict[str, str]
+    links: tuple[str, ...]
+    number: int = -1  # in the forwarder
+    clones: dict[str, Clone] = field(default_factory=dict)
+
+
+class Mirror:
+    """The driver. `hotkey` is called (in the loop, from `on_readable`) when a chord is pressed."""
+
+    def __init__(self, oses: dict[str, OsNodes], hotkey: Callable[[], None]) -> None:
+        self._oses = oses
+        self._index = {name: number for number, name in enumerate(oses)}
+        self._hotkey = hotkey
+        self._forwarder: forward.Forwarder | None = forward.Forwarder(len(oses))
+        self._devices: dict[str, _Mirrored] = {}
+        self._owner: str | None = None
+
+    def fileno(self) -> int:
+        """For the loop: `on_readable` when readable."""
+        assert self._forwarder is not None
+        return self._forwarder.fileno()
+
+    def on_readable(self) -> None:
+        """Handle what the forwarder noticed."""
+        while self._forwarder is not None and (notice := self._forwarder.notice()) is not None:
+            kind, number = notice
+            if kind == forward.CHORD:
+                self._hotkey()
+            elif kind == forward.GONE:
+                for sysname, device in list(self._devices.items()):
+                    if device.number == number:
+                        self.remove(sysname)
+
+    def owns(self, sysname: str) -> bool:
+        """Whether a node is one of our clones, which are no equipment to hand over."""
+        return any(
+            clone.sysname == sysname
+            for device in self._devices.values()
+            for clone in device.clones.values()
+        )
+
+    def has(self, sysname: str) -> bool:
+        """Whether this node is a device of ours."""
+        return sysname in self._devices
+
+    def add(self, source: Source, node: InputNode, spec: DeviceSpec) -> None:
+        """Take a device over from the machine; `source` is ours then. Raises OSError, HostsimError;
+        then the source is closed."""
+        assert self._forwarder is not None
+        device = _Mirrored(source, udev_properties(source, node), udev_links(node))
+        try:
+            chord = [key_code(name) for name in spec.hotkey]
+            source.lift()
+            source.grab()
+            for name, nodes in self._oses.items():
+                device.clones[name] = Clone(source)
+                if nodes.vm.alive:
+                    nodes.give(_clone_node(device.clones[name], device))
+            clones = [device.clones[name].fileno() for name in self._oses]
+            device.number = self._forwarder.add(source.fileno(), clones)
+            self._forwarder.chord(device.number, chord)
+            self._devices[node.sysname] = device
+            if self._owner is not None:
+                self._forwarder.take(self._index[self._owner], device.number)
+        except (OSError, HostsimError):
+            self._devices.pop(node.sysname, None)
+            self._let_go(device)
+            raise
+
+    def remove(self, sysname: str) -> None:
+        """The device is gone. One that is not ours is no error."""
+        device = self._devices.pop(sysname, None)
+        if device is not None:
+            self._let_go(device)
+
+    def os_back(self, name: str) -> None:
+        """The OS was started again: it finds its clones."""
+        for device in self._devices.values():
+            self._oses[name].give(_clone_node(device.clones[name], device))
+
+    def identify(self) -> list[Json]:
+        """See `Equipment`."""
+        return [self._describe(sysname, device) for sysname, device in self._devices.items()]
+
+    def _describe(self, sysname: str, device: _Mirrored) -> Json:
+        assert self._forwarder is not None
+        states = {}
+        for name, index in self._index.items():
+            leds, held = self._forwarder.os_state(device.number, index)
+            lit = [code for code in range(16) if leds >> code & 1]
+            states[name] = {
+                "node": f"/dev/input/{device.clones[name].sysname}",
+                "leds": led_names(lit),
+                "held": held,
+            }
+        return {
+            "name": device.source.identity.name,
+            "node": device.source.node,
+            "mode": "mirror",
+            "owner": self._owner,
+            "states": states,
+            "counters": self._forwarder.stats(device.number),
+        }
+
+    def save(self, name: str) -> None:
+        """Nothing: the forwarder follows each clone's LEDs all the time."""
+
+    def release(self, name: str) -> None:
+        """What was queued is delivered, keys and touches are lifted, then the old OS is silent."""
+        assert self._forwarder is not None
+        self._forwarder.release()
+        self._owner = None
+
+    def restore(self, name: str) -> None:
+        """Nothing: `take` sets the LEDs in the moment of taking."""
+
+    def take(self, name: str) -> None:
+        """LEDs, axes and switches as they are to be, then events."""
+        assert self._forwarder is not None
+        self._owner = name
+        self._forwarder.take(self._index[name])
+
+    def close(self) -> None:
+        """See `Equipment`."""
+        for sysname in list(self._devices):
+            self.remove(sysname)
+        if self._forwarder is not None:
+            self._forwarder.close()
+            self._forwarder = None
+
+    def _let_go(self, device: _Mirrored) -> None:
+        assert self._forwarder is not None
+        if device.number >= 0:
+            self._forwarder.remove(device.number)
+        for name, clone in device.clones.items():
+            self._oses[name].forget(clone.sysname)
+            clone.close()
+        with contextlib.suppress(OSError):  # ENODEV: unplugged
+            device.source.lift()
+        device.source.ungrab()
+        device.source.close()
+
+
+def _clone_node(clone: Clone, device: _Mirrored) -> Node:
+    os.chmod(f"/dev/input/{clone.sysname}", 0o600)
+    path = node_path(clone.sysname)
+    return Node(clone.sysname, clone.rdev, path, device.properties, device.links)

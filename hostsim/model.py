@@ -1,0 +1,172 @@
+"""The host as its file describes it: plain frozen data, checked by `hostfile`, read by all.
+
+Units: bytes, seconds, CPUs. Addresses are `ipaddress` interfaces (with prefix length). Tuples
+keep the order of the file. Pure; no I/O.
+"""
+
+from dataclasses import dataclass, field
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+)
+from pathlib import Path
+from typing import Any, Literal
+
+Address = IPv4Address | IPv6Address
+Interface = IPv4Interface | IPv6Interface
+Network = IPv4Network | IPv6Network
+
+Background = Literal["run", "throttle", "freeze"]
+BypassMode = Literal["auto", "veth", "ring", "never"]
+DeviceMode = Literal["direct", "mirror"]
+OnFailure = Literal["drop", "skip"]
+
+RESERVED_NAMES = frozenset({"switch", "br0", "lo", "eth0", "all", "default"})
+"""Names a VM or endpoint cannot have: they would collide inside a namespace of the host's own."""
+
+NAME_MAX = 15
+"""A VM's name is also its port's name on the switch: IFNAMSIZ - 1."""
+
+
+@dataclass(frozen=True)
+class OsSpec:
+    """`[vm.os]`: this VM is an operating system of the multi-OS device.
+
+    background: what it may do while another OS is foreground: run as always, run when nobody else
+    wants the CPU, or nothing (frozen). on_foreground, on_background: shell commands that its agent
+    starts at each change, in the OS; nobody waits for them.
+    """
+
+    background: Background = "run"
+    on_foreground: str | None = None
+    on_background: str | None = None
+
+
+@dataclass(frozen=True)
+class VmSpec:
+    """A VM (`[[vm]]`) or, with `endpoint` set, a device on the network outside (`[[endpoint]]`)."""
+
+    name: str
+    endpoint: bool = False
+    addresses: tuple[Interface, ...] = ()
+    memory: int | None = None  # bytes
+    cpus: float | None = None  # CPUs' worth of time
+    pids: int | None = None
+    nf: str | None = None
+    run: str | None = None
+    os: OsSpec | None = None
+    rate: int | None = None  # bit/s that the switch sends to it at most
+
+
+@dataclass(frozen=True)
+class MatchSpec:
+    """What a route, filter or mirror matches; None or empty means: anything. Ports are inclusive
+    ranges. What only a packet has (tcp_flags, dscp) is that of a connection's first packet.
+
+    origins: names of the VMs and endpoints it comes in from. tcp_flags: the bits looked at, and
+    those of them that must be set. vlan: None means untagged frames only. ethertype: frames of
+    that type. The names are lower case, and may start with `*.`; a flow is matched by them once
+    its contents have told a name.
+    """
+
+    src: tuple[Network, ...] = ()
+    dst: tuple[Network, ...] = ()
+    proto: int | None = None  # IANA protocol number
+    sport: tuple[tuple[int, int], ...] = ()
+    dport: tuple[tuple[int, int], ...] = ()
+    origins: tuple[str, ...] = ()
+    tcp_flags: tuple[int, int] | None = None
+    dscp: int | None = None
+    vlan: int | None = None
+    ethertype: int | None = None
+    sni: tuple[str, ...] = ()
+    http_host: tuple[str, ...] = ()
+    dns_name: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RouteSpec:
+    """One `[[route]]`. `index` is its place in the file, from 0; the first match wins.
+
+    on_failure: what happens to its flows when a VM of the chain is gone.
+    """
+
+    index: int
+    match: MatchSpec
+    through: tuple[str, ...]
+    bypass: BypassMode = "auto"
+    on_failure: OnFailure = "drop"
+
+
+@dataclass(frozen=True)
+class FilterSpec:
+    """One `[[filter]]`: connections that match are dropped at the switch."""
+
+    index: int
+    match: MatchSpec
+
+
+@dataclass(frozen=True)
+class MirrorSpec:
+    """One `[[mirror]]`: a copy of each packet of the connections that match goes to a VM or
+    endpoint, from every port of the switch it comes in by."""
+
+    index: int
+    match: MatchSpec
+    to: str
+
+
+@dataclass(frozen=True)
+class DeviceSpec:
+    """One `[[device]]`: which input devices, and how they are handed over.
+
+    match: all given keys must hold: `name`, `phys`, `uniq` (fnmatch patterns), `vendor`,
+    `product` (numbers), or any udev property by its own name (fnmatch pattern).
+    hotkey: key codes by name (`KEY_...`), pressed together.
+    """
+
+    index: int
+    match: dict[str, str | int]
+    mode: DeviceMode = "mirror"
+    hotkey: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class KmcSpec:
+    """`[kmc]`: the first foreground OS (None: the first OS of the file), and the deadline.
+
+    may_flip: the OSes whose agents may ask for a flip; "*" is all. The command line and the hotkey
+    always may. fallback: who follows when the foreground OS dies (None: the next living one).
+    """
+
+    foreground: str | None = None
+    release_timeout: float = 0.2  # seconds
+    may_flip: tuple[str, ...] = ("*",)
+    fallback: str | None = None
+
+
+@dataclass(frozen=True)
+class HostSpec:
+    """A whole host file. `vms` holds VMs, then endpoints in `endpoints`; names are unique."""
+
+    name: str
+    path: Path  # the file, absolute; programs run with its directory as the working directory
+    vms: tuple[VmSpec, ...] = ()
+    endpoints: tuple[VmSpec, ...] = ()
+    routes: tuple[RouteSpec, ...] = ()
+    filters: tuple[FilterSpec, ...] = ()
+    mirrors: tuple[MirrorSpec, ...] = ()
+    devices: tuple[DeviceSpec, ...] = ()
+    kmc: KmcSpec = field(default_factory=KmcSpec)
+    uplinks: tuple[str, ...] = ()  # NICs of the machine that become ports of the switch
+
+    def os_names(self) -> tuple[str, ...]:
+        """The VMs that are operating systems, in the file's order."""
+        return tuple(vm.name for vm in self.vms if vm.os is not None)
+
+
+Json = dict[str, Any]

@@ -1,0 +1,187 @@
+"""A network function in its VM: the process that the daemon starts there (`python -m hostsim.nf`).
+
+Descriptor 0 is a SOCK_SEQPACKET socket to the daemon (hostsim/functions.py), which is the only one
+it talks to. Messages are JSON objects, descriptors travel beside them (SCM_RIGHTS, unix(7)):
+
+    daemon -> NF  {"do": "open", "nf", "folder", "on_full", "rules": entries}   [rules]
+    NF -> daemon  {"ready": true}                                               [AF_XDP socket]
+    daemon -> NF  {"do": "neighbour", "vm", "shape": {...}}     [out, in, bell to read, to ring]
+    daemon -> NF  {"do": "forget", "vm"}
+    daemon -> NF  {"do": "counters"};   NF -> daemon  {"counters": {...}}
+
+The end of the socket is the end of the function. What is not understood ends it, with the reason on
+stderr: the VM's log.
+
+What `nf` may be: a name of `SHIPPED`; `package.module:function`, called with a `cext.port.Port`,
+found beside the host file or on Python's path; a C plug-in (`./my_nf.so`) with a function `hs_nf`
+(hs_judge in cext/port.h).
+"""
+
+import array
+import errno
+import importlib
+import json
+import os
+import select
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cext import port as ports
+from cext.channel import Shape
+from cext.port import Port
+
+FRAMES = 4096
+FRAME_SIZE = 2048
+RING = 1024
+FREED = 2.0  # seconds
+MESSAGE_MAX = 64 * 1024
+FDS_MAX = 8
+
+
+def count(port: Port) -> None:
+    """Pass everything on, and count packets and bytes by protocol; told when it ends."""
+    seen: dict[str, list[int]] = {}
+    for batch in port:
+        for packet in batch:
+            kind = protocol(packet)
+            entry = seen.setdefault(kind, [0, 0])
+            entry[0] += 1
+            entry[1] += len(packet)
+        port.send(batch)
+    for kind, (packets, size) in sorted(seen.items()):
+        print(f"{kind}: {packets} packets, {size} bytes", flush=True)
+
+
+def protocol(packet: memoryview) -> str:
+    """A word for what the packet is."""
+    kind = bytes(packet[12:14])
+    if kind == b"\x08\x00" and len(packet) >= 34:
+        number = packet[23]
+    elif kind == b"\x86\xdd" and len(packet) >= 54:
+        number = packet[20]
+    else:
+        return kind.hex()
+    return {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6"}.get(number, str(number))
+
+
+SHIPPED: dict[str, Callable[[Port], None]] = {
+    "forward": lambda port: port.run(ports.FORWARD),
+    "sink": lambda port: port.run(ports.SINK),
+    "count": count,
+}
+"""Network functions by name."""
+
+
+def load(name: str, folder: str) -> Callable[[Port], None]:
+    """The function a host file names. Raises ValueError with what is wrong."""
+    if name in SHIPPED:
+        return SHIPPED[name]
+    if name.endswith(".so"):
+        judge, library = ports.plug_in(str(Path(folder, name)))
+        return lambda port: port.run(judge, None) if library else None
+    module, colon, function = name.partition(":")
+    if not colon:
+        raise ValueError(f"no network function {name!r}; there are: {', '.join(SHIPPED)}")
+    sys.path.insert(0, folder)
+    found = getattr(importlib.import_module(module), function, None)
+    if not callable(found):
+        raise ValueError(f"module {module} has no function {function}")
+    return found  # type: ignore[no-any-return]
+
+
+def eth0(port: Port) -> int:
+    """The AF_XDP socket. The kernel lets go of a killed process's socket a little after its end,
+    and says EBUSY until then. Raises OSError."""
+    deadline = time.monotonic() + FREED
+    while True:
+        try:
+            return port.eth0("eth0", RING)
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                raise
+        select.select([], [], [], 0.001)  # nothing tells when
+
+
+class Control:
+    """The NF's end of the socket to the daemon."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self.port: Port | None = None
+
+    def receive(self) -> tuple[dict[str, Any] | None, list[int]]:
+        """A message and its descriptors, which are the caller's; None: the daemon has gone."""
+        data, ancillary, _, _ = self._socket.recvmsg(MESSAGE_MAX, socket.CMSG_SPACE(4 * FDS_MAX))
+        fds = array.array("i")
+        for level, kind, content in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                fds.frombytes(content[: len(content) // 4 * 4])
+        return (json.loads(data) if data else None), list(fds)
+
+    def open(self) -> tuple[Callable[[Port], None], Port] | None:
+        """Find the function and open the port as the first message says, and answer; None: nothing
+        is wanted. Raises OSError, ValueError, ImportError."""
+        message, fds = self.receive()
+        if message is None:
+            return None
+        function = load(message["nf"], message["folder"])
+        port = Port(FRAMES, FRAME_SIZE)
+        port.native.wait_on_full = message["on_full"] == "wait"
+        port.rules(fds[0], message["rules"])
+        os.close(fds[0])
+        handle = eth0(port)
+        self._socket.sendmsg(
+            [b'{"ready": true}'],
+            [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [handle]))],
+        )
+        self.port = port
+        port.control = self._socket.fileno()
+        port.on_control = self.serve
+        return function, port
+
+    def serve(self) -> bool:
+        """Do what the daemon says; False: end."""
+        assert self.port is not None
+        message, fds = self.receive()
+        if message is None:
+            return False
+        if message["do"] == "neighbour":
+            out, into, bell_in, bell_out = fds
+            self.port.neighbour(
+                message["vm"], Shape(**message["shape"]), out, into, (bell_in, bell_out)
+            )
+            os.close(out)
+            os.close(into)
+        elif message["do"] == "forget":
+            self.port.forget(message["vm"])
+        elif message["do"] == "counters":
+            self._socket.send(json.dumps({"counters": self.port.counters()}).encode())
+        else:
+            raise ValueError(f"the daemon says {message['do']!r}")
+        return True
+
+
+def main() -> int:
+    """Run the function until the daemon closes its end."""
+    with socket.socket(fileno=os.dup(0)) as sock:
+        control = Control(sock)
+        try:
+            opened = control.open()
+        except (OSError, ValueError, ImportError, AttributeError) as error:
+            print(error, file=sys.stderr)
+            return 1
+        if opened is not None:
+            function, port = opened
+            try:
+                function(port)
+            finally:
+                port.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

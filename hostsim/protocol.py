@@ -1,0 +1,65 @@
+"""The daemon's control protocol: one JSON object a line, a request and its answer.
+
+    -> {"op": "flip", "os": "play", "by": "cli"}
+    <- {"ok": true, "result": {...}}
+    <- {"ok": false, "error": {"what": …, "why": …, "hint": …, "status": 1}}
+
+The socket is /run/hostsim/HOST/control.sock, mode 0600. Pure but for the paths' names.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hostsim.errors import HostsimError, UsageError
+
+RUN = Path("/run/hostsim")
+LINE_MAX = 64 << 20
+"""Bytes of one line at most; `flows` of a busy host is long."""
+
+
+def folder(host: str) -> Path:
+    """Everything of one host that is a file: lock, journal, log, control.sock."""
+    return RUN / host
+
+
+def encode(message: dict[str, Any]) -> bytes:
+    return json.dumps(message, separators=(",", ":")).encode() + b"\n"
+
+
+def decode(line: bytes) -> dict[str, Any]:
+    """The message of one line. Raises HostsimError where it is none."""
+    try:
+        message = json.loads(line)
+    except ValueError:
+        message = None
+    if not isinstance(message, dict):
+        raise HostsimError("control socket", "a line that is no JSON object")
+    return message
+
+
+def success(result: Any) -> dict[str, Any]:
+    return {"ok": True, "result": result}
+
+
+def failure(error: HostsimError) -> dict[str, Any]:
+    return {
+        "ok": False,
+        "error": {
+            "what": error.what,
+            "why": error.why,
+            "hint": error.hint,
+            "status": error.status,
+        },
+    }
+
+
+def result(answer: dict[str, Any]) -> Any:
+    """The result of an answer. Raises the error it carries."""
+    if answer.get("ok"):
+        return answer.get("result")
+    error = answer.get("error")
+    if not isinstance(error, dict):
+        raise HostsimError("control socket", "an answer that is none")
+    kind = UsageError if error.get("status") == UsageError.status else HostsimError
+    raise kind(str(error.get("what")), str(error.get("why")), str(error.get("hint") or ""))

@@ -1,0 +1,405 @@
+"""The data plane of a host: policy, classifier, transfer components, rules and flows.
+
+`Dataplane` owns the loaded BPF object (cext/classifier.bpf.c) and decides when its maps change;
+what happens to a packet is decided in the kernel. The parts: policy.py what matches, bypass.py the
+direct links, transfer.py the VMs' side, flows.py what is shown.
+
+Epochs. Each change of policy, and each VM that goes, gets the next epoch; the newest EPOCHS of
+them stay readable, so that a packet on its way is judged to the end by the policy it met first.
+A region of rows is written before any epoch names it, and is never written while one does.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from cext import bpf, dataplane, words
+from hostsim import explain, flows, matchtext, switch, transfer, verify
+from hostsim.bypass import DirectLinks
+from hostsim.errors import HostsimError
+from hostsim.inspector import Inspector
+from hostsim.model import FilterSpec, HostSpec, Json, MirrorSpec, RouteSpec
+from hostsim.policy import SYN, First, compile_lists, first_match
+from hostsim.vm import Vm
+
+log = logging.getLogger("hostsim.routes")
+
+FLOW_IDLE = 30.0
+"""Seconds after which a flow's rules and counts go when nothing of it was seen."""
+CONN_IDLE = 600.0
+"""Seconds a connection is remembered without a packet."""
+
+ROUTER = {
+    "net.ipv4.ip_forward": "1",
+    "net.ipv6.conf.all.forwarding": "1",
+    "net.ipv4.conf.all.rp_filter": "0",
+    "net.ipv4.conf.eth0.rp_filter": "0",
+    "net.ipv4.conf.all.send_redirects": "0",
+    "net.ipv4.conf.eth0.send_redirects": "0",
+    "net.ipv4.conf.all.accept_redirects": "0",
+    "net.ipv4.conf.eth0.accept_redirects": "0",
+    "net.ipv6.conf.all.accept_redirects": "0",
+    "net.ipv6.conf.eth0.accept_redirects": "0",
+}
+"""What a chain's VM needs to send on what came in by the same eth0, and to tell nobody of a
+shorter way."""
+
+
+class Policy(NamedTuple):
+    """What `hostsim routes apply` replaces."""
+
+    routes: tuple[RouteSpec, ...] = ()
+    filters: tuple[FilterSpec, ...] = ()
+    mirrors: tuple[MirrorSpec, ...] = ()
+
+
+class Dataplane:
+    """See the module. `start` once; `close` twice is harmless."""
+
+    def __init__(self, spec: HostSpec, switch: "switch.Switch", vms: Mapping[str, Vm]) -> None:
+        self._switch = switch
+        self._vms = dict(vms)
+        self._by_number = {vm.index: vm for vm in vms.values()}
+        self._policy = Policy(spec.routes, spec.filters, spec.mirrors)
+        self._lists = words.Lists(())
+        self._gone: set[int] = set()
+        self._rates: dict[int, int] = {}
+        self._attached: set[int] = set()
+        self._epoch = 0
+        self.rings: set[tuple[int, words.Tuple]] = set()
+        """Flows, by the VM that sends them, with a current rule into a ring."""
+        self.on_epoch: Callable[[int], None] = lambda epoch: None
+        """Called with each new epoch, before anyone hears of it."""
+        self._version = 0
+        self._on = 0
+        self._region = 0
+        self._regions: dict[int, int] = {}  # by epoch, the newest EPOCHS
+        self._object: bpf.Object | None = None
+        self._ring: bpf.Ring | None = None
+        self._links: DirectLinks | None = None
+        self._inspector = Inspector(self._map, self._forget, tuple(self._by_number))
+
+    # -- life -------------------------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Load the programs; the verifier takes its time. Blocks, and needs nothing but this
+        object, so that another thread can do it early. Raises OSError."""
+        self._object = bpf.Object("classifier")
+
+    def start(self) -> None:
+        """Attach the programs, loaded or not, and write the policy. Raises OSError,
+        HostsimError."""
+        if self._object is None:
+            self.load()
+        assert self._object is not None
+        self._links = DirectLinks(
+            self._by_number,
+            self._object.program("transfer_in"),
+            self._object.program("refuse"),
+            self._map("pairs"),
+        )
+        self._ring = bpf.Ring(self._map("events"), self._event)
+        for vm in self._vms.values():
+            self._write_vm(vm)
+            self._rate(vm, vm.spec.rate)
+        self._prepare(self._policy.routes)
+        self._write_policy(self._policy)
+        classify = self._object.program("classify")
+
+        def fill(batch: object) -> None:
+            uplinks = [words.IFINDEX + number for number in self._switch.uplinks.values()]
+            for port in (*(vm.port for vm in self._vms.values()), *uplinks):
+                transfer.add_program(batch, port, classify, "hostsim:classify", transfer.INGRESS)
+
+        self._switch.rtnl.batch(fill)
+
+    def close(self) -> None:
+        """Drop programs and maps; the kernel's last reference goes with the interfaces."""
+        if self._ring is not None:
+            self._ring.close()
+            self._ring = None
+        if self._object is not None:
+            self._object.close()
+            self._object = None
+
+    def fileno(self) -> int:
+        """Readable when the classifier wants something; then call `on_readable`."""
+        assert self._ring is not None
+        return self._ring.fileno()
+
+    def on_readable(self) -> None:
+        """Do what the classifier asked for. Raises OSError."""
+        assert self._ring is not None
+        self._ring.consume()
+
+    def tick(self) -> None:
+        """Sweep what has been idle. Raises OSError."""
+        self._sweep(0)
+
+    def vm_gone(self, name: str) -> None:
+        """A VM's init died: its links are gone for good."""
+        vm = self._vms[name]
+        self.link_lost(name)
+        if self._links is not None:
+            self._links.gone(vm.index)
+
+    def link_lost(self, name: str) -> None:
+        """A VM cannot be reached by the switch: rules to and from it go at once, and its flows are
+        judged again, by their route's on_failure. Twice is harmless."""
+        vm = self._vms[name]
+        if vm.index in self._gone or self._object is None:
+            return
+        self._gone.add(vm.index)
+        self._write_vm(vm)
+        self._next_epoch()
+        self._sweep(vm.index)
+
+    def link_back(self, name: str) -> None:
+        """A living VM's link is back. Twice is harmless."""
+        vm = self._vms[name]
+        if vm.index not in self._gone or self._object is None:
+            return
+        self._gone.discard(vm.index)
+        self._write_vm(vm)
+        self._next_epoch()
+
+    # -- policy -----------------------------------------------------------------------------------
+
+    def _write_policy(self, policy: Policy) -> None:
+        """Write rows and routes into a free region, then let the next epoch name it."""
+        numbers = {name: vm.index for name, vm in self._vms.items()}
+        lists = compile_lists(policy.routes, policy.filters, policy.mirrors, numbers)
+        if len(lists.rows) > words.ROWS_MAX or len(policy.routes) > words.ROWS_MAX:
+            raise HostsimError(
+                "routes", f"{len(lists.rows)} rows of matches", f"at most {words.ROWS_MAX}"
+            )
+        used = set(self._regions.values())
+        region = next(r for r in range(words.REGIONS) if r not in used)
+        base = region * words.ROWS_MAX
+        table, chains = self._map("rows"), self._map("routes")
+        for at, row in enumerate(lists.rows):
+            table.set(dataplane.pack_u32(base + at), dataplane.pack_row(row))
+        for route in policy.routes:
+            value = dataplane.pack_route(
+                tuple(numbers[name] for name in route.through),
+                route.bypass in ("auto", "veth")
+                or (route.bypass == "ring" and any(self._vms[n].spec.nf for n in route.through)),
+                route.on_failure == "skip",
+            )
+            chains.set(dataplane.pack_u32(base + route.index), value)
+        self._inspector.policy(lists, region)
+        self._region, self._lists, self._policy = region, lists, policy
+        self._version += 1
+        self._next_epoch()
+
+    def apply(self, spec: HostSpec) -> Json:
+        """Replace routes, filters, mirrors and rates by those of `spec`, while traffic flows. Every
+        decision made before is stale when this returns. Raises HostsimError, with nothing changed,
+        where `spec` is of other VMs."""
+        theirs = {vm.name: vm for vm in (*spec.vms, *spec.endpoints)}
+        mine = {name: vm.spec for name, vm in self._vms.items()}
+        if {n: v.endpoint for n, v in theirs.items()} != {n: v.endpoint for n, v in mine.items()}:
+            raise HostsimError(
+                "routes apply",
+                "the file's VMs and endpoints are not those of the running host",
+                f"the host has: {', '.join(mine)}",
+            )
+        policy = Policy(spec.routes, spec.filters, spec.mirrors)
+        self._prepare(policy.routes)
+        for name, vm in self._vms.items():
+            self._rate(vm, theirs[name].rate)
+        self._write_policy(policy)
+        return {"epoch": self._epoch, "routes": len(policy.routes)}
+
+    def refresh(self) -> None:
+        """Judge every flow again, by the same policy: all rules are stale when this returns."""
+        self._next_epoch()
+
+    def _rate(self, vm: Vm, rate: int | None) -> None:
+        """Shape what the switch sends to a VM (tc-tbf(8) on its port); None: as fast as it goes."""
+        before = self._rates.get(vm.index)
+        if rate == before:
+            return
+        if before is not None:
+            transfer.unshape(self._switch.rtnl, vm.port)
+            del self._rates[vm.index]
+        if rate is not None:
+            transfer.shape(self._switch.rtnl, vm.port, rate)
+            self._rates[vm.index] = rate
+        self._write_vm(vm)
+
+    def _next_epoch(self) -> None:
+        """Make everything decided so far stale, at once."""
+        epoch = self._epoch + 1
+        self._regions[epoch] = self._region
+        self._regions.pop(epoch - words.EPOCHS, None)
+        self._map("policies").set(
+            dataplane.pack_u32(epoch % words.EPOCHS),
+            dataplane.pack_policy(epoch, self._version, self._region, self._lists),
+        )
+        rows = self._lists.rows
+        self._on |= words.ON if rows else 0  # what was looked at once stays counted
+        self._on |= words.ON_VLAN if any(row.vlan for row in rows) else 0
+        self._on |= words.ON_ETHERTYPE if any(row.ethertype for row in rows) else 0
+        self._map("config").set(dataplane.pack_u32(0), dataplane.pack_config(epoch, self._on))
+        self._epoch = epoch
+        self.on_epoch(epoch)
+
+    def _prepare(self, routes: Sequence[RouteSpec]) -> None:
+        """Make the VMs of the chains ready: forwarding, routes, transfer component."""
+        assert self._object is not None
+        program = self._object.program("transfer_out")
+        networks = switch.subnets(list(self._vms.values()))
+        for name in dict.fromkeys(name for route in routes for name in route.through):
+            vm = self._vms[name]
+            if vm.index in self._attached:
+                continue
+            vm.sysctl(ROUTER)
+            if not vm.spec.addresses:
+                switch.configure(vm, networks)
+            transfer.attach(vm, program)
+            self._attached.add(vm.index)
+
+    def _write_vm(self, vm: Vm) -> None:
+        flags = 0 if vm.index in self._gone else words.VM_ALIVE
+        if vm.spec.endpoint:
+            flags |= words.VM_ENDPOINT
+        elif vm.spec.nf is None:  # a packet NF is transparent
+            flags |= words.VM_ROUTES
+        flags |= words.VM_ON_SWITCH if vm.index in self._rates else 0
+        self._map("vms").set(dataplane.pack_u32(vm.index), dataplane.pack_vm(vm.mac, flags))
+
+    # -- the kernel's side ------------------------------------------------------------------------
+
+    def _map(self, name: str) -> bpf.Map:
+        if self._object is None:
+            raise HostsimError("data plane", "it is not there")
+        return self._object.map(name)
+
+    def _event(self, data: bytes) -> None:
+        kind, a, b = dataplane.unpack_event(data)
+        if kind == words.EVENT_PAIR and self._links is not None:
+            self._links.want(a, b)
+        elif kind == words.EVENT_CONTENT:
+            self._inspector.saw(dataplane.unpack_content(data))
+
+    def _forget(self, vm: int, flow: words.Tuple) -> None:
+        assert self._object is not None
+        dataplane.forget(self._object.program("forget"), vm, flow)
+
+    def _sweep(self, gone: int) -> None:
+        if self._object is None:
+            return
+        dataplane.sweep(
+            self._object.program("sweep"),
+            time.clock_gettime_ns(time.CLOCK_MONOTONIC),
+            int(FLOW_IDLE * 1e9),
+            int(CONN_IDLE * 1e9),
+            gone,
+        )
+
+    def ring_hops(self) -> list[tuple[int, words.Tuple, int]]:
+        """Flows that may leave the switch for a ring now: VM number, flow, the next VM's number.
+        The classifier has said so for each: no filter, mirror or rate concerns it."""
+        routes = self._policy.routes
+        return [
+            (flow.vm, flow.tuple, flow.verdict.to)
+            for flow in dataplane.read_flows(self._map("flows"))
+            if flow.verdict.epoch == self._epoch
+            and flow.verdict.action == words.STEER
+            and flow.verdict.flags & words.F_BYPASS
+            and flow.packets >= words.RULE_AFTER
+            and flow.route is not None
+            and flow.route < len(routes)
+            and routes[flow.route].bypass in ("auto", "ring")
+        ]
+
+    @property
+    def epoch(self) -> int:
+        """The one number that rules must name."""
+        return self._epoch
+
+    # -- what is shown ----------------------------------------------------------------------------
+
+    def _view(self) -> flows.View:
+        assert self._links is not None
+        numbers = {name: vm.index for name, vm in self._vms.items()} | self._switch.uplinks
+        return flows.View(
+            routes=self._policy.routes,
+            numbers=numbers,
+            names={number: name for name, number in numbers.items()},
+            alive=frozenset(self._by_number) - self._gone | {*self._switch.uplinks.values()},
+            direct=self._links.made,
+            epoch=self._epoch,
+            now=time.clock_gettime_ns(time.CLOCK_MONOTONIC),
+            on_switch=frozenset(self._rates),
+            judge=self._judge,
+            rings=self.rings,
+        )
+
+    def _judge(self, flow: words.Flow) -> tuple[int | None, bool]:
+        """Route and direction of a flow by the policy in force."""
+        conn = dataplane.read_conn(self._map("conns"), flow.tuple)
+        first = First(flow.tuple, SYN, 0, flow.vm)
+        if conn is not None:
+            tuple_ = flow.tuple.reversed() if conn.reply else flow.tuple
+            name = self._inspector.name_of(conn.content)
+            names = (name,) if name else ()
+            first = First(tuple_, conn.tcp_flags, conn.dscp, conn.origin, names)
+        row = first_match(self._lists.routes, first)
+        return None if row is None else self._lists.routes[row].route, bool(conn and conn.reply)
+
+    def explain(self, vm: str, key: str) -> Json:
+        """The contract's `explain`. Raises UsageError for a key that is none, HostsimError."""
+        flow = flows.parse_key(key)
+        if vm not in self._vms:
+            raise HostsimError(
+                f"explain {vm}", "no such VM or endpoint", f"there are: {', '.join(self._vms)}"
+            )
+        conn = dataplane.read_conn(self._map("conns"), flow)
+        name = self._inspector.name_of(conn.content) if conn else None
+        seen = [one for one in dataplane.read_flows(self._map("flows")) if one.tuple == flow]
+        sent = [one for one in dataplane.read_rules(self._map("rules")) if one.tuple == flow]
+        return explain.explain(vm, flow, self._lists, conn, name, seen, sent, self._view())
+
+    def verify(self) -> list[Json]:
+        """What each VM sent of each flow, and what accounts for it: see verify.py. Packets on
+        their way show as missing: ask again."""
+        sent = list(dataplane.read_rules(self._map("rules")))
+        seen = list(dataplane.read_flows(self._map("flows")))
+        drops = {vm.index: transfer.queue_drops(vm) for vm in self._vms.values() if vm.alive}
+        return verify.check(seen, sent, drops, self._view())
+
+    def flows(self) -> list[Json]:
+        """The contract's `flows`."""
+        seen = list(dataplane.read_flows(self._map("flows")))
+        sent = list(dataplane.read_rules(self._map("rules")))
+        return flows.flow_rows(seen, sent, self._view())
+
+    def rules(self) -> list[Json]:
+        """The contract's `rules`."""
+        return flows.rule_rows(list(dataplane.read_rules(self._map("rules"))), self._view())
+
+    def routes(self) -> list[Json]:
+        """The policy, in order; packets: of the flows remembered, as they entered their chain."""
+        packets = [0] * len(self._policy.routes)
+        for flow in dataplane.read_flows(self._map("flows")):
+            enters = flow.verdict.flags & words.F_START
+            if enters and flow.route is not None and flow.verdict.epoch == self._epoch:
+                packets[flow.route] += flow.packets
+        return [
+            {
+                "index": route.index,
+                "match": matchtext.match_json(route.match),
+                "through": list(route.through),
+                "bypass": route.bypass,
+                "on_failure": route.on_failure,
+                "packets": packets[route.index],
+            }
+            for route in self._policy.routes
+        ]
+
+    def counters(self) -> dict[str, int]:
+        """Packets by reason, since the start."""
+        return dataplane.read_counters(self._map("counters"))

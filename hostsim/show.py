@@ -1,0 +1,174 @@
+"""What the command line prints for a person: rich tables of the contract's JSON."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+Rows = Sequence[dict[str, Any]]
+
+_STATE_STYLE = {"running": "green", "up": "green", "dead": "red", "failed": "red", "down": "red"}
+_STATE_STYLE |= {"unplugged": "red", "unnamed": "yellow"}
+_PATH_STYLE = {"switch": "yellow", "veth": "green", "ring": "cyan"}
+
+
+def _table(title: str, columns: Iterable[str]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _put(table: Table, nothing: str) -> None:
+    console = Console()
+    if table.row_count:
+        console.print(table)
+    else:
+        console.print(f"[dim]{nothing}[/dim]")
+
+
+def _state(state: str) -> Text:
+    return Text(state, style=_STATE_STYLE.get(state, ""))
+
+
+def hosts(found: Rows) -> None:
+    table = _table("", ("host", "daemon", "state"))
+    for row in found:
+        table.add_row(row["host"], str(row["pid"] or "-"), _state(row["state"]))
+    _put(table, "no hosts")
+
+
+def status(found: dict[str, Any]) -> None:
+    foreground = found["foreground"]
+    title = f"host {found['host']}" + (f", foreground: {foreground}" if foreground else "")
+    table = _table(title, ("", "name", "state", "pid", "netns", "addresses"))
+    for kind, nodes in (("VM", found["vms"]), ("endpoint", found["endpoints"])):
+        for node in nodes:
+            table.add_row(
+                "OS" if node["os"] else kind,
+                Text(node["name"], style="bold" if node["name"] == foreground else ""),
+                _state(node["state"]),
+                str(node["pid"]),
+                node["netns"],
+                " ".join(node.get("addresses", [])) or "-",
+            )
+    _put(table, "an empty host")
+    switch = found["switch"]
+    table = _table(
+        f"switch: {switch['bridge']} in {switch['netns']}",
+        ("port", "state", "rx packets", "rx bytes", "tx packets", "tx bytes"),
+    )
+    for port in switch["ports"]:
+        counts = (port[f"{way}_{unit}"] for way in ("rx", "tx") for unit in ("packets", "bytes"))
+        table.add_row(port["name"], _state(port["state"]), *(f"{count:,}" for count in counts))
+    _put(table, "the switch has no ports")
+    if found["devices"]:
+        devices(found["devices"])
+
+
+def devices(found: Rows) -> None:
+    table = _table("equipment", ("device", "node", "mode", "owner", "saved states"))
+    for row in found:
+        table.add_row(
+            str(row.get("name")),
+            str(row.get("node") or "-"),
+            str(row.get("mode")),
+            str(row.get("owner") or "-"),
+            ", ".join(row.get("saved", [])) or "-",
+        )
+    _put(table, "no equipment")
+
+
+def routes(found: Rows) -> None:
+    table = _table("routes (first match wins)", ("", "match", "through", "bypass", "packets"))
+    for row in found:
+        table.add_row(
+            str(row["index"]),
+            " ".join(f"{key}={value}" for key, value in row["match"].items()),
+            " -> ".join(row["through"]),
+            row["bypass"],
+            f"{row['packets']:,}" if "packets" in row else "-",
+        )
+    _put(table, "no routes: everything is plainly bridged")
+
+
+def flows(found: Rows) -> None:
+    table = _table("flows", ("flow", "route", "hop", "path", "packets", "bytes", "reason"))
+    for row in found:
+        for nth, hop in enumerate(row["hops"]):
+            first = nth == 0
+            table.add_row(
+                row["key"] if first else "",
+                str(row["route"]) if first else "",
+                f"{hop['vm']} -> {hop['to']}" if hop.get("to") else hop["vm"],
+                Text(hop["path"], style=_PATH_STYLE.get(hop["path"], "")),
+                f"{hop['packets']:,}",
+                f"{hop['bytes']:,}",
+                hop["reason"],
+            )
+    _put(table, "no flows")
+
+
+def rules(found: Rows) -> None:
+    table = _table("routing rules", ("VM", "flow", "to", "path", "epoch", "packets", "idle"))
+    for row in found:
+        table.add_row(
+            row["vm"],
+            row["key"],
+            row["to"],
+            Text(row["path"], style=_PATH_STYLE.get(row["path"], "")),
+            str(row["epoch"]),
+            f"{row['packets']:,}",
+            f"{row['idle_s']:.1f} s",
+        )
+    _put(table, "no rules: every flow goes by the switch")
+
+
+def explanation(found: dict[str, Any]) -> None:
+    console = Console()
+    route = "no route" if found["route"] is None else f"route {found['route']}"
+    known = "live" if found["live"] else "not seen yet"
+    console.print(f"[bold]{found['flow']}[/bold] at {found['vm']}: {route}, {found['direction']}")
+    console.print(f"{known}; next: {found['next']} ({found['why']})")
+    if found["contents"]:
+        console.print(" ".join(f"{kind} = {name}" for kind, name in found["contents"].items()))
+    if found["undecided"]:
+        console.print("its contents may still choose another route")
+    if found["mirror"]:
+        console.print(f"a copy goes to {found['mirror']}")
+    table = _table("hops", ("hop", "path", "reason"))
+    for hop in found["hops"]:
+        path = Text(hop["path"], style=_PATH_STYLE.get(hop["path"], ""))
+        table.add_row(f"{hop['vm']} -> {hop['to']}", path, hop["reason"])
+    _put(table, "no hops: plain bridging")
+
+
+def conservation(found: Rows) -> None:
+    table = _table("sent = switch + veth + ring + drops", ("VM", "flow", "sent", "sum", "missing"))
+    for row in found:
+        parts = [f"{row[path]:,} {path}" for path in ("switch", "veth", "ring") if row[path]]
+        parts += [f"{count:,} {reason}" for reason, count in row["drops"].items()]
+        style = "red" if row["missing"] else "green"
+        missing = Text(str(row["missing"]), style=style)
+        table.add_row(row["vm"], row["key"], f"{row['sent']:,}", " + ".join(parts), missing)
+    _put(table, "nothing was sent")
+
+
+def bench(found: dict[str, Any]) -> None:
+    peers = sorted({peer for case in found["cases"] for peer in case["peers"]})
+    table = _table(
+        f"bench {found['bench']}",
+        ("case", "unit", "hostsim", *(column for peer in peers for column in (peer, f"/ {peer}"))),
+    )
+    for case in found["cases"]:
+        cells: list[str] = []
+        for peer in peers:
+            value, ratio = case["peers"].get(peer), case["ratio"].get(peer)
+            cells += ["-" if value is None else f"{value:.4g}"]
+            cells += ["-" if ratio is None else f"{ratio:.2f}x"]
+        table.add_row(case["case"], case["unit"], f"{case['value']:.4g}", *cells)
+    _put(table, "no cases")
+    Console().print(f"[dim]{found['machine']}[/dim]")

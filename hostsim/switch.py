@@ -1,0 +1,249 @@
+"""The switch: a network namespace of its own with a Linux bridge, and a veth to each VM.
+
+Namespace `hs-<host>-switch`, bridge `br0`, one port for each VM and endpoint, named like it. Links
+are made by one netlink message each, all in one batch: the kernel makes port and eth0, enslaves
+the port and sets it up in one go (rtnetlink(7), RTM_NEWLINK with VETH_INFO_PEER). Interface
+numbers are chosen, not asked for: VM number v has IFINDEX + v on both sides (cext/dataplane.h).
+
+The bridge knows the MAC addresses of its own VMs from the start, sticky: a frame with a VM's
+address as its source does not move the entry, wherever it comes in. It still learns what is behind
+a port. No IPv6 and no address of the switch's own: the namespace only forwards.
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from ipaddress import IPv4Network
+from typing import Any
+
+from cext import words
+from cext.sock import new_netns
+from hostsim.errors import HostsimError
+from hostsim.model import Json, Network
+from hostsim.vm import Vm
+from netns import namespace, uplinks
+from netns.journal import Journal
+from netns.links import Rtnl
+
+BRIDGE_INDEX = words.IFINDEX
+IFF_UP = 1
+NTF_MASTER = 0x04
+NTF_STICKY = 0x40
+NUD_NOARP = 0x40
+
+
+def mac(host: str, kind: int, index: int) -> str:
+    """A locally administered address, the same at every start. kind: 2 for eth0, 6 for its port,
+    10 for the bridge."""
+    digest = hashlib.sha256(host.encode()).digest()
+    return bytes([kind, *digest[:3], index >> 8, index & 0xFF]).hex(":")
+
+
+def ifindex(vm: Vm) -> int:
+    """The interface number of a VM's eth0 and of its port."""
+    return words.IFINDEX + vm.index
+
+
+class Switch:
+    """Owns the namespace and what is in it."""
+
+    bridge = "br0"
+
+    def __init__(self, host: str, journal: Journal) -> None:
+        self.host = host
+        self.netns = f"hs-{host}-switch"
+        self._journal = journal
+        self._fd = -1
+        self._named = False
+        self._rtnl: Rtnl | None = None
+        self._lent: list[dict[str, str]] = []
+        self.uplinks: dict[str, int] = {}
+
+    @property
+    def rtnl(self) -> Rtnl:
+        """Netlink in the switch's namespace; stays the switch's."""
+        if self._rtnl is None:
+            raise HostsimError(f"switch of host {self.host}", "it is not there")
+        return self._rtnl
+
+    @property
+    def netns_fd(self) -> int:
+        """The namespace's descriptor; stays the switch's."""
+        return self._fd
+
+    def start(self) -> None:
+        """Make the namespace and the bridge. Raises HostsimError, OSError."""
+        self._journal.add("netns", name=self.netns)
+        self._fd = new_netns()
+        namespace.add_fd(self.netns, self._fd)
+        self._named = True
+        off = {"net.ipv6.conf.all.disable_ipv6": "1", "net.ipv6.conf.default.disable_ipv6": "1"}
+        namespace.write_sysctls(self._fd, off)
+        self._rtnl = Rtnl(self._fd)
+
+        def fill(batch: Any) -> None:
+            batch.link("set", index=1, state="up")
+            batch.link(
+                "add",
+                ifname=self.bridge,
+                kind="bridge",
+                index=BRIDGE_INDEX,
+                address=mac(self.host, 10, 0),
+                br_mcast_snooping=0,
+                state="up",
+            )
+
+        self._rtnl.batch(fill)
+
+    def connect(self, vms: Sequence[Vm]) -> None:
+        """Link every VM to a port and give it its addresses and on-link routes; fills in vm.mac,
+        vm.eth0 and vm.port. Raises OSError."""
+        for vm in vms:
+            if vm.index > words.VM_MAX:
+                raise HostsimError(
+                    f"host {self.host}", f"more than {words.VM_MAX} VMs and endpoints"
+                )
+            vm.mac = mac(self.host, 2, vm.index)
+            vm.eth0 = vm.port = ifindex(vm)
+            vm.sysctl({"net.ipv6.conf.default.accept_dad": "0"})
+
+        def fill(batch: Any) -> None:
+            for vm in vms:
+                self._fill_link(batch, vm)
+
+        self.rtnl.batch(fill)
+        networks = subnets(vms)
+        for vm in vms:
+            configure(vm, networks if vm.spec.addresses else [])
+
+    def attach(self, names: Sequence[str], first: int) -> None:
+        """Make NICs of the machine ports of the bridge; they get the port numbers from `first` on,
+        which `uplinks` then has. `close` gives them back. Raises HostsimError, OSError."""
+        for number, name in enumerate(names, start=first):
+            if number > words.VM_MAX:
+                raise HostsimError(f"uplink {name}", f"more than {words.VM_MAX} ports")
+            nic = uplinks.inspect(name)
+            entry = nic.words(self.netns)
+            self._journal.add("uplink", **entry)
+            self._lent.append(entry)
+            uplinks.lend(nic, self._fd, words.IFINDEX + number)
+            self.uplinks[name] = number
+
+        def fill(batch: Any) -> None:
+            for number in self.uplinks.values():
+                index = words.IFINDEX + number
+                batch.link("set", index=index, master=BRIDGE_INDEX, state="up")
+
+        self.rtnl.batch(fill)
+
+    def _fill_link(self, batch: Any, vm: Vm) -> None:
+        peer = [
+            ("IFLA_IFNAME", "eth0"),
+            ("IFLA_ADDRESS", vm.mac),
+            ("IFLA_NET_NS_FD", vm.netns_fd),
+        ]
+        batch.link(
+            "add",
+            ifname=vm.spec.name,
+            kind="veth",
+            index=vm.port,
+            address=mac(self.host, 6, vm.index),
+            master=BRIDGE_INDEX,
+            flags=IFF_UP,
+            change=IFF_UP,
+            info_peer={"index": vm.eth0, "attrs": peer},
+        )
+        batch.fdb(
+            "add",
+            ifindex=vm.port,
+            lladdr=vm.mac,
+            state=NUD_NOARP,
+            flags=NTF_MASTER | NTF_STICKY,
+        )
+
+    def learning(self, vm: Vm, on: bool) -> None:
+        """Whether the bridge learns MAC addresses at the VM's port; off where frames of others
+        come out of it unchanged."""
+        self.rtnl.batch(lambda batch: batch.brport("set", index=vm.port, learning=int(on)))
+
+    def ports(self) -> list[Json]:
+        """The ports as the kernel counts them: rx is what the VM sent, tx what it was sent."""
+        found: list[Json] = []
+        for link in self.rtnl.links():
+            if link.get_attr("IFLA_MASTER") != BRIDGE_INDEX:
+                continue
+            stats = link.get_attr("IFLA_STATS64")
+            found.append(
+                {
+                    "name": link.get_attr("IFLA_IFNAME"),
+                    "ifindex": link["index"],
+                    "state": str(link.get_attr("IFLA_OPERSTATE")).lower(),
+                    "rx_packets": stats["rx_packets"],
+                    "rx_bytes": stats["rx_bytes"],
+                    "tx_packets": stats["tx_packets"],
+                    "tx_bytes": stats["tx_bytes"],
+                    "drops": stats["rx_dropped"] + stats["tx_dropped"],
+                }
+            )
+        return sorted(found, key=lambda port: port["ifindex"])
+
+    def linked(self) -> frozenset[str]:
+        """The VMs and endpoints whose port is there and has a carrier."""
+        return frozenset(port["name"] for port in self.ports() if port["state"] == "up")
+
+    def close(self) -> None:
+        """Give the uplinks back and remove the namespace, and with it bridge, ports and links.
+        Twice is harmless. Raises OSError where an uplink resists; all else is removed, but for the
+        namespace it is in."""
+        failure: OSError | None = None
+        while self._lent:
+            try:
+                uplinks.give_back(**self._lent.pop())
+            except OSError as error:
+                failure = error
+        self.uplinks.clear()
+        if self._rtnl is not None:
+            self._rtnl.close()
+            self._rtnl = None
+        if self._named:
+            if failure is None:
+                namespace.remove(self.netns)
+            self._named = False
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        if failure is not None:
+            raise failure
+
+
+def subnets(vms: Sequence[Vm]) -> list[Network]:
+    """Every subnet of the host, once: all of them are on the one link."""
+    return list(dict.fromkeys(a.network for vm in vms for a in vm.spec.addresses))
+
+
+def configure(vm: Vm, networks: Sequence[Network]) -> None:
+    """lo and eth0 up, eth0's addresses, and on-link routes to those `networks` it is not in."""
+    own = {address.network for address in vm.spec.addresses}
+
+    def fill(batch: Any) -> None:
+        batch.link("set", index=1, state="up")
+        batch.link("set", index=vm.eth0, state="up")
+        for address in vm.spec.addresses:
+            flags = {} if address.version == 4 else {"IFA_FLAGS": 0x02}  # no duplicate detection
+            batch.addr(
+                "add",
+                index=vm.eth0,
+                address=str(address.ip),
+                prefixlen=address.network.prefixlen,
+                **flags,
+            )
+        for network in networks:
+            if network not in own:
+                scope = {"scope": 253} if isinstance(network, IPv4Network) else {}
+                batch.route("add", dst=str(network), oif=vm.eth0, **scope)
+
+    rtnl = Rtnl(vm.netns_fd)
+    try:
+        rtnl.batch(fill)
+    finally:
+        rtnl.close()

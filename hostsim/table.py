@@ -1,0 +1,73 @@
+"""One table of a host file, while it is being checked. Pure.
+
+Hands out its values, each with its check, then refuses the rest: an unknown key is an error.
+"""
+
+import re
+from typing import Any, NoReturn, get_args
+
+from hostsim.errors import HostFileError
+from hostsim.model import RESERVED_NAMES
+
+_NAME = re.compile(r"[a-z][a-z0-9-]*")
+
+
+class Table:
+    """One table of the file: hands out its values, each with its check, then refuses the rest."""
+
+    def __init__(self, file: str, line: int, title: str, data: dict[str, Any]) -> None:
+        self._place = f"{file}:{line}" if line else file
+        self._title = title
+        self._data = data
+        self._asked: list[str] = []
+
+    def fail(self, why: str, hint: str = "") -> NoReturn:
+        raise HostFileError(f"{self._place}: {self._title}", why, hint)
+
+    def rename(self, title: str) -> None:
+        self._title = title
+
+    def take(self, key: str, kind: type | tuple[type, ...], allowed: str) -> Any:
+        """The value, or None where the key is missing. A bool is not a number here."""
+        self._asked.append(key)
+        value = self._data.get(key)
+        if value is None:
+            return None
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            self.fail(f"{key} = {value!r} is not allowed", f"{key} is {allowed}")
+        return value
+
+    def choice(self, key: str, literal: Any, default: str) -> Any:
+        options = get_args(literal)
+        value = self.take(key, str, f"one of {', '.join(options)}")
+        if value is None:
+            return default
+        if value not in options:
+            self.fail(f"{key} = {value!r} is not allowed", f"{key} is one of {', '.join(options)}")
+        return value
+
+    def name(self, longest: int) -> str:
+        value = self.take("name", str, "a string")
+        if value is None:
+            self.fail("name is missing")
+        if len(value) > longest:
+            self.fail(
+                f"name {value!r} is too long",
+                f"it becomes an interface's or namespace's name, at most {longest} characters",
+            )
+        if not _NAME.fullmatch(value):
+            self.fail(
+                f"name {value!r} is not allowed",
+                "a name is lower-case letters, digits and '-', and starts with a letter",
+            )
+        if value in RESERVED_NAMES:
+            self.fail(f"name {value!r} is taken by hostsim itself", "choose another")
+        return str(value)
+
+    def done(self) -> None:
+        unknown = [key for key in self._data if key not in self._asked]
+        if unknown:
+            self.fail(
+                f"unknown key {unknown[0]!r}", f"allowed: {', '.join(sorted(set(self._asked)))}"
+            )

@@ -1,0 +1,67 @@
+"""The transfer component of a VM: the BPF program at the tc egress of its eth0.
+
+For each packet it looks up the VM's routing rule for the flow: a current one sends the packet by
+the direct link to the next VM; none, or one of an older epoch, lets it go to the switch. It counts
+both, so that what a VM sent can be held against what the switch and the direct links carried.
+The rules come from the switch's classifier, in the kernel; this module puts the component in
+place and reads the rules out.
+"""
+
+from typing import Any
+
+from hostsim.vm import Vm
+from netns.links import Rtnl
+
+INGRESS = 0xFFFFFFF2
+EGRESS = 0xFFFFFFF3
+ROOT = 0xFFFFFFFF
+"""TC_H_MIN_INGRESS and TC_H_MIN_EGRESS of clsact, and TC_H_ROOT."""
+
+
+def add_program(batch: Any, index: int, program_fd: int, name: str, parent: int) -> None:
+    """Put a direct-action program at an interface's clsact qdisc (tc-bpf(8)); its own, new one."""
+    batch.tc("add", "clsact", index=index)
+    batch.tc(
+        "add-filter",
+        "bpf",
+        index=index,
+        fd=program_fd,
+        name=name,
+        parent=parent,
+        direct_action=True,
+    )
+
+
+def attach(vm: Vm, program_fd: int) -> None:
+    """Put the component into a VM. It goes with the VM's eth0. Raises OSError."""
+    rtnl = Rtnl(vm.netns_fd)
+    try:
+        rtnl.batch(
+            lambda batch: add_program(batch, vm.eth0, program_fd, "hostsim:transfer_out", EGRESS)
+        )
+    finally:
+        rtnl.close()
+
+
+def queue_drops(vm: Vm) -> int:
+    """Packets that the kernel dropped between the VM's interfaces and their other ends."""
+    rtnl = Rtnl(vm.netns_fd)
+    try:
+        return sum(link.get_attr("IFLA_STATS64")["tx_dropped"] for link in rtnl.links())
+    finally:
+        rtnl.close()
+
+
+def shape(rtnl: Rtnl, index: int, rate: int) -> None:
+    """Send by an interface at most `rate` bit/s (tc-tbf(8)). Raises OSError."""
+    burst = max(rate // 8 // 100, 131072)  # ten milliseconds, and two super-packets
+    rtnl.batch(
+        lambda batch: batch.tc(
+            "add", "tbf", index=index, rate=rate // 8, burst=burst, latency="50ms"
+        )
+    )
+
+
+def unshape(rtnl: Rtnl, index: int) -> None:
+    """Take away what `shape` made. Raises OSError."""
+    rtnl.batch(lambda batch: batch.tc("del", index=index, parent=ROOT))

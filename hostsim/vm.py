@@ -1,0 +1,261 @@
+"""A VM: process 1 in namespaces of its own, a named network namespace, a cgroup, a device list.
+
+Life: made -> `start` -> running -> `stop`. A VM whose process 1 has ended (killed, or SIGTERM from
+inside) is not alive, and still holds its names until `stop`. `start` and `stop` block; different
+VMs may start and stop in different threads at the same time.
+"""
+
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from cext import spawn
+from hostsim.errors import HostsimError
+from hostsim.model import VmSpec
+from netns import namespace, process
+from netns.cgroup import Cgroup, Limits, unsupported
+from netns.devices import DeviceList
+from netns.journal import Journal
+from netns.process import Process, Stream, Target
+
+STOP_DEADLINE = 5.0  # seconds for everything in a VM to end after SIGKILL
+
+_known: "_Common | None" = None
+_once = threading.Lock()
+
+
+class Vm:
+    """A VM or, where the spec says so, an endpoint. Owns all it makes, until `stop`.
+
+    index: 1 and up, unique within the host. netns: the name in /run/netns. cgroup: the v2
+    directory. netns_fd, pid, pidfd, cgroup_fd: of the running VM, else -1; they stay ours.
+    mac, eth0, port: the MAC address of eth0, its interface index in the VM, and its port's in the
+    switch's namespace; the switch fills them in.
+    """
+
+    def __init__(self, host: str, spec: VmSpec, index: int) -> None:
+        self.spec = spec
+        self.host = host
+        self.index = index
+        self.netns = f"hs-{host}-{spec.name}"
+        self.netns_fd = -1
+        self.pid = -1
+        self.pidfd = -1
+        self.mac = ""
+        self.eth0 = 0
+        self.port = 0
+        self.devices = DeviceList(own=spec.os is not None)
+        self._group = Cgroup(f"hs-{host}/{spec.name}", limits(spec))
+        self._processes: set[Process] = set()
+        self._directories: dict[str, int] = {}
+        self._named = False
+
+    @property
+    def cgroup(self) -> Path:
+        """The v2 directory."""
+        return self._group.path
+
+    @property
+    def cgroups(self) -> tuple[Path, ...]:
+        """Every directory whose limits hold for the VM, the v2 one first."""
+        return (self._group.path, *self._group.v1)
+
+    @property
+    def cgroup_fd(self) -> int:
+        """The v2 directory's descriptor."""
+        return self._group.fd
+
+    @property
+    def run_fd(self) -> int:
+        """The VM's own /run/hostsim, O_PATH: bind a socket through /proc/self/fd/N/NAME."""
+        return self._directory("run/hostsim")
+
+    @property
+    def input_fd(self) -> int:
+        """The VM's own /dev/input, O_PATH."""
+        return self._directory("dev/input")
+
+    @property
+    def udev_fd(self) -> int:
+        """The VM's own /run/udev, O_PATH."""
+        return self._directory("run/udev")
+
+    @property
+    def input_class_fd(self) -> int:
+        """The VM's own /sys/class/input, O_PATH: which input devices libudev lists there."""
+        return self._directory("sys/class/input")
+
+    @property
+    def alive(self) -> bool:
+        """Whether process 1 runs. It cannot end before our own children in the VM are reaped: who
+        starts a program watches it and polls it, and this does too."""
+        for one in self._processes:
+            one.poll()
+        return self.pidfd >= 0 and not process.wait_end(self.pidfd, 0)
+
+    def unsupported_limits(self) -> tuple[str, ...]:
+        """The controllers its limits need and this machine lacks, in both cgroup trees."""
+        return unsupported(limits(self.spec))
+
+    def start(self, journal: Journal) -> None:
+        """Make and start it; everything is in the journal first. Raises HostsimError, OSError;
+        nothing is left then."""
+        try:
+            for directory in self._group.directories:
+                journal.add("cgroup", path=str(directory))
+            journal.add("netns", name=self.netns)
+            self._group.make()
+            self.devices.attach(self._group.fd)
+            base_fd, init_fd, sealed = _common()
+            self.pid, self.pidfd = spawn.spawn_vm(
+                self.spec.name, base_fd, init_fd, self._group.fd, self._group.join, sealed
+            )
+            self.netns_fd = os.open(f"/proc/{self.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            namespace.add(self.netns, self.pid)
+            self._named = True
+        except OSError as error:
+            self.stop()
+            raise HostsimError(
+                f"VM {self.spec.name}",
+                str(error.strerror or error),
+                "" if self.spec.memory is None else "its memory limit may be too small",
+            ) from error
+        except HostsimError:
+            self.stop()
+            raise
+
+    def popen(
+        self,
+        argv: Sequence[str],
+        *,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        stdin: Stream = None,
+        stdout: Stream = None,
+        stderr: Stream = None,
+    ) -> Process:
+        """Start a program in the VM: all its namespaces, cgroups, capabilities; see
+        `netns.process.start`. It ends with the VM at the latest, and is closed then. Raises
+        HostsimError where it cannot start."""
+        self._processes = {one for one in self._processes if not one.closed}
+        if not self.alive:
+            raise HostsimError(f"VM {self.spec.name}", "it does not run")
+        group = self._group
+        target = Target(self.pidfd, group.path, group.fd, group.v1, tuple(group.join))
+        try:
+            started = process.start(
+                target, argv, cwd=cwd, env=env, stdin=stdin, stdout=stdout, stderr=stderr
+            )
+        except OSError as error:
+            raise HostsimError(
+                f"{argv[0]} in VM {self.spec.name}", str(error.strerror or error)
+            ) from error
+        self._processes.add(started)
+        return started
+
+    def run(
+        self, argv: Sequence[str], *, timeout: float = 30.0, stdin: Stream = None
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run a program to its end, with what it wrote. Raises HostsimError, and TimeoutError after
+        `timeout` seconds, with the program killed."""
+        out, err = os.memfd_create("stdout"), os.memfd_create("stderr")
+        try:
+            started = self.popen(argv, stdin=stdin, stdout=out, stderr=err)
+            try:
+                code = started.wait(timeout)
+            finally:
+                started.close()
+            os.lseek(out, 0, os.SEEK_SET)
+            os.lseek(err, 0, os.SEEK_SET)
+            with os.fdopen(os.dup(out), "rb") as o, os.fdopen(os.dup(err), "rb") as e:
+                return subprocess.CompletedProcess(list(argv), code, o.read(), e.read())
+        finally:
+            os.close(out)
+            os.close(err)
+
+    def sysctl(self, values: dict[str, str]) -> None:
+        """Set kernel parameters of its network namespace from outside, named as for sysctl(8), in
+        one go. Raises OSError that names the parameter."""
+        namespace.write_sysctls(self.netns_fd, values)
+
+    def kill(self) -> None:
+        """SIGKILL everything in it, and do not wait: `stop` takes the rest down. For taking many
+        down, kill all of them first."""
+        if self.pidfd >= 0:
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        self._group.kill()
+
+    def stop(self) -> None:
+        """Kill everything in it and remove all it made. Twice is harmless. Raises HostsimError
+        where a process does not end within STOP_DEADLINE; the rest is removed all the same."""
+        late = False
+        if self.pidfd >= 0:
+            if self.alive:
+                self.kill()
+            # Process 1 ends only after our own children in the VM have been reaped.
+            for one in self._processes:
+                one.close()
+            self._processes.clear()
+            late = not process.wait_end(self.pidfd, STOP_DEADLINE)
+            os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG)
+            os.close(self.pidfd)
+            self.pidfd = self.pid = -1
+        if self._named:
+            namespace.remove(self.netns)
+            self._named = False
+        for fd in (self.netns_fd, *self._directories.values()):
+            if fd >= 0:
+                os.close(fd)
+        self.netns_fd = -1
+        self._directories.clear()
+        self._group.remove()
+        self.devices.close()
+        if late:
+            raise HostsimError(
+                f"VM {self.spec.name}", f"process 1 did not end within {STOP_DEADLINE:g} s"
+            )
+
+    def _directory(self, path: str) -> int:
+        """A directory on a mount of the VM's own. Its parent is a mount point, which nobody in the
+        VM can replace; the last step follows no symbolic link."""
+        if path not in self._directories:
+            flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._directories[path] = os.open(f"/proc/{self.pid}/root/{path}", flags)
+        return self._directories[path]
+
+
+def limits(spec: VmSpec) -> Limits:
+    """The cgroup limits of a VM."""
+    return Limits(spec.memory, spec.cpus, spec.pids)
+
+
+class _Common(NamedTuple):
+    """What every VM of the process is started with."""
+
+    base_fd: int  # the mount namespace they start from
+    init_fd: int  # the program that becomes process 1
+    sealed: tuple[str, ...]  # what becomes read-only in /proc
+
+
+def _common() -> _Common:
+    global _known
+    with _once:
+        if _known is None:
+            init_fd = os.open(spawn.INIT, os.O_PATH | os.O_CLOEXEC)
+            _known = _Common(spawn.mount_base(), init_fd, _proc_entries())
+        return _known
+
+
+def _proc_entries() -> tuple[str, ...]:
+    """Everything in /proc that is not about processes, and could be written to by user 0."""
+    found = []
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit() or entry.is_symlink():
+            continue
+        if entry.is_dir() or entry.stat().st_mode & 0o222:
+            found.append(entry.path)
+    return tuple(sorted(found))
