@@ -1,0 +1,20 @@
+"""Fixtures of the input tests; see rig.py."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rig import Rig, spec
+
+
+@pytest.fixture(params=["mirror", "direct"])
+def mode(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def rig(mode: str, tmp_path: Path) -> Iterator[Rig]:
+    """Not started: plug devices in first, or not."""
+    made = Rig(spec(mode), tmp_path)
+    yield made
+    made.stop()

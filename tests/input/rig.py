@@ -1,0 +1,189 @@
+"""A multi-OS device for the input tests: two OSes, a KMC, and devices made through uinput.
+
+Everything real: `Vm`s with their namespaces, the KMC in an asyncio loop on a thread of its own,
+typists and readers as processes. There is no switch: what a flip does is no business of it.
+"""
+
+import asyncio
+import contextlib
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from hostsim.kmc import Kmc
+from hostsim.model import DeviceSpec, HostSpec, KmcSpec, OsSpec, VmSpec
+from hostsim.vm import Vm
+from netns.journal import Journal
+from netns.process import Process
+
+HERE = Path(__file__).parent
+DEADLINE = 30.0
+
+
+def wait_for(what: Callable[[], Any], why: str, timeout: float = DEADLINE) -> Any:
+    """Poll until `what()` is true; its value."""
+    deadline = time.monotonic() + timeout
+    pause = threading.Event()
+    while not (value := what()):
+        assert time.monotonic() < deadline, f"not in {timeout} s: {why}"
+        pause.wait(0.01)
+    return value
+
+
+class Typist:
+    """typist.py as a process."""
+
+    def __init__(self, kind: str, name: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, HERE / "typist.py", kind, name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.node = self._line()
+
+    def __call__(self, *lines: str) -> str:
+        """Do these; the last answer."""
+        assert self._process.stdin is not None
+        answer = ""
+        for line in lines:
+            self._process.stdin.write(line + "\n")
+            self._process.stdin.flush()
+            answer = self._line()
+        return answer
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+    def unplug(self) -> None:
+        """The device goes."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(DEADLINE)
+        self._process.stdout.close()
+
+
+class Reader:
+    """reader.py in an OS."""
+
+    def __init__(self, vm: Vm, path: Path) -> None:
+        self.path = path
+        path.touch()
+        self.process = vm.popen([sys.executable, "-I", "-S", str(HERE / "reader.py"), str(path)])
+        wait_for(lambda: "ready" in self.lines(), "reader ready")
+
+    def lines(self) -> list[str]:
+        """All it wrote."""
+        return self.path.read_text().splitlines()
+
+    def events(self) -> list[tuple[int, int, int]]:
+        """(type, code, value) in order."""
+        words = [line.split() for line in self.lines() if line.startswith("event ")]
+        return [(int(w[2]), int(w[3]), int(w[4])) for w in words]
+
+    def pressed(self) -> list[tuple[int, int]]:
+        """(code, value) of key events."""
+        return [(code, value) for kind, code, value in self.events() if kind == 1]
+
+    def opened(self) -> int:
+        """How many nodes are open now."""
+        lines = self.lines()
+        return sum(x.startswith("open ") for x in lines) - sum(x.startswith("gone ") for x in lines)
+
+
+class Rig:
+    """The OSes and the KMC. `start` first."""
+
+    def __init__(self, spec: HostSpec, folder: Path) -> None:
+        self.spec = spec
+        self.folder = folder
+        self.journal = Journal(folder / "journal")
+        self.vms = {v.name: Vm(spec.name, v, i) for i, v in enumerate(spec.vms, 1)}
+        self.kmc = Kmc(spec, self.vms, self.journal)
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self._typists: list[Typist] = []
+
+    def typist(self, kind: str, name: str) -> Typist:
+        """A device that goes with the rig at the latest."""
+        made = Typist(kind, name)
+        self._typists.append(made)
+        return made
+
+    def start(self) -> None:
+        self._thread.start()
+        for vm in self.vms.values():
+            vm.start(self.journal)
+        self.call(self.kmc.start())
+
+    def call(self, coroutine: Any) -> Any:
+        """Run a coroutine in the KMC's loop."""
+        future: Future[Any] = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+        return future.result(DEADLINE)
+
+    def begin(self, coroutine: Any) -> Future[Any]:
+        """Start a coroutine in the KMC's loop, and do not wait."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+
+    def now(self, function: Callable[[], Any]) -> Any:
+        """Call a function in the KMC's loop."""
+
+        async def run() -> Any:
+            return function()
+
+        return self.call(run())
+
+    def flip(self, name: str) -> dict[str, Any]:
+        return self.call(self.kmc.flip(name, "test"))
+
+    def devices(self) -> list[dict[str, Any]]:
+        return self.now(self.kmc.devices)
+
+    def status(self) -> dict[str, Any]:
+        return self.now(self.kmc.status)
+
+    def reader(self, name: str) -> Reader:
+        return Reader(self.vms[name], self.folder / f"{name}.{time.monotonic_ns()}")
+
+    def popen(self, name: str, *argv: str, **streams: Any) -> Process:
+        return self.vms[name].popen(list(argv), **streams)
+
+    def stop(self) -> None:
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.journal.close)
+            for typist in self._typists:
+                stack.callback(typist.unplug)
+            if self._thread.is_alive():
+                stack.callback(self._end_loop)
+                for vm in self.vms.values():
+                    stack.callback(vm.stop)
+                self.call(self.kmc.stop())
+
+    def _end_loop(self) -> None:
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(DEADLINE)
+        self.loop.close()
+
+
+def spec(mode: str, **changes: Any) -> HostSpec:
+    """Host `inp`: OSes work and play, keyboards and mice of the typists in one mode."""
+    kmc = changes.pop("kmc", KmcSpec(foreground="work"))
+    hotkey = changes.pop("hotkey", ())
+    return HostSpec(
+        name="inp",
+        path=Path("/"),
+        vms=(VmSpec("work", os=OsSpec()), VmSpec("play", os=OsSpec())),
+        devices=(
+            DeviceSpec(0, {"name": "Test Keyboard*"}, mode, hotkey),
+            DeviceSpec(1, {"name": "Test Mouse*"}, mode),
+        ),
+        kmc=kmc,
+        **changes,
+    )

@@ -1,0 +1,120 @@
+"""Background policies, and OSes that hang: frozen from outside, every process stopped."""
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rig import Rig, spec, wait_for
+
+from hostsim.errors import HostsimError
+from hostsim.model import KmcSpec, OsSpec
+
+pytestmark = [pytest.mark.uinput, pytest.mark.timeout(240)]
+
+A = 30
+
+
+def rig_with(background: str, folder: Path, kmc: KmcSpec | None = None) -> Rig:
+    made = spec("mirror", kmc=kmc or KmcSpec("work", 0.5))
+    vms = tuple(
+        replace(vm, os=OsSpec(background, "echo + >>/run/hook", "echo - >>/run/hook"))
+        for vm in made.vms
+    )
+    return Rig(replace(made, vms=vms), folder)
+
+
+def test_a_frozen_background_runs_again_in_the_foreground(tmp_path: Path) -> None:
+    rig = rig_with("freeze", tmp_path)
+    try:
+        rig.start()
+        states = {os["name"]: os["agent"] for os in rig.status()["oses"]}
+        assert states == {"work": "ok", "play": "frozen"}
+        with pytest.raises(HostsimError, match="frozen"):
+            rig.vms["play"].run(["true"])
+        count = "i=0; while :; do i=$((i+1)); echo $i >/run/count; done"
+        rig.popen("work", "sh", "-c", count)
+        file = Path(f"/proc/{rig.vms['work'].pid}/root/run/count")
+        wait_for(file.exists, "work counts")
+        rig.flip("play")
+        events = rig.vms["work"].cgroup / "cgroup.events"
+        wait_for(lambda: "frozen 1" in events.read_text(), "work is frozen")
+        at = file.read_text()
+        assert rig.vms["play"].run(["true"]).returncode == 0
+        assert file.read_text() == at
+        rig.flip("work")
+        wait_for(lambda: file.read_text() not in ("", at), "work runs on")
+    finally:
+        rig.stop()
+
+
+def test_a_throttled_background_has_the_least_weight(tmp_path: Path) -> None:
+    rig = rig_with("throttle", tmp_path)
+    try:
+        rig.start()
+        weight = {name: vm.cgroup / "cpu.weight" for name, vm in rig.vms.items()}
+        assert {name: path.read_text() for name, path in weight.items()} == {
+            "work": "100\n",
+            "play": "1\n",
+        }
+        rig.flip("play")
+        assert weight["work"].read_text() == "1\n"
+        assert weight["play"].read_text() == "100\n"
+    finally:
+        rig.stop()
+
+
+def test_the_agents_hooks_run_at_each_change(tmp_path: Path) -> None:
+    rig = rig_with("run", tmp_path)
+    try:
+        rig.start()
+        rig.flip("play")
+        rig.flip("work")
+        file = Path(f"/proc/{rig.vms['work'].pid}/root/run/hook")
+        wait_for(
+            lambda: file.exists() and "".join(file.read_text().split())[-3:] == "+-+",
+            "work's hooks ran",
+        )
+    finally:
+        rig.stop()
+
+
+@pytest.mark.parametrize("how", ["stopped", "frozen"])
+def test_an_os_that_hangs_is_overruled_and_marked(tmp_path: Path, how: str) -> None:
+    rig = rig_with("run", tmp_path)
+    try:
+        keyboard = rig.typist("keyboard", "Test Keyboard")
+        rig.start()
+        play = rig.reader("play")
+        group = rig.vms["work"].cgroup
+        if how == "frozen":
+            (group / "cgroup.freeze").write_text("1")
+        else:
+            for pid in (group / "cgroup.procs").read_text().split():
+                os.kill(int(pid), signal.SIGSTOP)
+        done = rig.flip("play")
+        assert done["foreground"] == "play"
+        keyboard("tap KEY_A")
+        wait_for(lambda: play.pressed() == [(A, 1), (A, 0)], "play reads")
+        want = "frozen" if how == "frozen" else "hung"
+        wait_for(lambda: rig.status()["oses"][0]["agent"] == want, f"work is marked {want}")
+        assert rig.status()["oses"][0]["overruled"] == 1
+        assert rig.flip("work")["foreground"] == "work"
+    finally:
+        (group / "cgroup.freeze").write_text("0")
+        rig.stop()
+
+
+def test_the_configured_fallback_follows_a_dead_foreground(tmp_path: Path) -> None:
+    made = spec("mirror", kmc=KmcSpec("work", fallback="third"))
+    third = replace(made.vms[0], name="third")
+    rig = Rig(replace(made, vms=(*made.vms, third)), tmp_path)
+    try:
+        rig.start()
+        os.kill(rig.vms["work"].pid, signal.SIGKILL)
+        wait_for(lambda: not rig.vms["work"].alive, "work is dead")
+        rig.now(lambda: rig.kmc.vm_gone("work"))
+        assert rig.status()["foreground"] == "third"
+    finally:
+        rig.stop()

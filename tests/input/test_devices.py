@@ -1,0 +1,277 @@
+"""Every kind of input device: a clone equals its original, libinput lives on across flips, effects
+and switches belong to the foreground.
+
+Seen with python-evdev, libinput and pyudev inside the OSes.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from evdev import AbsInfo, UInput, ecodes
+from rig import Rig, spec, wait_for
+
+pytestmark = [pytest.mark.uinput, pytest.mark.timeout(300)]
+
+E = ecodes
+
+
+def axis(low: int, high: int, resolution: int = 0, fuzz: int = 0) -> AbsInfo:
+    return AbsInfo(0, low, high, fuzz, 0, resolution)
+
+
+def slots(count: int, width: int, height: int) -> list[tuple[int, AbsInfo]]:
+    return [
+        (E.ABS_MT_SLOT, axis(0, count - 1)),
+        (E.ABS_MT_TRACKING_ID, axis(0, 65535)),
+        (E.ABS_MT_POSITION_X, axis(0, width, 20)),
+        (E.ABS_MT_POSITION_Y, axis(0, height, 20)),
+    ]
+
+
+KINDS = {
+    "keyboard": ({E.EV_KEY: range(1, 120), E.EV_LED: [0, 1, 2], E.EV_REP: [], E.EV_MSC: [4]}, []),
+    "mouse": ({E.EV_KEY: [0x110, 0x111, 0x112], E.EV_REL: [0, 1, 8, 11]}, [E.INPUT_PROP_POINTER]),
+    "touchpad": (
+        {
+            E.EV_KEY: [E.BTN_LEFT, E.BTN_TOUCH, E.BTN_TOOL_FINGER, E.BTN_TOOL_DOUBLETAP],
+            E.EV_ABS: [
+                (E.ABS_X, axis(0, 2000, 20)),
+                (E.ABS_Y, axis(0, 1200, 20)),
+                *slots(5, 2000, 1200),
+            ],
+        },
+        [E.INPUT_PROP_POINTER, E.INPUT_PROP_BUTTONPAD],
+    ),
+    "tablet": (
+        {
+            E.EV_KEY: [E.BTN_TOUCH, E.BTN_TOOL_PEN, E.BTN_STYLUS],
+            E.EV_ABS: [
+                (E.ABS_X, axis(0, 20000, 100, 4)),
+                (E.ABS_Y, axis(0, 15000, 100, 4)),
+                (E.ABS_PRESSURE, axis(0, 2047)),
+            ],
+        },
+        [E.INPUT_PROP_DIRECT],
+    ),
+    "gamepad": (
+        {
+            E.EV_KEY: [E.BTN_SOUTH, E.BTN_EAST, E.BTN_START],
+            E.EV_ABS: [(E.ABS_X, axis(-128, 127)), (E.ABS_Z, axis(0, 255))],
+            E.EV_FF: [E.FF_RUMBLE, E.FF_GAIN],
+        },
+        [],
+    ),
+    "lid": ({E.EV_SW: [E.SW_LID]}, []),
+}
+
+DESCRIBE = """
+import evdev, json
+found = {}
+for path in evdev.list_devices():
+    d = evdev.InputDevice(path)
+    caps = {str(t): [[c[0], list(c[1])] if isinstance(c, tuple) else c for c in codes]
+            for t, codes in d.capabilities().items()}
+    found[d.name] = [caps, list(d.info), d.phys, d.input_props(), d.ff_effects_count]
+print(json.dumps(found))
+"""
+
+
+def plug(kind: str) -> UInput:
+    events, props = KINDS[kind]
+    return UInput(
+        {t: list(codes) for t, codes in events.items()},
+        name=f"Test Keyboard {kind}",
+        vendor=0x1209,
+        product=0x10 + list(KINDS).index(kind),
+        version=0x111,
+        phys=f"test/{kind}",
+        input_props=props,
+        max_effects=16 if E.EV_FF in events else 0,
+    )
+
+
+@pytest.fixture
+def all_kinds(tmp_path: Path, mode: str) -> object:
+    rig = Rig(spec(mode), tmp_path)
+    devices = {kind: plug(kind) for kind in KINDS}
+    try:
+        rig.start()
+        wait_for(lambda: len(rig.devices()) == len(KINDS), "all devices taken")
+        yield rig, devices
+    finally:
+        rig.stop()
+        for device in devices.values():
+            device.close()
+
+
+def describe(rig: Rig, name: str) -> dict[str, object]:
+    done = rig.vms[name].run([sys.executable, "-I", "-c", DESCRIBE])
+    found: dict[str, object] = json.loads(done.stdout)
+    return found
+
+
+def test_an_os_sees_what_the_machine_had(all_kinds: tuple[Rig, dict[str, UInput]]) -> None:
+    rig, devices = all_kinds
+    original = {}
+    for device in devices.values():
+        d = device.device
+        caps = {
+            str(t): [[c[0], list(c[1])] if isinstance(c, tuple) else c for c in codes]
+            for t, codes in d.capabilities().items()
+        }
+        original[d.name] = [caps, list(d.info), d.phys, d.input_props(), d.ff_effects_count]
+    seen = json.loads(json.dumps(original))
+    assert describe(rig, "work") == seen
+    if rig.spec.devices[0].mode == "mirror":
+        assert describe(rig, "play") == seen
+    else:
+        assert describe(rig, "play") == {}
+
+
+def test_libinput_lives_on_across_flips(all_kinds: tuple[Rig, dict[str, UInput]]) -> None:
+    rig, devices = all_kinds
+    logs = {name: rig.folder / f"libinput-{name}" for name in ("work", "play")}
+    tools = {}
+    for name, log in logs.items():
+        with log.open("wb") as out:
+            argv = ("stdbuf", "-oL", "libinput", "debug-events", "--show-keycodes")
+            tools[name] = rig.popen(name, *argv, stdout=out, stderr=out)
+    keyboard = devices["keyboard"]
+
+    def presses(name: str) -> int:
+        text = logs[name].read_text()
+        assert tools[name].poll() is None, text
+        return sum("KEY_" in line and "pressed" in line for line in text.splitlines())
+
+    def count(name: str, word: str) -> int:
+        return logs[name].read_text().count(word)
+
+    wait_for(lambda: count("work", "DEVICE_ADDED") >= 4, "libinput has its devices")
+    want = {"work": 0, "play": 0}
+    owner = "work"
+    for _ in range(20):
+        if rig.spec.devices[0].mode == "direct":
+            added = count(owner, "DEVICE_ADDED")
+            wait_for(
+                lambda: count(owner, "DEVICE_ADDED") - count(owner, "DEVICE_REMOVED") >= 4,  # noqa: B023
+                f"libinput in {owner} has opened the devices ({added})",
+            )
+        keyboard.write(E.EV_KEY, E.KEY_A, 1)
+        keyboard.syn()
+        keyboard.write(E.EV_KEY, E.KEY_A, 0)
+        keyboard.syn()
+        want[owner] += 1
+        wait_for(lambda: presses(owner) == want[owner], f"libinput in {owner} reads")  # noqa: B023
+        owner = "play" if owner == "work" else "work"
+        rig.flip(owner)
+    assert {name: presses(name) for name in logs} == want
+
+
+@pytest.mark.parametrize("mode", ["mirror"])
+def test_rumble_belongs_to_the_foreground(all_kinds: tuple[Rig, dict[str, UInput]]) -> None:
+    """A program in `work` uploads an effect and plays it; at a flip it leaves the hardware, and at
+    the flip back it is there again."""
+    rig, devices = all_kinds
+    pad = devices["gamepad"]
+    script = (
+        "import evdev,sys\n"
+        "from evdev import ff,ecodes as e\n"
+        "d=[d for d in map(evdev.InputDevice,evdev.list_devices()) if 'gamepad' in d.name][0]\n"
+        "r=ff.Rumble(strong_magnitude=0x8000,weak_magnitude=0x4000)\n"
+        "f=ff.Effect(e.FF_RUMBLE,-1,0,ff.Trigger(0,0),ff.Replay(1000,0),ff.EffectType(ff_rumble_effect=r))\n"
+        "i=d.upload_effect(f)\nprint('up',i,flush=True)\n"
+        "d.write(e.EV_FF,i,1)\nprint('playing',flush=True)\nsys.stdin.read()\n"
+    )
+    out = rig.folder / "rumble"
+    with out.open("wb") as file:
+        program = rig.popen("work", sys.executable, "-I", "-c", script, stdin=-1, stdout=file)
+    uploads = answer(pad, E.UI_FF_UPLOAD)
+    assert uploads == [0x8000]
+    wait_for(lambda: "playing" in out.read_text(), "the effect plays")
+    assert next_ff(pad) == 1
+    flip = rig.begin(rig.kmc.flip("play", "test"))
+    answer(pad, E.UI_FF_ERASE)
+    flip.result(30)
+    flip = rig.begin(rig.kmc.flip("work", "test"))
+    assert answer(pad, E.UI_FF_UPLOAD) == [0x8000]
+    flip.result(30)
+    assert program.poll() is None
+    program.kill()  # the kernel erases what a program leaves behind
+    answer(pad, E.UI_FF_ERASE)
+
+
+def answer(pad: UInput, what: int) -> list[int]:
+    """Serve one request as the hardware's driver would; the strengths that were uploaded."""
+    found: list[int] = []
+
+    def served() -> bool:
+        while (event := pad.read_one()) is not None:
+            if event.type != E.EV_UINPUT:
+                continue
+            if event.code == E.UI_FF_UPLOAD:
+                upload = pad.begin_upload(event.value)
+                upload.retval = 0
+                found.append(upload.effect.u.ff_rumble_effect.strong_magnitude)
+                pad.end_upload(upload)
+            else:
+                erase = pad.begin_erase(event.value)
+                erase.retval = 0
+                pad.end_erase(erase)
+            return event.code == what
+        return False
+
+    wait_for(served, "the request")
+    return found
+
+
+def next_ff(pad: UInput) -> int:
+    values: list[int] = []
+
+    def seen() -> bool:
+        while (event := pad.read_one()) is not None:
+            if event.type == E.EV_FF and event.code < 0x60:
+                values.append(event.value)
+        return bool(values)
+
+    wait_for(seen, "the effect is started")
+    return values[0]
+
+
+def test_a_lid_that_closed_meanwhile_is_closed(all_kinds: tuple[Rig, dict[str, UInput]]) -> None:
+    rig, devices = all_kinds
+    lid = devices["lid"]
+    state = (
+        "import evdev\n"
+        "d=[d for d in map(evdev.InputDevice,evdev.list_devices()) if 'lid' in d.name][0]\n"
+        "import fcntl,array\nb=array.array('B',[0]*4)\n"
+        "fcntl.ioctl(d.fd,0x8004451b,b)\nprint(b[0]&1)"
+    )
+
+    def closed(name: str) -> bytes:
+        return rig.vms[name].run([sys.executable, "-I", "-c", state]).stdout.strip()
+
+    lid.write(E.EV_SW, E.SW_LID, 1)
+    lid.syn()
+    wait_for(lambda: closed("work") == b"1", "work sees the lid closed")
+    rig.flip("play")
+    assert closed("play") == b"1"
+    lid.write(E.EV_SW, E.SW_LID, 0)
+    lid.syn()
+    rig.flip("work")
+    assert closed("work") == b"0"
+
+
+def test_udev_in_an_os_lists_its_devices_only(all_kinds: tuple[Rig, dict[str, UInput]]) -> None:
+    rig, _ = all_kinds
+    script = (
+        "import pyudev\n"
+        "for d in pyudev.Context().list_devices(subsystem='input'):\n"
+        " if d.device_node: print(d.device_node, d.is_initialized, d.properties.get('ID_INPUT'))"
+    )
+    done = rig.vms["work"].run([sys.executable, "-I", "-c", script])
+    lines = sorted(done.stdout.decode().splitlines())
+    nodes = rig.vms["work"].run(["sh", "-c", "ls -d /dev/input/event*"]).stdout.decode().split()
+    assert lines == [f"{node} True 1" for node in sorted(nodes)]
+    assert len(nodes) == len(KINDS)

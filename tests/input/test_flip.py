@@ -1,0 +1,128 @@
+"""A flip moves the equipment: who reads what, before and after, in both modes."""
+
+import pytest
+from rig import Rig, wait_for
+
+from hostsim.errors import HostsimError
+
+pytestmark = [pytest.mark.uinput, pytest.mark.timeout(240)]
+
+A, B, LEFTSHIFT = 30, 48, 42
+
+
+def test_a_key_is_read_in_the_foreground_only(rig: Rig) -> None:
+    keyboard = rig.typist("keyboard", "Test Keyboard")
+    rig.start()
+    work, play = rig.reader("work"), rig.reader("play")
+    wait_for(lambda: work.opened() == 1, "work has opened the keyboard")
+    keyboard("tap KEY_A")
+    wait_for(lambda: work.pressed() == [(A, 1), (A, 0)], "work reads the key")
+    done = rig.flip("play")
+    assert (done["foreground"], done["previous"]) == ("play", "work")
+    wait_for(lambda: play.opened() == 1, "play has opened the keyboard")
+    keyboard("tap KEY_B")
+    wait_for(lambda: play.pressed() == [(B, 1), (B, 0)], "play reads the key")
+    assert work.pressed() == [(A, 1), (A, 0)]
+    rig.flip("work")
+    wait_for(lambda: work.opened() == 1, "work has opened the keyboard again")
+    keyboard("tap KEY_B")
+    wait_for(lambda: work.pressed()[2:] == [(B, 1), (B, 0)], "work reads again")
+    assert play.pressed() == [(B, 1), (B, 0)]
+
+
+def test_a_held_key_is_released_for_the_old_and_not_pressed_for_the_new(rig: Rig) -> None:
+    keyboard = rig.typist("keyboard", "Test Keyboard")
+    rig.start()
+    work, play = rig.reader("work"), rig.reader("play")
+    wait_for(lambda: work.opened() == 1, "work has opened the keyboard")
+    keyboard("down KEY_LEFTSHIFT")
+    wait_for(lambda: (LEFTSHIFT, 1) in work.pressed(), "work sees Shift")
+    rig.flip("play")
+    wait_for(lambda: play.opened() == 1, "play has opened the keyboard")
+    mirrored = rig.spec.devices[0].mode == "mirror"
+    if mirrored:
+        wait_for(lambda: (LEFTSHIFT, 0) in work.pressed(), "work sees Shift released")
+    else:
+        wait_for(lambda: work.opened() == 0, "work's descriptor is revoked")
+    held = "import evdev;print(evdev.InputDevice(evdev.list_devices()[0]).active_keys())"
+    seen = rig.vms["play"].run([*python(), "-c", held]).stdout
+    assert seen.split() == [b"[]"]
+    keyboard("up KEY_LEFTSHIFT", "tap KEY_B")
+    wait_for(lambda: (B, 0) in play.pressed(), "play reads a key")
+    assert play.pressed() == [(B, 1), (B, 0)]
+    rig.flip("work")
+    wait_for(lambda: work.opened() == 1, "work has opened the keyboard again")
+    seen = rig.vms["work"].run([*python(), "-c", held]).stdout
+    assert seen.split() == [b"[]"]
+
+
+def test_caps_lock_led_follows_each_os(rig: Rig) -> None:
+    keyboard = rig.typist("keyboard", "Test Keyboard")
+    rig.start()
+    light = (
+        "import evdev;d=evdev.InputDevice(evdev.list_devices()[0]);"
+        "d.set_led(evdev.ecodes.LED_CAPSL,1);print(d.leds())"
+    )
+    assert rig.vms["work"].run([*python(), "-c", light]).stdout.split() == [b"[1]"]
+    wait_for(lambda: keyboard("leds") == "LED_CAPSL", "lit on the device")
+    rig.flip("play")
+    assert keyboard("leds") == ""
+    rig.flip("work")
+    assert keyboard("leds") == "LED_CAPSL"
+
+
+def test_evtest_and_python_evdev_read_what_is_typed(rig: Rig) -> None:
+    keyboard = rig.typist("keyboard", "Test Keyboard")
+    rig.start()
+    node = rig.vms["work"].run(["ls", "/dev/input"]).stdout.decode().split()
+    assert len(node) == 1
+    evtest_log, evdev_log = rig.folder / "evtest", rig.folder / "evdev"
+    script = (
+        "import evdev\n"
+        f"d=evdev.InputDevice('/dev/input/{node[0]}')\nprint('ready',flush=True)\n"
+        "for e in d.read_loop():\n print(e.type,e.code,e.value,flush=True)"
+    )
+    with evtest_log.open("wb") as one, evdev_log.open("wb") as two:
+        rig.popen("work", "stdbuf", "-oL", "evtest", f"/dev/input/{node[0]}", stdout=one)
+        rig.popen("work", *python(), "-c", script, stdout=two)
+    wait_for(lambda: "Testing" in evtest_log.read_text(), "evtest has begun")
+    wait_for(lambda: "ready" in evdev_log.read_text(), "python-evdev has begun")
+    keyboard("tap KEY_A")
+    wait_for(lambda: "code 30 (KEY_A), value 0" in evtest_log.read_text(), "evtest reads KEY_A")
+    wait_for(lambda: "1 30 0" in evdev_log.read_text(), "python-evdev reads KEY_A")
+    rig.flip("play")
+    keyboard("tap KEY_B")
+    rig.flip("work")
+    assert "KEY_B" not in evtest_log.read_text().partition("Testing")[2]
+    assert "1 48" not in evdev_log.read_text()
+
+
+def test_refused_flips_change_nothing(rig: Rig) -> None:
+    rig.start()
+    with pytest.raises(HostsimError, match="foreground OS already"):
+        rig.flip("work")
+    with pytest.raises(HostsimError, match="no such OS; there are work, play"):
+        rig.flip("mars")
+    assert rig.status()["foreground"] == "work"
+
+
+def test_the_agent_asks(rig: Rig) -> None:
+    rig.start()
+    agent = [*python(), "-m", "hostsim.agent"]
+    done = rig.vms["work"].run([*agent, "flip", "play"])
+    assert done.returncode == 0
+    assert done.stdout.startswith(b"play is foreground after work")
+    assert rig.status()["foreground"] == "play"
+    done = rig.vms["play"].run([*agent, "flip", "play"])
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert b"hostsim-agent: flip to play: it is the foreground OS already" in done.stderr
+    assert rig.vms["play"].run([*agent, "next"]).returncode == 0
+    assert rig.status()["foreground"] == "work"
+    done = rig.vms["play"].run([*agent, "status"])
+    assert done.stdout == b"this is play (background); foreground: work\n"
+
+
+def python() -> list[str]:
+    import sys
+
+    return [sys.executable, "-I"]

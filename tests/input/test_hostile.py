@@ -1,0 +1,112 @@
+"""A hostile OS gets no event that is not its own, and stops nobody else's flip."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rig import HERE, Rig, spec, wait_for
+
+from hostsim.model import KmcSpec
+from netns.process import Process
+
+pytestmark = [pytest.mark.uinput, pytest.mark.timeout(240)]
+
+A = 30
+
+
+def hostile(rig: Rig, name: str, *words: str) -> tuple[Process, Path]:
+    out = rig.folder / f"hostile.{time.monotonic_ns()}"
+    with out.open("wb") as file:
+        argv = (sys.executable, "-I", "-S", str(HERE / "hostile.py"), *words)
+        process = rig.popen(name, *argv, stdin=-1, stdout=file)
+    wait_for(lambda: "ready" in out.read_text(), "the hostile program is ready")
+    return process, out
+
+
+@pytest.mark.parametrize("mode", ["direct"])
+def test_kept_and_hidden_descriptors_read_nothing(rig: Rig) -> None:
+    """Copies by dup, in a child, in sockets' queues, in a queue within a queue."""
+    keyboard = rig.typist("keyboard", "Test Keyboard")
+    rig.start()
+    program, out = hostile(rig, "work", "keep", keyboard.node)
+    rig.flip("play")
+    keyboard("tap KEY_A")
+    assert program.stdin is not None
+    program.stdin.write(b"\n")
+    program.stdin.flush()
+    wait_for(lambda: "end" in out.read_text(), "the hostile program has looked")
+    assert out.read_text().split("\n")[1:] == ["copies 3", "leak 0", "end", ""]
+
+
+def test_a_flood_on_the_agent_socket_stops_no_flip(tmp_path: Path, mode: str) -> None:
+    rig = Rig(spec(mode, kmc=KmcSpec("work", 0.5, may_flip=("work",))), tmp_path)
+    try:
+        keyboard = rig.typist("keyboard", "Test Keyboard")
+        rig.start()
+        work = rig.reader("work")
+        hostile(rig, "play", "flood")
+        for name in ("play", "work") * 3:
+            done = rig.flip(name)
+            assert done["foreground"] == name
+        wait_for(lambda: work.opened() == 1, "work has the keyboard")
+        keyboard("tap KEY_A")
+        wait_for(lambda: work.pressed() == [(A, 1), (A, 0)], "work reads")
+        assert rig.status()["foreground"] == "work"
+        assert [os["overruled"] for os in rig.status()["oses"]] == [0, 0]
+    finally:
+        rig.stop()
+
+
+def test_an_os_that_may_not_flip_is_refused(tmp_path: Path) -> None:
+    rig = Rig(spec("mirror", kmc=KmcSpec("work", may_flip=("work",))), tmp_path)
+    try:
+        rig.start()
+        agent = [sys.executable, "-I", "-m", "hostsim.agent"]
+        done = rig.vms["play"].run([*agent, "next"])
+        assert done.returncode == 1
+        assert b"play may not ask for it ([kmc] may_flip)" in done.stderr
+        assert rig.status()["foreground"] == "work"
+        assert rig.vms["work"].run([*agent, "next"]).returncode == 0
+    finally:
+        rig.stop()
+
+
+@pytest.mark.parametrize("mode", ["mirror"])
+def test_events_put_into_a_clone_stay_there(rig: Rig) -> None:
+    """An OS writes keys into its clone: it hears itself; nobody else does, nor the hardware."""
+    keyboard = rig.typist("keyboard", "Test Keyboard")
+    rig.start()
+    work, play = rig.reader("work"), rig.reader("play")
+    forge = (
+        "import os,struct,glob\n"
+        "fd=os.open(glob.glob('/dev/input/event*')[0],os.O_RDWR)\n"
+        "e=struct.Struct('llHHi')\n"
+        "os.write(fd,e.pack(0,0,1,48,1)+e.pack(0,0,0,0,0)+e.pack(0,0,1,48,0)+e.pack(0,0,0,0,0))\n"
+    )
+    assert rig.vms["play"].run([sys.executable, "-I", "-c", forge]).returncode == 0
+    wait_for(lambda: play.pressed() == [(48, 1), (48, 0)], "play hears itself")
+    keyboard("tap KEY_A")
+    wait_for(lambda: work.pressed() == [(A, 1), (A, 0)], "work reads")
+    assert play.pressed() == [(48, 1), (48, 0)]
+
+
+def test_other_nodes_of_the_device_are_out_of_reach(rig: Rig) -> None:
+    """The other OS's node, the machine's own, hidraw, uinput: by name, by number, by /proc."""
+    keyboard = rig.typist("keyboard", "Test Keyboard")
+    rig.start()
+    numbers = [os.stat(keyboard.node).st_rdev, os.stat("/dev/uinput").st_rdev, os.makedev(244, 0)]
+    probe = (
+        "import os,stat\n"
+        "def tell(f):\n"
+        " try: f(); print('done')\n"
+        " except OSError as e: print(type(e).__name__)\n"
+        f"for n in {numbers!r}:\n"
+        " tell(lambda: os.mknod('/dev/input/x', stat.S_IFCHR|0o600, n))\n"
+        " tell(lambda: os.mknod('/dev/shm/x', stat.S_IFCHR|0o600, n))\n"
+        f"tell(lambda: os.open('/proc/{os.getpid()}/root{keyboard.node}', os.O_RDONLY))\n"
+        f"tell(lambda: os.open('/proc/{rig.vms['work'].pid}/root/dev/input', os.O_RDONLY))\n"
+    )
+    done = rig.vms["play"].run([sys.executable, "-I", "-c", probe])
+    assert done.stdout.decode().split() == ["PermissionError"] * 6 + ["FileNotFoundError"] * 2

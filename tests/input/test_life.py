@@ -1,0 +1,166 @@
+"""Flips in a row under typing, agents that hang, devices and OSes that go, in both modes."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from rig import Reader, Rig, spec, wait_for
+
+from hostsim.errors import HostsimError
+from hostsim.model import KmcSpec
+
+pytestmark = [pytest.mark.uinput, pytest.mark.timeout(400)]
+
+FLIPS = 200
+A = 30
+
+
+def numbers(reader: Reader) -> list[int]:
+    """The serial numbers it read: values of REL_X."""
+    return [value for kind, code, value in reader.events() if (kind, code) == (2, 0)]
+
+
+def test_flips_in_a_row_under_typing(rig: Rig, mode: str) -> None:
+    """Every event has a number of its own. None is read twice or in two OSes; of those that came
+    while a flip was complete (and its reader had the node open), none is missing."""
+    mouse = rig.typist("mouse", "Test Mouse")
+    rig.start()
+    readers = {name: rig.reader(name) for name in ("work", "play")}
+    owner = "work"
+    due: dict[str, list[tuple[int, int]]] = {"work": [], "play": []}
+    wait_for(lambda: readers["work"].opened() == 1, "work has the mouse")
+    mouse("flood 250")
+    for _ in range(FLIPS):
+        owner = "play" if owner == "work" else "work"
+        rig.flip(owner)
+        if mode == "direct":
+            wait_for(lambda: readers[owner].opened() == 1, "has the mouse")  # noqa: B023
+        first = int(mouse("count"))
+        wait_for(lambda: int(mouse("count")) > first + 3, "typing goes on")  # noqa: B023
+        # first + 1 may have been on its way while the flip was
+        due[owner].append((first + 2, int(mouse("count"))))
+    last = int(mouse("calm"))
+    wait_for(lambda: last in numbers(readers[owner]), "the last event is read")
+    read = {name: numbers(reader) for name, reader in readers.items()}
+    assert set(read["work"]).isdisjoint(read["play"])
+    for name, got in read.items():
+        assert len(got) == len(set(got)), f"doubled in {name}"
+        assert got == sorted(got)
+        missing = {n for a, b in due[name] for n in range(a, b + 1)} - set(got)
+        assert not missing, f"lost in {name}"
+    assert rig.status()["flips"] == FLIPS + 1
+
+
+def test_a_late_agent_is_overruled_at_the_deadline(tmp_path: Path, mode: str) -> None:
+    rig = Rig(spec(mode, kmc=KmcSpec("work", 0.5)), tmp_path)
+    try:
+        keyboard = rig.typist("keyboard", "Test Keyboard")
+        rig.start()
+        play = rig.reader("play")
+        agent = rig.now(lambda: rig.kmc._ports["work"]._process)
+        agent.send_signal(signal.SIGSTOP)
+        done = rig.flip("play")
+        assert done["foreground"] == "play"
+        assert done["ms"] >= 500
+        assert [os["overruled"] for os in rig.status()["oses"]] == [1, 0]
+        wait_for(lambda: play.opened() == 1, "play has the keyboard")
+        keyboard("tap KEY_A")
+        wait_for(lambda: play.pressed() == [(A, 1), (A, 0)], "play reads")
+        agent.send_signal(signal.SIGCONT)  # its late answer changes nothing
+        assert rig.flip("work")["foreground"] == "work"
+        done = rig.flip("play")
+        assert [os["overruled"] for os in rig.status()["oses"]] == [1, 0]
+    finally:
+        rig.stop()
+
+
+def test_hotplug_joins_the_foreground_and_leaves(rig: Rig, mode: str) -> None:
+    rig.start()
+    assert rig.devices() == []
+    work, play = rig.reader("work"), rig.reader("play")
+    for name, reader, other in (("work", work, play), ("play", play, work)):
+        if name == "play":
+            rig.flip("play")
+        before = len(other.pressed())
+        keyboard = rig.typist("keyboard", "Test Keyboard")
+        wait_for(rig.devices, "the KMC has the keyboard")
+        wait_for(lambda: reader.opened() == 1, f"{name} has the keyboard")  # noqa: B023
+        keyboard("tap KEY_A")
+        wait_for(lambda: (A, 0) in reader.pressed(), f"{name} reads")  # noqa: B023
+        assert len(other.pressed()) == before
+        keyboard.unplug()
+        wait_for(lambda: rig.devices() == [], "the KMC has forgotten it")
+        wait_for(lambda: work.opened() + play.opened() == 0, "its nodes are gone")
+    assert rig.vms["work"].run(["ls", "/dev/input"]).stdout.split() == []
+
+
+def test_unplugged_in_the_middle_of_a_flip(rig: Rig) -> None:
+    """The agent is held, so the flip stands in its middle while the device goes."""
+    keyboard = rig.typist("keyboard", "Test Keyboard")
+    mouse = rig.typist("mouse", "Test Mouse")
+    rig.start()
+    play = rig.reader("play")
+    agent = rig.now(lambda: rig.kmc._ports["work"]._process)
+    agent.send_signal(signal.SIGSTOP)
+    flip = rig.begin(rig.kmc.flip("play", "test"))
+    keyboard.unplug()
+    assert flip.result(30)["foreground"] == "play"
+    wait_for(lambda: [d["name"] for d in rig.devices()] == ["Test Mouse"], "only the mouse")
+    wait_for(lambda: play.opened() == 1, "play has the mouse")
+    mouse("rel REL_X 3")
+    wait_for(lambda: numbers(play) == [3], "play reads")
+    agent.send_signal(signal.SIGCONT)
+
+
+def test_the_foreground_dies_and_the_other_has_the_equipment(rig: Rig) -> None:
+    keyboard = rig.typist("keyboard", "Test Keyboard")
+    rig.start()
+    play = rig.reader("play")
+    os.kill(rig.vms["work"].pid, signal.SIGKILL)
+    wait_for(lambda: not rig.vms["work"].alive, "work is dead")
+    rig.now(lambda: rig.kmc.vm_gone("work"))
+    assert rig.status()["foreground"] == "play"
+    wait_for(lambda: play.opened() == 1, "play has the keyboard")
+    keyboard("tap KEY_A")
+    wait_for(lambda: play.pressed() == [(A, 1), (A, 0)], "play reads")
+    with pytest.raises(HostsimError, match="not running"):
+        rig.flip("work")
+
+
+def test_the_background_cannot_open_or_make_the_node(rig: Rig, mode: str) -> None:
+    keyboard = rig.typist("keyboard", "Test Keyboard")
+    rig.start()
+    number = os.stat(keyboard.node).st_rdev
+    probe = (
+        "import os,stat\n"
+        "def tell(f):\n"
+        " try: f(); print('done')\n"
+        " except OSError as e: print(type(e).__name__)\n"
+        f"tell(lambda: os.mknod('/dev/input/x', stat.S_IFCHR|0o600, {number}))\n"
+        f"tell(lambda: os.mknod('/tmp/hs-x', stat.S_IFCHR|0o600, {number}))\n"
+        f"tell(lambda: os.open({keyboard.node!r}, os.O_RDONLY))\n"
+    )
+    out = rig.vms["play"].run(["python3", "-c", probe]).stdout.decode().split()
+    assert out == ["PermissionError", "PermissionError", "FileNotFoundError"]
+
+
+def test_the_hotkey_flips_to_the_next(tmp_path: Path, mode: str) -> None:
+    rig = Rig(spec(mode, hotkey=("KEY_LEFTCTRL", "KEY_RIGHTCTRL")), tmp_path)
+    try:
+        keyboard = rig.typist("keyboard", "Test Keyboard")
+        rig.start()
+        work, play = rig.reader("work"), rig.reader("play")
+        wait_for(lambda: work.opened() == 1, "work has the keyboard")
+        keyboard("down KEY_LEFTCTRL", "down KEY_RIGHTCTRL")
+        wait_for(lambda: rig.status()["foreground"] == "play", "play is foreground")
+        keyboard("up KEY_RIGHTCTRL", "up KEY_LEFTCTRL")
+        wait_for(lambda: play.opened() == 1, "play has the keyboard")
+        keyboard("tap KEY_A")
+        wait_for(lambda: (A, 0) in play.pressed(), "play reads")
+        assert play.pressed() == [(A, 1), (A, 0)]
+        if mode == "mirror":  # swallowed; a direct node's reader sees what there is
+            assert work.pressed() == []
+        assert rig.status()["flips"] == 2
+    finally:
+        rig.stop()

@@ -1,0 +1,106 @@
+"""A pair of hands: makes an input device through uinput and works it as told on standard input.
+
+    typist.py keyboard|mouse NAME
+
+prints `NODE` of the device, then obeys, one line each, answering every line with one:
+
+    tap KEY_A       press and release         -> ok
+    down KEY_A      press                     -> ok
+    up KEY_A        release                   -> ok
+    rel REL_X 5     move                      -> ok
+    leds            what is lit on the device -> LED_CAPSL ...
+    flood 500       move by 1, 2, 3, ... along REL_X, so many times a second, from now on -> ok
+    count           the last number the flood has sent
+    calm            end the flood; the last number it sent
+
+The device goes when standard input ends. Part of the tests and of the demo, not of the product.
+"""
+
+import sys
+import threading
+
+from evdev import UInput, ecodes
+
+KEYS = [code for code in range(1, 249) if code in ecodes.KEY]
+KINDS = {
+    "keyboard": {
+        ecodes.EV_KEY: KEYS,
+        ecodes.EV_LED: [ecodes.LED_NUML, ecodes.LED_CAPSL, ecodes.LED_SCROLLL],
+        ecodes.EV_REP: [],
+        ecodes.EV_MSC: [ecodes.MSC_SCAN],
+    },
+    "mouse": {
+        ecodes.EV_KEY: [ecodes.BTN_LEFT, ecodes.BTN_RIGHT, ecodes.BTN_MIDDLE],
+        ecodes.EV_REL: [ecodes.REL_X, ecodes.REL_Y, ecodes.REL_WHEEL],
+    },
+}
+
+
+def make(kind: str, name: str) -> UInput:
+    """The device: vendor 0x1209, product 0x0001 (keyboard) or 0x0002."""
+    product = 1 + list(KINDS).index(kind)
+    return UInput(KINDS[kind], name=name, vendor=0x1209, product=product, version=1, phys="typist")
+
+
+class Flood:
+    """Numbered moves from a thread."""
+
+    def __init__(self, device: UInput, rate: float) -> None:
+        self.count = 0
+        self._device = device
+        self._pause = 1 / rate
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._pause):
+            self._device.write(ecodes.EV_REL, ecodes.REL_X, self.count + 1)
+            self._device.syn()
+            self.count += 1
+
+    def stop(self) -> int:
+        self._stop.set()
+        self._thread.join()
+        return self.count
+
+
+floods: list[Flood] = []
+
+
+def obey(device: UInput, line: str) -> str:
+    """Do one line; the answer."""
+    word, *rest = line.split()
+    if word == "flood":
+        floods.append(Flood(device, float(rest[0])))
+        return "ok"
+    if word == "count":
+        return str(floods[-1].count)
+    if word == "calm":
+        return str(floods.pop().stop())
+    if word in ("tap", "down", "up"):
+        code = ecodes.ecodes[rest[0]]
+        for value in {"tap": (1, 0), "down": (1,), "up": (0,)}[word]:
+            device.write(ecodes.EV_KEY, code, value)
+            device.syn()
+        return "ok"
+    if word == "rel":
+        device.write(ecodes.EV_REL, ecodes.ecodes[rest[0]], int(rest[1]))
+        device.syn()
+        return "ok"
+    if word == "leds":
+        return " ".join(name for name, _ in device.device.leds(verbose=True))
+    return f"unknown: {word}"
+
+
+def main(kind: str, name: str) -> None:
+    device = make(kind, name)
+    print(device.device.path, flush=True)
+    for line in sys.stdin:
+        if line.strip():
+            print(obey(device, line), flush=True)
+    device.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,36 @@
+"""What the kernel tests share: the command line as a user calls it, and waiting for a condition."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+HOSTSIM = str(Path(sys.executable).with_name("hostsim"))
+
+Done = subprocess.CompletedProcess[str]
+
+
+def run(*words: str, check: bool = True, timeout: float = 30) -> Done:
+    done = subprocess.run(words, capture_output=True, text=True, timeout=timeout, check=False)
+    if check:
+        assert done.returncode == 0, (words, done.stdout, done.stderr)
+    return done
+
+
+def hostsim(*words: str, check: bool = True) -> Done:
+    return run(HOSTSIM, *words, check=check, timeout=90)
+
+
+def ask(*words: str) -> Any:
+    return json.loads(hostsim(*words, "--json").stdout)
+
+
+def until(condition: Callable[[], Any], deadline: float = 5.0) -> Any:
+    """The first true value of the condition; fails at the deadline."""
+    end = time.monotonic() + deadline
+    while not (value := condition()):
+        assert time.monotonic() < end, "the condition did not come true in time"
+    return value

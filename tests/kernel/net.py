@@ -1,0 +1,110 @@
+"""A switch, VMs and a data plane without a daemon: what the data plane's tests run on.
+
+The test plays the daemon: `pump` does what the classifier asked for. Everything is taken down by
+`close`, newest first.
+"""
+
+import contextlib
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hostsim.hostfile import parse
+from hostsim.routes import Dataplane
+from hostsim.switch import Switch
+from hostsim.vm import Vm
+from netns.journal import Journal
+
+ADDRESSES = """
+[[endpoint]]
+name = "client"
+address = ["198.18.0.10/24", "fd00:18::10/64"]
+[[endpoint]]
+name = "server"
+address = ["198.18.0.20/24", "fd00:18::20/64"]
+[[vm]]
+name = "fw"
+address = ["198.18.0.1/24", "fd00:18::1/64"]
+[[vm]]
+name = "ids"
+"""
+
+
+class Net:
+    """One host's VMs, switch and data plane. vms: by name."""
+
+    def __init__(self, name: str, text: str, folder: Path) -> None:
+        self.spec = parse(f'[host]\nname = "{name}"\n{text}', folder / f"{name}.toml")
+        self._closing = contextlib.ExitStack()
+        with contextlib.ExitStack() as undo:
+            journal = Journal(folder / f"{name}.journal")
+            undo.callback(journal.close)
+            self.switch = Switch(name, journal)
+            undo.callback(self.switch.close)
+            self.vms: dict[str, Vm] = {}
+            for index, spec in enumerate((*self.spec.vms, *self.spec.endpoints), start=1):
+                self.vms[spec.name] = vm = Vm(name, spec, index)
+                undo.callback(vm.stop)
+                vm.start(journal)
+            self.switch.start()
+            self.switch.connect(list(self.vms.values()))
+            self.dataplane = Dataplane(self.spec, self.switch, self.vms)
+            undo.callback(self.dataplane.close)
+            self.dataplane.start()
+            self._closing = undo.pop_all()
+
+    def close(self) -> None:
+        self._closing.close()
+
+    def pump(self) -> None:
+        """What the daemon does when the classifier speaks."""
+        self.dataplane.on_readable()
+
+    def run(self, vm: str, *words: str, check: bool = True, timeout: float = 30) -> str:
+        """What a program run in a VM says; with check, it must succeed."""
+        done = self.vms[vm].run(words, timeout=timeout)
+        text = (done.stdout + done.stderr).decode(errors="replace")
+        assert not check or done.returncode == 0, (vm, words, text)
+        return text
+
+    def ip(self, vm: str, *words: str) -> str:
+        """An `ip` command in a VM's namespace, from outside."""
+        command = ("ip", "-n", self.vms[vm].netns, *words)
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    def ping(self, count: int, target: str = "198.18.0.20", vm: str = "client") -> None:
+        """Echo requests at 100 a second; none may be lost."""
+        said = self.run(vm, "ping", "-q", "-i", "0.01", "-W", "2", "-c", str(count), target)
+        assert f"{count} received" in said, said
+
+    def port(self, name: str) -> dict[str, Any]:
+        """A port of the switch, as the kernel counts it."""
+        (found,) = [port for port in self.switch.ports() if port["name"] == name]
+        return dict(found)
+
+    def flow(self, start: str) -> dict[str, Any]:
+        """The one flow whose key starts so."""
+        (found,) = [row for row in self.dataplane.flows() if row["key"].startswith(start)]
+        return dict(found)
+
+    def hops(self, start: str) -> list[tuple[str, str, str]]:
+        """The hops of that flow: VM, where to, path."""
+        return [(hop["vm"], hop["to"], hop["path"]) for hop in self.flow(start)["hops"]]
+
+    def conserved(self) -> None:
+        """Everything a VM sent is accounted for, to the packet."""
+        for row in self.dataplane.flows():
+            for hop in row["hops"]:
+                parts = hop["paths"].values()
+                assert hop["packets"] == sum(part["packets"] for part in parts), row
+
+
+@contextlib.contextmanager
+def made(name: str, text: str, folder: Path) -> Iterator[Net]:
+    """A Net for the length of a with block."""
+    net = Net(name, text, folder)
+    try:
+        yield net
+    finally:
+        net.close()

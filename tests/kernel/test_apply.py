@@ -1,0 +1,246 @@
+"""Policies that change while traffic flows: whole policies, filters, mirrors, rates, contents."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli import until
+from net import Net, made
+
+from hostsim.errors import HostsimError
+from hostsim.hostfile import parse
+from netns.process import Process
+
+pytestmark = pytest.mark.root
+
+HOST = """
+[[endpoint]]
+name = "client"
+address = ["198.18.0.10/24", "fd00:18::10/64"]
+[[endpoint]]
+name = "server"
+address = ["198.18.0.20/24", "fd00:18::20/64"]
+[[endpoint]]
+name = "probe"
+address = "198.18.0.30/24"
+[[vm]]
+name = "a"
+[[vm]]
+name = "b"
+[[vm]]
+name = "c"
+[[vm]]
+name = "d"
+"""
+UDP = '[[route]]\nmatch = { proto = "udp" }\nthrough = '
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> Iterator[Net]:
+    with made("ap", HOST + UDP + '["a", "b"]\n', tmp_path) as net:
+        yield net
+
+
+def apply(net: Net, text: str) -> None:
+    net.dataplane.apply(parse(f'[host]\nname = "ap"\n{HOST}{text}', Path("ap.toml")))
+
+
+def conserved(net: Net) -> None:
+    rows = until(
+        lambda: (
+            (rows := net.dataplane.verify())
+            and (rows if not any(row["missing"] for row in rows) else None)
+        )
+    )
+    assert all(
+        row["sent"] == row["switch"] + row["veth"] + sum(row["drops"].values()) for row in rows
+    )
+
+
+HOPS = """
+import json, socket
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.setsockopt(socket.IPPROTO_IP, 12, 1)
+sock.setsockopt(socket.SOL_SOCKET, 33, 16 << 20)
+sock.bind(("", 9))
+print("up", flush=True)
+ttls, last, late, count = {}, -1, 0, 0
+while True:
+    data, extra, _, _ = sock.recvmsg(64, 64)
+    if data == b"end":
+        break
+    ttl = int.from_bytes(extra[0][2], "little")
+    ttls[ttl] = ttls.get(ttl, 0) + 1
+    number = int.from_bytes(data[:8], "big")
+    late += number < last
+    last = max(last, number)
+    count += 1
+print(json.dumps({"ttls": ttls, "late": late, "count": count, "last": last}))
+"""
+END = "import socket; socket.socket(2, 2).sendto(b'end', ('198.18.0.20', 9))"
+
+
+def arrived(net: Net, count: int, sender: Process) -> bool:
+    """Whether the server got so many packets, or there will be no more."""
+    return sender.poll() is not None or net.port("server")["tx_packets"] >= count
+
+
+def stream(*words: str) -> list[str]:
+    return [sys.executable, "-m", "cext.stream", *words]
+
+
+def test_each_packet_meets_one_policy_whole(net: Net) -> None:
+    """Two VMs before, the two in the other order or two others after, a hundred times under
+    traffic: every packet passes two VMs. A packet judged by a mixture would pass one or three."""
+    server = net.vms["server"].popen(["python3", "-c", HOPS], stdout=subprocess.PIPE)
+    assert server.stdout is not None
+    assert server.stdout.readline() == b"up\n"
+    sender = net.vms["client"].popen(
+        stream("send", "198.18.0.20", "9", "64", "0", "6000", "4000"), stdout=subprocess.PIPE
+    )
+    until(lambda: net.dataplane.flows())
+    applied = 0
+    while sender.poll() is None and applied < 100:
+        for chain in ('["c", "d"]', '["b", "a"]', '["d", "c"]', '["a", "b"]'):
+            apply(net, UDP + chain + "\n")
+            applied += 1
+            more = net.port("server")["tx_packets"] + 40
+            until(partial(arrived, net, more, sender))
+            net.pump()
+    assert sender.stdout is not None
+    assert sender.wait(20) == 0
+    sent = json.loads(sender.stdout.readline())["packets"]
+    conserved(net)
+    net.run("client", "python3", "-c", END)
+    assert server.wait(10) == 0
+    got = json.loads(server.stdout.readline())
+    assert applied == 100
+    assert list(got["ttls"]) == ["62"], got
+    counters = net.dataplane.counters()
+    assert (got["count"], got["late"]) == (sent, 0), counters
+    assert counters["rules"] > 10
+
+
+def test_a_file_of_other_vms_changes_nothing(net: Net) -> None:
+    before = net.dataplane.routes()
+    other = parse('[host]\nname = "ap"\n[[vm]]\nname = "a"\n', Path("x.toml"))
+    with pytest.raises(HostsimError, match="not those of the running host"):
+        net.dataplane.apply(other)
+    assert net.dataplane.routes() == before
+
+
+FILTER = '[[filter]]\nmatch = { proto = "udp", dport = 9, src = "198.18.0.10/32" }\n'
+MIRROR = '[[mirror]]\nmatch = { proto = "udp", dport = 9 }\nto = "probe"\n'
+
+
+def bypassed(net: Net) -> bool:
+    """Send a few packets; whether the hop from a to b has its rule."""
+    net.run("client", *stream("send", "198.18.0.20", "9", "64", "5", "0", "1000"))
+    net.pump()
+    return any(rule["vm"] == "a" for rule in net.dataplane.rules())
+
+
+@pytest.fixture
+def sink(net: Net) -> Iterator[None]:
+    server = net.vms["server"].popen(stream("receive", "9", "0", "60000"), stdout=subprocess.PIPE)
+    assert server.stdout is not None
+    assert server.stdout.readline() == b"up\n"
+    yield
+    server.close()
+
+
+BUSY = (
+    "import socket, time\ns = socket.socket(2, 2)\ns.bind(('', 777))\n"
+    "s.connect(('198.18.0.20', 9))\nfor n in range(%d):\n    s.send(bytes(64))\n"
+)
+
+
+def busy(net: Net, count: int) -> None:
+    """Packets of one flow, whose source port stays."""
+    net.run("client", "python3", "-c", BUSY % count)
+    net.pump()
+
+
+def hop(net: Net) -> Any:
+    return net.flow("udp:198.18.0.10:777>")["hops"][0]
+
+
+def test_what_the_switch_must_see_comes_back_to_it(net: Net, sink: None) -> None:
+    """A filter, a mirror and a rate take the flow off the direct link at once, and give it back."""
+    routes = UDP + '["a", "b"]\n'
+    busy(net, 5)
+    busy(net, 5)
+    assert hop(net)["path"] == "veth"
+
+    apply(net, routes + MIRROR)
+    assert hop(net)["path"] == "switch"
+    carried = hop(net)["paths"]["veth"]["packets"]
+    probe = net.port("probe")["tx_packets"]
+    busy(net, 20)
+    assert net.dataplane.counters()["mirrored"] == 20
+    assert 20 <= net.port("probe")["tx_packets"] - probe <= 30  # and what is broadcast
+    assert hop(net)["paths"]["veth"]["packets"] == carried
+    assert hop(net)["reason"] == "mirrored to probe: the switch must see it"
+
+    apply(net, routes + FILTER)
+    busy(net, 20)
+    assert net.dataplane.counters()["filter"] == 20
+    assert hop(net)["paths"]["veth"]["packets"] == carried
+
+    limited = HOST.replace('name = "b"', 'name = "b"\nrate = "80mbit"')
+    net.dataplane.apply(parse(f'[host]\nname = "ap"\n{limited}{routes}', Path("ap.toml")))
+    busy(net, 20)
+    assert hop(net)["paths"]["veth"]["packets"] == carried
+    assert hop(net)["reason"] == "b has a rate: the switch must see its packets"
+    qdisc = ("ip", "netns", "exec", net.switch.netns, "tc", "qdisc", "show", "dev", "b", "root")
+    assert "rate 80Mbit" in subprocess.run(qdisc, capture_output=True, text=True).stdout
+
+    apply(net, routes)
+    busy(net, 20)
+    busy(net, 20)
+    assert hop(net)["path"] == "veth"
+    assert hop(net)["paths"]["veth"]["packets"] > carried
+    assert "tbf" not in subprocess.run(qdisc, capture_output=True, text=True).stdout
+    conserved(net)
+
+
+def test_packets_that_vanish_are_missed(net: Net, sink: None) -> None:
+    """The classifier is taken off a's port for a while: what a sent then is accounted by nobody."""
+    busy(net, 2)
+    conserved(net)
+    tc = ("ip", "netns", "exec", net.switch.netns, "tc", "filter")
+    subprocess.run((*tc, "del", "dev", "a", "ingress"), check=True)
+    busy(net, 7)
+    assert sum(row["missing"] for row in net.dataplane.verify()) == 7
+
+
+def test_explain_says_what_happens(net: Net, sink: None) -> None:
+    imagined = net.dataplane.explain("client", "udp:198.18.0.10:1>198.18.0.20:9")
+    assert (imagined["live"], imagined["route"], imagined["next"]) == (False, 0, "a")
+    assert [(hop["vm"], hop["to"]) for hop in imagined["hops"]] == [("a", "b"), ("b", "bridge")]
+    plain = net.dataplane.explain("client", "tcp:198.18.0.10:1>198.18.0.20:9")
+    assert (plain["route"], plain["next"], plain["hops"]) == (None, "bridge", [])
+    busy(net, 5)
+    busy(net, 5)
+    live = net.dataplane.explain("a", "udp:198.18.0.10:777>198.18.0.20:9")
+    assert (live["live"], live["next"], live["hops"][0]["path"]) == (True, "b", "veth")
+    assert live["hops"][0]["reason"] == "rule: straight to b by veth"
+    net.vms["b"].kill()
+    until(lambda: not net.vms["b"].alive)
+    net.dataplane.vm_gone("b")
+    assert net.dataplane.explain("a", "udp:198.18.0.10:777>198.18.0.20:9")["next"] == "drop"
+
+
+def test_a_vm_that_is_gone_is_skipped_where_the_route_says_so(net: Net) -> None:
+    apply(net, '[[route]]\nmatch = { proto = "icmp" }\nthrough = ["a", "b"]\non_failure = "skip"\n')
+    net.ping(5)
+    net.vms["b"].kill()
+    until(lambda: not net.vms["b"].alive)
+    net.dataplane.vm_gone("b")
+    net.ping(5)
+    assert net.dataplane.counters()["vm-gone"] == 0

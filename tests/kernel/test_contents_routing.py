@@ -1,0 +1,221 @@
+"""Routing by what is said above L4: real TLS, HTTP and DNS clients, through different VMs."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from cli import run
+from net import Net, made
+
+from netns.process import Process
+
+pytestmark = pytest.mark.root
+
+HOST = """
+[[endpoint]]
+name = "client"
+address = "198.18.0.10/24"
+[[endpoint]]
+name = "server"
+address = "198.18.0.20/24"
+[[vm]]
+name = "a"
+[[vm]]
+name = "b"
+[[route]]
+match = { sni = "*.example.com" }
+through = ["a"]
+[[route]]
+match = { sni = ["www.example.org", "x.example.org"] }
+through = ["b"]
+[[route]]
+match = { http_host = "web.test" }
+through = ["a"]
+[[route]]
+match = { proto = "udp", dport = 53, dns_name = "*.internal" }
+through = ["b"]
+[[route]]
+match = { proto = "tcp", dport = 8443 }
+through = ["a", "b"]
+"""
+
+TLS = """
+import socket, ssl, sys
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(sys.argv[1], sys.argv[2])
+listener = socket.create_server(("", int(sys.argv[3])))
+print("up", flush=True)
+while True:
+    with context.wrap_socket(listener.accept()[0], server_side=True) as peer:
+        while data := peer.recv(65536):
+            peer.sendall(data)
+"""
+SAY = """
+import socket, ssl, sys
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+raw = socket.create_connection(("198.18.0.20", int(sys.argv[2])), 5)
+with context.wrap_socket(raw, server_hostname=sys.argv[1]) as peer:
+    for n in range(20):
+        peer.sendall(b"x" * 1000)
+        got = 0
+        while got < 1000:
+            got += len(peer.recv(65536))
+    print(peer.getsockname()[1])
+"""
+HTTP = """
+import http.client, sys
+peer = http.client.HTTPConnection("198.18.0.20", 8080, timeout=5)
+for n in range(10):
+    peer.request("GET", "/", headers={"Host": sys.argv[1]})
+    port = peer.sock.getsockname()[1]
+    answer = peer.getresponse()
+    answer.read()
+    assert answer.status == 200
+print(port)
+"""
+SERVE = """
+import http.server
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
+    def log_message(self, *_):
+        pass
+server = http.server.ThreadingHTTPServer(("", 8080), Handler)
+print("up", flush=True)
+server.serve_forever()
+"""
+RESOLVER = """
+import socket
+sock = socket.socket(2, 2)
+sock.bind(("", 53))
+print("up", flush=True)
+while True:
+    data, where = sock.recvfrom(512)
+    sock.sendto(data[:2] + b"\\x80" + data[3:], where)
+"""
+QUERY = """
+import socket, sys
+name = b"".join(bytes([len(word)]) + word.encode() for word in sys.argv[1].split("."))
+sock = socket.socket(2, 2)
+sock.settimeout(5)
+sock.connect(("198.18.0.20", 53))
+for n in range(5):
+    sock.send(bytes.fromhex("123401000001000000000000") + name + bytes([0, 0, 1, 0, 1]))
+    assert sock.recv(512)[:2] == bytes.fromhex("1234")
+print(sock.getsockname()[1])
+"""
+
+
+class Daemon:
+    """Plays the daemon: contents are looked at while a client runs."""
+
+    def __init__(self, net: Net) -> None:
+        self.net = net
+
+    def run(self, *words: str) -> str:
+        client = self.net.vms["client"].popen(
+            [sys.executable, "-c", *words], stdout=subprocess.PIPE
+        )
+        assert client.stdout is not None
+        while client.poll() is None:
+            self.net.pump()
+        said = client.stdout.read().decode()
+        client.close()
+        return said.strip()
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Net]:
+    folder = tmp_path_factory.mktemp("ct")
+    run(
+        *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
+        *("-nodes", "-days", "1", "-subj", "/CN=x"),
+        *("-keyout", str(folder / "key"), "-out", str(folder / "cert")),
+    )
+    with made("ct", HOST, folder) as net:
+        servers = [
+            serve(net, TLS, str(folder / "cert"), str(folder / "key"), port)
+            for port in ("443", "8443")
+        ]
+        servers += [serve(net, SERVE), serve(net, RESOLVER)]
+        yield net
+        for server in servers:
+            server.close()
+
+
+def serve(net: Net, *words: str) -> Process:
+    server = net.vms["server"].popen([sys.executable, "-c", *words], stdout=subprocess.PIPE)
+    assert server.stdout is not None
+    assert server.stdout.readline() == b"up\n"
+    return server
+
+
+def flow(net: Net, start: str) -> Any:
+    found = net.flow(start)
+    return found["route"], [hop["vm"] for hop in found["hops"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "route", "through"),
+    [
+        ("www.example.com", 0, ["a"]),
+        ("deep.www.example.com", 0, ["a"]),
+        ("www.example.org", 1, ["b"]),
+        ("example.com", None, []),
+        ("other.test", None, []),
+    ],
+)
+def test_tls_by_name(net: Net, name: str, route: int | None, through: list[str]) -> None:
+    port = Daemon(net).run(SAY, name, "443")
+    assert flow(net, f"tcp:198.18.0.10:{port}>") == (route, through)
+    assert flow(net, f"tcp:198.18.0.20:443>198.18.0.10:{port}") == (route, through)
+    if through:
+        hop = net.flow(f"tcp:198.18.0.10:{port}>")["hops"][0]
+        assert hop["packets"] > 10
+        explained = net.dataplane.explain("client", f"tcp:198.18.0.10:{port}>198.18.0.20:443")
+        assert explained["contents"] == {"sni": name}
+
+
+def test_a_name_changes_the_route_of_ports(net: Net) -> None:
+    port = Daemon(net).run(SAY, "www.example.com", "8443")
+    assert flow(net, f"tcp:198.18.0.10:{port}>") == (0, ["a"])
+    port = Daemon(net).run(SAY, "other.test", "8443")
+    assert flow(net, f"tcp:198.18.0.10:{port}>") == (4, ["a", "b"])
+
+
+@pytest.mark.parametrize(("name", "route"), [("web.test", 2), ("Web.Test:8080", 2), ("x.y", None)])
+def test_http_by_host(net: Net, name: str, route: int | None) -> None:
+    port = Daemon(net).run(HTTP, name)
+    assert flow(net, f"tcp:198.18.0.10:{port}>")[0] == route
+
+
+@pytest.mark.parametrize(("name", "route"), [("db.internal", 3), ("example.net", None)])
+def test_dns_by_name(net: Net, name: str, route: int | None) -> None:
+    port = Daemon(net).run(QUERY, name)
+    assert flow(net, f"udp:198.18.0.10:{port}>")[0] == route
+
+
+def test_a_flood_of_undecided_flows_starves_nobody(net: Net) -> None:
+    """More flows with contents than the ring buffer holds, and nobody reads it meanwhile: all of
+    them pass, what was lost is counted, and a name is still found afterwards."""
+    flood = (
+        "import socket\n"
+        "for n in range(1500):\n"
+        "    s = socket.socket(2, 2)\n"
+        "    s.sendto(bytes.fromhex('1234010000010000000000000362616400') + bytes(500),"
+        " ('198.18.0.20', 53))\n"
+    )
+    before = net.port("server")["tx_packets"]
+    net.run("client", "python3", "-c", flood)
+    assert net.port("server")["tx_packets"] - before >= 1500
+    assert net.dataplane.counters()["events-lost"] > 0
+    net.pump()
+    port = Daemon(net).run(SAY, "www.example.com", "443")
+    assert flow(net, f"tcp:198.18.0.10:{port}>") == (0, ["a"])

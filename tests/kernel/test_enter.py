@@ -1,0 +1,296 @@
+"""`enter`, what stands behind `hostsim exec` and `hostsim shell`, as a user has it."""
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from hostsim.vm import Vm
+
+pytestmark = pytest.mark.root
+
+MakeVm = Callable[..., Vm]
+CLIENT = """
+import json, sys
+from hostsim.errors import HostsimError
+from netns import process
+try:
+    sys.exit(process.enter(json.loads(sys.argv[1]), sys.argv[2:]))
+except HostsimError as error:
+    print(f"hostsim: {error}", file=sys.stderr)
+    sys.exit(error.status)
+"""
+
+
+def command(vm: Vm, *argv: str) -> list[str]:
+    target = {"pid": vm.pid, "cgroups": [str(path) for path in vm.cgroups]}
+    return [sys.executable, "-P", "-c", CLIENT, json.dumps(target), *argv]
+
+
+def enter(vm: Vm, *argv: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(vm, *argv), input=stdin, capture_output=True, text=True, timeout=20, check=False
+    )
+
+
+class Terminal:
+    """A person at a terminal who runs one command in a VM."""
+
+    def __init__(self, vm: Vm, *argv: str) -> None:
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.environ.update(PS1="$ ", TERM="dumb")
+            words = command(vm, *argv)
+            os.execv(words[0], words)
+        self.seen = ""
+        self.status: int | None = None
+
+    def expect(self, text: str, deadline: float = 10.0) -> str:
+        """Read until `text` comes; what came before it."""
+        end = time.monotonic() + deadline
+        while text not in self.seen:
+            left = end - time.monotonic()
+            assert left > 0, f"{text!r} did not come: {self.seen!r}"
+            if select.select([self.fd], [], [], left)[0]:
+                try:
+                    self.seen += os.read(self.fd, 4096).decode()
+                except OSError:
+                    raise AssertionError(f"{text!r} did not come: {self.seen!r}") from None
+        before, _, self.seen = self.seen.partition(text)
+        return before
+
+    def type(self, text: str) -> None:
+        os.write(self.fd, text.encode())
+
+    def wait(self) -> int:
+        """The exit status, as a shell has it."""
+        while True:
+            try:
+                data = os.read(self.fd, 4096)
+            except OSError:
+                break
+            if not data:
+                break
+            self.seen += data.decode()
+        _, status = os.waitpid(self.pid, 0)
+        self.status = os.waitstatus_to_exitcode(status)
+        return self.status
+
+    def close(self) -> None:
+        if self.status is None:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        os.close(self.fd)
+
+
+@pytest.fixture
+def terminal(vm: Vm) -> Iterator[Callable[..., Terminal]]:
+    opened: list[Terminal] = []
+
+    def run(*argv: str) -> Terminal:
+        opened.append(Terminal(vm, *argv))
+        return opened[-1]
+
+    yield run
+    for one in opened:
+        one.close()
+
+
+def test_streams_and_status(vm: Vm) -> None:
+    done = enter(vm, "sh", "-c", "hostname; cat; echo err >&2; exit 7", stdin="in\n")
+    assert (done.returncode, done.stdout, done.stderr) == (7, "a\nin\n", "err\n")
+    assert enter(vm, "sh", "-c", "kill -TERM $$").returncode == 128 + signal.SIGTERM
+    assert enter(vm, "true").returncode == 0
+
+
+def test_it_is_in_all_of_the_vm(make_vm: MakeVm) -> None:
+    vm = make_vm("b", pids=50, memory=64 << 20)
+    done = enter(vm, "sh", "-c", "readlink /proc/self/ns/*; cat /proc/self/cgroup; ls /run/hostsim")
+    assert done.returncode == 0
+    for kind in ("mnt", "net", "pid", "uts", "ipc"):
+        assert os.readlink(f"/proc/{vm.pid}/ns/{kind}") in done.stdout
+    assert done.stdout.count(f"/hs-{vm.host}/b") == len(vm.cgroups)
+    mask = next(
+        line for line in Path(f"/proc/{vm.pid}/status").read_text().splitlines() if "CapBnd" in line
+    )
+    assert mask in enter(vm, "cat", "/proc/self/status").stdout
+
+
+def test_no_such_command(vm: Vm) -> None:
+    missing = enter(vm, "nosuch")
+    assert (missing.returncode, missing.stderr) == (127, "hostsim: nosuch: not found in a\n")
+    forbidden = enter(vm, "/etc/passwd")
+    assert forbidden.returncode == 126
+    assert forbidden.stderr.startswith("hostsim: /etc/passwd: cannot be executed in a: Permission")
+
+
+def test_a_vm_that_is_gone(vm: Vm) -> None:
+    words = command(vm, "true")
+    vm.stop()
+    done = subprocess.run(words, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("hostsim: a: is gone")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_vm_that_is_frozen(vm: Vm) -> None:
+    (vm.cgroup / "cgroup.freeze").write_text("1")
+    done = enter(vm, "true")
+    assert done.returncode == 1
+    assert done.stderr.startswith("hostsim: a: is frozen")
+    (vm.cgroup / "cgroup.freeze").write_text("0")
+    assert enter(vm, "true").returncode == 0
+
+
+def test_a_vm_that_is_held_still_for_a_moment(vm: Vm) -> None:
+    (vm.cgroup / "cgroup.freeze").write_text("1")
+    with subprocess.Popen(command(vm, "echo", "ran"), stdout=subprocess.PIPE) as client:
+        events = f"/proc/{client.pid}/fd"
+        end = time.monotonic() + 10
+        while not any("cgroup.events" in link for link in links(events)):
+            assert time.monotonic() < end
+        (vm.cgroup / "cgroup.freeze").write_text("0")
+        assert client.stdout is not None
+        assert client.stdout.read() == b"ran\n"
+        assert client.wait(10) == 0
+
+
+def links(folder: str) -> list[str]:
+    """What the symbolic links of a directory say."""
+    found = []
+    for path in Path(folder).iterdir():
+        try:
+            found.append(str(path.readlink()))
+        except FileNotFoundError:
+            continue  # closed meanwhile
+    return found
+
+
+def test_a_vm_at_its_limit(make_vm: MakeVm) -> None:
+    vm = make_vm("b", pids=1)
+    done = enter(vm, "true")
+    assert (done.returncode, done.stderr) == (1, "hostsim: true: b is at its limit of processes\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
+def test_signals_are_passed_on(vm: Vm, number: signal.Signals) -> None:
+    script = f"trap 'echo got; exit 3' {number.name[3:]}; echo ready; while :; do sleep 0.05; done"
+    with subprocess.Popen(command(vm, "sh", "-c", script), stdout=subprocess.PIPE) as client:
+        assert client.stdout is not None
+        assert client.stdout.readline() == b"ready\n"
+        client.send_signal(number)
+        assert client.stdout.readline() == b"got\n"
+        assert client.wait(10) == 3
+
+
+def test_a_killed_client_leaves_no_command(vm: Vm) -> None:
+    with subprocess.Popen(command(vm, "sleep", "60"), stdin=subprocess.DEVNULL) as client:
+        deadline = time.monotonic() + 10
+        while vm.run(["pgrep", "-x", "sleep"]).returncode != 0:
+            assert time.monotonic() < deadline
+        client.kill()
+    while vm.run(["pgrep", "-x", "sleep"]).returncode == 0:
+        assert time.monotonic() < deadline
+
+
+def test_the_vm_ends_under_a_command(vm: Vm) -> None:
+    with subprocess.Popen(
+        command(vm, "sh", "-c", "echo ready; sleep 60"), stdout=subprocess.PIPE
+    ) as client:
+        assert client.stdout is not None
+        assert client.stdout.readline() == b"ready\n"
+        vm.stop()
+        assert client.wait(10) == 128 + signal.SIGKILL
+
+
+def test_a_terminal_of_the_vm(vm: Vm, terminal: Callable[..., Terminal]) -> None:
+    one = terminal("sh", "-c", "tty; stty size; exit 5")
+    assert one.wait() == 5
+    assert one.seen.split() == ["/dev/pts/0", "0", "0"]
+    assert "not a tty" in enter(vm, "tty").stdout
+
+
+def test_job_control(terminal: Callable[..., Terminal]) -> None:
+    shell = terminal("bash", "--norc", "-i")
+    assert "job control" not in shell.expect("$ ")
+    # Typed before a program has set the modes, a line would reach it in the shell's.
+    shell.type("sh -c 'echo st''arted; exec cat'\n")
+    shell.expect("started\r\n")
+    shell.type("\x1a")
+    shell.expect("Stopped")
+    shell.expect("$ ")
+    shell.type("fg\n")
+    shell.expect("exec cat'\r\n")
+    shell.type("two\n")
+    shell.expect("two\r\ntwo\r\n")
+    shell.type("\x03")
+    shell.expect("$ ")
+    shell.type("echo status $?\n")
+    shell.expect(f"status {128 + signal.SIGINT}")
+    shell.type("ps -o tty= -p $$; exit 4\n")
+    shell.expect("pts/0")
+    assert shell.wait() == 4
+
+
+def test_the_window_size_follows(terminal: Callable[..., Terminal]) -> None:
+    shell = terminal("bash", "--norc", "-i")
+    shell.expect("$ ")
+    termios.tcsetwinsize(shell.fd, (33, 77))
+    script = "until [ \"$(stty size)\" = '33 77' ]; do sleep 0.02; done; echo si''zed\n"
+    shell.type(script)
+    shell.expect("sized")
+
+
+def test_nothing_that_was_written_is_lost(terminal: Callable[..., Terminal]) -> None:
+    """The command ends right after its last write, and much is under way."""
+    one = terminal("sh", "-c", "seq 20000; echo end")
+    assert one.wait() == 0
+    assert one.seen.split() == [*(str(number) for number in range(1, 20001)), "end"]
+
+
+def test_much_that_is_typed(terminal: Callable[..., Terminal]) -> None:
+    """More than a terminal buffers: it is held back, not lost."""
+    one = terminal("sh", "-c", "stty raw -echo; echo go; head -c 100000 | wc -c")
+    one.expect("go")
+    os.set_blocking(one.fd, True)
+    left = b"x" * 100000
+    while left:
+        left = left[os.write(one.fd, left[:1000]) :]
+    one.expect("100000")
+    assert one.wait() == 0
+
+
+def test_the_terminal_is_as_before(vm: Vm) -> None:
+    """The modes of ours after the command: not raw."""
+    script = 'before=$(stty -g); "$@"; [ "$(stty -g)" = "$before" ] && echo same'
+    pid, fd = pty.fork()
+    if pid == 0:
+        os.execvp(
+            "sh", ["sh", "-c", script, "sh", *command(vm, "sh", "-c", "stty raw; kill -9 $$")]
+        )
+    said = b""
+    while True:
+        try:
+            data = os.read(fd, 4096)
+        except OSError:
+            break
+        said += data
+    os.waitpid(pid, 0)
+    os.close(fd)
+    assert said.split() == [b"same"]
+
+
+def test_the_machines_terminal_stays_out(terminal: Callable[..., Terminal]) -> None:
+    """No descriptor of the command is a terminal of the machine: it could type into it."""
+    one = terminal("sh", "-c", "readlink /proc/self/fd/0 /proc/self/fd/1 /proc/self/fd/2")
+    assert one.wait() == 0
+    assert one.seen.split() == ["/dev/pts/0"] * 3

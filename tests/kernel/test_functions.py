@@ -1,0 +1,182 @@
+"""Packet network functions in a chain, on AF_XDP sockets and rings, between kernel-stack endpoints
+that have every offload on: what arrives is whole, and the paths are what the counters say."""
+
+import hashlib
+import os
+import select
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from cli import until
+from net import Net
+
+from hostsim.functions import Functions
+from hostsim.hostfile import parse
+from netns.process import Process
+
+pytestmark = pytest.mark.root
+
+HOST = """
+[[endpoint]]
+name = "client"
+address = ["198.18.0.10/24", "fd00:18::10/64"]
+[[endpoint]]
+name = "server"
+address = ["198.18.0.20/24", "fd00:18::20/64"]
+[[vm]]
+name = "one"
+nf = "forward"
+[[vm]]
+name = "two"
+nf = "count"
+[[vm]]
+name = "three"
+nf = "forward"
+[[route]]
+match = { proto = "tcp" }
+through = ["one", "two", "three"]
+[[route]]
+match = { proto = "udp", dport = 9 }
+through = ["one", "three"]
+bypass = "never"
+[[route]]
+match = { proto = "udp" }
+through = ["one", "three"]
+"""
+
+
+class Chain:
+    """A Net with its network functions."""
+
+    def __init__(self, net: Net, functions: Functions) -> None:
+        self.net = net
+        self.functions = functions
+
+    def sync(self) -> None:
+        """What the daemon does some ten times a second."""
+        self.functions.sync()
+
+
+@pytest.fixture
+def chain(tmp_path: Path) -> Iterator[Chain]:
+    net = Net(f"nf{os.getpid()}", HOST, tmp_path)
+    functions = Functions(net.spec, net.switch, net.dataplane, net.vms, tmp_path)
+    try:
+        functions.prepare()
+        functions.start()
+        yield Chain(net, functions)
+    finally:
+        functions.close()
+        net.close()
+
+
+SEND = """
+import socket, sys
+port, count = map(int, sys.argv[1:])
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.bind(("", 4000))
+for n in range(count):
+    sock.sendto(n.to_bytes(4, "big") * 20, ("198.18.0.20", port))
+"""
+
+
+def send(chain: Chain, port: int, count: int) -> None:
+    """Datagrams of one flow, from the client to the server."""
+    chain.net.run("client", "python3", "-c", SEND, str(port), str(count))
+
+
+def test_packets_leave_the_switch_for_the_ring(chain: Chain) -> None:
+    send(chain, 7, 5)
+    chain.sync()
+    before, counted = chain.net.port("three"), chain.functions.counters()
+    send(chain, 7, 50)
+    after, now = chain.net.port("three"), chain.functions.counters()
+    # Nothing of the flow; what the server says of its closed port comes this way.
+    assert after["tx_packets"] - before["tx_packets"] <= 20
+    assert after["rx_packets"] - before["rx_packets"] >= 50
+    assert now["one"]["ring_out"] - counted["one"]["ring_out"] == 50
+    assert now["three"]["ring_in"] - counted["three"]["ring_in"] == 50
+    assert not any(now[name][loss] for name in now for loss in ("full_ring", "full_eth0"))
+    assert chain.net.hops("udp:198.18.0.10:4000>")[0] == ("one", "three", "ring")
+
+
+def test_a_mirror_takes_the_flow_back_to_the_switch(chain: Chain, tmp_path: Path) -> None:
+    send(chain, 7, 5)
+    chain.sync()
+    send(chain, 7, 10)
+    before = chain.functions.counters()["one"]["ring_out"]
+    assert before == 10
+    mirrored = HOST + '[[mirror]]\nmatch = { proto = "udp", dport = 7 }\nto = "two"\n'
+    name = chain.net.spec.name
+    chain.net.dataplane.apply(
+        parse(f'[host]\nname = "{name}"\n{mirrored}', tmp_path / "mirrored.toml")
+    )
+    send(chain, 7, 10)
+    chain.sync()
+    send(chain, 7, 10)
+    assert chain.functions.counters()["one"]["ring_out"] == before
+
+
+def test_never_means_the_switch(chain: Chain) -> None:
+    for _ in range(3):
+        send(chain, 9, 20)
+        chain.sync()
+    counters = chain.functions.counters()
+    assert counters["one"]["ring_out"] == 0
+    assert counters["one"]["eth0_out"] >= 60
+
+
+def test_tcp_with_offloads_arrives_whole_while_the_paths_flip(chain: Chain, tmp_path: Path) -> None:
+    body = os.urandom(1 << 20) * 100
+    (tmp_path / "body").write_bytes(body)
+    nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    server = chain.net.vms["server"].popen(
+        ["python3", "-m", "http.server", "80", "--directory", str(tmp_path)],
+        stdout=nowhere,
+        stderr=nowhere,
+    )
+    try:
+        until(lambda: ":80 " in chain.net.run("server", "ss", "-ltn"))
+        got = tmp_path / "got"
+        client = chain.net.vms["client"].popen(
+            ["curl", "-s", "-m", "50", "-o", str(got), "http://198.18.0.20/body"]
+        )
+        flips = 0
+        while not select.select([client.fileno()], [], [], 0.05)[0]:
+            chain.sync() if flips % 2 == 0 else chain.functions.withdraw()
+            flips += 1
+        assert client.wait(1) == 0
+        assert flips > 4
+        digest = hashlib.sha256(got.read_bytes()).hexdigest()
+        assert digest == hashlib.sha256(body).hexdigest()
+        counters = chain.functions.counters()
+        assert all(counters[name]["ring_out"] > 100 for name in ("one", "two", "three"))
+        assert all(counters[name]["eth0_out"] > 100 for name in ("one", "two", "three"))
+        client.close()
+    finally:
+        server.close()
+        os.close(nowhere)
+
+
+def restarted(chain: Chain, old: Process) -> bool:
+    """Whether `three` is another process than it was."""
+    chain.sync()
+    now = chain.functions.process("three")
+    return now is not None and now is not old
+
+
+def test_a_killed_function_comes_back_with_its_rings(chain: Chain) -> None:
+    send(chain, 7, 5)
+    chain.sync()
+    for _ in range(3):
+        before_it = chain.functions.process("three")
+        assert before_it is not None
+        before_it.kill()
+        until(partial(restarted, chain, before_it), 20)
+        send(chain, 7, 5)
+        chain.sync()
+        before = chain.functions.counters()["three"]["ring_in"]
+        send(chain, 7, 20)
+        assert chain.functions.counters()["three"]["ring_in"] - before >= 20

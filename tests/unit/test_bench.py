@@ -1,0 +1,59 @@
+"""The benches' arithmetic and documents, with measurements that are made up."""
+
+import argparse
+import tomllib
+
+import pytest
+
+from hostsim.bench import common, up
+from hostsim.errors import UsageError
+
+
+def options(**given: object) -> argparse.Namespace:
+    return argparse.Namespace(**{"case": None, "runs": 3, **given})
+
+
+def test_runs_alternate_and_ratios_are_of_pairs() -> None:
+    order: list[str] = []
+
+    def measure(name: str, values: list[float]) -> common.Measure:
+        def once() -> float:
+            order.append(name)
+            return values.pop(0)
+
+        return once
+
+    case = common.Case("c", "s", measure("a", [1, 2, 9]), {"peer": measure("b", [2, 4, 3])})
+    found = common.compare(case, 3)
+    assert order == ["a", "b"] * 3
+    assert found == {
+        "case": "c",
+        "unit": "s",
+        "value": 2,
+        "peers": {"peer": 3},
+        "ratio": {"peer": 0.5},
+    }
+
+
+def test_a_peer_that_is_not_there_is_left_out() -> None:
+    found = common.run("x", [common.Case("c", "s", lambda: 1.0)], options())
+    assert found["bench"] == "x"
+    assert found["cases"] == [{"case": "c", "unit": "s", "value": 1.0, "peers": {}, "ratio": {}}]
+    assert found["machine"]["cpus"] >= 1
+
+
+def test_cases_can_be_chosen() -> None:
+    cases = [common.Case(name, "s", lambda: 1.0) for name in "abc"]
+    found = common.run("x", cases, options(case=["c", "a"]))
+    assert [case["case"] for case in found["cases"]] == ["a", "c"]
+    with pytest.raises(UsageError, match=r"no case z; there are: a, b, c"):
+        common.run("x", cases, options(case=["z"]))
+    with pytest.raises(UsageError, match="1 or more"):
+        common.run("x", cases, options(runs=0))
+
+
+def test_the_host_that_is_measured() -> None:
+    host = tomllib.loads(up.host_file(300))
+    assert len(host["vm"]) == 300
+    assert host["vm"][299] == {"name": "v300", "address": "198.18.1.44/15"}
+    assert len({vm["address"] for vm in host["vm"]}) == 300

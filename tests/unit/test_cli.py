@@ -1,0 +1,67 @@
+"""The command line's manners: help, exit statuses, one line of error and no traceback."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HOSTSIM = Path(sys.executable).with_name("hostsim")
+
+
+def hostsim(*words: str, root: bool = True) -> subprocess.CompletedProcess[str]:
+    """Not root: nobody in a user namespace of its own, who can still read the installation."""
+    before = [] if root or os.geteuid() else ["unshare", "--user"]
+    return subprocess.run(
+        [*before, HOSTSIM, *words], capture_output=True, text=True, timeout=30, check=False
+    )
+
+
+def one_line(stderr: str) -> bool:
+    return stderr.startswith("hostsim: ") and stderr.count("\n") == 1
+
+
+def test_help_names_every_command() -> None:
+    found = hostsim("--help")
+    assert found.returncode == 0
+    for name in ("check", "up", "down", "clean", "ls", "status", "exec", "shell", "flip"):
+        assert name in found.stdout
+    for name in ("devices", "routes", "flows", "rules", "bench", "completion"):
+        assert name in found.stdout
+
+
+def test_version() -> None:
+    found = hostsim("--version")
+    assert (found.returncode, found.stdout) == (0, "hostsim 0.1.0\n")
+
+
+@pytest.mark.parametrize(
+    "words", [(), ("fly",), ("up",), ("bench", "nothing"), ("status", "--yaml"), ("flip",)]
+)
+def test_wrong_usage(words: tuple[str, ...]) -> None:
+    found = hostsim(*words)
+    assert found.returncode == 2
+    assert one_line(found.stderr), found.stderr
+
+
+@pytest.mark.parametrize("words", [("up", "edge"), ("down",), ("status",), ("flip", "x"), ("ls",)])
+def test_no_root(words: tuple[str, ...]) -> None:
+    found = hostsim(*words, root=False)
+    assert found.returncode == 1
+    assert one_line(found.stderr), found.stderr
+    assert "needs root" in found.stderr
+
+
+def test_check_needs_no_root() -> None:
+    found = hostsim("check", "--json", root=False)
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(shell: str) -> None:
+    found = hostsim("completion", shell)
+    assert found.returncode == 0
+    assert "hostsim" in found.stdout

@@ -1,0 +1,88 @@
+"""Parsers of contents: what real clients send, and every kind of nonsense."""
+
+import ssl
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hostsim import contents
+from hostsim.inspector import joined
+
+
+def hello(name: str) -> bytes:
+    """What OpenSSL sends first."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client = context.wrap_bio(incoming, outgoing, server_hostname=name)
+    with pytest.raises(ssl.SSLWantReadError):
+        client.do_handshake()
+    return outgoing.read()
+
+
+HELLO = hello("www.Example.com")
+REQUEST = b"GET / HTTP/1.1\r\nUser-Agent: x\r\nHost: Example.com:8080\r\n\r\n"
+QUERY = (
+    b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x03www\x07Example\x03org\x00\x00\x01\x00\x01"
+)
+
+
+def test_sni() -> None:
+    assert contents.sni(HELLO) == "www.example.com"
+    assert all(contents.sni(HELLO[:n]) == contents.MORE for n in range(len(HELLO)))
+
+
+def test_a_hello_over_two_records() -> None:
+    body = HELLO[5:]
+    split = b"".join(
+        b"\x16\x03\x01" + len(part).to_bytes(2, "big") + part for part in (body[:50], body[50:])
+    )
+    assert contents.sni(split) == "www.example.com"
+    assert contents.sni(split[:40]) == contents.MORE
+
+
+def test_http_host() -> None:
+    assert contents.http_host(REQUEST) == "example.com"
+    at = REQUEST.index(b"8080\r\n") + 6
+    assert all(contents.http_host(REQUEST[:n]) == contents.MORE for n in range(1, at))
+    assert contents.http_host(b"GET / HTTP/1.1\r\n\r\n") == contents.NONE
+    assert contents.http_host(b"SSH-2.0-x\r\n") == contents.NONE
+    assert contents.http_host(b"GET / HTTP/1.1\r\nHost: [fd00::1]:80\r\n\r\n") == contents.NONE
+
+
+def test_dns_name() -> None:
+    assert contents.dns_name(QUERY) == "www.example.org"
+    assert contents.dns_name(len(QUERY).to_bytes(2, "big") + QUERY, tcp=True) == "www.example.org"
+    assert contents.dns_name(QUERY[:2] + b"\x80" + QUERY[3:]) == contents.NONE
+    assert contents.dns_name(QUERY[:20]) == contents.NONE
+
+
+@pytest.mark.parametrize("parser", [contents.sni, contents.http_host, contents.dns_name])
+@given(data=st.binary(max_size=600))
+def test_any_bytes(parser: Any, data: bytes) -> None:
+    assert isinstance(parser(data), str)
+
+
+@given(at=st.integers(0, 400), value=st.integers(0, 255), keep=st.integers(0, 600))
+def test_a_hello_with_a_wrong_byte(at: int, value: int, keep: int) -> None:
+    wrong = bytearray(HELLO)
+    wrong[at % len(wrong)] = value
+    name = contents.sni(bytes(wrong[:keep]))
+    assert name in (contents.MORE, contents.NONE) or contents._NAME.fullmatch(name.encode())
+
+
+@given(
+    st.lists(st.integers(1, 20), min_size=1, max_size=8), st.integers(0, 2**32 - 1), st.randoms()
+)
+def test_segments_in_any_order_are_one_stream(sizes: list[int], start: int, random: Any) -> None:
+    data = bytes(range(sum(sizes) % 256)) * 2
+    parts: dict[int, bytes] = {}
+    at = 0
+    for size in sizes:
+        parts[(start + at) % 2**32] = data[at : at + size]
+        at += size
+    order = list(parts.items())
+    random.shuffle(order)
+    whole = data[: min(at, len(data))]
+    assert joined(dict(order)) == whole or start + at >= 2**32

@@ -1,0 +1,264 @@
+"""The input forwarder's rules, with sockets in place of nodes: no root, no uinput.
+
+A socket answers no evdev ioctl, so the device tells nothing of itself: no axes, no LEDs, no repeat
+timer. What depends on those is tested in tests/input.
+"""
+
+import errno
+import socket
+import struct
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cext.forward import CHORD, GONE, Forwarder
+
+EVENT = struct.Struct("llHHi")
+SYN, KEY, REL, MSC, LED = 0, 1, 2, 4, 17
+A, B, LEFTCTRL, RIGHTCTRL = 30, 48, 29, 97
+Event = tuple[int, int, int]
+
+
+class Bench:
+    """A forwarder with one device (more by `plug`) and two OSes."""
+
+    def __init__(self) -> None:
+        self.forwarder = Forwarder(2)
+        self.sockets: list[socket.socket] = []
+        self.hardware, self.oses, self.device = self.plug()
+
+    def plug(self) -> tuple[socket.socket, list[socket.socket], int]:
+        pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(3)]
+        for pair in pairs:
+            for end in pair:
+                end.setblocking(False)
+                self.sockets.append(end)
+        device = self.forwarder.add(pairs[0][1].fileno(), [p[1].fileno() for p in pairs[1:]])
+        return pairs[0][0], [pair[0] for pair in pairs[1:]], device
+
+    def type(self, *events: Event, report: bool = True) -> None:
+        """One frame."""
+        frame = [*events, (SYN, 0, 0)] if report else events
+        self.hardware.send(b"".join(EVENT.pack(0, 0, *event) for event in frame))
+
+    def flip(self, to: int) -> None:
+        """Everything typed before is with the old owner when this returns."""
+        self.forwarder.release()
+        self.forwarder.take(to)
+
+    def read(self, os: int, source: list[socket.socket] | None = None) -> list[Event]:
+        """All the OS has got, without SYN_REPORT."""
+        found: list[Event] = []
+        while True:
+            try:
+                data = (source or self.oses)[os].recv(65536)
+            except BlockingIOError:
+                return found
+            events = [event[2:] for event in EVENT.iter_unpack(data)]
+            assert events[-1] == (SYN, 0, 0), "a frame ends with SYN_REPORT"
+            found += events[:-1]
+
+    def settle(self) -> None:
+        """The forwarder has taken what was typed (a release drains the device)."""
+        self.forwarder.release()
+
+    def close(self) -> None:
+        self.forwarder.close()
+        for end in self.sockets:
+            end.close()
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    made = Bench()
+    yield made
+    made.close()
+
+
+def test_frames_go_to_the_owner_only(bench: Bench) -> None:
+    bench.type((KEY, A, 1))
+    bench.type((KEY, A, 0))
+    bench.flip(0)
+    assert bench.read(0) == []  # typed while nobody owned it
+    bench.type((MSC, 4, 30), (KEY, A, 1))
+    bench.type((KEY, A, 0))
+    bench.flip(1)
+    bench.type((KEY, B, 1), (REL, 0, 5))
+    bench.settle()
+    assert bench.read(0) == [(MSC, 4, 30), (KEY, A, 1), (KEY, A, 0)]
+    assert bench.read(1) == [(KEY, B, 1), (REL, 0, 5), (KEY, B, 0)]
+    stats = bench.forwarder.stats(bench.device)
+    assert stats["events"] == 7
+    assert (stats["forwarded"], stats["unowned"]) == (5, 2)
+
+
+def test_a_held_key_is_released_for_the_old_and_unknown_to_the_new(bench: Bench) -> None:
+    bench.flip(0)
+    bench.type((KEY, A, 1))
+    bench.flip(1)
+    assert bench.read(0) == [(KEY, A, 1), (KEY, A, 0)]
+    bench.type((KEY, A, 2))
+    bench.type((MSC, 4, 30), (KEY, A, 0))
+    bench.type((KEY, B, 1))
+    bench.settle()
+    assert bench.read(1) == [(KEY, B, 1), (KEY, B, 0)]
+    assert bench.read(0) == []
+    assert bench.forwarder.stats(bench.device)["suppressed"] == 3
+
+
+def test_two_owners_are_refused(bench: Bench) -> None:
+    bench.forwarder.take(0)
+    with pytest.raises(OSError, match="take") as caught:
+        bench.forwarder.take(1)
+    assert caught.value.errno == errno.EBUSY
+    bench.type((KEY, A, 1))
+    bench.settle()
+    assert bench.read(0) == [(KEY, A, 1), (KEY, A, 0)]
+    assert bench.read(1) == []
+
+
+def test_the_hotkey_is_never_seen(bench: Bench) -> None:
+    bench.forwarder.chord(bench.device, [LEFTCTRL, RIGHTCTRL])
+    bench.flip(0)
+    for event in ((LEFTCTRL, 1), (LEFTCTRL, 2), (RIGHTCTRL, 1), (RIGHTCTRL, 0), (LEFTCTRL, 0)):
+        bench.type((KEY, *event))
+    bench.settle()
+    assert bench.forwarder.notice() == (CHORD, bench.device)
+    assert bench.forwarder.notice() is None
+    assert bench.read(0) == []
+
+
+def test_a_part_of_the_hotkey_is_only_late(bench: Bench) -> None:
+    bench.forwarder.chord(bench.device, [LEFTCTRL, RIGHTCTRL])
+    bench.flip(0)
+    for event in ((LEFTCTRL, 1), (A, 1), (A, 0), (LEFTCTRL, 0), (RIGHTCTRL, 1), (RIGHTCTRL, 0)):
+        bench.type((KEY, *event))
+    bench.settle()
+    assert bench.forwarder.notice() is None
+    assert bench.read(0) == [
+        (KEY, code, value)
+        for code, value in (
+            *((LEFTCTRL, 1), (A, 1), (A, 0), (LEFTCTRL, 0)),
+            *((RIGHTCTRL, 1), (RIGHTCTRL, 0)),
+        )
+    ]
+
+
+def test_another_device_brings_out_what_is_held_back(bench: Bench) -> None:
+    mouse, oses, _ = bench.plug()
+    bench.forwarder.chord(bench.device, [LEFTCTRL, RIGHTCTRL])
+    bench.flip(0)
+    bench.type((KEY, LEFTCTRL, 1))
+    bench.forwarder.take(0)  # nothing changes: but the frame is in before the mouse speaks
+    wait_events(bench, 1)
+    mouse.send(EVENT.pack(0, 0, KEY, 272, 1) + EVENT.pack(0, 0, SYN, 0, 0))
+    bench.settle()
+    assert bench.read(0)[0] == (KEY, LEFTCTRL, 1)
+    assert bench.read(0, oses)[0] == (KEY, 272, 1)
+
+
+def wait_events(bench: Bench, count: int) -> None:
+    while bench.forwarder.stats(bench.device)["events"] < count:
+        pass
+
+
+def test_an_overlong_frame_is_dropped_and_counted(bench: Bench) -> None:
+    bench.flip(0)
+    for _ in range(10):
+        bench.type(*[(REL, 0, 1)] * 60, report=False)
+    bench.type()
+    bench.type((REL, 0, 7))
+    bench.settle()
+    assert bench.read(0) == [(REL, 0, 7)]
+    stats = bench.forwarder.stats(bench.device)
+    assert stats["overflow"] == 257
+    assert stats["resyncs"] == 1
+
+
+def test_syn_dropped_leaves_no_half_frame(bench: Bench) -> None:
+    bench.flip(0)
+    bench.type((REL, 0, 1), (SYN, 3, 0), (REL, 0, 2))
+    bench.type((REL, 0, 3))
+    bench.settle()
+    assert bench.read(0) == [(REL, 0, 3)]
+    assert bench.forwarder.stats(bench.device)["resyncs"] == 1
+
+
+def test_a_device_that_goes_is_noticed_once(bench: Bench) -> None:
+    bench.hardware.close()
+    seen = []
+    while not seen:
+        seen = [notice for _ in range(3) if (notice := bench.forwarder.notice())]
+    assert seen == [(GONE, bench.device)]
+    bench.forwarder.remove(bench.device)
+    with pytest.raises(FileNotFoundError):
+        bench.forwarder.remove(bench.device)
+
+
+def test_leds_are_kept_for_each_os(bench: Bench) -> None:
+    bench.flip(0)
+    for os, code in ((0, 1), (1, 0)):
+        bench.oses[os].send(EVENT.pack(0, 0, LED, code, 1))
+    bench.flip(1)
+    bench.flip(0)
+    assert bench.forwarder.os_state(bench.device, 0) == (0b10, 0)
+    assert bench.forwarder.os_state(bench.device, 1) == (0b01, 0)
+
+
+keys = st.tuples(st.just("key"), st.sampled_from((A, B, LEFTCTRL, RIGHTCTRL)), st.integers(0, 2))
+flips = st.tuples(st.just("flip"), st.integers(0, 1), st.just(0))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.one_of(keys, keys, flips), max_size=40), st.booleans())
+def test_every_os_sees_a_sound_keyboard(steps: list[tuple[str, int, int]], chord: bool) -> None:
+    """Whatever is typed and however it is flipped: each OS sees press, repeats, release in turn,
+    nothing stays pressed, and the counters add up."""
+    bench = Bench()
+    try:
+        if chord:
+            bench.forwarder.chord(bench.device, [LEFTCTRL, RIGHTCTRL])
+        for kind, number, value in steps:
+            if kind == "flip":
+                bench.flip(number)
+            else:
+                bench.type((KEY, number, value))
+        bench.settle()
+        for os in (0, 1):
+            down: set[int] = set()
+            for kind, code, value in bench.read(os):
+                assert kind == KEY
+                if value == 0:
+                    down.remove(code)
+                elif value == 2:
+                    assert code in down
+                else:
+                    down.add(code)
+            assert not down
+            assert bench.forwarder.os_state(bench.device, os)[1] == 0
+        stats = bench.forwarder.stats(bench.device)
+        fates = ("forwarded", "unowned", "suppressed", "chord", "overflow", "failed")
+        assert stats["events"] == sum(stats[fate] for fate in fates)
+    finally:
+        bench.close()
+
+
+def test_a_watched_device_only_tells_its_hotkey(bench: Bench) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        theirs.setblocking(False)
+        device = bench.forwarder.watch(theirs.fileno())
+        bench.forwarder.chord(device, [LEFTCTRL, RIGHTCTRL])
+        bench.forwarder.take(0)
+        for event in ((A, 1), (LEFTCTRL, 1), (RIGHTCTRL, 1), (A, 0), (RIGHTCTRL, 0)):
+            ours.send(EVENT.pack(0, 0, KEY, *event) + EVENT.pack(0, 0, SYN, 0, 0))
+        ours.send(EVENT.pack(0, 0, KEY, RIGHTCTRL, 1) + EVENT.pack(0, 0, SYN, 0, 0))
+        bench.settle()
+        while bench.forwarder.stats(device)["events"] < 6:
+            pass
+        assert bench.forwarder.notice() == (CHORD, device)
+        assert bench.forwarder.notice() is None
+        bench.forwarder.remove(device)
+    assert bench.read(0) == []

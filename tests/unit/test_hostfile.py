@@ -1,0 +1,151 @@
+"""A host file is read whole, or refused with its place, the reason and what is allowed."""
+
+from pathlib import Path
+
+import pytest
+
+from hostsim import hostfile
+from hostsim.errors import HostFileError
+
+EDGE = """
+[host]
+name = "edge"
+
+[[endpoint]]
+name = "client"
+address = "198.18.0.10/24"
+
+[[vm]]
+name = "fw"
+address = "198.18.0.1/24"
+memory = "128M"
+cpus = 0.5
+pids = 200
+
+[[vm]]
+name = "work"
+[vm.os]
+background = "freeze"
+
+[[route]]
+match = { proto = "tcp", dport = [80, "8000-8099"], src = "198.18.0.0/24" }
+through = ["fw"]
+bypass = "veth"
+
+[[device]]
+match = { name = "Demo Keyboard" }
+hotkey = ["KEY_LEFTCTRL", "KEY_RIGHTCTRL"]
+
+[kmc]
+release_timeout = "150ms"
+"""
+
+
+def parse(text: str) -> hostfile.HostSpec:
+    return hostfile.parse(text, Path("/hosts/edge.toml"))
+
+
+def test_reads_everything() -> None:
+    spec = parse(EDGE)
+    assert spec.name == "edge"
+    assert [str(a) for a in spec.endpoints[0].addresses] == ["198.18.0.10/24"]
+    fw, work = spec.vms
+    assert (fw.memory, fw.cpus, fw.pids) == (128 * 1024**2, 0.5, 200)
+    assert work.os is not None
+    assert work.os.background == "freeze"
+    (route,) = spec.routes
+    assert route.match.proto == 6
+    assert route.match.dport == ((80, 80), (8000, 8099))
+    assert (route.through, route.bypass) == (("fw",), "veth")
+    (device,) = spec.devices
+    assert (device.mode, device.hotkey) == ("mirror", ("KEY_LEFTCTRL", "KEY_RIGHTCTRL"))
+    assert spec.kmc.foreground == "work"
+    assert spec.kmc.release_timeout == 0.15
+
+
+@pytest.mark.parametrize("name", ["edge", "duo"])
+def test_shipped_hosts_are_right(name: str) -> None:
+    assert hostfile.load(name).name == name
+
+
+WRONG = {
+    "unknown table": ("[kmc]", "[kcm]", r"kcm.*allowed: host"),
+    "unknown key": (
+        "memory =",
+        "memroy =",
+        r"edge.toml:\d+: \[\[vm\]\] 'fw': unknown key 'memroy'",
+    ),
+    "unknown VM in a route": ('through = ["fw"]', 'through = ["fx"]', "'fx', which is no VM"),
+    "route through an endpoint": ('through = ["fw"]', 'through = ["client"]', "an endpoint"),
+    "VM twice in a route": ('through = ["fw"]', 'through = ["fw", "fw"]', "twice"),
+    "name twice": ('name = "work"', 'name = "fw"', "stands twice"),
+    "address twice": ('"198.18.0.1/24"', '"198.18.0.10/24"', "198.18.0.10 is 'client'"),
+    "address without prefix": ('"198.18.0.1/24"', '"198.18.0.1"', "prefix length"),
+    "address of the network": ('"198.18.0.1/24"', '"198.18.0.0/24"', "network's own"),
+    "no address at all": ('"198.18.0.1/24"', '"fw/24"', "address"),
+    "negative memory": ('"128M"', "-1", "memory = -1"),
+    "memory of nonsense": ('"128M"', '"much"', "memory = 'much'"),
+    "negative cpus": ("cpus = 0.5", "cpus = -0.5", "cpus = -0.5"),
+    "cpus not a number": ("cpus = 0.5", "cpus = nan", "cpus = nan"),
+    "negative pids": ("pids = 200", "pids = -200", "pids = -200"),
+    "pids a bool": ("pids = 200", "pids = true", "pids = True"),
+    "name too long": ('name = "fw"', 'name = "firewall-of-the-edge"', "too long.*15"),
+    "name with a slash": ('name = "fw"', 'name = "../fw"', "not allowed"),
+    "name reserved": ('name = "fw"', 'name = "switch"', "taken by hostsim"),
+    "background": ('"freeze"', '"sleep"', "run, throttle, freeze"),
+    "bypass": ('bypass = "veth"', 'bypass = "always"', "auto, veth, ring, never"),
+    "match key": ("dport = [", "dprot = [", "unknown key 'dprot'"),
+    "port": ('"8000-8099"', '"8099-8000"', "dport = '8099-8000'"),
+    "port too large": ("[80,", "[80000,", "dport = 80000"),
+    "port without protocol": ('proto = "tcp", ', "", 'proto = "tcp"'),
+    "network": ('src = "198.18.0.0/24"', 'src = "198.18.0.1/24"', "bits set"),
+    "hotkey": ('"KEY_LEFTCTRL", ', '"ctrl", ', "'ctrl' is no key"),
+    "timeout": ('"150ms"', '"soon"', "release_timeout = 'soon'"),
+    "no OS": ('[vm.os]\nbackground = "freeze"', "", "no VM is an operating system"),
+    "foreground": ("[kmc]", '[kmc]\nforeground = "fw"', "'fw' is no operating system"),
+    "both nf and run": ("pids = 200", 'nf = "count"\nrun = "true"', "both nf and run"),
+    "quotes in run": ("pids = 200", 'run = "echo \'x"', "no command line"),
+    "syntax": ("[host]", "[host", r"edge.toml:\d+: not TOML"),
+    "no host": ('[host]\nname = "edge"', "", r"\[host\] is missing"),
+    "vm not a list": ('[[vm]]\nname = "fw"', '[vm]\nname = "fw"', "."),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_refuses(case: str) -> None:
+    old, new, message = WRONG[case]
+    assert old in EDGE
+    with pytest.raises(HostFileError, match=message):
+        parse(EDGE.replace(old, new, 1))
+
+
+def test_no_such_file() -> None:
+    with pytest.raises(HostFileError, match=r"no such host file.*duo, edge"):
+        hostfile.load("nowhere.toml")
+
+
+def test_uplinks_are_read() -> None:
+    assert parse(EDGE).uplinks == ()
+    assert parse(EDGE + '[switch]\nuplinks = ["eth1", "enp0s3.7"]\n').uplinks == (
+        "eth1",
+        "enp0s3.7",
+    )
+
+
+@pytest.mark.parametrize(
+    ("switch", "why"),
+    [
+        ('uplink = ["eth1"]', "unknown key 'uplink'"),
+        ('uplinks = "eth1"', "uplinks = 'eth1' is not allowed"),
+        ('uplinks = ["eth1", "eth1"]', "twice"),
+        ('uplinks = ["a name"]', "names no interface"),
+        ('uplinks = ["sixteen-letters-"]', "names no interface"),
+        ('uplinks = ["."]', "names no interface"),
+        ("uplinks = [1]", "names no interface"),
+        ('uplinks = ["fw"]', "a port of the switch already"),
+        ('uplinks = ["lo"]', "a port of the switch already"),
+    ],
+)
+def test_wrong_uplinks_are_refused(switch: str, why: str) -> None:
+    with pytest.raises(HostFileError, match=why):
+        parse(f"{EDGE}[switch]\n{switch}\n")

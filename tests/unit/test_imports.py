@@ -1,0 +1,156 @@
+"""The house, kept by a test: which module may import which (README, "The house").
+
+`cli -> client -> protocol`; `daemon -> host -> parts -> {netns, cext} -> model, errors`. Reads the
+sources' syntax trees, so an import inside a function counts too.
+"""
+
+import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("hostsim", "netns", "cext")
+BASE = {"hostsim", "hostsim.errors", "hostsim.model"}
+ONE_USER = {"pyroute2": "netns.links", "evdev": None, "pyudev": None}
+"""Libraries that one module alone imports; None: whichever, but one."""
+
+IO = {
+    "asyncio", "concurrent", "ctypes", "fcntl", "mmap", "multiprocessing", "os", "select",
+    "selectors", "shutil", "signal", "socket", "subprocess", "tempfile", "threading", "time",
+}  # fmt: skip
+PURE = {"hostsim.errors", "hostsim.model", "hostsim.protocol"}
+"""Pure by name; a module is also pure if its docstring says so ("Pure")."""
+
+NOT_INSTALLED = {"pytest", "hypothesis", "scapy", "mypy", "ruff"}
+
+
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), str(path))
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the project by its name."""
+    found = {}
+    for package in PACKAGES:
+        for path in (ROOT / package).rglob("*.py"):
+            words = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(words[:-1] if words[-1] == "__init__" else words)] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imported(name: str) -> Iterator[str]:
+    """Full names of the modules that module `name` imports, of the project and others."""
+    for node in ast.walk(tree(MODULES[name])):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name}: relative import"
+            assert node.module is not None
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield full if full in MODULES or full == "cext._native" else node.module
+
+
+def ours(name: str) -> set[str]:
+    """What module `name` imports of the project."""
+    return {other for other in imported(name) if other.partition(".")[0] in PACKAGES} - {name}
+
+
+def users_of(target: str) -> set[str]:
+    return {name for name in MODULES if target in ours(name)}
+
+
+def test_netns_and_cext_know_nothing_of_hosts() -> None:
+    for name in MODULES:
+        package = name.partition(".")[0]
+        allowed = {"netns": {"netns", "cext"}, "cext": {"cext"}}.get(package)
+        if allowed is not None:
+            above = {x for x in ours(name) if x.partition(".")[0] not in allowed} - BASE
+            assert not above, f"{name} imports {above}"
+
+
+def test_nobody_imports_the_command_line_or_the_daemon() -> None:
+    assert users_of("hostsim.cli") == set()
+    assert users_of("hostsim.daemon") == set()
+    assert users_of("hostsim.host") <= {"hostsim.daemon"}
+    assert users_of("hostsim.client") <= {"hostsim.cli"} | benches()
+    assert users_of("hostsim.show") <= {"hostsim.cli", "hostsim.check"} | benches()
+
+
+def benches() -> set[str]:
+    return {name for name in MODULES if name.startswith("hostsim.bench")}
+
+
+def test_benches_are_used_by_benches_alone() -> None:
+    for name in benches():
+        assert users_of(name) <= benches() | {"hostsim.cli"}, name
+
+
+def test_the_client_speaks_to_a_daemon_and_runs_none() -> None:
+    parts = {x for x in ours("hostsim.client") if x.startswith("hostsim.")}
+    assert parts <= {"hostsim.protocol", "hostsim.errors", "hostsim.model"}
+    assert ours("hostsim.protocol") <= BASE
+
+
+def test_parts_do_not_know_the_host() -> None:
+    top = {"hostsim.cli", "hostsim.client", "hostsim.daemon", "hostsim.host", "hostsim.show"}
+    top |= {"hostsim.check"} | benches()
+    for name in set(MODULES) - top:
+        assert not ours(name) & top, f"{name} imports {ours(name) & top}"
+
+
+def test_errors_and_model_stand_on_nothing() -> None:
+    assert ours("hostsim.errors") == set()
+    assert ours("hostsim.model") <= {"hostsim.errors"}
+
+
+@pytest.mark.parametrize("library", ONE_USER)
+def test_one_module_imports(library: str) -> None:
+    users = {
+        name for name in MODULES if any(x.partition(".")[0] == library for x in imported(name))
+    }
+    only = ONE_USER[library]
+    assert users == {only} if only else len(users) <= 1, users
+
+
+def test_only_cext_imports_the_compiled_extension() -> None:
+    users = {name for name in MODULES if "cext._native" in imported(name)}
+    assert users
+    assert all(name.startswith("cext.") for name in users), users
+
+
+def test_what_ships_does_not_need_the_test_tools() -> None:
+    for name in MODULES:
+        found = {x.partition(".")[0] for x in imported(name)} & NOT_INSTALLED
+        if not name.startswith("hostsim.bench"):
+            assert not found, f"{name} imports {found}"
+
+
+def pure() -> list[str]:
+    said = {name for name in MODULES if "Pure" in (ast.get_docstring(tree(MODULES[name])) or "")}
+    return sorted(said | PURE)
+
+
+@pytest.mark.parametrize("name", pure())
+def test_a_pure_module_does_no_io(name: str) -> None:
+    found = {x for x in imported(name) if x.partition(".")[0] in IO | {"netns", "cext"}}
+    assert not found - set(pure())
+    calls = {
+        node.func.id
+        for node in ast.walk(tree(MODULES[name]))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    assert not calls & {"open", "print", "input"}
+
+
+def test_no_cycles() -> None:
+    try:
+        TopologicalSorter({name: ours(name) for name in MODULES}).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]), pytrace=False)

@@ -1,0 +1,92 @@
+"""Style and types, as tests: ruff, mypy, clang-format, shellcheck, and the rules of the house."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+PYTHON = ("hostsim", "netns", "cext", "tests", "scripts")
+
+# Put together here so that this file does not break its own rules.
+FORBIDDEN = {
+    "time." + "sleep(": "wait for a condition with a deadline",
+    "pytest." + "skip": "a test that cannot run must fail",
+    "pytest.mark." + "skip": "a test that cannot run must fail",
+    "x" + "fail": "a test that cannot pass is no test",
+    "|| " + "true": "a failure is handled, not hidden",
+    "TO" + "DO": "the work is done or it is not begun",
+    "FIX" + "ME": "the work is done or it is not begun",
+    "except " + "Exception:\n        pass": "an error is handled or passed on",
+}
+LINES_MAX = 550
+
+
+def sources(*endings: str) -> list[Path]:
+    """The project's own text files with these endings."""
+    found = []
+    for top in (*PYTHON, "vagrant", ".ci"):
+        found += [path for path in (ROOT / top).rglob("*") if path.name.endswith(endings)]
+    return sorted(path for path in found if "__pycache__" not in path.parts)
+
+
+def shell_scripts() -> list[Path]:
+    """Files of scripts, vagrant and .ci that a shell runs."""
+    found = [path for top in ("scripts", "vagrant", ".ci") for path in (ROOT / top).iterdir()]
+    return [
+        path
+        for path in sorted(found)
+        if path.is_file()
+        and (path.suffix == ".sh" or path.read_text().startswith(("#!/bin/sh", "#!/usr/bin/env b")))
+    ]
+
+
+def run(*words: str | Path, **environment: str) -> None:
+    env = os.environ | environment
+    done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_ruff_check() -> None:
+    run(BIN / "ruff", "check", *PYTHON)
+
+
+def test_ruff_format() -> None:
+    run(BIN / "ruff", "format", "--check", *PYTHON)
+
+
+@pytest.mark.timeout(300)
+def test_mypy() -> None:
+    demo = ROOT / "scripts" / "demo"
+    scripts = [*(ROOT / "scripts").glob("*.py"), *demo.glob("*.py")]
+    run(BIN / "mypy", "hostsim", "netns", "cext", *scripts, MYPYPATH=str(demo))
+
+
+def test_clang_format() -> None:
+    run(BIN / "clang-format", "--dry-run", "-Werror", *sources(".c", ".h"))
+
+
+def test_shellcheck() -> None:
+    run("shellcheck", "-x", "-P", ROOT, *shell_scripts())
+
+
+@pytest.mark.parametrize("rule", FORBIDDEN)
+def test_rule_of_the_house(rule: str) -> None:
+    files = [*sources(".py", ".c", ".h", ".sh", ".toml"), *shell_scripts(), ROOT / "pyproject.toml"]
+    found = [str(path.relative_to(ROOT)) for path in files if rule in path.read_text()]
+    assert not found, f"{FORBIDDEN[rule]}: {found}"
+
+
+def test_files_stay_short() -> None:
+    lengths = {path: len(path.read_text().splitlines()) for path in sources(".py", ".c", ".h")}
+    assert not {str(path): count for path, count in lengths.items() if count > LINES_MAX}
+
+
+def test_every_file_opens_with_what_it_is() -> None:
+    openings = ('"""', "#!", "# PYTHON_ARGCOMPLETE_OK\n", "//", "/*")
+    files = [path for path in sources(".py", ".c", ".h") if path.read_text()]
+    silent = [path.name for path in files if not path.read_text().startswith(openings)]
+    assert not silent
