@@ -128,7 +128,8 @@ PY
         printf 'there is no python3'); Debian 12, 13 and Ubuntu 24.04 have one: python3-dev python3-venv"
 }
 
-# Hash of everything the build reads: path and contents.
+# Hash of everything the build reads: path and contents; and whether the library is there that one
+# program is built with only where it is.
 sources_hash() {
     (
         cd "$ROOT"
@@ -136,6 +137,7 @@ sources_hash() {
             \( -name __pycache__ -prune \) -o -type f -print0 2>/dev/null |
             sort -z | xargs -0 sha256sum
         readlink -f "$VENV/bin/python"
+        pkg-config --modversion libseat 2>/dev/null || printf 'no libseat\n'
     ) | sha256sum | cut -d' ' -f1
 }
 
