@@ -22,12 +22,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from cext import HERE, bpf, probe
 from hostsim.model import Json
+from hostsim.show import console
 from netns import cgroup, devices
 from netns.links import Rtnl
 
@@ -373,10 +373,10 @@ def show(found: Json) -> None:
         table.add_row(
             marks[row["ok"]], *(Text(word) for word in (row["name"], row["detail"], works))
         )
-    console = Console()
-    console.print(table)
+    out = console()
+    out.print(table)
     programs = ", ".join(sorted(path.name.split(".")[0] for path in HERE.glob("*.bpf.o")))
-    console.print(f"[dim]Linux {found['kernel']}; BPF objects: {programs}[/dim]")
+    out.print(f"[dim]Linux {found['kernel']}; BPF objects: {programs}[/dim]")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """What the command line prints for a person: rich tables of the contract's JSON."""
 
+import os
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,9 +12,17 @@ from rich.text import Text
 
 Rows = Sequence[dict[str, Any]]
 
+WIDTH = 120  # characters
+
 _STATE_STYLE = {"running": "green", "up": "green", "dead": "red", "failed": "red", "down": "red"}
 _STATE_STYLE |= {"unplugged": "red", "unnamed": "yellow"}
 _PATH_STYLE = {"switch": "yellow", "veth": "green", "ring": "cyan"}
+
+
+def console() -> Console:
+    """As wide as the terminal or COLUMNS; in a file or a pipe, wide enough for most tables."""
+    known = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(width=None if known else WIDTH)
 
 
 def _table(title: str, columns: Iterable[str]) -> Table:
@@ -23,11 +33,7 @@ def _table(title: str, columns: Iterable[str]) -> Table:
 
 
 def _put(table: Table, nothing: str) -> None:
-    console = Console()
-    if table.row_count:
-        console.print(table)
-    else:
-        console.print(f"[dim]{nothing}[/dim]")
+    console().print(table if table.row_count else f"[dim]{nothing}[/dim]")
 
 
 def _state(state: str) -> Text:
@@ -128,17 +134,17 @@ def rules(found: Rows) -> None:
 
 
 def explanation(found: dict[str, Any]) -> None:
-    console = Console()
+    out = console()
     route = "no route" if found["route"] is None else f"route {found['route']}"
     known = "live" if found["live"] else "not seen yet"
-    console.print(f"[bold]{found['flow']}[/bold] at {found['vm']}: {route}, {found['direction']}")
-    console.print(f"{known}; next: {found['next']} ({found['why']})")
+    out.print(f"[bold]{found['flow']}[/bold] at {found['vm']}: {route}, {found['direction']}")
+    out.print(f"{known}; next: {found['next']} ({found['why']})")
     if found["contents"]:
-        console.print(" ".join(f"{kind} = {name}" for kind, name in found["contents"].items()))
+        out.print(" ".join(f"{kind} = {name}" for kind, name in found["contents"].items()))
     if found["undecided"]:
-        console.print("its contents may still choose another route")
+        out.print("its contents may still choose another route")
     if found["mirror"]:
-        console.print(f"a copy goes to {found['mirror']}")
+        out.print(f"a copy goes to {found['mirror']}")
     table = _table("hops", ("hop", "path", "reason"))
     for hop in found["hops"]:
         path = Text(hop["path"], style=_PATH_STYLE.get(hop["path"], ""))
@@ -171,4 +177,8 @@ def bench(found: dict[str, Any]) -> None:
             cells += ["-" if ratio is None else f"{ratio:.2f}x"]
         table.add_row(case["case"], case["unit"], f"{case['value']:.4g}", *cells)
     _put(table, "no cases")
-    Console().print(f"[dim]{found['machine']}[/dim]")
+    on = found["machine"]
+    console().print(
+        f"[dim]{on['cpus']} x {on['cpu']}{' (virtual)' if on['virtual'] else ''},"
+        f" Linux {on['kernel']}, load {on['load']}[/dim]"
+    )
