@@ -246,6 +246,12 @@ int hs_fwd_chord(struct hs_fwd *f, int device, const uint16_t *codes, unsigned n
     return ret;
 }
 
+void hs_fwd_carry(struct hs_fwd *f, int on) {
+    pthread_mutex_lock(&f->lock);
+    f->set.carry = on != 0;
+    pthread_mutex_unlock(&f->lock);
+}
+
 int hs_fwd_release(struct hs_fwd *f, int device) {
     int ret = device == HS_FWD_ALL ? 0 : -ENOENT;
 

@@ -17,9 +17,12 @@
  *  - at take: the positions of axes and switches as they are; keys that are physically down are
  *    not pressed, and their autorepeat and release are kept from it; a surface that is being
  *    touched stays silent until every contact has left it;
+ *  - with hs_fwd_carry, at take: a press of each modifier that the owner before held, and that is
+ *    still down; its release when it is let go. The hotkey's own keys are not carried;
  *  - after an overflow (SYN_DROPPED): the difference between what it knew and what is so;
  *  - autorepeat of its clone's own making (the clone has a repeat timer of its own).
- * LEDs and sounds that an OS sets are kept for each OS; the owner's are on the real device.
+ * LEDs and sounds that an OS sets are kept for each OS; the owner's are on the real device. A bell
+ * or tone that sounds when an OS loses the device is silent until the OS has it again.
  *
  * A hotkey chord is held back while it may still become one, and swallowed when it does.
  *
@@ -79,6 +82,9 @@ int hs_fwd_add(struct hs_fwd *f, int real, const int *clones);
 int hs_fwd_remove(struct hs_fwd *f, int device);
 /* Which keys, pressed together, are the hotkey (EV_KEY codes); n = 0: none. */
 int hs_fwd_chord(struct hs_fwd *f, int device, const uint16_t *codes, unsigned n);
+
+/* Whether modifiers (Shift, Ctrl, Alt, Meta) that are held go from one owner to the next. */
+void hs_fwd_carry(struct hs_fwd *f, int on);
 
 /* Take the device from its owner (nothing where it has none). */
 int hs_fwd_release(struct hs_fwd *f, int device);

@@ -57,6 +57,10 @@ class Forwarder:
         result = lib.hs_fwd_chord(self._handle, device, list(codes), len(codes))
         check(result, "input forwarder, hotkey")
 
+    def carry(self, on: bool) -> None:
+        """Whether modifiers that are held go from one owner to the next; at first they do not."""
+        lib.hs_fwd_carry(self._handle, on)
+
     def release(self) -> None:
         """Take every device from its owner. No event reaches it once this has returned."""
         check(lib.hs_fwd_release(self._handle, lib.HS_FWD_ALL), "input forwarder, release")

@@ -1,6 +1,7 @@
 /* See forward_device.h. */
 #define _GNU_SOURCE
 #include "forward_device.h"
+#include "forward_feedback.h"
 
 #include <errno.h>
 #include <string.h>
@@ -325,21 +326,6 @@ static void resync(struct hs_device *d) {
     }
 }
 
-static void set_leds(struct hs_device *d, uint32_t leds) {
-    struct input_event ev[LED_CNT + 1];
-    size_t n = 0;
-
-    for (unsigned code = 0; code < LED_CNT; code++)
-        if (d->ledbits >> code & 1)
-            ev[n++] = (struct input_event){
-                .type = EV_LED, .code = (uint16_t)code, .value = leds >> code & 1};
-    if (n == 0)
-        return;
-    ev[n++] = (struct input_event){.type = EV_SYN, .code = SYN_REPORT};
-    if (write(d->real, ev, n * sizeof(ev[0])) < 0 && errno != ENODEV)
-        d->stats.failed++;
-}
-
 /* ---- the calls ----------------------------------------------------------------------------- */
 
 static uint32_t low_bits(int fd, unsigned type) {
@@ -442,13 +428,14 @@ int hs_device_feedback(struct hs_device *d, int os) {
             else
                 d->leds[os] &= ~(1u << ev[i].code);
             lit = true;
-        } else if (ev[i].type == EV_SND && d->owner == os) {
-            if (write(d->real, &ev[i], sizeof(ev[i])) == (ssize_t)sizeof(ev[i]))
+        } else if (ev[i].type == EV_SND && ev[i].code < SND_CNT) {
+            d->sound[os][ev[i].code] = ev[i].value;
+            if (d->owner == os && hs_feedback_sound(d, ev[i].code, ev[i].value))
                 d->stats.feedback++;
         }
     }
     if (lit && d->owner == os) {
-        set_leds(d, d->leds[os]);
+        hs_feedback_leds(d, d->leds[os]);
         d->stats.feedback++;
     }
     return 1;
@@ -480,6 +467,32 @@ static void rest_axes(struct hs_device *d, struct out *o) {
     }
 }
 
+static const uint16_t modifiers[] = {
+    KEY_LEFTSHIFT, KEY_RIGHTSHIFT, KEY_LEFTCTRL, KEY_RIGHTCTRL,
+    KEY_LEFTALT,   KEY_RIGHTALT,   KEY_LEFTMETA, KEY_RIGHTMETA,
+};
+
+/* What the owner holds and the next one is to hold too. Keys of a hotkey that is down asked for the
+ * flip, and are meant for no OS. */
+static void note_carried(struct hs_device *d) {
+    bool chord = d->n_chord > 0 && chord_down(d);
+
+    memset(d->carried, 0, sizeof(d->carried));
+    for (unsigned i = 0; d->set->carry && i < sizeof(modifiers) / sizeof(modifiers[0]); i++)
+        if (hs_bit(d->down[d->owner], modifiers[i]) &&
+            !(chord && in_list(d->chord, d->n_chord, modifiers[i])))
+            hs_bit_set(d->carried, modifiers[i], true);
+}
+
+static void press_carried(struct hs_device *d, struct out *o) {
+    for (unsigned i = 0; i < sizeof(modifiers) / sizeof(modifiers[0]); i++)
+        if (hs_bit(d->carried, modifiers[i]) && hs_bit(d->physical, modifiers[i])) {
+            put(o, EV_KEY, modifiers[i], 1);
+            hs_bit_set(d->down[d->owner], modifiers[i], true);
+        }
+    memset(d->carried, 0, sizeof(d->carried));
+}
+
 void hs_device_release(struct hs_device *d) {
     struct out o = {0};
     int os = d->owner;
@@ -488,6 +501,7 @@ void hs_device_release(struct hs_device *d) {
         return;
     hs_device_drain(d);
     forget_back(d, &d->stats.suppressed);
+    note_carried(d);
     lift_touches(d, &o);
     for (unsigned k = 0; k < KEY_CNT; k++) {
         if (!hs_bit(d->down[os], k))
@@ -502,6 +516,7 @@ void hs_device_release(struct hs_device *d) {
     memset(d->down[os], 0, sizeof(d->down[os]));
     while (hs_device_feedback(d, os) > 0) /* the LEDs it set until now are its own */
         ;
+    hs_feedback_sounds(d, os, false);
     if (d->ff)
         hs_ff_release(d->ff, (unsigned)os, d->real);
     d->owner = -1;
@@ -514,11 +529,13 @@ void hs_device_take(struct hs_device *d, int os) {
     d->owner = os;
     d->touch_wait = touched(d);
     put_positions(d, &o);
+    press_carried(d, &o);
     if (!emit(d, os, &o))
         d->stats.failed++;
     while (hs_device_feedback(d, os) > 0)
         ;
-    set_leds(d, d->leds[os]);
+    hs_feedback_leds(d, d->leds[os]);
+    hs_feedback_sounds(d, os, true);
     if (d->ff)
         hs_ff_take(d->ff, (unsigned)os, d->real);
 }
@@ -526,6 +543,6 @@ void hs_device_take(struct hs_device *d, int os) {
 void hs_device_fini(struct hs_device *d) {
     hs_device_release(d);
     if (!d->watched) /* else it is another's */
-        set_leds(d, d->first_leds);
+        hs_feedback_leds(d, d->first_leds);
     hs_ff_free(d->ff);
 }

@@ -24,6 +24,7 @@ struct hs_device_set {
     void (*notice)(struct hs_device_set *set, uint32_t type, int32_t device);
     unsigned oses;
     unsigned held_back; /* keys held back, over all devices */
+    bool carry;         /* held modifiers go from owner to owner */
 };
 
 struct hs_device {
@@ -50,8 +51,10 @@ struct hs_device {
     struct hs_ff *ff;                        /* NULL: no force feedback */
     uint8_t physical[HS_KEY_BYTES];          /* down on the hardware */
     uint8_t down[HS_FWD_OSES][HS_KEY_BYTES]; /* down for the OS */
+    uint8_t carried[HS_KEY_BYTES];           /* modifiers the last owner held when it lost it */
     uint32_t leds[HS_FWD_OSES];
-    uint32_t first_leds; /* as found; set again when the device is let go */
+    int32_t sound[HS_FWD_OSES][SND_CNT]; /* what it has set, 0: silent */
+    uint32_t first_leds;                 /* as found; set again when the device is let go */
     uint16_t chord[HS_FWD_CHORD], back[HS_FWD_CHORD];
     unsigned n_chord, n_back; /* the hotkey; its keys that are held back, in order */
     unsigned n_in;

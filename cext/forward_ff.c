@@ -11,6 +11,8 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#define FULL_GAIN 0xffff /* what drivers start with */
+
 struct effect {
     bool set;
     int16_t real_id; /* on the hardware; -1: not there */
@@ -126,6 +128,10 @@ void hs_ff_release(struct hs_ff *ff, unsigned os, int real) {
     for (unsigned i = 0; i < FF_MAX_EFFECTS; i++)
         if (ff->os[os].effects[i].set)
             take_off(&ff->os[os].effects[i], real);
+    if (ff->os[os].has_gain) /* the next OS may never have set one, and has full gain then */
+        set(real, FF_GAIN, FULL_GAIN);
+    if (ff->os[os].has_autocenter)
+        set(real, FF_AUTOCENTER, 0);
 }
 
 void hs_ff_take(struct hs_ff *ff, unsigned os, int real) {

@@ -4,7 +4,8 @@
  *
  * An OS uploads effects to its clone at any time; they get to the hardware while it is the owner.
  * At release all of them are taken off the hardware, which stops what plays; it does not play on
- * at the next take until it is started again. */
+ * at the next take until it is started again. Gain and autocentring are as drivers start with them
+ * for an OS that has set none. */
 #ifndef HS_FORWARD_FF_H
 #define HS_FORWARD_FF_H
 #include <linux/input.h>

@@ -1,10 +1,18 @@
 """direct: the evdev node itself moves from OS to OS.
 
-Between two owners the KMC releases every key that is down, which also clears the kernel's record of
-it (EVIOCGKEY): the next owner finds nothing pressed, and the real release reaches nobody. What the
-old owner had open is revoked: its programs read ENODEV, see the udev `remove`, and open the node
-again at the next `add`. Client libraries (libinput, libevdev's users) release held keys by
-themselves when the device goes.
+Between two owners the KMC releases every key that is down and lifts every contact, which also
+clears the kernel's record of it (EVIOCGKEY, EVIOCGMTSLOTS): the next owner finds nothing pressed,
+and the real release reaches nobody. What the old owner had open is revoked: its programs read
+ENODEV, see the udev `remove`, and open the node again at the next `add`. Client libraries
+(libinput, libevdev's users) release held keys by themselves when the device goes.
+
+With held = "carry-modifiers" a modifier stays down in the kernel's record. The next owner has no
+event of its press, which was before it opened the node: a reader that asks (EVIOCGKEY) sees it down
+from the first; and every reader gets its release. A device's hotkey is never carried.
+
+The kernel has one LED state, autorepeat, key map and calibration of axes for each device
+(netns.evstate): each OS's are saved at its release and set again at its next take; an OS's first
+are those that the device was found with, and no LED lit.
 
 Order of a release, which leaves no window for two readers: no new open (node unlinked, device
 list), then the OS is held still and every open file revoked until a pass finds none. Until there is
@@ -16,14 +24,16 @@ takes longer than all the rest.
 import contextlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cext import forward
 from cext.revoke import revoke
-from hostsim.model import DeviceSpec, Json
+from hostsim.model import DeviceSpec, Held, Json
 from hostsim.osnodes import Node, OsNodes, node_path, udev_links, udev_properties
-from netns.evdevices import Source, key_code, led_names
+from netns import evstate
+from netns.evdevices import MODIFIERS, Source, key_code, led_names
+from netns.evstate import State
 from netns.freezer import held_still
 from netns.hotplug import InputNode
 
@@ -36,27 +46,28 @@ PASSES = 50
 """Most passes over an OS's processes; a clean one ends it."""
 
 
-@dataclass(frozen=True)
-class _Settings:
-    leds: tuple[int, ...] = ()
-    repeat: tuple[int, int] | None = None
-
-
 @dataclass
 class _Device:
     source: Source
     node: Node
-    found: _Settings
-    saved: dict[str, _Settings] = field(default_factory=dict)
+    found: State
+    now: State | None = None  # as saved just now, until something else is set
+    saved: dict[str, State] = field(default_factory=dict)
+    hotkey: frozenset[int] = frozenset()
+    carried: frozenset[int] = frozenset()  # keys that stay down, from a release to the next take
     grabbed: bool = True
     watched: int = -1  # in the forwarder, where it has a hotkey
 
 
 class Direct:
     """The driver. `hotkey` is called (in the loop, from `on_readable`) when a chord is pressed: the
-    OS that has the node sees it too, for nothing stands between the node and its readers."""
+    OS that has the node sees it too, for nothing stands between the node and its readers. held: see
+    `model.KmcSpec`, and above."""
 
-    def __init__(self, oses: dict[str, OsNodes], hotkey: Callable[[], None]) -> None:
+    def __init__(
+        self, oses: dict[str, OsNodes], hotkey: Callable[[], None], held: Held = "lift"
+    ) -> None:
+        self._carries = MODIFIERS if held == "carry-modifiers" else frozenset()
         self._oses = oses
         self._hotkey = hotkey
         self._watcher: forward.Forwarder | None = forward.Forwarder(1)
@@ -93,9 +104,11 @@ class Direct:
                     udev_properties(source, node),
                     udev_links(node),
                 ),
-                _settings(source),
+                evstate.read(source),
+                hotkey=frozenset(chord),
             )
             source.lift()
+            evstate.quiet(source)
             source.grab()
             if self._owner is not None:
                 self._restore(device, self._owner)
@@ -130,7 +143,7 @@ class Direct:
                 "states": {
                     name: {
                         "node": f"/dev/input/{sysname}",
-                        "leds": led_names(list(device.saved.get(name, _Settings()).leds)),
+                        "leds": led_names(list(device.saved.get(name, State()).leds)),
                     }
                     for name in self._oses
                 },
@@ -139,9 +152,7 @@ class Direct:
         ]
 
     def save(self, name: str) -> None:
-        """LEDs and autorepeat."""
-        for device in self._each():
-            device.saved[name] = _settings(device.source)
+        """Nothing: `release` saves, once the OS can change nothing any more."""
 
     def release(self, name: str) -> None:
         """See the top of the module."""
@@ -153,10 +164,14 @@ class Direct:
             rdevs = [device.source.rdev for device in self._devices.values()]
             self._revoke(nodes.vm.cgroup, rdevs)
         for device in self._each():
-            device.source.lift()
+            device.carried = self._carries - device.hotkey
+            with contextlib.suppress(OSError):  # unplugged in this moment: _each drops it
+                device.saved[name] = device.now = evstate.read(device.source)
+                device.source.lift(device.carried)
+                evstate.quiet(device.source)
 
     def restore(self, name: str) -> None:
-        """Nothing pressed; LEDs and autorepeat. No OS has the node yet."""
+        """Nothing pressed but what is carried; settings as it had them. No OS has the node yet."""
         for device in self._each():
             self._restore(device, name)
 
@@ -171,8 +186,9 @@ class Direct:
         if self._owner is not None:
             self.release(self._owner)
         for device in self._each():
-            device.source.lift()
-            _apply(device.source, device.found)
+            with contextlib.suppress(OSError):
+                device.source.lift()
+                evstate.apply(device.source, device.found)
         for sysname in list(self._devices):
             self.remove(sysname)
         if self._watcher is not None:
@@ -191,11 +207,15 @@ class Direct:
 
     def _restore(self, device: _Device, name: str) -> None:
         with contextlib.suppress(OSError):  # unplugged in this moment: _each drops it
-            device.source.lift()
+            device.source.lift(device.carried)
+            device.carried = frozenset()
             if device.grabbed:  # its end lets the machine's console set the LEDs: ours come after
                 device.source.ungrab()
                 device.grabbed = False
-            _apply(device.source, device.saved.get(name, _Settings(repeat=device.found.repeat)))
+            now, device.now = device.now, None
+            evstate.apply(
+                device.source, device.saved.get(name, replace(device.found, leds=())), now
+            )
 
     def _revoke(self, group: Path, rdevs: list[int]) -> None:
         """Every open file of these devices in the host's VMs; the OS that loses them is held still
@@ -212,12 +232,3 @@ class Direct:
                 if not found.revoked and not found.killed:
                     return
         log.error("%s: still opens devices after %d passes", group.name, PASSES)
-
-
-def _settings(source: Source) -> _Settings:
-    return _Settings(tuple(source.leds()), source.repeat())
-
-
-def _apply(source: Source, settings: _Settings) -> None:
-    source.set_leds(list(settings.leds))
-    source.set_repeat(settings.repeat)

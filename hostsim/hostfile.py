@@ -22,10 +22,12 @@ from hostsim.model import (
     Background,
     DeviceMode,
     DeviceSpec,
+    Held,
     HostSpec,
     Interface,
     KmcSpec,
     OsSpec,
+    Restart,
     VmSpec,
 )
 from hostsim.table import Table
@@ -199,13 +201,13 @@ class _Parser:
             pids=self._pids(table),
             nf=nf,
             run=run,
-            os=self._os(table, name),
+            os=self._os(table, name, nf),
             rate=matchfile.rate(table),
         )
         table.done()
         return spec
 
-    def _os(self, table: Table, name: str) -> OsSpec | None:
+    def _os(self, table: Table, name: str, nf: str | None) -> OsSpec | None:
         data = table.take("os", dict, "a table [vm.os]")
         if data is None:
             return None
@@ -215,8 +217,14 @@ class _Parser:
             inner.choice("background", Background, "run"),
             inner.take("on_foreground", str, hook),
             inner.take("on_background", str, hook),
+            inner.choice("restart", Restart, "no"),
         )
         inner.done()
+        if spec.restart != "no" and nf is not None:
+            table.fail(
+                f"both nf and [vm.os] restart = {spec.restart!r}",
+                "an OS that is started again has software of its own: leave nf or restart out",
+            )
         return spec
 
     def _addresses(self, table: Table) -> tuple[Interface, ...]:
@@ -334,9 +342,10 @@ class _Parser:
             )
             if not 0.001 <= timeout <= 60:
                 table.fail(f"release_timeout = {text!r} is not allowed", f"it is {allowed}")
+        held = table.choice("held", Held, "lift")
         table.done()
         may = KmcSpec.may_flip if may_flip is None else tuple(may_flip)
-        return KmcSpec(foreground or (oses[0] if oses else None), timeout, may, fallback)
+        return KmcSpec(foreground or (oses[0] if oses else None), timeout, may, fallback, held)
 
     def _os_name(self, table: Table, key: str, oses: list[str]) -> str | None:
         name: str | None = table.take(key, str, "the name of an OS")

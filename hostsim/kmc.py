@@ -105,8 +105,9 @@ class Kmc:
         for port in self._ports.values():
             port.open()
         self._nodes = {name: OsNodes(vm) for name, vm in self._oses.items()}
-        self._mirror = Mirror(self._nodes, self._hotkey)
-        self._direct = Direct(self._nodes, self._hotkey)
+        held = self._spec.kmc.held
+        self._mirror = Mirror(self._nodes, self._hotkey, held)
+        self._direct = Direct(self._nodes, self._hotkey, held)
         self._watch(self._mirror.fileno(), self._mirror.on_readable)
         self._watch(self._direct.fileno(), self._direct.on_readable)
         if self._spec.devices:

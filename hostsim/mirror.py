@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from cext import forward
 from hostsim.errors import HostsimError
-from hostsim.model import DeviceSpec, Json
+from hostsim.model import DeviceSpec, Held, Json
 from hostsim.osnodes import Node, OsNodes, node_path, udev_links, udev_properties
 from netns.evdevices import Clone, Source, key_code, led_names
 from netns.hotplug import InputNode
@@ -34,13 +34,20 @@ class _Mirrored:
 
 
 class Mirror:
-    """The driver. `hotkey` is called (in the loop, from `on_readable`) when a chord is pressed."""
+    """The driver. `hotkey` is called (in the loop, from `on_readable`) when a chord is pressed.
 
-    def __init__(self, oses: dict[str, OsNodes], hotkey: Callable[[], None]) -> None:
+    held: see `model.KmcSpec`. A modifier that is carried is pressed on the new OS's clone, and
+    released there when it is let go; on the old OS's it was released at the flip.
+    """
+
+    def __init__(
+        self, oses: dict[str, OsNodes], hotkey: Callable[[], None], held: Held = "lift"
+    ) -> None:
         self._oses = oses
         self._index = {name: number for number, name in enumerate(oses)}
         self._hotkey = hotkey
         self._forwarder: forward.Forwarder | None = forward.Forwarder(len(oses))
+        self._forwarder.carry(held == "carry-modifiers")
         self._devices: dict[str, _Mirrored] = {}
         self._owner: str | None = None
 

@@ -24,6 +24,8 @@ Background = Literal["run", "throttle", "freeze"]
 BypassMode = Literal["auto", "veth", "ring", "never"]
 DeviceMode = Literal["direct", "mirror"]
 OnFailure = Literal["drop", "skip"]
+Held = Literal["lift", "carry-modifiers"]
+Restart = Literal["no", "on-failure"]
 
 RESERVED_NAMES = frozenset({"switch", "br0", "lo", "eth0", "all", "default"})
 """Names a VM or endpoint cannot have: they would collide inside a namespace of the host's own."""
@@ -38,12 +40,14 @@ class OsSpec:
 
     background: what it may do while another OS is foreground: run as always, run when nobody else
     wants the CPU, or nothing (frozen). on_foreground, on_background: shell commands that its agent
-    starts at each change, in the OS; nobody waits for them.
+    starts at each change, in the OS; nobody waits for them. restart: whether an OS whose process 1
+    was killed, or ended with a status other than 0, is started again.
     """
 
     background: Background = "run"
     on_foreground: str | None = None
     on_background: str | None = None
+    restart: Restart = "no"
 
 
 @dataclass(frozen=True)
@@ -141,12 +145,15 @@ class KmcSpec:
 
     may_flip: the OSes whose agents may ask for a flip; "*" is all. The command line and the hotkey
     always may. fallback: who follows when the foreground OS dies (None: the next living one).
+    held: what becomes of modifier keys that are down at a flip; any other key is released for the
+    old OS and not pressed for the new one.
     """
 
     foreground: str | None = None
     release_timeout: float = 0.2  # seconds
     may_flip: tuple[str, ...] = ("*",)
     fallback: str | None = None
+    held: Held = "lift"
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,12 @@ from evdev import InputDevice, UInput, UInputError, ecodes
 _EVIOCSCLOCKID = 0x400445A0
 _EVENT = struct.Struct("llHHi")
 
+MODIFIERS = frozenset(
+    ecodes.ecodes[f"KEY_{side}{key}"]
+    for side in ("LEFT", "RIGHT")
+    for key in ("SHIFT", "CTRL", "ALT", "META")
+)
+
 KEY_DOWN_LIMIT = 64
 """Keys that `lift` releases in one write; more than anybody has fingers."""
 
@@ -72,13 +78,26 @@ class Source:
             info.product,
             info.version,
         )
+        self._codes = self._device.capabilities(absinfo=False)
         # EV_REP and the like have no codes, and are in the list of types only
-        self.types = frozenset(self._device.capabilities(absinfo=False)[ecodes.EV_SYN])
+        self.types = frozenset(self._codes[ecodes.EV_SYN])
 
     def fileno(self) -> int:
         """The descriptor; it stays ours."""
         fd: int = self._device.fd
         return fd
+
+    def codes(self, kind: int) -> list[int]:
+        """The codes it has of one type of events (EVIOCGBIT)."""
+        return list(self._codes.get(kind, ()))
+
+    def inject(self, events: Sequence[tuple[int, int, int]]) -> None:
+        """Write (type, code, value) as one frame: of what the device reports, all readers and the
+        kernel's own record have it so; of what it obeys (LEDs, sounds, gain), it does so."""
+        for event in events:
+            self._device.write(*event)
+        if events:
+            self._device.syn()
 
     def grab(self) -> None:
         """No other reader gets an event from now on (EVIOCGRAB). EBUSY: somebody else has it so."""
@@ -95,17 +114,17 @@ class Source:
             keys: list[int] = self._device.active_keys()
         return keys
 
-    def lift(self) -> list[int]:
-        """Release every key that is down, for all readers and for the kernel's own record.
+    def lift(self, keep: frozenset[int] = frozenset()) -> list[int]:
+        """Release every key that is down, but for those to `keep`, for all readers and for the
+        kernel's own record.
 
         The event is injected (write(2) on the node), so the real release, when it comes, is no
         change any more and reaches nobody. The codes that were down.
         """
-        held = self.held()
+        held = [code for code in self.held() if code not in keep]
         for start in range(0, len(held), KEY_DOWN_LIMIT):
-            for code in held[start : start + KEY_DOWN_LIMIT]:
-                self._device.write(ecodes.EV_KEY, code, 0)
-            self._device.syn()
+            some = held[start : start + KEY_DOWN_LIMIT]
+            self.inject([(ecodes.EV_KEY, code, 0) for code in some])
         return held
 
     def leds(self) -> list[int]:
@@ -120,9 +139,8 @@ class Source:
         """Exactly these LEDs on."""
         if ecodes.EV_LED not in self.types:
             return
-        for code in self._device.capabilities()[ecodes.EV_LED]:
-            self._device.write(ecodes.EV_LED, code, int(code in lit))
-        self._device.syn()
+        leds = self.codes(ecodes.EV_LED)
+        self.inject([(ecodes.EV_LED, code, int(code in lit)) for code in leds])
 
     def repeat(self) -> tuple[int, int] | None:
         """(delay, period) of autorepeat in ms (EVIOCGREP), None where the device has none."""

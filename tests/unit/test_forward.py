@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from cext.forward import CHORD, GONE, Forwarder
 
 EVENT = struct.Struct("llHHi")
-SYN, KEY, REL, MSC, LED = 0, 1, 2, 4, 17
-A, B, LEFTCTRL, RIGHTCTRL = 30, 48, 29, 97
+SYN, KEY, REL, MSC, LED, SND = 0, 1, 2, 4, 17, 18
+A, B, LEFTCTRL, RIGHTCTRL, LEFTSHIFT = 30, 48, 29, 97, 42
+BELL, TONE = 1, 2
 Event = tuple[int, int, int]
 
 
@@ -106,6 +107,91 @@ def test_a_held_key_is_released_for_the_old_and_unknown_to_the_new(bench: Bench)
     assert bench.read(1) == [(KEY, B, 1), (KEY, B, 0)]
     assert bench.read(0) == []
     assert bench.forwarder.stats(bench.device)["suppressed"] == 3
+
+
+def test_a_modifier_is_carried_and_lifted_in_both(bench: Bench) -> None:
+    bench.forwarder.carry(True)
+    bench.flip(0)
+    bench.type((KEY, LEFTSHIFT, 1))
+    bench.type((KEY, A, 1))
+    bench.flip(1)
+    assert bench.read(0) == [
+        *((KEY, LEFTSHIFT, 1), (KEY, A, 1)),
+        *((KEY, A, 0), (KEY, LEFTSHIFT, 0)),
+    ]
+    assert bench.read(1) == [(KEY, LEFTSHIFT, 1)]
+    bench.type((KEY, A, 0))
+    bench.type((KEY, LEFTSHIFT, 0))
+    bench.settle()
+    assert bench.read(1) == [(KEY, LEFTSHIFT, 0)]
+    assert bench.read(0) == []
+
+
+def test_a_modifier_is_carried_on_and_back(bench: Bench) -> None:
+    bench.forwarder.carry(True)
+    bench.flip(0)
+    bench.type((KEY, LEFTSHIFT, 1))
+    bench.flip(1)
+    bench.flip(0)
+    bench.type((KEY, LEFTSHIFT, 0))
+    bench.flip(1)
+    assert bench.read(0) == [(KEY, LEFTSHIFT, 1), (KEY, LEFTSHIFT, 0)] * 2
+    assert bench.read(1) == [(KEY, LEFTSHIFT, 1), (KEY, LEFTSHIFT, 0)]
+
+
+def test_what_no_owner_held_or_is_let_go_is_not_carried(bench: Bench) -> None:
+    bench.forwarder.carry(True)
+    bench.type((KEY, LEFTSHIFT, 1))
+    bench.flip(0)  # held at the first take: nobody's
+    bench.flip(1)
+    bench.type((KEY, LEFTSHIFT, 0))
+    bench.type((KEY, LEFTCTRL, 1))
+    bench.forwarder.release()
+    bench.type((KEY, LEFTCTRL, 0))
+    bench.forwarder.take(0)
+    bench.settle()
+    assert bench.read(0) == []
+    assert bench.read(1) == [(KEY, LEFTCTRL, 1), (KEY, LEFTCTRL, 0)]
+
+
+def test_the_hotkey_is_not_carried(bench: Bench) -> None:
+    bench.forwarder.carry(True)
+    bench.forwarder.chord(bench.device, [LEFTCTRL, RIGHTCTRL])
+    bench.flip(0)
+    bench.type((KEY, LEFTCTRL, 1))
+    bench.type((KEY, A, 1))  # so that Ctrl is no longer held back
+    bench.type((KEY, A, 0))
+    bench.type((KEY, RIGHTCTRL, 1))
+    bench.flip(1)
+    bench.type((KEY, LEFTCTRL, 0))
+    bench.type((KEY, RIGHTCTRL, 0))
+    bench.settle()
+    assert bench.forwarder.notice() == (CHORD, bench.device)
+    assert bench.read(0) == [(KEY, LEFTCTRL, 1), (KEY, A, 1), (KEY, A, 0), (KEY, LEFTCTRL, 0)]
+    assert bench.read(1) == []
+
+
+def test_a_sound_belongs_to_its_os(bench: Bench) -> None:
+    bench.flip(0)
+    bench.oses[0].send(EVENT.pack(0, 0, SND, TONE, 440))
+    bench.oses[1].send(EVENT.pack(0, 0, SND, BELL, 1))
+    heard = sounds(bench, 1)
+    assert heard == [(TONE, 440)]
+    bench.flip(1)
+    assert sounds(bench, 2) == [(TONE, 0), (BELL, 1)]
+    bench.flip(0)
+    assert sounds(bench, 2) == [(BELL, 0), (TONE, 440)]
+
+
+def sounds(bench: Bench, count: int) -> list[tuple[int, int]]:
+    """(code, value) of the next sounds that the hardware is to make."""
+    found: list[tuple[int, int]] = []
+    bench.hardware.settimeout(5)
+    while len(found) < count:
+        events = [event[2:] for event in EVENT.iter_unpack(bench.hardware.recv(4096))]
+        found += [(code, value) for kind, code, value in events if kind == SND]
+    bench.hardware.setblocking(False)
+    return found
 
 
 def test_two_owners_are_refused(bench: Bench) -> None:
@@ -207,17 +293,21 @@ def test_leds_are_kept_for_each_os(bench: Bench) -> None:
     assert bench.forwarder.os_state(bench.device, 1) == (0b01, 0)
 
 
-keys = st.tuples(st.just("key"), st.sampled_from((A, B, LEFTCTRL, RIGHTCTRL)), st.integers(0, 2))
+typed = st.sampled_from((A, B, LEFTCTRL, RIGHTCTRL, LEFTSHIFT))
+keys = st.tuples(st.just("key"), typed, st.integers(0, 2))
 flips = st.tuples(st.just("flip"), st.integers(0, 1), st.just(0))
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.one_of(keys, keys, flips), max_size=40), st.booleans())
-def test_every_os_sees_a_sound_keyboard(steps: list[tuple[str, int, int]], chord: bool) -> None:
+@given(st.lists(st.one_of(keys, keys, flips), max_size=40), st.booleans(), st.booleans())
+def test_every_os_sees_a_sound_keyboard(
+    steps: list[tuple[str, int, int]], chord: bool, carry: bool
+) -> None:
     """Whatever is typed and however it is flipped: each OS sees press, repeats, release in turn,
     nothing stays pressed, and the counters add up."""
     bench = Bench()
     try:
+        bench.forwarder.carry(carry)
         if chord:
             bench.forwarder.chord(bench.device, [LEFTCTRL, RIGHTCTRL])
         for kind, number, value in steps:

@@ -1,0 +1,135 @@
+"""What the kernel keeps of an evdev device, and an OS may set: LEDs, autorepeat, key map, and
+calibration of axes (linux/input.h: EVIOCGLED, EVIOCGREP, EVIOCGKEYCODE_V2, EVIOCGABS and their
+setters).
+
+    state = read(source)       how it is set now
+    apply(source, state)       set it so; what is so already is left alone
+    quiet(source)              nothing touches, sounds or shakes
+
+Two things the kernel does not tell, so they cannot be read: the pitch of a tone, and the gain of
+force feedback. Effects belong to the open file that uploaded them, and go when it is revoked.
+All raise OSError (ENODEV: unplugged).
+"""
+
+import errno
+import fcntl
+import struct
+from dataclasses import dataclass
+
+from netns.evdevices import Source
+
+EV_ABS, EV_SND, EV_FF = 0x03, 0x12, 0x15
+ABS_MT_SLOT, ABS_MT_TRACKING_ID = 0x2F, 0x39
+FF_GAIN, FF_AUTOCENTER = 0x60, 0x61
+FULL_GAIN = 0xFFFF
+SND_BYTES, SLOTS_MAX, KEYS_MAX = 1, 64, 1024
+BY_INDEX = 1  # INPUT_KEYMAP_BY_INDEX
+
+_READ, _WRITE = 2, 1
+_ABS = struct.Struct("6i")  # input_absinfo: value, minimum, maximum, fuzz, flat, resolution
+_KEY = struct.Struct("BBHI32s")  # input_keymap_entry: flags, len, index, keycode, scancode
+
+
+def _request(direction: int, number: int, size: int) -> int:
+    return direction << 30 | size << 16 | ord("E") << 8 | number
+
+
+_GET_KEY = _request(_READ, 0x04, _KEY.size)
+_SET_KEY = _request(_WRITE, 0x04, _KEY.size)
+_GET_SND = _request(_READ, 0x1A, SND_BYTES)
+_GET_SLOTS = _request(_READ, 0x0A, 4 * (1 + SLOTS_MAX))
+
+
+@dataclass(frozen=True)
+class State:
+    """leds: codes of those that are lit. repeat: delay and period in ms, None where there is no
+    autorepeat. keys: key codes by the index of their scan code, empty where the driver has no map.
+    axes: (code, minimum, maximum, fuzz, flat, resolution) of each."""
+
+    leds: tuple[int, ...] = ()
+    repeat: tuple[int, int] | None = None
+    keys: tuple[int, ...] = ()
+    axes: tuple[tuple[int, ...], ...] = ()
+
+
+def read(source: Source) -> State:
+    """How the device is set."""
+    axes = (code for code in source.codes(EV_ABS) if code < ABS_MT_SLOT)
+    return State(
+        tuple(source.leds()),
+        source.repeat(),
+        _keys(source),
+        tuple((code, *_axis(source, code)[1:]) for code in axes),
+    )
+
+
+def apply(source: Source, state: State, now: State | None = None) -> None:
+    """Set the device so. now: how it is set, where that is known; else it is looked at."""
+    if now is None:
+        now = read(source)
+    for index, (wanted, has) in enumerate(zip(state.keys, now.keys, strict=False)):
+        if wanted != has:
+            _set_key(source, index, wanted)
+    present = {axis[0]: axis for axis in now.axes}
+    for axis in state.axes:
+        if present.get(axis[0]) != axis:
+            value = _axis(source, axis[0])[0]
+            number = _request(_WRITE, 0xC0 + axis[0], _ABS.size)
+            fcntl.ioctl(source.fileno(), number, _ABS.pack(value, *axis[1:]))
+    if state.repeat != now.repeat:
+        source.set_repeat(state.repeat)
+    source.set_leds(list(state.leds))
+
+
+def quiet(source: Source) -> None:
+    """Lift every contact, silence bells and tones, and set force feedback's gain to full and its
+    centring to none, as the drivers start. The hardware's next report of a finger that is still
+    there begins a new contact."""
+    events: list[tuple[int, int, int]] = []
+    if ABS_MT_SLOT in source.codes(EV_ABS):
+        events += _lifts(source)
+    if source.codes(EV_SND):
+        sounding = bytearray(SND_BYTES)
+        fcntl.ioctl(source.fileno(), _GET_SND, sounding)
+        events += [(EV_SND, code, 0) for code in range(8) if sounding[0] >> code & 1]
+    for code, value in ((FF_GAIN, FULL_GAIN), (FF_AUTOCENTER, 0)):
+        if code in source.codes(EV_FF):
+            events.append((EV_FF, code, value))
+    source.inject(events)
+
+
+def _lifts(source: Source) -> list[tuple[int, int, int]]:
+    """The end of each contact; the slot that the hardware speaks of stays what it was."""
+    slots = bytearray(struct.pack(f"{1 + SLOTS_MAX}i", ABS_MT_TRACKING_ID, *[-1] * SLOTS_MAX))
+    fcntl.ioctl(source.fileno(), _GET_SLOTS, slots)
+    ids = struct.unpack(f"{1 + SLOTS_MAX}i", slots)[1:]
+    found = []
+    for slot, contact in enumerate(ids):
+        if contact >= 0:
+            found += [(EV_ABS, ABS_MT_SLOT, slot), (EV_ABS, ABS_MT_TRACKING_ID, -1)]
+    return [*found, (EV_ABS, ABS_MT_SLOT, _axis(source, ABS_MT_SLOT)[0])] if found else []
+
+
+def _axis(source: Source, code: int) -> tuple[int, ...]:
+    """value, minimum, maximum, fuzz, flat, resolution (EVIOCGABS)."""
+    info = bytearray(_ABS.size)
+    fcntl.ioctl(source.fileno(), _request(_READ, 0x40 + code, _ABS.size), info)
+    return _ABS.unpack(info)
+
+
+def _keys(source: Source) -> tuple[int, ...]:
+    found = []
+    for index in range(KEYS_MAX):
+        entry = bytearray(_KEY.pack(BY_INDEX, 0, index, 0, b""))
+        try:
+            fcntl.ioctl(source.fileno(), _GET_KEY, entry)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # past the last one, or no map at all
+                raise
+            break
+        found.append(_KEY.unpack(entry)[3])
+    return tuple(found)
+
+
+def _set_key(source: Source, index: int, code: int) -> None:
+    fcntl.ioctl(source.fileno(), _SET_KEY, _KEY.pack(BY_INDEX, 0, index, code, b""))
