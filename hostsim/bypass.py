@@ -11,6 +11,7 @@ tc-mirred(8). Both ends have the MAC address of their VM's eth0, so that what is
 VM arrives as such.
 """
 
+import errno
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -41,6 +42,7 @@ class DirectLinks:
         self._refuse_fd = refuse_fd
         self._pairs = pairs
         self._made: set[frozenset[int]] = set()
+        self._left: set[frozenset[int]] = set()  # one end is in the namespace of a VM that is gone
 
     def want(self, a: int, b: int) -> None:
         """Make the link between two VMs if it is not there, and let rules use it. A link that
@@ -62,12 +64,28 @@ class DirectLinks:
         return frozenset(self._made)
 
     def gone(self, vm: int) -> None:
-        """A VM is gone: its links went with it."""
+        """A VM is gone: its links go with its namespace, and nobody uses them."""
         for pair in [pair for pair in self._made if vm in pair]:
             self._made.discard(pair)
+            self._left.add(pair)
             a, b = pair
             self._pairs.delete(dataplane.pack_u32(a << 12 | b))
             self._pairs.delete(dataplane.pack_u32(b << 12 | a))
+
+    def back(self, vm: int) -> None:
+        """A VM is there again, in a namespace of its own: its links can be made anew. The kernel
+        takes its time with the old namespace, so what is left of the old links goes now."""
+        for pair in [pair for pair in self._left if vm in pair]:
+            self._left.discard(pair)
+            (other,) = pair - {vm}
+            if not self._vms[other].alive:
+                continue
+            rtnl = Rtnl(self._vms[other].netns_fd)
+            try:
+                index = direct_index(other, vm)
+                rtnl.batch(lambda batch: batch.link("del", index=index), (errno.ENODEV,))  # noqa: B023
+            finally:
+                rtnl.close()
 
     def _make(self, a: Vm, b: Vm) -> None:
         rtnl = Rtnl(a.netns_fd)

@@ -9,6 +9,7 @@ only wires them together, and notices when a VM or a program dies.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import shlex
@@ -18,8 +19,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hostsim import restart
 from hostsim.errors import HostsimError
-from hostsim.model import HostSpec, Json
+from hostsim.model import HostSpec, Json, VmSpec
+from hostsim.restart import Backoff
 from hostsim.routes import Dataplane
 from hostsim.switch import Switch
 from hostsim.vm import Vm
@@ -68,6 +71,9 @@ class Host:
         self._ticking: list[asyncio.Task[None]] = []
         self._sweeper = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sweeper")
         self._watched: list[int] = []
+        self._backoffs = {name: Backoff() for name in spec.os_names()}
+        self._restarts: dict[str, asyncio.TimerHandle] = {}
+        self._up = False
 
     # -- life -------------------------------------------------------------------------------------
 
@@ -103,11 +109,14 @@ class Host:
             self._kmc = Kmc(self.spec, oses, self._journal)
             await self._kmc.start()
         self._ticking.append(asyncio.create_task(self._tick()))
+        self._up = True
 
     async def stop(self) -> None:
         """Take everything down, newest first. Twice is harmless."""
         while self._ticking:
             self._ticking.pop().cancel()
+        while self._restarts:
+            self._restarts.popitem()[1].cancel()
         self._sweeper.shutdown()
         loop = asyncio.get_running_loop()
         while self._watched:
@@ -178,24 +187,24 @@ class Host:
     async def _start_programs(self) -> None:
         specs = [vm.spec for vm in self.vms.values() if vm.spec.run is not None]
         for spec in specs:
-            assert spec.run is not None
-            output = os.open(
-                self._log_of(spec.name),
-                os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC,
-                0o600,
-            )
-            try:
-                self._programs[spec.name] = self.vms[spec.name].popen(
-                    shlex.split(spec.run),
-                    cwd=str(self.spec.path.parent),
-                    stdout=output,
-                    stderr=output,
-                )
-            finally:
-                os.close(output)
+            self._start_program(spec)
         await asyncio.gather(*(self._settled(spec.name) for spec in specs))
         for name in list(self._programs):
             self._check_program(name)
+
+    def _start_program(self, spec: VmSpec) -> None:
+        assert spec.run is not None
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        output = os.open(self._log_of(spec.name), flags, 0o600)
+        try:
+            self._programs[spec.name] = self.vms[spec.name].popen(
+                shlex.split(spec.run),
+                cwd=str(self.spec.path.parent),
+                stdout=output,
+                stderr=output,
+            )
+        finally:
+            os.close(output)
 
     async def _settled(self, name: str) -> None:
         """Wait until the program has ended, its VM has a socket that listens, or SETTLE is over."""
@@ -297,6 +306,60 @@ class Host:
             self._dataplane.vm_gone(vm.spec.name)
         if self._kmc is not None and vm.spec.os is not None:
             self._kmc.vm_gone(vm.spec.name)
+        if self._up and vm.spec.os is not None and vm.spec.os.restart == "on-failure":
+            if restart.failed(vm.ended()):
+                self._restart_later(vm)
+            else:
+                log.info("%s: it ended itself, and stays down", vm.spec.name)
+
+    def _restart_later(self, vm: Vm) -> None:
+        name = vm.spec.name
+        loop = asyncio.get_running_loop()
+        delay = self._backoffs[name].died(loop.time())
+        if delay is None:
+            log.error("%s: given up after %d starts in a row", name, restart.LIMIT)
+            return
+        self._restarts[name] = loop.call_later(delay, self._restart, vm)
+
+    def _restart(self, vm: Vm) -> None:
+        """In the loop, since everything here may ask a VM how it is; takes some 50 ms."""
+        name = vm.spec.name
+        del self._restarts[name]
+        try:
+            self._rebuild(vm)
+        except (OSError, HostsimError):
+            log.exception("%s: cannot be started again", name)
+            if self._kmc is not None:
+                self._kmc.vm_gone(name)
+            self._restart_later(vm)
+            return
+        self._states[name] = "running"
+        self._watch(vm.pidfd, partial(self._vm_gone, vm))
+        self._backoffs[name].started(asyncio.get_running_loop().time())
+        log.info("%s: started again", name)
+
+    def _rebuild(self, vm: Vm) -> None:
+        """What a dead OS left is taken down, and all of it is made anew."""
+        assert self._switch is not None
+        assert self._journal is not None
+        program = self._programs.pop(vm.spec.name, None)
+        if program is not None:
+            if program.fileno() in self._watched:
+                self._unwatch(program.fileno())
+            program.close()
+        self._switch.disconnect(vm)
+        vm.stop()
+        with contextlib.ExitStack() as undo:
+            vm.start(self._journal)
+            undo.callback(vm.stop)
+            self._switch.connect([vm], list(self.vms.values()))
+            self.dataplane.vm_back(vm.spec.name)
+            self.kmc.vm_back(vm.spec.name)
+            if vm.spec.run is not None:
+                self._start_program(vm.spec)
+                name = vm.spec.name
+                self._watch(self._programs[name].fileno(), lambda: self._program_ended(name))
+            undo.pop_all()
 
     def _links_changed(self) -> None:
         """A port of the switch came, went or changed its carrier: by whom, the kernel does not say,
@@ -368,6 +431,10 @@ class Host:
                 f"there are: {', '.join(self.vms)}",
             )
         if not vm.alive:
+            if name in self._restarts:
+                raise HostsimError(
+                    name, "is gone (its init died)", "it is about to be started again"
+                )
             raise HostsimError(name, "is gone (its init died)", "hostsim down, then up again")
         return vm
 
@@ -394,7 +461,9 @@ class Host:
 
     def _node(self, name: str) -> Json:
         vm = self.vms[name]
+        backoff = self._backoffs.get(name)
         return {
+            **({"restarts": backoff.total} if backoff is not None else {}),
             "name": name,
             "netns": vm.netns,
             "cgroup": str(vm.cgroup),
@@ -405,10 +474,11 @@ class Host:
         }
 
     def _state(self, vm: Vm) -> str:
-        """`running`; or what is wrong with it, the worst first: `dead` (its init), `unplugged` (its
-        port or the port's carrier), `unnamed` (its name in /run/netns), `failed` (its program)."""
+        """`running`; or what is wrong with it, the worst first: `dead` (its init), `restarting`
+        (dead, and about to be started again), `unplugged` (its port or the port's carrier),
+        `unnamed` (its name in /run/netns), `failed` (its program)."""
         if not vm.alive:
-            return "dead"
+            return "restarting" if vm.spec.name in self._restarts else "dead"
         if vm.spec.name in self._unplugged:
             return "unplugged"
         if not namespace.names(vm.netns, vm.netns_fd):

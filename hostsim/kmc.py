@@ -87,6 +87,7 @@ class Kmc:
         self._owners: set[str] = set()  # what the machine's owner waits for
         self._unanswered = dict.fromkeys(oses, 0)
         self._heart: asyncio.TimerHandle | None = None
+        self._returning: dict[str, asyncio.TimerHandle] = {}  # started again, agent not there yet
 
     # -- life -------------------------------------------------------------------------------------
 
@@ -132,7 +133,7 @@ class Kmc:
     async def stop(self) -> None:
         """Give everything back to the machine and end the agents. Twice is harmless."""
         loop = asyncio.get_running_loop()
-        for timer in (self._deadline, self._heart):
+        for timer in (self._deadline, self._heart, *self._returning.values()):
             if timer is not None:
                 timer.cancel()
         while self._readers:
@@ -157,8 +158,33 @@ class Kmc:
         if name in self._oses:
             log.warning("%s died", name)
             self._by = f"the end of {name}"
+            if name in self._returning:
+                self._returning.pop(name).cancel()
             self._ports[name].close()
             self._act(self._machine.gone(name))
+
+    def vm_back(self, name: str) -> None:
+        """An OS that died was started again. Once its agent is there (or AGENT_START is over) it is
+        in the background; where no OS is foreground, it gets the equipment. Raises OSError,
+        HostsimError."""
+        vm = self._oses[name]
+        background.prepare(vm)
+        self._nodes[name].close()
+        self._nodes[name] = OsNodes(vm)
+        self._unanswered[name] = 0
+        assert self._mirror is not None
+        self._mirror.os_back(name)
+        self._ports[name].open()
+        loop = asyncio.get_running_loop()
+        self._returning[name] = loop.call_later(AGENT_START, self._returned, name)
+
+    def _returned(self, name: str) -> None:
+        self._returning.pop(name).cancel()
+        if self._ports[name].resident is None:
+            log.warning("no agent in %s after %g s", name, AGENT_START)
+        log.info("%s is back", name)
+        self._by = f"the return of {name}"
+        self._act(self._machine.back(name))
 
     # -- what others ask --------------------------------------------------------------------------
 
@@ -318,6 +344,8 @@ class Kmc:
         """See `agents.Handler`."""
         self._ready[name].set()
         self._ports[name].tell(Message(Type.STATE, 0, self._machine.state(name).value))
+        if name in self._returning:
+            self._returned(name)
 
     def released(self, name: str, sequence: int) -> None:
         """See `agents.Handler`. An answer to an older question is ignored."""

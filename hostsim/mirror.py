@@ -110,7 +110,7 @@ class Mirror:
             self._let_go(device)
 
     def os_back(self, name: str) -> None:
-        """The OS was started again: it finds its clones."""
+        """The OS was started again: it finds its clones, as the OS before it had set them."""
         for device in self._devices.values():
             self._oses[name].give(_clone_node(device.clones[name], device))
 

@@ -164,6 +164,24 @@ class Dataplane:
         self._write_vm(vm)
         self._next_epoch()
 
+    def vm_back(self, name: str) -> None:
+        """A VM was started again, with a namespace, an eth0 and a port that are new. Raises
+        OSError, HostsimError."""
+        assert self._object is not None
+        vm = self._vms[name]
+        if self._links is not None:
+            self._links.back(vm.index)
+        self._attached.discard(vm.index)
+        self._rate(vm, self._rates.pop(vm.index, None))
+        self._prepare(self._policy.routes)
+        classify = self._object.program("classify")
+        self._switch.rtnl.batch(
+            lambda batch: transfer.add_program(
+                batch, vm.port, classify, "hostsim:classify", transfer.INGRESS
+            )
+        )
+        self.link_back(name)
+
     # -- policy -----------------------------------------------------------------------------------
 
     def _write_policy(self, policy: Policy) -> None:

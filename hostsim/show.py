@@ -15,7 +15,7 @@ Rows = Sequence[dict[str, Any]]
 WIDTH = 120  # characters
 
 _STATE_STYLE = {"running": "green", "up": "green", "dead": "red", "failed": "red", "down": "red"}
-_STATE_STYLE |= {"unplugged": "red", "unnamed": "yellow"}
+_STATE_STYLE |= {"unplugged": "red", "unnamed": "yellow", "restarting": "yellow"}
 _PATH_STYLE = {"switch": "yellow", "veth": "green", "ring": "cyan"}
 
 

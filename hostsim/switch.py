@@ -10,6 +10,7 @@ address as its source does not move the entry, wherever it comes in. It still le
 a port. No IPv6 and no address of the switch's own: the namespace only forwards.
 """
 
+import errno
 import hashlib
 import os
 from collections.abc import Sequence
@@ -95,9 +96,9 @@ class Switch:
 
         self._rtnl.batch(fill)
 
-    def connect(self, vms: Sequence[Vm]) -> None:
-        """Link every VM to a port and give it its addresses and on-link routes; fills in vm.mac,
-        vm.eth0 and vm.port. Raises OSError."""
+    def connect(self, vms: Sequence[Vm], neighbours: Sequence[Vm] = ()) -> None:
+        """Link every VM to a port and give it its addresses and on-link routes, to the subnets of
+        `neighbours` too; fills in vm.mac, vm.eth0 and vm.port. Raises OSError."""
         for vm in vms:
             if vm.index > words.VM_MAX:
                 raise HostsimError(
@@ -112,9 +113,13 @@ class Switch:
                 self._fill_link(batch, vm)
 
         self.rtnl.batch(fill)
-        networks = subnets(vms)
+        networks = subnets([*vms, *neighbours])
         for vm in vms:
             configure(vm, networks if vm.spec.addresses else [])
+
+    def disconnect(self, vm: Vm) -> None:
+        """Remove a VM's port, and with it eth0, at once. One that is gone is no error."""
+        self.rtnl.batch(lambda batch: batch.link("del", index=vm.port), (errno.ENODEV,))
 
     def attach(self, names: Sequence[str], first: int) -> None:
         """Make NICs of the machine ports of the bridge; they get the port numbers from `first` on,

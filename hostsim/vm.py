@@ -97,6 +97,17 @@ class Vm:
             one.poll()
         return self.pidfd >= 0 and not process.wait_end(self.pidfd, 0)
 
+    def ended(self) -> int | None:
+        """How process 1 ended: its exit status, or -N where signal N ended it; None while it runs,
+        before `start` and after `stop`."""
+        if self.pidfd < 0:
+            return None
+        flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        found = os.waitid(os.P_PIDFD, self.pidfd, flags)
+        if found is None:
+            return None
+        return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+
     def unsupported_limits(self) -> tuple[str, ...]:
         """The controllers its limits need and this machine lacks, in both cgroup trees."""
         return unsupported(limits(self.spec))
