@@ -16,7 +16,11 @@ from netns.hotplug import InputNode
 
 
 class Equipment(Protocol):
-    """A driver. Methods are called in the daemon's loop and return quickly (a few ms)."""
+    """A driver: `mirror`, `direct` (input devices), `nics` (network interfaces). Methods are called
+    in the daemon's loop and return quickly (a few ms; an interface takes some tens).
+
+    `release` raises OSError where the OS may still have something; the driver is closed then, and
+    out of use. Nothing else raises for a device's sake."""
 
     def identify(self) -> list[Json]:
         """The devices: name, mode, owner, and what is saved for each OS."""

@@ -155,7 +155,7 @@ class Host:
                 raise failure
 
     def _refuse_what_cannot_work(self) -> None:
-        for name in self.spec.uplinks:
+        for name in (*self.spec.uplinks, *self.spec.nics):
             uplinks.inspect(name)
         for spec in self.spec.vms:
             missing = self.vms[spec.name].unsupported_limits()

@@ -115,12 +115,31 @@ class _Parser:
             for index, table in enumerate(self._tables("mirror"))
         )
         oses = [vm.name for vm in vms if vm.os is not None]
-        devices = tuple(
-            self._device(index, table, oses) for index, table in enumerate(self._tables("device"))
-        )
-        kmc = self._kmc(oses)
         uplinks = self._uplinks([*inside, *outside])
-        return HostSpec(name, path, vms, endpoints, routes, filters, mirrors, devices, kmc, uplinks)
+        devices: list[DeviceSpec] = []
+        nics: list[str] = []
+        for index, table in enumerate(self._tables("device")):
+            if not oses:
+                table.fail("a device, and no VM is an operating system", "add [vm.os] to a VM")
+            match = table.take("match", dict, "a table, { name = … }")
+            if match and "interface" in match:
+                nics.append(self._nic(table, match, [*uplinks, *nics]))
+            else:
+                devices.append(self._device(index, table, match))
+        kmc = self._kmc(oses)
+        return HostSpec(
+            name,
+            path,
+            vms,
+            endpoints,
+            routes,
+            filters,
+            mirrors,
+            tuple(devices),
+            kmc,
+            uplinks,
+            tuple(nics),
+        )
 
     def _uplinks(self, names: list[str]) -> tuple[str, ...]:
         """[switch] uplinks: names as the kernel allows them (dev_valid_name), each once."""
@@ -293,11 +312,28 @@ class _Parser:
 
     # -- the KMC's part ---------------------------------------------------------------------------
 
-    def _device(self, index: int, table: Table, oses: list[str]) -> DeviceSpec:
-        match = table.take("match", dict, "a table, { name = … }")
+    def _nic(self, table: Table, match: dict[str, Any], taken: list[str]) -> str:
+        """A network interface as equipment: its name on this machine, and nothing else."""
+        name = match["interface"]
+        if len(match) > 1:
+            table.fail("match has interface and other keys", "an interface is meant by its name")
+        if not isinstance(name, str) or not _LINK.fullmatch(name) or name in (".", ".."):
+            table.fail(f"match: interface = {name!r} names no interface", 'a name such as "eth1"')
+        if name in RESERVED_LINKS or name == "eth0":
+            table.fail(
+                f"match: interface = {name!r} is a name that an OS has already",
+                f"ip link set dev {name} name lan0 gives it another",
+            )
+        if name in taken:
+            table.fail(f"match: interface = {name!r} stands twice", "it can be in one place only")
+        table.done()
+        return name
+
+    def _device(self, index: int, table: Table, match: dict[str, Any] | None) -> DeviceSpec:
         if not match:
             table.fail(
-                "match is missing or empty", "name, vendor, product, phys or a udev property"
+                "match is missing or empty",
+                "name, vendor, product, phys or a udev property; or interface",
             )
         for key, value in match.items():
             number = key in DEVICE_NUMBERS
@@ -312,8 +348,6 @@ class _Parser:
                 table.fail(
                     f"hotkey: {key!r} is no key", "names are KEY_… or BTN_…, as evtest shows"
                 )
-        if not oses:
-            table.fail("a device, and no VM is an operating system", "add [vm.os] to a VM")
         mode = table.choice("mode", DeviceMode, "mirror")
         table.done()
         return DeviceSpec(index, dict(match), mode, tuple(hotkey))

@@ -38,6 +38,7 @@ from hostsim.foreground import (
 )
 from hostsim.mirror import Mirror
 from hostsim.model import HostSpec, Json
+from hostsim.nics import Nics
 from hostsim.osnodes import OsNodes
 from hostsim.vm import Vm
 from hostsim.wire import Message, Type
@@ -64,8 +65,9 @@ class Kmc:
     """The controller of one host's OSes (1 to 16). All methods run in the daemon's loop."""
 
     def __init__(self, spec: HostSpec, oses: dict[str, Vm], journal: Journal) -> None:
-        # Nothing here outlives its owner: nodes and sockets are on the VMs' own mounts, clones and
-        # grabs go with our descriptors. So nothing goes into the journal.
+        # Nodes and sockets are on the VMs' own mounts, clones and grabs go with our descriptors.
+        # Network interfaces outlive us, and are in the journal.
+        self._journal = journal
         self._spec = spec
         self._oses = oses
         fallback = spec.kmc.fallback
@@ -75,6 +77,7 @@ class Kmc:
         self._ready: dict[str, asyncio.Event] = {}
         self._mirror: Mirror | None = None
         self._direct: Direct | None = None
+        self._nics: Nics | None = None
         self._hotplug: Hotplug | None = None
         self._readers: list[int] = []
         self._asked: list[tuple[str, float, asyncio.Future[Json]]] = []
@@ -103,6 +106,8 @@ class Kmc:
         for vm in self._oses.values():
             background.prepare(vm)
         self._ready = {name: asyncio.Event() for name in self._oses}
+        self._nics = Nics(self._spec.name, self._oses, self._journal)
+        self._nics.start(self._spec.nics)
         for port in self._ports.values():
             port.open()
         self._nodes = {name: OsNodes(vm) for name, vm in self._oses.items()}
@@ -144,7 +149,7 @@ class Kmc:
         self._asked.clear()
         for driver in self._drivers():
             driver.close()
-        self._mirror = self._direct = None
+        self._mirror = self._direct = self._nics = None
         if self._hotplug is not None:
             self._hotplug.close()
             self._hotplug = None
@@ -173,7 +178,9 @@ class Kmc:
         self._nodes[name] = OsNodes(vm)
         self._unanswered[name] = 0
         assert self._mirror is not None
+        assert self._nics is not None
         self._mirror.os_back(name)
+        self._nics.os_back(name)
         self._ports[name].open()
         loop = asyncio.get_running_loop()
         self._returning[name] = loop.call_later(AGENT_START, self._returned, name)
@@ -403,7 +410,8 @@ class Kmc:
     # -- devices ----------------------------------------------------------------------------------
 
     def _drivers(self) -> list[Equipment]:
-        return [driver for driver in (self._mirror, self._direct) if driver is not None]
+        drivers = (self._mirror, self._direct, self._nics)
+        return [driver for driver in drivers if driver is not None]
 
     def _on_hotplug(self) -> None:
         assert self._hotplug is not None

@@ -27,7 +27,7 @@ OnFailure = Literal["drop", "skip"]
 Held = Literal["lift", "carry-modifiers"]
 Restart = Literal["no", "on-failure"]
 
-RESERVED_NAMES = frozenset({"switch", "br0", "lo", "eth0", "all", "default"})
+RESERVED_NAMES = frozenset({"switch", "kmc", "br0", "lo", "eth0", "all", "default"})
 """Names a VM or endpoint cannot have: they would collide inside a namespace of the host's own."""
 
 NAME_MAX = 15
@@ -170,6 +170,7 @@ class HostSpec:
     devices: tuple[DeviceSpec, ...] = ()
     kmc: KmcSpec = field(default_factory=KmcSpec)
     uplinks: tuple[str, ...] = ()  # NICs of the machine that become ports of the switch
+    nics: tuple[str, ...] = ()  # interfaces of the machine that the foreground OS has
 
     def os_names(self) -> tuple[str, ...]:
         """The VMs that are operating systems, in the file's order."""

@@ -83,7 +83,7 @@ def devices(found: Rows) -> None:
             str(row.get("node") or "-"),
             str(row.get("mode")),
             str(row.get("owner") or "-"),
-            ", ".join(row.get("saved", [])) or "-",
+            ", ".join(row.get("states", {})) or "-",
         )
     _put(table, "no equipment")
 

@@ -29,7 +29,7 @@ _UNDO: dict[str, Callable[..., None]] = {
     "netns": lambda name: namespace.remove(name),
     "cgroup": lambda path: cgroup.remove(Path(path)),
     "path": _remove_path,
-    "uplink": lambda name, netns, nic: uplinks.give_back(name, netns, nic),
+    "uplink": lambda name, netns, nic, number="0": uplinks.give_back(name, netns, nic, number),
 }
 """What `add` may write, and how `undo` removes it."""
 

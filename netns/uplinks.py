@@ -3,11 +3,12 @@
     inspect(name) -> Uplink     raises HostsimError where it is not to be had; changes nothing
     lend(uplink, ...)           moves it; the Uplink, as words, is in the journal by then
     give_back(words)            from wherever it is now; the journal's `uplink` entry, undone
+    look(fd, number), move(...), dress(uplink, ...)    the same steps between other namespaces
 
-As it was: namespace, name, interface number, MTU, up or down, addresses and routes. Addresses and
-routes are kept as the kernel's own messages (rtnetlink(7)), as `ip address save` and `ip route
-save` do, and are sent to it again. What the kernel drops when an interface changes its namespace
-and is not kept: queueing disciplines, neighbours, and its sysctls.
+As it was: namespace, name, interface number, MAC address, MTU, up or down, addresses and routes.
+Addresses and routes are kept as the kernel's own messages (rtnetlink(7)), as `ip address save` and
+`ip route save` do, and are sent to it again. What the kernel drops when an interface changes its
+namespace and is not kept: queueing disciplines, neighbours, and its sysctls.
 
 A NIC that is hardware falls back to the machine's first namespace when the one it is in dies, and
 a veth is gone: so it is given back before the namespace's name is taken away.
@@ -18,8 +19,10 @@ import errno
 import json
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
+from ipaddress import ip_address
 from typing import Any
 
 from hostsim.errors import HostsimError
@@ -35,25 +38,38 @@ RT_TABLE_LOCAL = 255
 RTPROT_KERNEL = 2
 IFF_UP, IFF_LOOPBACK = 1, 8
 _HEADER = struct.Struct("=IHHII")
-_RTMSG, _NEXTHOP = 12, 8  # bytes
+_RTMSG, _IFADDRMSG, _NEXTHOP = 12, 8, 8  # bytes
+IFA_ADDRESS, IFA_LOCAL = 1, 2
 
 
 @dataclass(frozen=True)
 class Uplink:
-    """A NIC as it is at home. addresses, routes: netlink messages, in hexadecimal. home: the inode
-    of its namespace."""
+    """A NIC as it is at home, or in another namespace. mac: empty where it has none. addresses,
+    routes: netlink messages, in hexadecimal. home: the inode of its namespace."""
 
     name: str
     index: int
+    mac: str
     mtu: int
     up: bool
     home: int
     addresses: tuple[str, ...]
     routes: tuple[str, ...]
 
-    def words(self, netns: str) -> dict[str, str]:
-        """The journal's entry; netns: the name of the namespace it is lent to."""
-        return {"name": self.name, "netns": netns, "nic": json.dumps(asdict(self))}
+    def words(self, netns: str, number: int = 0) -> dict[str, str]:
+        """The journal's entry; netns: the name of the namespace it is lent to; number: its
+        interface number there, for where others may rename it."""
+        nic = json.dumps(asdict(self))
+        return {"name": self.name, "netns": netns, "nic": nic, "number": str(number)}
+
+    def networks(self) -> list[str]:
+        """Its addresses with their prefix lengths."""
+        found = []
+        for message in map(bytes.fromhex, self.addresses):
+            known = _attributes(message, _IFADDRMSG)
+            raw = known.get(IFA_LOCAL) or known.get(IFA_ADDRESS, b"")
+            found.append(f"{ip_address(raw)}/{message[_HEADER.size + 1]}")
+        return found
 
 
 @contextlib.contextmanager
@@ -72,49 +88,79 @@ def inspect(name: str) -> Uplink:
         link = links.get(name)
         if link is None:
             has = ", ".join(sorted(set(links) - {"lo"})) or "none"
-            raise HostsimError(f"uplink {name}", "no such network interface", f"there are: {has}")
+            raise HostsimError(
+                f"interface {name}", "no such network interface", f"there are: {has}"
+            )
         if link["flags"] & IFF_LOOPBACK:
-            raise HostsimError(f"uplink {name}", "is the loopback interface", "name a NIC")
+            raise HostsimError(f"interface {name}", "is the loopback interface", "name a NIC")
         if link.get_attr("IFLA_MASTER"):
             raise HostsimError(
-                f"uplink {name}",
+                f"interface {name}",
                 "is a port of a bridge or bond",
                 f"ip link set dev {name} nomaster frees it",
             )
-        index = link["index"]
-        return Uplink(
-            name,
-            index,
-            link.get_attr("IFLA_MTU"),
-            bool(link["flags"] & IFF_UP),
-            os.fstat(home).st_ino,
-            tuple(one.hex() for one in rtnl.dump(RTM_GETADDR) if _address_of(one) == index),
-            tuple(one.hex() for one in rtnl.dump(RTM_GETROUTE) if _concerns(one, index)),
-        )
+        return _as_it_is(link, rtnl, home)
+
+
+def look(netns_fd: int, number: int) -> Uplink | None:
+    """The NIC that has this interface number in a namespace, as it is; None: it is not there."""
+    with contextlib.closing(Rtnl(netns_fd)) as rtnl:
+        link = next((link for link in rtnl.links() if link["index"] == number), None)
+        return None if link is None else _as_it_is(link, rtnl, netns_fd)
+
+
+def _as_it_is(link: Any, rtnl: Rtnl, netns_fd: int) -> Uplink:
+    index = link["index"]
+    return Uplink(
+        link.get_attr("IFLA_IFNAME"),
+        index,
+        link.get_attr("IFLA_ADDRESS") or "",
+        link.get_attr("IFLA_MTU"),
+        bool(link["flags"] & IFF_UP),
+        os.fstat(netns_fd).st_ino,
+        tuple(one.hex() for one in rtnl.dump(RTM_GETADDR) if _address_of(one) == index),
+        tuple(one.hex() for one in rtnl.dump(RTM_GETROUTE) if _concerns(one, index)),
+    )
 
 
 def lend(uplink: Uplink, netns_fd: int, index: int) -> None:
     """Move it from our namespace into the one behind `netns_fd`, as interface number `index`; it is
     down there. Raises OSError."""
-    with _home() as home, contextlib.closing(Rtnl(home)) as rtnl:
-        rtnl.batch(lambda batch: _move(batch, uplink.index, netns_fd, index))
+    with _home() as home:
+        move(uplink.name, uplink.index, home, netns_fd, index)
 
 
-def give_back(name: str, netns: str, nic: str) -> None:
-    """Bring the NIC `name` home from the namespace `netns` and make it what it was. One that is
-    home already is made what it was all the same; one that is gone is no error. Raises OSError."""
+def move(name: str, number: int, from_fd: int, to_fd: int, new_number: int) -> None:
+    """Move interface `number` of one namespace into another, where it is down, without addresses
+    and routes, and called `name`. Raises OSError (ENODEV: it is not there; EEXIST: the name is
+    taken in the other, EBUSY: the number is)."""
+    with contextlib.closing(Rtnl(from_fd)) as rtnl:
+        rtnl.batch(lambda batch: _move(batch, number, to_fd, new_number, name))
+
+
+def dress(uplink: Uplink, netns_fd: int) -> None:
+    """Make the NIC, which has been moved into this namespace, what it was there. What cannot be so
+    any more is left out. Raises OSError, with the first such thing."""
+    with contextlib.closing(Rtnl(netns_fd)) as rtnl:
+        _restore(uplink, rtnl, uplink.index)
+
+
+def give_back(name: str, netns: str, nic: str, number: str = "0") -> None:
+    """Bring the NIC `name` (or what has its `number`) home from the namespace `netns` and make it
+    what it was. One that is home already is made what it was all the same; one that is gone is no
+    error. Raises OSError."""
     kept = json.loads(nic)
     uplink = Uplink(**{**kept, "addresses": (*kept["addresses"],), "routes": (*kept["routes"],)})
     with _home() as home, contextlib.closing(Rtnl(home)) as rtnl:
         if os.fstat(home).st_ino != uplink.home:
             raise OSError(errno.EXDEV, f"{name} came from another network namespace")
-        _fetch(uplink, netns, home)
+        _fetch(uplink, netns, home, int(number))
         index = rtnl.indices().get(name)
         if index is not None:
             _restore(uplink, rtnl, index)
 
 
-def _fetch(uplink: Uplink, netns: str, home: int) -> None:
+def _fetch(uplink: Uplink, netns: str, home: int, number: int) -> None:
     try:
         away = os.open(namespace.RUN / netns, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -123,34 +169,49 @@ def _fetch(uplink: Uplink, netns: str, home: int) -> None:
         if os.fstat(away).st_dev != os.fstat(home).st_dev:
             return  # a name whose namespace was never bound: a plain file
         with contextlib.closing(Rtnl(away)) as rtnl:
-            index = rtnl.indices().get(uplink.name)
+            known = rtnl.indices()
+            index = number if number in known.values() else known.get(uplink.name)
             if index is not None:
-                rtnl.batch(lambda batch: _move(batch, index, home, uplink.index))
+                rtnl.batch(lambda batch: _move(batch, index, home, uplink.index, uplink.name))
     finally:
         os.close(away)
 
 
-def _move(batch: Any, index: int, netns_fd: int, new_index: int) -> None:
-    batch.link("set", index=index, net_ns_fd=netns_fd, new_ifindex=new_index)
+def _move(batch: Any, index: int, netns_fd: int, new_index: int, name: str) -> None:
+    batch.link("set", index=index, net_ns_fd=netns_fd, new_ifindex=new_index, ifname=name)
 
 
 def _restore(uplink: Uplink, rtnl: Rtnl, index: int) -> None:
     """Routes come after the addresses they stand on, and those by a gateway after the ones that
     reach it; the kernel makes its own."""
-    rtnl.batch(
-        lambda batch: batch.link(
-            "set", index=index, mtu=uplink.mtu, state="up" if uplink.up else "down"
-        )
-    )
+    link = next((link for link in rtnl.links() if link["index"] == index), None)
+    if link is None:
+        raise OSError(errno.ENODEV, f"{uplink.name} is gone")
+    mac = {"address": uplink.mac} if link.get_attr("IFLA_ADDRESS") != uplink.mac else {}
+    if index != uplink.index and mac:
+        raise OSError(errno.EEXIST, f"another interface is called {uplink.name}")
+    settings = {**mac, "mtu": uplink.mtu, "state": "up" if uplink.up else "down"}
+    failures: list[OSError] = []
+
+    def attempt(step: Callable[[], None]) -> None:
+        try:
+            step()
+        except OSError as error:
+            failures.append(error)
+
+    attempt(lambda: rtnl.batch(lambda batch: batch.link("set", index=index, **settings)))
     if index != uplink.index:
         raise OSError(errno.EBUSY, f"{uplink.name} has another interface number now")
-    known = (errno.EEXIST,)
     addresses = [bytes.fromhex(one) for one in uplink.addresses]
-    rtnl.send(b"".join(_again(one, RTM_NEWADDR, NLM_F_REPLACE) for one in addresses), known)
     routes = [bytes.fromhex(one) for one in uplink.routes]
+    batches = [b"".join(_again(one, RTM_NEWADDR, NLM_F_REPLACE) for one in addresses)]
     for far in (False, True):
         some = [_again(one, RTM_NEWROUTE, NLM_F_APPEND) for one in routes if _far(one) == far]
-        rtnl.send(b"".join(some), known)
+        batches.append(b"".join(some))
+    for raw in batches:
+        attempt(partial(rtnl.send, raw, (errno.EEXIST,)))
+    if failures:
+        raise failures[0]
 
 
 def _again(message: bytes, kind: int, flags: int) -> bytes:
@@ -185,9 +246,9 @@ def _far(message: bytes) -> bool:
     return bool({RTA_GATEWAY, RTA_VIA, RTA_MULTIPATH} & set(_attributes(message)))
 
 
-def _attributes(message: bytes) -> dict[int, bytes]:
-    """The attributes of a route's message, by number."""
-    found, at = {}, _HEADER.size + _RTMSG
+def _attributes(message: bytes, head: int = _RTMSG) -> dict[int, bytes]:
+    """The attributes of a route's message, or another one's with a head of its own, by number."""
+    found, at = {}, _HEADER.size + head
     while at + 4 <= len(message):
         length, kind = struct.unpack_from("=HH", message, at)
         found[kind] = message[at + 4 : at + length]

@@ -1,0 +1,155 @@
+"""interface: a network interface of the machine that belongs to the foreground OS.
+
+Between two owners it is in a namespace of the KMC's own, down. An OS has it under its own name,
+with the MAC address, MTU, addresses and routes that the OS gave it, up or down as it was; at its
+first take it is as one that has just been plugged in: down, with no address. What `netns.uplinks`
+does not keep (queueing disciplines, neighbours, sysctls, filters of tc) is gone after a flip.
+
+A connection outlives its OS's time in the background: the kernel keeps the socket, frozen or not,
+and sends again what is not acknowledged once address and route are there, at its next try.
+
+A namespace that dies takes a veth with it, and sends hardware to the machine's first namespace: so
+the interface is out of an OS's namespace before that is let go, and the journal has an entry for
+each namespace it may be in. Moving one takes the kernel some ten milliseconds (it waits for RCU).
+"""
+
+import errno
+import logging
+import os
+from dataclasses import dataclass, field
+
+from cext.sock import new_netns
+from hostsim.model import Json
+from hostsim.vm import Vm
+from netns import namespace, uplinks
+from netns.journal import Journal
+from netns.uplinks import Uplink
+
+log = logging.getLogger("hostsim.kmc")
+
+NUMBER = 20000
+"""Interface number of the first one, in every namespace but the machine's; far from those that the
+kernel gives, and from the switch's (cext/dataplane.h)."""
+
+
+@dataclass
+class _Nic:
+    home: Uplink
+    number: int
+    owner: str | None = None
+    saved: dict[str, Uplink] = field(default_factory=dict)
+
+
+class Nics:
+    """The driver. vms: the OSes by name; they stay the caller's. `close` twice is harmless."""
+
+    def __init__(self, host: str, vms: dict[str, Vm], journal: Journal) -> None:
+        self._vms = vms
+        self._journal = journal
+        self._netns = f"hs-{host}-kmc"
+        self._fd = -1
+        self._nics: dict[str, _Nic] = {}
+
+    def start(self, names: tuple[str, ...]) -> None:
+        """Take these interfaces from the machine. Raises HostsimError, OSError."""
+        if not names:
+            return
+        self._journal.add("netns", name=self._netns)
+        self._fd = new_netns()
+        namespace.add_fd(self._netns, self._fd)
+        for number, name in enumerate(names, start=NUMBER):
+            nic = _Nic(uplinks.inspect(name), number)
+            for netns in (self._netns, *(vm.netns for vm in self._vms.values())):
+                self._journal.add("uplink", **nic.home.words(netns, number))
+            self._nics[name] = nic
+            uplinks.lend(nic.home, self._fd, number)
+
+    def os_back(self, name: str) -> None:
+        """The OS was started again: its new namespace is in the journal, and what may be in it must
+        come after."""
+        for nic in self._nics.values():
+            self._journal.add("uplink", **nic.home.words(self._vms[name].netns, nic.number))
+
+    def identify(self) -> list[Json]:
+        """See `Equipment`."""
+        return [
+            {
+                "name": name,
+                "node": None,
+                "mode": "interface",
+                "owner": nic.owner,
+                "states": {
+                    os_name: {
+                        "addresses": saved.networks(),
+                        "routes": len(saved.routes),
+                        "mtu": saved.mtu,
+                        "up": saved.up,
+                    }
+                    for os_name, saved in nic.saved.items()
+                },
+            }
+            for name, nic in self._nics.items()
+        ]
+
+    def save(self, name: str) -> None:
+        """MAC address, MTU, up or down, addresses, routes."""
+        for nic in self._each(name):
+            found = uplinks.look(self._vms[name].netns_fd, nic.number)
+            if found is not None:
+                nic.saved[name] = found
+
+    def release(self, name: str) -> None:
+        """Out of the OS's namespace, into the KMC's. Raises OSError where that cannot be."""
+        for nic in self._each(name):
+            try:
+                from_fd = self._vms[name].netns_fd
+                uplinks.move(nic.home.name, nic.number, from_fd, self._fd, nic.number)
+            except OSError as error:
+                if error.errno != errno.ENODEV:
+                    raise
+                log.warning("%s: gone, in %s", nic.home.name, name)
+                del self._nics[nic.home.name]
+            nic.owner = None
+
+    def restore(self, name: str) -> None:
+        """Nothing: the kernel forgets addresses and routes when the interface moves; see `take`."""
+
+    def take(self, name: str) -> None:
+        """Into the OS's namespace, as the OS had it. Where the OS itself stands in the way (name or
+        number is taken there), it goes without."""
+        for nic in self._nics.values():
+            to_fd = self._vms[name].netns_fd
+            try:
+                uplinks.move(nic.home.name, nic.number, self._fd, to_fd, nic.number)
+                nic.owner = name
+                if name in nic.saved:
+                    uplinks.dress(nic.saved[name], to_fd)
+            except OSError as error:
+                log.warning("%s: not as %s had it: %s", nic.home.name, name, error.strerror)
+
+    def close(self) -> None:
+        """See `Equipment`. An interface that cannot go home stays in the KMC's namespace, in the
+        journal, and `hostsim clean` tries again."""
+        kept = False
+        for owner in {nic.owner for nic in self._nics.values() if nic.owner is not None}:
+            try:
+                self.release(owner)
+            except OSError as error:
+                kept = True
+                log.error("an interface stays in %s: %s", owner, error.strerror)
+        for nic in self._nics.values():
+            try:
+                uplinks.give_back(**nic.home.words(self._netns, nic.number))
+            except OSError as error:
+                kept = True
+                log.error("%s: cannot be given back: %s", nic.home.name, error.strerror)
+        self._nics.clear()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+            if not kept:
+                namespace.remove(self._netns)
+
+    def _each(self, owner: str) -> list[_Nic]:
+        """Those that the OS has."""
+        return [nic for nic in self._nics.values() if nic.owner == owner]
