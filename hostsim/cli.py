@@ -18,7 +18,7 @@ from hostsim import client
 from hostsim.errors import HostsimError, UsageError
 
 BENCHES = ("ring", "path", "chain", "flows", "flip", "input", "up")
-EPILOG = "A host file describes a host; hostsim up edge and hostsim up duo start two that ship."
+EPILOG = "A host file describes a host; edge, duo and both ship: hostsim up edge starts one."
 
 
 class _Parser(argparse.ArgumentParser):

@@ -12,7 +12,8 @@ from the first; and every reader gets its release. A device's hotkey is never ca
 
 The kernel has one LED state, autorepeat, key map and calibration of axes for each device
 (netns.evstate): each OS's are saved at its release and set again at its next take; an OS's first
-are those that the device was found with, and no LED lit.
+are those that the device was found with, and no LED lit. They are remembered for a device that is
+unplugged and comes back, as they were at the OS's last release.
 
 Order of a release, which leaves no window for two readers: no new open (node unlinked, device
 list), then the OS is held still and every open file revoked until a pass finds none. Until there is
@@ -58,6 +59,11 @@ class _Device:
     grabbed: bool = True
     watched: int = -1  # in the forwarder, where it has a hotkey
 
+    @property
+    def fresh(self) -> State:
+        """How an OS has it at its first take."""
+        return replace(self.found, leds=())
+
 
 class Direct:
     """The driver. `hotkey` is called (in the loop, from `on_readable`) when a chord is pressed: the
@@ -72,6 +78,7 @@ class Direct:
         self._hotkey = hotkey
         self._watcher: forward.Forwarder | None = forward.Forwarder(1)
         self._devices: dict[str, _Device] = {}
+        self._memory = evstate.Memory()
         self._owner: str | None = None
 
     def fileno(self) -> int:
@@ -110,6 +117,7 @@ class Direct:
             source.lift()
             evstate.quiet(source)
             source.grab()
+            device.saved = self._memory.take(source.identity.key)
             if self._owner is not None:
                 self._restore(device, self._owner)
                 self._oses[self._owner].give(device.node)
@@ -130,6 +138,7 @@ class Direct:
             nodes.forget(sysname)
         if device.watched >= 0 and self._watcher is not None:
             self._watcher.remove(device.watched)
+        self._memory.keep(device.source.identity.key, device.saved, device.fresh)
         device.source.close()
 
     def identify(self) -> list[Json]:
@@ -213,9 +222,7 @@ class Direct:
                 device.source.ungrab()
                 device.grabbed = False
             now, device.now = device.now, None
-            evstate.apply(
-                device.source, device.saved.get(name, replace(device.found, leds=())), now
-            )
+            evstate.apply(device.source, device.saved.get(name, device.fresh), now)
 
     def _revoke(self, group: Path, rdevs: list[int]) -> None:
         """Every open file of these devices in the host's VMs; the OS that loses them is held still

@@ -3,7 +3,9 @@
 The clones are there as long as the device is plugged in, in the background too; only the
 foreground's gets events. The C forwarder (cext/forward.h) does that and keeps keys, LEDs and
 touches per OS; autorepeat's rate and an axis's calibration are properties of each clone, so there
-is nothing to save or restore at a flip for them.
+is nothing to save or restore at a flip for them. They are remembered, with the LEDs, for a device
+that is unplugged and comes back. A clone has no key map (uinput(4) gives it none): EVIOCSKEYCODE
+fails with EINVAL in an OS, and the machine's map of the device holds for all.
 
 Events carry the time at which they entered the clone.
 """
@@ -11,14 +13,16 @@ Events carry the time at which they entered the clone.
 import contextlib
 import logging
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 
 from cext import forward
 from hostsim.errors import HostsimError
 from hostsim.model import DeviceSpec, Held, Json
 from hostsim.osnodes import Node, OsNodes, node_path, udev_links, udev_properties
+from netns import evstate
 from netns.evdevices import Clone, Source, key_code, led_names
+from netns.evstate import State
 from netns.hotplug import InputNode
 
 log = logging.getLogger("hostsim.kmc")
@@ -29,6 +33,7 @@ class _Mirrored:
     source: Source
     properties: dict[str, str]
     links: tuple[str, ...]
+    fresh: State  # how each clone was at first
     number: int = -1  # in the forwarder
     clones: dict[str, Clone] = field(default_factory=dict)
 
@@ -49,6 +54,7 @@ class Mirror:
         self._forwarder: forward.Forwarder | None = forward.Forwarder(len(oses))
         self._forwarder.carry(held == "carry-modifiers")
         self._devices: dict[str, _Mirrored] = {}
+        self._memory = evstate.Memory()
         self._owner: str | None = None
 
     def fileno(self) -> int:
@@ -83,13 +89,22 @@ class Mirror:
         """Take a device over from the machine; `source` is ours then. Raises OSError, HostsimError;
         then the source is closed."""
         assert self._forwarder is not None
-        device = _Mirrored(source, udev_properties(source, node), udev_links(node))
+        try:
+            fresh = replace(evstate.read(source), leds=(), keys=())
+            device = _Mirrored(source, udev_properties(source, node), udev_links(node), fresh)
+        except OSError:
+            source.close()
+            raise
+        known = self._memory.take(source.identity.key)
         try:
             chord = [key_code(name) for name in spec.hotkey]
             source.lift()
             source.grab()
             for name, nodes in self._oses.items():
                 device.clones[name] = Clone(source)
+                if name in known:
+                    with _opened(device.clones[name]) as clone:
+                        evstate.apply(clone, known[name], fresh)
                 if nodes.vm.alive:
                     nodes.give(_clone_node(device.clones[name], device))
             clones = [device.clones[name].fileno() for name in self._oses]
@@ -107,6 +122,11 @@ class Mirror:
         """The device is gone. One that is not ours is no error."""
         device = self._devices.pop(sysname, None)
         if device is not None:
+            states = {}
+            for name, clone in device.clones.items():
+                with _opened(clone) as source:
+                    states[name] = evstate.read(source)
+            self._memory.keep(device.source.identity.key, states, device.fresh)
             self._let_go(device)
 
     def os_back(self, name: str) -> None:
@@ -159,7 +179,7 @@ class Mirror:
     def close(self) -> None:
         """See `Equipment`."""
         for sysname in list(self._devices):
-            self.remove(sysname)
+            self._let_go(self._devices.pop(sysname))
         if self._forwarder is not None:
             self._forwarder.close()
             self._forwarder = None
@@ -175,6 +195,16 @@ class Mirror:
             device.source.lift()
         device.source.ungrab()
         device.source.close()
+
+
+@contextlib.contextmanager
+def _opened(clone: Clone) -> Iterator[Source]:
+    """The clone as its OS has it: the kernel's record of its LEDs, autorepeat and axes."""
+    source = Source(f"/dev/input/{clone.sysname}")
+    try:
+        yield source
+    finally:
+        source.close()
 
 
 def _clone_node(clone: Clone, device: _Mirrored) -> Node:

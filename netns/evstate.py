@@ -23,6 +23,8 @@ ABS_MT_SLOT, ABS_MT_TRACKING_ID = 0x2F, 0x39
 FF_GAIN, FF_AUTOCENTER = 0x60, 0x61
 FULL_GAIN = 0xFFFF
 SND_BYTES, SLOTS_MAX, KEYS_MAX = 1, 64, 1024
+KEPT = 64
+"""Devices that are unplugged and remembered."""
 BY_INDEX = 1  # INPUT_KEYMAP_BY_INDEX
 
 _READ, _WRITE = 2, 1
@@ -50,6 +52,27 @@ class State:
     repeat: tuple[int, int] | None = None
     keys: tuple[int, ...] = ()
     axes: tuple[tuple[int, ...], ...] = ()
+
+
+class Memory:
+    """States by OS of devices that were unplugged, for when they come back (`Identity.key`), the
+    last KEPT of them. A state that is as at a first take is none."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, dict[str, State]] = {}
+
+    def keep(self, key: str, states: dict[str, State], fresh: State) -> None:
+        """The device is gone. fresh: how each OS had it at first."""
+        changed = {name: state for name, state in states.items() if state != fresh}
+        self._known.pop(key, None)
+        if changed:
+            self._known[key] = changed
+        while len(self._known) > KEPT:
+            del self._known[next(iter(self._known))]
+
+    def take(self, key: str) -> dict[str, State]:
+        """What is known of a device that comes; it is forgotten here."""
+        return self._known.pop(key, {})
 
 
 def read(source: Source) -> State:

@@ -1,0 +1,140 @@
+"""The shipped host `both`: flips do not disturb the flows of its chain, and a frozen OS's flows
+keep their place there and leave no rules behind. By the command line, as a user does it."""
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli import HOSTSIM, ask, hostsim
+from rig import Typist, wait_for
+
+pytestmark = [pytest.mark.uinput, pytest.mark.timeout(400)]
+
+ECHO = """
+import socket, threading
+server = socket.create_server(("198.18.2.20", 7000))
+print("ready", flush=True)
+def serve(peer):
+    while data := peer.recv(100):
+        peer.send(data)
+while True:
+    threading.Thread(target=serve, args=(server.accept()[0],)).start()
+"""
+TALK = """
+import socket, threading
+s = socket.create_connection(("198.18.2.20", 7000))
+s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+for number in range(1000000):
+    s.send(b"%d\\n" % number)
+    assert s.recv(100) == b"%d\\n" % number
+    with open("/run/count", "w") as out:
+        out.write(str(number))
+    threading.Event().wait(0.05)
+"""
+READ = str(Path(__file__).with_name("reader.py"))
+FLIPS = 20
+FROZEN = 30.0
+
+
+@pytest.fixture
+def typist() -> Iterator[Typist]:
+    made = Typist("keyboard", "Test Keyboard")
+    yield made
+    made.unplug()
+
+
+@pytest.fixture
+def host(typist: Typist) -> Iterator[None]:
+    hostsim("up", "both")
+    yield
+    hostsim("down", "--host", "both")
+
+
+@contextlib.contextmanager
+def inside(name: str, *words: str) -> Iterator[Any]:
+    """A program in a VM or endpoint, ended at the end."""
+    argv = (HOSTSIM, "exec", name, "--", *words)
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+
+
+@contextlib.contextmanager
+def talking(*names: str) -> Iterator[dict[str, Path]]:
+    """An echo server outside, and a client in each OS that counts its answers; the OSes are in the
+    foreground one after the other. The files with the counts."""
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(inside("server", sys.executable, "-Ic", ECHO))
+        assert server.stdout.readline() == "ready\n"
+        counts = {}
+        for name in names:
+            hostsim("flip", name, check=False)
+            stack.enter_context(inside(name, sys.executable, "-Ic", TALK))
+            pid = next(vm["pid"] for vm in ask("status")["vms"] if vm["name"] == name)
+            counts[name] = Path(f"/proc/{pid}/root/run/count")
+            wait_for(lambda: reached(counts[name], 5), f"{name} talks")  # noqa: B023
+        yield counts
+
+
+def reached(count: Path, number: int) -> bool:
+    return count.exists() and int(count.read_text() or 0) > number
+
+
+def rules(address: str) -> list[dict[str, Any]]:
+    """What transfer components hold for the connection of an OS, both ways."""
+    return [rule for rule in ask("rules") if f"{address}:" in rule["key"]]
+
+
+def chain(address: str) -> list[str]:
+    """The VMs that what the OS sends passes."""
+    row = next(row for row in ask("flows") if row["key"].startswith(f"tcp:{address}:"))
+    return [hop["vm"] for hop in row["hops"]]
+
+
+def test_flips_do_not_disturb_the_flows(host: None, typist: Typist, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.touch()
+    with talking("play", "work") as counts, inside("work", sys.executable, "-ISc", reader(log)):
+        ping = ("ping", "-q", "-i", "0.02", "-W", "5", "-c", "1000", "198.18.2.20")
+        with inside("work", *ping) as pinging:
+            for _ in range(FLIPS):
+                at = int(counts["work"].read_text() or 0)
+                hostsim("flip", "play")
+                wait_for(lambda: reached(counts["work"], at + 2), "work talks on")  # noqa: B023
+                hostsim("flip", "work")
+            said = pinging.stdout.read()
+        assert "1000 received" in said, said
+        assert chain("198.18.2.10") == ["fw", "ids"]
+        assert {rule["vm"] for rule in rules("198.18.2.10")} == {"fw", "ids"}
+        assert hostsim("verify").returncode == 0
+        typist("tap KEY_A")
+        wait_for(lambda: " 1 30 0" in log.read_text(), "work has the keyboard")
+
+
+def reader(log: Path) -> str:
+    return f"import sys; sys.argv = ['', {str(log)!r}]; exec(open({READ!r}).read())"
+
+
+def test_a_frozen_os_finds_its_connection_and_leaves_no_rules(host: None) -> None:
+    with talking("play") as counts:
+        wait_for(lambda: {rule["vm"] for rule in rules("198.18.2.11")} == {"fw", "ids"}, "rules")
+        hostsim("flip", "work")
+        group = next(Path(vm["cgroup"]) for vm in ask("status")["vms"] if vm["name"] == "play")
+        wait_for(lambda: "frozen 1" in (group / "cgroup.events").read_text(), "play is frozen")
+        at = int(counts["play"].read_text() or 0)
+        hostsim(
+            "exec", "work", "--", "ping", "-q", "-i", "1", "-c", str(int(FROZEN)), "198.18.2.20"
+        )
+        wait_for(lambda: rules("198.18.2.11") == [], "no rules of a flow that is still", 30)
+        assert int(counts["play"].read_text() or 0) <= at + 1
+        hostsim("flip", "play")
+        wait_for(lambda: reached(counts["play"], at + 10), "the connection carries data")
+        assert chain("198.18.2.11") == ["fw", "ids"]
+        wait_for(lambda: {rule["vm"] for rule in rules("198.18.2.11")} == {"fw", "ids"}, "rules")
+        assert hostsim("verify").returncode == 0

@@ -1,0 +1,330 @@
+"""What each OS has of its own on one device, in both modes: modifiers that are carried, autorepeat,
+key map, calibration, sounds, gain, LEDs of a device that comes back. What is down or touched when a
+device changes hands."""
+
+import fcntl
+import json
+import os
+import struct
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
+from evdev import AbsInfo, InputDevice, UInput, ecodes
+from rig import Rig, spec, wait_for
+
+from hostsim.model import DeviceSpec, KmcSpec
+
+pytestmark = [pytest.mark.uinput, pytest.mark.timeout(240)]
+
+E = ecodes
+A, ENTER, SHIFT = E.KEY_A, E.KEY_ENTER, E.KEY_LEFTSHIFT
+GET_KEYCODE, SET_KEYCODE = 0x80084504, 0x40084504  # the old ones: two words, by scan code
+GET_SLOTS = 0x8014450A
+
+AXIS = AbsInfo(0, -128, 127, 0, 0, 0)
+SLOT = AbsInfo(0, 0, 3, 0, 0, 0)
+RANGE = AbsInfo(0, 0, 1000, 0, 0, 0)
+KINDS: dict[str, dict[int, Any]] = {
+    "pad": {
+        E.EV_KEY: [E.BTN_SOUTH],
+        E.EV_ABS: [(E.ABS_X, AXIS)],
+        E.EV_FF: [E.FF_RUMBLE, E.FF_GAIN],
+    },
+    "beeper": {E.EV_SND: [E.SND_BELL, E.SND_TONE]},
+    "touch": {
+        E.EV_KEY: [E.BTN_TOUCH],
+        E.EV_ABS: [
+            (E.ABS_MT_SLOT, SLOT),
+            (E.ABS_MT_TRACKING_ID, AbsInfo(0, 0, 65535, 0, 0, 0)),
+            (E.ABS_MT_POSITION_X, RANGE),
+            (E.ABS_MT_POSITION_Y, RANGE),
+        ],
+    },
+}
+
+FIRST = "import evdev;d=evdev.InputDevice(evdev.list_devices()[0]);"
+
+
+@contextmanager
+def plugged(kind: str) -> Iterator[UInput]:
+    effects = 4 if E.EV_FF in KINDS[kind] else 0
+    with UInput(KINDS[kind], name=f"Test Mouse {kind}", max_effects=effects) as device:
+        yield device
+
+
+def ask(rig: Rig, name: str, script: str) -> Any:
+    """What a script with `d`, the OS's first device, prints as JSON."""
+    done = rig.vms[name].run([sys.executable, "-I", "-c", f"{FIRST}import json;{script}"])
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def held(rig: Rig, name: str) -> list[int]:
+    return list(ask(rig, name, "print(json.dumps(d.active_keys()))"))
+
+
+@pytest.fixture
+def carrying(mode: str, tmp_path: Path) -> Iterator[Rig]:
+    made = Rig(spec(mode, kmc=KmcSpec("work", held="carry-modifiers")), tmp_path)
+    yield made
+    made.stop()
+
+
+def test_shift_is_carried_and_lifted_in_both(carrying: Rig, mode: str) -> None:
+    rig = carrying
+    keyboard = rig.typist("keyboard", "Test Keyboard")
+    rig.start()
+    work, play = rig.reader("work"), rig.reader("play")
+    wait_for(lambda: work.opened() == 1, "work has the keyboard")
+    keyboard("down KEY_LEFTSHIFT", "down KEY_A")
+    wait_for(lambda: (A, 1) in work.pressed(), "work sees the keys")
+    rig.flip("play")
+    wait_for(lambda: play.opened() == 1, "play has the keyboard")
+    assert held(rig, "play") == [SHIFT]
+    keyboard("up KEY_A", "up KEY_LEFTSHIFT")
+    wait_for(lambda: (SHIFT, 0) in play.pressed(), "play sees Shift released")
+    assert held(rig, "play") == []
+    if mode == "mirror":
+        assert play.pressed() == [(SHIFT, 1), (SHIFT, 0)]
+        assert work.pressed()[-2:] == [(A, 0), (SHIFT, 0)]
+        assert held(rig, "work") == []
+    else:  # its press was before the node was there
+        assert play.pressed() == [(SHIFT, 0)]
+    rig.flip("work")
+    assert held(rig, "work") == []
+
+
+def test_keys_down_at_up_are_stuck_nowhere(rig: Rig) -> None:
+    keyboard = rig.typist("keyboard", "Test Keyboard")
+    with InputDevice(keyboard.node) as machine:
+        keyboard("down KEY_ENTER")
+        rig.start()
+        seen: list[tuple[int, int]] = []
+
+        def released() -> bool:
+            while (event := machine.read_one()) is not None:
+                seen.append((event.code, event.value))
+            return (ENTER, 0) in seen
+
+        wait_for(released, "the machine sees Enter released")
+    work = rig.reader("work")
+    wait_for(lambda: work.opened() == 1, "work has the keyboard")
+    assert held(rig, "work") == []
+    keyboard("up KEY_ENTER", "tap KEY_A")
+    wait_for(lambda: (A, 0) in work.pressed(), "work reads")
+    assert work.pressed() == [(A, 1), (A, 0)]
+
+
+def test_keys_down_at_hotplug_are_stuck_nowhere(rig: Rig) -> None:
+    rig.start()
+    work = rig.reader("work")
+    go = Event()
+
+    async def wait() -> None:
+        go.wait(30)  # nothing is plugged for the KMC meanwhile
+
+    blocked = rig.begin(wait())
+    keyboard = rig.typist("keyboard", "Test Keyboard")
+    keyboard("down KEY_ENTER")
+    go.set()
+    blocked.result(30)
+    wait_for(lambda: work.opened() == 1, "work has the keyboard")
+    assert held(rig, "work") == []
+    keyboard("up KEY_ENTER", "tap KEY_A")
+    wait_for(lambda: (A, 0) in work.pressed(), "work reads")
+    assert work.pressed() == [(A, 1), (A, 0)]
+
+
+def test_a_touch_is_lifted_for_the_old_and_unknown_to_the_new(rig: Rig, mode: str) -> None:
+    with plugged("touch") as pad:
+        rig.start()
+        work, play = rig.reader("work"), rig.reader("play")
+        wait_for(lambda: work.opened() == 1, "work has the pad")
+        touch(pad, 1, 77)
+        wait_for(lambda: (3, E.ABS_MT_TRACKING_ID, 77) in work.events(), "work sees the touch")
+        rig.flip("play")
+        wait_for(lambda: play.opened() == 1, "play has the pad")
+        if mode == "mirror":
+            assert (3, E.ABS_MT_TRACKING_ID, -1) in work.events()
+        assert contacts(rig, "play") == [-1] * 4
+        touch(pad, 1, -1)
+        touch(pad, 0, 78)
+        wait_for(lambda: (3, E.ABS_MT_TRACKING_ID, 78) in play.events(), "play sees a new touch")
+        ids = [value for kind, code, value in play.events() if code == E.ABS_MT_TRACKING_ID]
+        assert ids == [78]
+        touch(pad, 0, -1)
+
+
+def touch(pad: UInput, slot: int, tracking: int) -> None:
+    pad.write(E.EV_ABS, E.ABS_MT_SLOT, slot)
+    pad.write(E.EV_ABS, E.ABS_MT_TRACKING_ID, tracking)
+    pad.write(E.EV_KEY, E.BTN_TOUCH, int(tracking >= 0))
+    pad.syn()
+
+
+def contacts(rig: Rig, name: str) -> list[int]:
+    script = (
+        "import fcntl,struct;b=bytearray(struct.pack('5i',0x39,0,0,0,0));"
+        f"fcntl.ioctl(d.fd,{GET_SLOTS},b);print(json.dumps(struct.unpack('5i',b)[1:]))"
+    )
+    return list(ask(rig, name, script))
+
+
+def test_autorepeat_belongs_to_its_os(rig: Rig) -> None:
+    rig.typist("keyboard", "Test Keyboard")
+    rig.start()
+    tell = "print(json.dumps(list(d.repeat)))"
+    found = ask(rig, "work", tell)
+    assert ask(rig, "work", f"d.repeat=(321,54);{tell}") == [321, 54]
+    rig.flip("play")
+    assert ask(rig, "play", tell) == found
+    rig.flip("work")
+    assert ask(rig, "work", tell) == [321, 54]
+
+
+def test_calibration_belongs_to_its_os(rig: Rig) -> None:
+    with plugged("pad") as pad:
+        rig.start()
+        tell = "print(json.dumps(list(d.absinfo(0))[1:]))"
+        found = ask(rig, "work", tell)
+        mine = ask(rig, "work", f"d.set_absinfo(0,min=-100,max=90,fuzz=3,flat=4);{tell}")
+        assert mine == [-100, 90, 3, 4, 0]
+        rig.flip("play")
+        assert ask(rig, "play", tell) == found
+        rig.flip("work")
+        assert ask(rig, "work", tell) == mine
+        rig.now(rig.kmc._drivers()[0].close)
+        rig.now(rig.kmc._drivers()[1].close)
+        assert list(pad.device.absinfo(0))[1:] == found
+
+
+def test_sounds_and_gain_stay_with_their_os(rig: Rig, mode: str) -> None:
+    with plugged("beeper") as beeper:
+        rig.start()
+        ask(rig, "work", "d.write(18,2,440);d.syn();print(1)")
+        wait_for(lambda: told(beeper, E.EV_SND) == [(E.SND_TONE, 440)], "the tone sounds")
+        rig.flip("play")
+        wait_for(lambda: told(beeper, E.EV_SND) == [(E.SND_TONE, 0)], "the tone is off")
+        rig.flip("work")
+        if mode == "mirror":  # the kernel does not tell a tone's pitch
+            wait_for(lambda: told(beeper, E.EV_SND) == [(E.SND_TONE, 440)], "it sounds again")
+
+
+def test_the_gain_of_one_os_is_not_the_next_ones(rig: Rig) -> None:
+    with plugged("pad") as pad:
+        rig.start()
+        told(pad, E.EV_FF)
+        ask(rig, "work", "d.write(21,0x60,0x2000);d.syn();print(1)")
+        wait_for(lambda: (E.FF_GAIN, 0x2000) in told(pad, E.EV_FF), "work sets the gain")
+        rig.flip("play")
+        wait_for(lambda: (E.FF_GAIN, 0xFFFF) in told(pad, E.EV_FF), "play has full gain")
+
+
+def told(device: UInput, kind: int) -> list[tuple[int, int]]:
+    """(code, value) of what the device was told since."""
+    found = []
+    while (event := device.read_one()) is not None:
+        if event.type == kind:
+            found.append((event.code, event.value))
+    return found
+
+
+def keycode(rig: Rig, name: str, change: int | None = None) -> int:
+    """The key of A's scan code on the AT keyboard, once it was changed to another."""
+    script = (
+        "import fcntl,struct;"
+        + (f"fcntl.ioctl(d.fd,{SET_KEYCODE},struct.pack('II',30,{change}));" if change else "")
+        + f"b=bytearray(struct.pack('II',30,0));fcntl.ioctl(d.fd,{GET_KEYCODE},b);"
+        "print(json.dumps(struct.unpack('II',b)[1]))"
+    )
+    return int(ask(rig, name, script))
+
+
+@pytest.mark.parametrize("mode", ["direct"])
+def test_the_key_map_belongs_to_its_os(tmp_path: Path, mode: str) -> None:
+    """On a keyboard with a real driver: uinput's have no key map."""
+    nodes = [InputDevice(f"/dev/input/{name}") for name in event_nodes()]
+    keyboard = next((node for node in nodes if node.name.startswith("AT ")), None)
+    assert keyboard is not None, "the test VM has an AT keyboard"
+    made = replace(spec(mode), devices=(DeviceSpec(0, {"name": "AT *"}, "direct"),))
+    rig = Rig(made, tmp_path)
+    try:
+        rig.start()
+        assert keycode(rig, "work") == A
+        assert keycode(rig, "work", E.KEY_B) == E.KEY_B
+        rig.flip("play")
+        assert keycode(rig, "play") == A
+        assert keycode(rig, "play", E.KEY_Z) == E.KEY_Z
+        rig.flip("work")
+        assert keycode(rig, "work") == E.KEY_B
+        rig.flip("play")
+        assert keycode(rig, "play") == E.KEY_Z
+    finally:
+        rig.stop()
+        found = bytearray(struct.pack("II", 30, 0))
+        fcntl.ioctl(keyboard.fd, GET_KEYCODE, found)
+        assert struct.unpack("II", found) == (30, A), "the machine has its own again"
+        for node in nodes:
+            node.close()
+
+
+def event_nodes() -> list[str]:
+    return [path.name for path in Path("/dev/input").glob("event*")]
+
+
+@pytest.mark.parametrize("mode", ["mirror"])
+def test_a_clone_has_no_key_map_of_its_own(rig: Rig) -> None:
+    rig.typist("keyboard", "Test Keyboard")
+    rig.start()
+    with pytest.raises(AssertionError, match="Invalid argument"):
+        keycode(rig, "work", E.KEY_B)
+
+
+def test_a_device_that_comes_back_is_as_each_os_had_it(rig: Rig) -> None:
+    keyboard = rig.typist("keyboard", "Test Keyboard")
+    rig.start()
+    tell = "print(json.dumps([list(d.repeat),d.leds()]))"
+    mine = ask(rig, "work", f"d.repeat=(321,54);d.set_led(1,1);{tell}")
+    assert mine == [[321, 54], [1]]
+    rig.flip("play")
+    fresh = ask(rig, "play", tell)
+    keyboard.unplug()
+    wait_for(lambda: rig.devices() == [], "the KMC has forgotten it")
+    keyboard = rig.typist("keyboard", "Test Keyboard")
+    wait_for(rig.devices, "the KMC has it again")
+    assert ask(rig, "play", tell) == fresh
+    assert keyboard("leds") == ""
+    rig.flip("work")
+    assert ask(rig, "work", tell) == mine
+    wait_for(lambda: keyboard("leds") == "LED_CAPSL", "lit on the device")
+
+
+@pytest.mark.parametrize("mode", ["mirror"])
+def test_an_overflow_is_resynchronised(rig: Rig) -> None:
+    """More than the kernel keeps for the forwarder: it reads what is so, and the OS has it."""
+    with UInput({E.EV_KEY: [A, ENTER]}, name="Test Keyboard burst") as keyboard:
+        rig.start()
+        wait_for(rig.devices, "the KMC has the keyboard")
+        event = struct.Struct("llHHi")
+        report = event.pack(0, 0, 0, 0, 0)
+
+        def resyncs() -> int:
+            return int(rig.devices()[0]["counters"]["resyncs"])
+
+        down = 0
+        for _ in range(100):
+            taps = [event.pack(0, 0, 1, A, n % 2) + report for n in range(1, 4000)]
+            down = 1 - down
+            last = event.pack(0, 0, 1, ENTER, down) + report
+            os.write(keyboard.fd, b"".join([*taps, last]))
+            want = [A, ENTER] if down else [A]
+            wait_for(lambda: sorted(held(rig, "work")) == sorted(want), "work has what is so")  # noqa: B023
+            if resyncs() > 0 and not down:
+                break
+        assert resyncs() > 0
