@@ -341,10 +341,13 @@ static long hs_sweep_flow(struct bpf_map *map, struct hs_key *key, struct hs_flo
                           struct hs_sweep *sweep) {
     struct hs_conn *conn;
     struct hs_rule *rule = bpf_map_lookup_elem(&rules, key);
+    struct hs_vm *vm = bpf_map_lookup_elem(&vms, &key->vm);
     __u64 last = flow->last;
 
     if (rule && rule->last > last)
         last = rule->last;
+    if (vm && vm->flags & HS_VM_PORT && key->vm != sweep->gone)
+        return 0;
     if (!rule && (last + sweep->flow_idle < sweep->now || key->vm == sweep->gone)) {
         sweep->flows++;
         bpf_map_delete_elem(map, key);

@@ -158,6 +158,7 @@ enum {
     HS_VM_ROUTES = 2,    /* frames to it carry its MAC address */
     HS_VM_ENDPOINT = 4,  /* outside: what it says of epochs is not believed */
     HS_VM_ON_SWITCH = 8, /* the switch must see its packets: no rule to or from it */
+    HS_VM_PORT = 16,     /* its transfer component is a port: the daemon ages its flows */
 };
 
 struct hs_vm {

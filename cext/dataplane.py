@@ -44,7 +44,8 @@ for _name in (
 assert len(words.COUNTERS) == lib.HS_REASONS
 
 
-def _unpack_tuple(raw: Any) -> Tuple:
+def unpack_tuple(raw: Any) -> Tuple:
+    """A struct hs_tuple."""
     size = 4 if raw.family == 4 else 16 if raw.family == 6 else 6
     return Tuple(
         raw.family,
@@ -140,7 +141,7 @@ def unpack_content(data: bytes) -> Content:
     return Content(
         getattr(raw.event, "from"),
         raw.event.to,
-        _unpack_tuple(raw.tuple),
+        unpack_tuple(raw.tuple),
         raw.sequence,
         bytes(ffi.buffer(raw.data, min(raw.length, lib.HS_CONTENT_MAX))),
     )
@@ -165,6 +166,11 @@ def forget(program_fd: int, vm: int, flow: Tuple) -> None:
     key = ffi.new("char[]", pack_key(vm, flow))
     size = ffi.sizeof("struct hs_key")
     check(lib.hs_bpf_run(program_fd, key, size, ffi.NULL, 0, ffi.NULL, ffi.NULL), "BPF forget")
+
+
+def drop_flow(flows: Map, vm: int, flow: Tuple) -> None:
+    """Forget a flow at a port, and its counts."""
+    flows.delete(pack_key(vm, flow))
 
 
 def judge(
@@ -208,7 +214,7 @@ def read_flows(flows: Map) -> Iterator[Flow]:
     for key, value in _pages(flows, "struct hs_key", "struct hs_flow"):
         yield Flow(
             key.vm,
-            _unpack_tuple(key.tuple),
+            unpack_tuple(key.tuple),
             _unpack_verdict(value.verdict),
             value.packets,
             value.bytes,
@@ -227,7 +233,7 @@ def read_rules(rules: Map) -> Iterator[Rule]:
     for key, value in _pages(rules, "struct hs_key", "struct hs_rule"):
         yield Rule(
             key.vm,
-            _unpack_tuple(key.tuple),
+            unpack_tuple(key.tuple),
             _unpack_verdict(value.verdict),
             value.switch_packets,
             value.switch_bytes,

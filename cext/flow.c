@@ -21,7 +21,7 @@ void hs_rules_set_epoch(struct hs_rules *rules, uint32_t epoch) {
     atomic_fetch_add_explicit(&rules->withdrawn, 1, memory_order_release);
 }
 
-static uint32_t hash(const uint64_t words[5]) {
+uint32_t hs_tuple_hash(const uint64_t words[5]) {
     uint64_t h = 0;
 
     for (int i = 0; i < 5; i++)
@@ -58,7 +58,7 @@ int hs_rules_put(struct hs_rules *rules, const struct hs_tuple *tuple, uint32_t 
     int replaced = 0;
 
     memcpy(words, tuple, sizeof(words));
-    start = hash(words);
+    start = hs_tuple_hash(words);
     for (uint32_t i = 0; i < HS_RULES_PROBE; i++) {
         struct hs_rules_entry *e = &rules->entry[(start + i) & (rules->entries - 1)];
 
@@ -87,7 +87,7 @@ void hs_rules_remove(struct hs_rules *rules, const struct hs_tuple *tuple) {
     uint32_t start;
 
     memcpy(words, tuple, sizeof(words));
-    start = hash(words);
+    start = hs_tuple_hash(words);
     for (uint32_t i = 0; i < HS_RULES_PROBE; i++) {
         struct hs_rules_entry *e = &rules->entry[(start + i) & (rules->entries - 1)];
 
@@ -106,7 +106,7 @@ uint32_t hs_rules_find(const struct hs_rules *rules, uint32_t entries,
     if (epoch == 0)
         return 0;
     memcpy(words, tuple, sizeof(words));
-    start = hash(words);
+    start = hs_tuple_hash(words);
     for (uint32_t i = 0; i < HS_RULES_PROBE; i++) {
         const struct hs_rules_entry *e = &rules->entry[(start + i) & (entries - 1)];
         uint32_t sequence = atomic_load_explicit(&e->sequence, memory_order_acquire), to, its;

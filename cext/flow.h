@@ -18,12 +18,14 @@
 #define HS_RULES_MAGIC 0x6c756872u
 #define HS_RULES_VERSION 1
 #define HS_RULES_PROBE 8 /* entries looked at for a tuple */
+#define HS_TO_VM 0xffffu
+#define HS_TO_WAIT 0x10000u /* with the VM number: where its ring is full, wait for room */
 
 struct hs_rules_entry {
     _Atomic uint32_t sequence;
     _Atomic uint32_t epoch;    /* 0: empty */
     _Atomic uint64_t words[5]; /* the tuple */
-    _Atomic uint32_t to;       /* VM number */
+    _Atomic uint32_t to;       /* VM number, and HS_TO_WAIT */
     uint32_t pad;
 };
 _Static_assert(sizeof(struct hs_rules_entry) == 56, "layout is protocol");
@@ -38,6 +40,9 @@ struct hs_rules {
 };
 _Static_assert(offsetof(struct hs_rules, entry) == 64, "layout is protocol");
 
+/* A number for a tuple, taken as five words. */
+uint32_t hs_tuple_hash(const uint64_t words[5]);
+
 /* Bytes of a table of `entries` (a power of two in [8, 2^20]); 0 where it is not. */
 uint64_t hs_rules_bytes(uint32_t entries);
 
@@ -47,13 +52,14 @@ void hs_rules_init(struct hs_rules *rules, uint32_t entries);
 /* Writer: every rule with another epoch is stale from now on. */
 void hs_rules_set_epoch(struct hs_rules *rules, uint32_t epoch);
 
-/* Writer: add or change a rule. Returns 0, or -ENOSPC: its places hold other current rules. */
+/* Writer: add or change a rule; to: a VM number, and HS_TO_WAIT. Returns 0, or -ENOSPC: its places
+ * hold other current rules. */
 int hs_rules_put(struct hs_rules *rules, const struct hs_tuple *tuple, uint32_t to, uint32_t epoch);
 
 /* Writer: remove a rule, if it is there. */
 void hs_rules_remove(struct hs_rules *rules, const struct hs_tuple *tuple);
 
-/* Reader: the VM number a current rule names, or 0. `entries`: what the table's maker said. */
+/* Reader: what a current rule names (`to`), or 0. `entries`: what the table's maker said. */
 uint32_t hs_rules_find(const struct hs_rules *rules, uint32_t entries,
                        const struct hs_tuple *tuple);
 

@@ -10,20 +10,31 @@
  * switch: after a rule has been withdrawn, the sender lets its channels run empty once before it
  * sends anything by eth0 (HS_DRAIN at most).
  *
- * A full channel: the packet is dropped and counted, or (wait) the sender gives the receiver up to
- * HS_WAIT to make room. A function never blocks for longer than that on a neighbour that is stuck.
+ * A full channel: the packet is dropped and counted, or, where its rule says so, the sender gives
+ * the receiver up to HS_WAIT to make room, asleep after a while. A receiver that let that time pass
+ * is stuck: nobody waits for it again until it has taken something.
+ *
+ * What becomes of each packet is counted by flow in the tally (tally.h): what the function gave to
+ * be sent, by which way it went, or why it was lost.
+ *
+ * A neighbour that dies is forgotten: what it had sent is still received, then its channels go. In
+ * shared mode, frames that were lent to it may have been handed on by it to others who still use
+ * them; so they come back only HS_MOURNING after its end, which is longer than a packet stays in a
+ * port that runs, and its number is used again only when no frame is left that it would name.
  */
 #ifndef HS_PORT_H
 #define HS_PORT_H
 #include "bell.h"
 #include "channel.h"
 #include "flow.h"
+#include "tally.h"
 #include "xsk.h"
 
 #define HS_NEIGHBOURS_MAX 16
 #define HS_BURST 64
-#define HS_DRAIN UINT64_C(1000000) /* ns */
-#define HS_WAIT UINT64_C(1000000)  /* ns */
+#define HS_DRAIN UINT64_C(1000000)      /* ns */
+#define HS_WAIT UINT64_C(20000000)      /* ns */
+#define HS_MOURNING UINT64_C(200000000) /* ns */
 
 /* A packet in the function's hands; same layout as struct xdp_desc. */
 struct hs_packet {
@@ -38,6 +49,11 @@ struct hs_neighbour {
     struct hs_channel out, in;
     int bell_in, bell_out; /* owned */
     uint32_t seen;         /* packets `in` that recv has promised to take before eth0 is asked */
+    uint32_t gone;         /* 1: dead; nothing is sent to it */
+    uint32_t deaf;         /* 1: it has closed its end of bell_in */
+    uint64_t until;        /* shared mode: when its frames may come back, CLOCK_MONOTONIC, ns */
+    uint32_t stuck;        /* 1: it let HS_WAIT pass ... */
+    uint32_t stuck_at;     /* ... when its index was this */
 };
 
 struct hs_port_counters {
@@ -45,6 +61,7 @@ struct hs_port_counters {
     uint64_t dropped;      /* by the function */
     uint64_t full_ring;    /* lost: the neighbour's channel was full */
     uint64_t full_eth0;    /* lost: the socket's ring was full */
+    uint64_t too_long;     /* lost: longer than the neighbour's channel takes */
     uint64_t drained_late; /* a channel that did not run empty in time before a switch of paths */
     uint64_t sleeps;
 };
@@ -61,8 +78,17 @@ struct hs_port {
     uint64_t spin_ns;
     uint32_t wait_on_full;
     struct hs_port_counters counters;
-    struct hs_tuple last_tuple; /* bursts are mostly of one flow */
+    struct hs_tally *tally; /* NULL: nothing is counted by flow */
+    uint32_t tally_entries;
+    uint64_t tally_size;
+    uint32_t gone; /* neighbours that are dead, but not forgotten */
+    /* Bursts are mostly of one flow: what is known of the last one sent, and the last received. */
+    struct hs_tuple last_tuple;
     uint32_t last_to, last_withdrawn;
+    struct hs_tally_entry *last_sent;
+    struct hs_tuple last_in_tuple;
+    uint32_t last_in_peer;
+    struct hs_tally_entry *last_in;
     uint32_t drained; /* hs_rules.withdrawn as of the last time the channels were let run empty */
 };
 
@@ -77,7 +103,10 @@ int hs_port_neighbour(struct hs_port *p, uint32_t vm, const struct hs_channel_sh
                       int out_fd, int in_fd, int bell_in, int bell_out);
 /* The table is mapped for reading; the descriptor stays the caller's. */
 int hs_port_rules(struct hs_port *p, int fd, uint32_t entries);
-/* A neighbour is dead: its channels are unmapped, frames lent to it are free again. */
+/* The tally is mapped for writing; the descriptor stays the caller's. */
+int hs_port_tally(struct hs_port *p, int fd, uint32_t entries);
+/* A neighbour is dead: nothing more is sent to it. Its channels go when what it sent has been
+ * taken, and frames lent to it are free again (shared mode: a while later). */
 void hs_port_forget(struct hs_port *p, uint32_t vm);
 void hs_port_close(struct hs_port *p);
 

@@ -31,6 +31,7 @@ COUNTERS = (
     "dropped",
     "full_ring",
     "full_eth0",
+    "too_long",
     "drained_late",
     "sleeps",
 )
@@ -110,6 +111,10 @@ class Port:
     def rules(self, fd: int, entries: int) -> None:
         """Map the table of routing rules; the descriptor stays the caller's. Raises OSError."""
         check(lib.hs_port_rules(self.native, fd, entries), "routing rules")
+
+    def tally(self, fd: int, entries: int) -> None:
+        """Count by flow in this table; the descriptor stays the caller's. Raises OSError."""
+        check(lib.hs_port_tally(self.native, fd, entries), "tally")
 
     def forget(self, vm: int) -> None:
         """A neighbour is gone."""
@@ -217,10 +222,12 @@ class Rules:
         """Rules of every other epoch are stale at once."""
         lib.hs_rules_set_epoch(self._native, epoch)
 
-    def put(self, flow: bytes, to: int, epoch: int) -> bool:
-        """flow: a struct hs_tuple, 40 bytes. False: no room, the flow stays on the switch."""
+    def put(self, flow: bytes, to: int, epoch: int, wait: bool = False) -> bool:
+        """flow: a struct hs_tuple, 40 bytes. wait: for room, where the ring is full. False: no
+        place for the rule, the flow stays on the switch."""
+        named = to | (lib.HS_TO_WAIT if wait else 0)
         result: int = lib.hs_rules_put(
-            self._native, ffi.from_buffer("struct hs_tuple *", flow), to, epoch
+            self._native, ffi.from_buffer("struct hs_tuple *", flow), named, epoch
         )
         return result == 0
 
@@ -233,7 +240,7 @@ class Rules:
         found: int = lib.hs_rules_find(
             self._native, self.entries, ffi.from_buffer("struct hs_tuple *", flow)
         )
-        return found
+        return found & 0xFFFF
 
     def close(self) -> None:
         """Twice is harmless."""

@@ -97,6 +97,7 @@ int hs_umem_open(struct hs_umem *u, int fd, uint32_t frames, uint32_t frame_size
     if (frames == 0 || frames > HS_FRAMES_MAX || first > frames || count > frames - first)
         return -EINVAL;
     u->frames = frames;
+    u->frames_own = count;
     u->colors = 1;
     u->frame_size = frame_size;
     u->frame_shift = (uint32_t)__builtin_ctz(frame_size);

@@ -12,7 +12,7 @@
  *     OWN       LENT      sent into a shared-mode channel; the peer has it until it comes back
  *     LENT      OWN       came back on the channel it was lent to
  *     FOREIGN   OWN       received from a shared-mode channel, which is its origin
- *     OWN       FOREIGN   given back to the channel it came from
+ *     OWN       FOREIGN   given back to the channel it came from, or that channel's end is dead
  *
  * Every other move is refused, and counted by the channel that saw it: a frame received that is not
  * FOREIGN would be owned twice, one that comes back without being LENT there was never that peer's.
@@ -54,6 +54,7 @@ struct hs_umem {
     uint32_t frame_size; /* a power of two */
     uint32_t frame_shift;
     uint32_t frames;
+    uint32_t frames_own; /* of them, those that this process began with */
     /* Packets that begin at the same offset of every frame fall into a few sets of the first-level
      * cache and throw each other out, so they begin on different lines, by frame number. A power of
      * two; 1 until hs_umem_spread has said how much of a frame stays unused. */
@@ -96,6 +97,13 @@ static inline uint64_t hs_umem_take(struct hs_umem *u) {
 /* Give an own frame back; any address inside it. */
 static inline void hs_umem_give(struct hs_umem *u, uint64_t addr) {
     u->free_frames[u->free_count++] = hs_umem_frame(u, addr);
+}
+
+/* A frame that came from a channel whose other end is dead: it has no home to go to, and is foreign
+ * again. */
+static inline void hs_umem_disown(struct hs_umem *u, uint32_t frame) {
+    u->state[frame] = HS_FOREIGN;
+    u->origin[frame] = 0;
 }
 
 /* Copy `len` bytes, exactly: what lies behind them in a frame may be another flow's. Small packets

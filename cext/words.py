@@ -25,7 +25,7 @@ RULE_AFTER = 3
 
 BRIDGE, STEER, DROP = 0, 1, 2
 F_BYPASS, F_START, F_MIRROR, F_VM_GONE, F_INSPECT = 1, 2, 4, 8, 16
-VM_ALIVE, VM_ROUTES, VM_ENDPOINT, VM_ON_SWITCH = 1, 2, 4, 8
+VM_ALIVE, VM_ROUTES, VM_ENDPOINT, VM_ON_SWITCH, VM_PORT = 1, 2, 4, 8, 16
 PAIR_ASKED, PAIR_READY, PAIR_REFUSED = 1, 2, 3
 EVENT_PAIR, EVENT_CONTENT = 1, 2
 ON, ON_VLAN, ON_ETHERTYPE = 1, 2, 4
@@ -103,6 +103,61 @@ class Rule:
     veth_bytes: int
     last: int
     got_packets: int
+
+
+ACCOUNT_COUNTS = (
+    "sent",
+    "ring_packets",
+    "ring_bytes",
+    "eth0_packets",
+    "eth0_bytes",
+    "full-ring",
+    "full-eth0",
+    "too-long",
+)
+"""The counts of a port's tally, enum hs_tally_count; from the sixth on they are losses."""
+
+
+Counts = tuple[int, ...]
+"""By ACCOUNT_COUNTS."""
+
+
+class Account(NamedTuple):
+    """A flow in the tally of a packet function's port: what `vm` sent, or, with a `peer`, what it
+    took from that VM's ring. sequence: changes when the place is another flow's, or this one's
+    anew."""
+
+    vm: int
+    flow: Tuple
+    peer: int
+    sequence: int
+    last: int
+    counts: Counts
+
+    @property
+    def sent(self) -> int:
+        """Packets that the function gave to its port."""
+        return self.counts[0]
+
+    @property
+    def ring(self) -> tuple[int, int]:
+        """Packets and bytes by ring."""
+        return self.counts[1], self.counts[2]
+
+    @property
+    def eth0(self) -> tuple[int, int]:
+        """Packets and bytes by eth0."""
+        return self.counts[3], self.counts[4]
+
+    @property
+    def drops(self) -> dict[str, int]:
+        """Packets lost, by reason; without those that are none."""
+        return {name: n for name, n in zip(ACCOUNT_COUNTS[5:], self.counts[5:], strict=True) if n}
+
+    def minus(self, base: Counts) -> "Account":
+        """What was counted since."""
+        counts = tuple(max(0, n - m) for n, m in zip(self.counts, base, strict=True))
+        return self._replace(counts=counts)
 
 
 class Row(NamedTuple):

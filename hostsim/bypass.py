@@ -46,9 +46,13 @@ class DirectLinks:
 
     def want(self, a: int, b: int) -> None:
         """Make the link between two VMs if it is not there, and let rules use it. A link that
-        cannot be made is refused for good, and the flows stay on the switch."""
+        cannot be made is refused for good, and the flows stay on the switch; so is one to or from a
+        packet function, which takes what the switch's port delivers: past it, the VM's kernel would
+        get the packets, and the function would not see them."""
         state = words.PAIR_READY
-        if frozenset((a, b)) not in self._made:
+        if any(number in self._vms and self._vms[number].spec.nf for number in (a, b)):
+            state = words.PAIR_REFUSED
+        elif frozenset((a, b)) not in self._made:
             try:
                 self._make(self._vms[a], self._vms[b])
                 self._made.add(frozenset((a, b)))

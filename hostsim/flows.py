@@ -5,11 +5,12 @@ A flow's key is `proto:source>destination`, as in `tcp:198.18.0.10:40000>198.18.
 addresses are in brackets; ICMP echo has its identifier for a port; what has no ports has none.
 """
 
-from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 
 from cext.words import DROP, RULE_AFTER, STEER, Flow, Rule, Tuple
+from hostsim.accounts import Snapshot
 from hostsim.errors import UsageError
 from hostsim.model import Json, RouteSpec
 from hostsim.policy import HAS_PORTS
@@ -24,7 +25,8 @@ class View:
     """What is known about a host when its flows are shown. numbers, names: VMs by name and by
     number; alive: the numbers of those that live; direct: pairs with a direct link; on_switch:
     those with a rate; judge: route and direction, by the policy in force, of a flow decided
-    before it; rings: flows that have a rule into a ring, by the VM that sends them."""
+    before it; rings: flows that have a rule into a ring, by the VM that sends them, and the VM it
+    names; functions: VMs with a packet function; ports: what those have counted."""
 
     routes: Sequence[RouteSpec]
     numbers: Mapping[str, int]
@@ -35,7 +37,9 @@ class View:
     now: int
     on_switch: frozenset[int] = frozenset()
     judge: Callable[[Flow], tuple[int | None, bool]] = lambda flow: (flow.route, flow.reply)
-    rings: Set[tuple[int, Tuple]] = frozenset()
+    rings: Mapping[tuple[int, Tuple], int] = field(default_factory=dict)
+    functions: frozenset[int] = frozenset()
+    ports: Snapshot = field(default_factory=Snapshot)
 
 
 def key_text(flow: Tuple) -> str:
@@ -134,6 +138,9 @@ def _hop(
         "packets": rule.veth_packets if rule else 0,
         "bytes": rule.veth_bytes if rule else 0,
     }
+    account = view.ports.sent.get((vm, flow.tuple)) if flow else None
+    packets, size = account.ring if account else (0, 0)
+    ring = {"packets": packets, "bytes": size}
     path, reason = path_of(vm, rest, flow, rule, route, view)
     to = rest[0] if rest else 0
     if flow is not None and flow.verdict.action == STEER and flow.verdict.epoch == view.epoch:
@@ -142,9 +149,9 @@ def _hop(
         "vm": view.names[vm],
         "to": view.names.get(to, "bridge"),
         "path": path,
-        "packets": switch["packets"] + veth["packets"],
-        "bytes": switch["bytes"] + veth["bytes"],
-        "paths": {"switch": switch, "veth": veth},
+        "packets": switch["packets"] + veth["packets"] + ring["packets"],
+        "bytes": switch["bytes"] + veth["bytes"] + ring["bytes"],
+        "paths": {"switch": switch, "veth": veth, "ring": ring},
         "reason": reason,
     }
 
@@ -177,14 +184,21 @@ def path_of(
         return "switch", f"mirrored to {view.names[flow.mirror]}: the switch must see it"
     if route.bypass == "never":
         return "switch", "route says bypass = never"
-    if route.bypass == "ring":
+    functions = [view.names[one] for one in (vm, rest[0]) if one in view.functions]
+    if route.bypass == "ring" and len(functions) < 2:
         return "switch", "route says bypass = ring, and there is no ring for this hop"
+    if route.bypass == "veth" and functions:
+        return "switch", f"route says bypass = veth, and {functions[0]} is a packet function"
     if flow is None:
         return "switch", "nothing sent yet"
     if not now:
         return "switch", "the policy is newer: judged again with its next packet"
     if flow.packets < RULE_AFTER:
         return "switch", f"first packets: {flow.packets} of {RULE_AFTER} seen"
+    if len(functions) == 1:
+        return "switch", f"{functions[0]} is a packet function: there is no direct link to it"
+    if functions:
+        return "switch", "the rule comes with the daemon's next look, if its table has a place"
     if frozenset((vm, rest[0])) not in view.direct:
         return "switch", f"the direct link to {view.names[rest[0]]} is not there yet"
     return "switch", "the rule comes with the next packet"
@@ -197,16 +211,32 @@ def is_rule(rule: Rule, epoch: int) -> bool:
 
 def rule_rows(rules: Sequence[Rule], view: View) -> list[Json]:
     """The contract's `rules`: those that hold now."""
-    return [
-        {
-            "vm": view.names[rule.vm],
-            "key": key_text(rule.tuple),
-            "to": view.names[rule.verdict.to],
-            "path": "veth",
-            "epoch": rule.verdict.epoch,
-            "packets": rule.veth_packets,
-            "idle_s": round(max(0, view.now - rule.last) / 1e9, 1),
-        }
+    found = [
+        (rule.vm, rule.tuple, rule.verdict.to, "veth", rule.veth_packets, rule.last)
         for rule in rules
         if is_rule(rule, view.epoch)
+    ]
+    for (vm, key), to in view.rings.items():
+        account = view.ports.sent.get((vm, key))
+        found.append(
+            (
+                vm,
+                key,
+                to,
+                "ring",
+                account.ring[0] if account else 0,
+                account.last if account else view.now,
+            )
+        )
+    return [
+        {
+            "vm": view.names[vm],
+            "key": key_text(key),
+            "to": view.names[to],
+            "path": path,
+            "epoch": view.epoch,
+            "packets": packets,
+            "idle_s": round(max(0, view.now - last) / 1e9, 1),
+        }
+        for vm, key, to, path, packets, last in found
     ]

@@ -1,235 +1,64 @@
-"""Network functions, the daemon's side: starts them in their VMs, joins neighbours by rings, gives
-them their routing rules, and starts again what has died.
+"""The network functions of a host: starts them in their VMs, joins neighbours by rings, gives them
+their routing rules, starts again what has died, and keeps their books.
 
-Each VM with `nf` gets: an XDP program on its eth0 that hands every frame to the NF's AF_XDP socket
-(and drops while there is none); a port on the switch that floods nothing to it, learns nothing from
-it, and finishes checksums and segments before its frames leave the kernel; the runner process
-(hostsim/nf.py), told everything over a socket of its own; and for each NF next to it in a route a
-channel each way, in memory that only these two have.
+For each NF next to another in a route there is a channel each way, in memory that only these two
+have, or, where the route says `ring = "shared"`, over one umem (hostsim/rings.py).
 
 Rules. The classifier decides a flow on the switch; `sync` reads its decisions and gives the rule to
-the sending VM's table: this flow, at this VM, goes to that neighbour, in this epoch. A new epoch
-makes all rules stale with one store (cext/flow.h).
+the sending VM's table: this flow, at this VM, goes to that neighbour, in this epoch, and what to do
+when its ring is full. A new epoch makes all rules stale with one store (cext/flow.h). A flow whose
+port has no place to count it gets no rule. A flow of which switch and port have seen nothing for
+FLOW_IDLE loses its rule, and both forget what they counted.
 
 A function that ends by itself is started again, at once and then after pauses that double (BACKOFF,
-RESTARTS); its
-neighbours forget the rings to it before it gets new ones, and meanwhile their packets go to the
-switch.
+RESTARTS). Ends in a row count: of a function that failed, within STEADY of its start; of one that
+was killed (SIGKILL comes from outside), within YOUNG. Its neighbours forget the rings to it before
+it gets new ones, and meanwhile their packets go to the switch.
 """
 
-import array
 import contextlib
-import json
 import logging
 import os
-import select
-import socket
-import struct
-import sys
+import signal
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
-from cext import bpf, dataplane
+from cext import dataplane
 from cext.channel import Shape, make_channel
-from cext.port import Rules, offload_off
+from cext.words import Account, Flow
+from hostsim import rings, routes
+from hostsim.accounts import Books, Snapshot
 from hostsim.errors import HostsimError
-from hostsim.model import HostSpec, Json
-from hostsim.routes import Dataplane
+from hostsim.function import Function, Memory
+from hostsim.model import HostSpec
+from hostsim.nf import RING
 from hostsim.switch import Switch
 from hostsim.vm import Vm
-from netns.links import Rtnl
 from netns.process import Process
 
 log = logging.getLogger("hostsim.functions")
 
-READY = 20.0  # seconds for a function to open its port
 BACKOFF = 0.1  # seconds before the second restart in a row; doubles. The first is at once
-RESTARTS = 8  # in a row, each within STEADY of its start
+RESTARTS = 8  # in a row
 STEADY = 10.0  # seconds after which a function counts as running
-XDP_FLAGS_DRV_MODE = 4
+YOUNG = 0.25  # seconds after which a function that is killed has counted as running
+AGING = 2.0  # seconds between two looks for what is idle
 CHANNEL = Shape("isolated", ring=1024, data=1 << 19, max_len=1600)
-
-
-class Function:
-    """One VM's network function. `start` may be called again after its process has ended."""
-
-    def __init__(self, vm: Vm, switch: Switch, folder: Path, log_path: Path) -> None:
-        self.vm = vm
-        self.rules = Rules()
-        self.process: Process | None = None
-        self.restarts = 0
-        self.began = 0.0
-        self.due: float | None = None  # when to start again
-        self._switch = switch
-        self._folder = folder
-        self._log = log_path
-        self._spare: tuple[Process, socket.socket] | None = None
-        self._capture: bpf.Object | None = None
-        self._control: socket.socket | None = None
-
-    def prepare(self) -> None:
-        """Make the switch's port and the VM's eth0 ready, once. Raises OSError."""
-        port = self.vm.spec.name
-        self._switch.rtnl.batch(
-            lambda batch: batch.brport(
-                "set",
-                index=self.vm.port,
-                learning=0,
-                unicast_flood=0,
-                mcast_flood=0,
-                bcast_flood=0,
-            )
-        )
-        offload_off(self._switch.netns_fd, port)
-        self._capture = bpf.Object("capture")
-        program = self._capture.program("capture")
-        rtnl = Rtnl(self.vm.netns_fd)
-        try:
-            rtnl.batch(lambda batch: batch.link("set", index=self.vm.eth0, state="up"))
-            rtnl.batch(
-                lambda batch: batch.link(
-                    "set",
-                    index=self.vm.eth0,
-                    IFLA_XDP={
-                        "attrs": [
-                            ("IFLA_XDP_FD", program),
-                            ("IFLA_XDP_FLAGS", XDP_FLAGS_DRV_MODE),
-                        ]
-                    },
-                )
-            )
-        finally:
-            rtnl.close()
-
-    def spawn(self) -> None:
-        """Have a process in the VM that only waits to be told what to be: starting an interpreter
-        takes longer than traffic may stand still. Raises HostsimError, OSError."""
-        if self._spare is not None and self._spare[0].poll() is None:
-            return
-        self._drop_spare()
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        output = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        try:
-            process = self.vm.popen(
-                [sys.executable, "-m", "hostsim.nf"],
-                cwd="/",
-                stdin=theirs.fileno(),
-                stdout=output,
-                stderr=output,
-            )
-            self._spare = (process, ours)
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-            os.close(output)
-
-    def start(self) -> None:
-        """Make the waiting process the function, put its socket into place, and have another one
-        wait. Raises HostsimError, OSError."""
-        self.spawn()
-        assert self._spare is not None
-        self.process, self._control = self._spare
-        self._spare = None
-        self.began = time.monotonic()
-        self.due = None
-        self._send(
-            {
-                "do": "open",
-                "nf": self.vm.spec.nf,
-                "folder": str(self._folder),
-                "on_full": "drop",
-                "rules": self.rules.entries,
-            },
-            [self.rules.fd],
-        )
-        self._socket_into_place()
-        self.spawn()
-
-    def _drop_spare(self) -> None:
-        if self._spare is not None:
-            process, control = self._spare
-            control.close()
-            process.close()
-            self._spare = None
-
-    def _socket_into_place(self) -> None:
-        assert self._control is not None
-        if not select.select([self._control], [], [], READY)[0]:
-            raise HostsimError(f"{self.vm.spec.name}: nf", f"not ready after {READY:.0f} s")
-        data, ancillary, _, _ = self._control.recvmsg(4096, socket.CMSG_SPACE(4))
-        handles = array.array("i")
-        for _, kind, content in ancillary:
-            if kind == socket.SCM_RIGHTS:
-                handles.frombytes(content[: len(content) // 4 * 4])
-        if not data or len(handles) != 1:
-            lines = self._log.read_text(errors="replace").strip().splitlines()
-            raise HostsimError(
-                f"{self.vm.spec.name}: nf",
-                f"{self.vm.spec.nf!r} did not start: {lines[-1] if lines else 'no reason given'}",
-            )
-        assert self._capture is not None
-        try:
-            self._capture.map("sockets").set(struct.pack("=I", 0), struct.pack("=i", handles[0]))
-        finally:
-            os.close(handles[0])
-
-    def _send(self, message: Json, fds: Sequence[int] = ()) -> None:
-        assert self._control is not None
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-        with contextlib.suppress(
-            BrokenPipeError, ConnectionResetError
-        ):  # its end is seen elsewhere
-            self._control.sendmsg([json.dumps(message).encode()], rights)
-
-    def neighbour(self, vm: int, out: int, into: int, bell_in: int, bell_out: int) -> None:
-        """Give it the rings to and from another; the descriptors stay the caller's."""
-        self._send(
-            {"do": "neighbour", "vm": vm, "shape": asdict(CHANNEL)}, [out, into, bell_in, bell_out]
-        )
-
-    def forget(self, vm: int) -> None:
-        """Its neighbour is gone."""
-        self._send({"do": "forget", "vm": vm})
-
-    def counters(self) -> dict[str, int]:
-        """The port's counters; empty where it does not answer within a second."""
-        if self._control is None or self.process is None:
-            return {}
-        self._send({"do": "counters"})
-        if not select.select([self._control], [], [], 1.0)[0]:
-            return {}
-        data = self._control.recv(65536)
-        found: dict[str, int] = json.loads(data)["counters"] if data else {}
-        return found
-
-    def ended(self) -> None:
-        """Let go of a process that has ended, or end it."""
-        if self._control is not None:
-            self._control.close()
-            self._control = None
-        if self.process is not None:
-            self.process.close()
-            self.process = None
-
-    def close(self) -> None:
-        """Twice is harmless."""
-        self.ended()
-        self._drop_spare()
-        self.rules.close()
-        if self._capture is not None:
-            self._capture.close()
-            self._capture = None
+SHARED = Shape("shared", ring=1024, max_len=1600)
+IN_HAND = 128  # packets that a function may have taken or counted, but not passed on
 
 
 class Functions:
     """All network functions of a host. `sync` is to be called some ten times a second."""
 
     def __init__(
-        self, spec: HostSpec, switch: Switch, plane: Dataplane, vms: Mapping[str, Vm], logs: Path
+        self,
+        spec: HostSpec,
+        switch: Switch,
+        plane: routes.Dataplane,
+        vms: Mapping[str, Vm],
+        logs: Path,
     ) -> None:
         folder = spec.path.parent
         self._plane = plane
@@ -238,16 +67,21 @@ class Functions:
             for vm in vms.values()
             if vm.spec.nf is not None
         }
-        numbers = {name: vm.index for name, vm in vms.items()}
-        self._pairs = {
-            frozenset((numbers[a], numbers[b]))
-            for route in spec.routes
-            if route.bypass in ("auto", "ring")
-            for a, b in zip(route.through, route.through[1:], strict=False)
-            if numbers[a] in self._by_number and numbers[b] in self._by_number
-        }
+        numbers = {one.vm.spec.name: number for number, one in self._by_number.items()}
+        self._plan = rings.plan(spec.routes, numbers)
+        self._pairs = set(self._plan.pairs)
+        self._memories = [Memory(group) for group in self._plan.groups]
+        for memory, group in zip(self._memories, self._plan.groups, strict=True):
+            for number in group:
+                self._by_number[number].memory = memory
         self._epoch = 0
+        self._books = Books()
+        self._aged = time.monotonic()
         plane.on_epoch = self.new_epoch
+        plane.ports = self.snapshot
+        plane.on_gone = self.vm_gone
+
+    # -- life -------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
         """Make ports and VMs ready. Raises OSError."""
@@ -262,19 +96,87 @@ class Functions:
         for function in self._by_number.values():
             function.start()
         for pair in self._pairs:
-            self._join(*pair)
+            self._join(pair)
 
-    def _join(self, a: int, b: int) -> None:
+    def close(self) -> None:
+        """End all of them. Twice is harmless."""
+        self._plane.on_epoch = lambda epoch: None
+        self._plane.ports = Snapshot
+        self._plane.on_gone = lambda vm: None
+        for function in self._by_number.values():
+            function.close()
+        for memory in self._memories:
+            memory.close()
+
+    def _join(self, pair: rings.Pair) -> None:
         """New rings between two of them, and nobody else has them."""
+        a, b = pair
+        shape = SHARED if self._plan.shared(pair) else CHANNEL
         with contextlib.ExitStack() as closing:
-            fds = [make_channel(CHANNEL), make_channel(CHANNEL)]
+            fds = [make_channel(shape), make_channel(shape)]
             for fd in fds:
                 closing.callback(os.close, fd)
             bells = [os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC) for _ in range(2)]
             for fd in (*bells[0], *bells[1]):
                 closing.callback(os.close, fd)
-            self._by_number[a].neighbour(b, fds[0], fds[1], bells[0][0], bells[1][1])
-            self._by_number[b].neighbour(a, fds[1], fds[0], bells[1][0], bells[0][1])
+            one, other = self._by_number[a], self._by_number[b]
+            one.neighbour(b, shape, (fds[0], fds[1], bells[0][0], bells[1][1]))
+            other.neighbour(a, shape, (fds[1], fds[0], bells[1][0], bells[0][1]))
+
+    def _joined(self, a: int, b: int) -> bool:
+        """Whether two VMs have rings; they get them when routes first make them neighbours."""
+        ends = [self._by_number.get(number) for number in (a, b)]
+        if not all(end is not None and end.process is not None for end in ends):
+            return False
+        pair = frozenset((a, b))
+        if pair not in self._pairs:
+            self._pairs.add(pair)
+            self._join(pair)
+        return True
+
+    def _others(self, number: int) -> list[int]:
+        """Those that have rings to it."""
+        return [other for pair in self._pairs if number in pair for other in pair - {number}]
+
+    def _revive(self, function: Function) -> None:
+        now = time.monotonic()
+        process = function.process
+        if process is not None and process.poll() is not None:
+            self._died(function, now)
+        if function.due is None or now < function.due:
+            return
+        try:
+            function.start()
+        except (HostsimError, OSError) as error:
+            log.error("%s: cannot be started again: %s", function.vm.spec.name, error)
+            self._died(function, now)
+            return
+        for other in self._others(function.vm.index):
+            if self._by_number[other].process is not None:
+                self._join(frozenset((function.vm.index, other)))
+        log.info("%s: its network function runs again", function.vm.spec.name)
+
+    def _died(self, function: Function, now: float) -> None:
+        name, number = function.vm.spec.name, function.vm.index
+        status = function.process.poll() if function.process is not None else None
+        function.ended()
+        lost = {number: RING + IN_HAND}
+        for other in self._others(number):
+            self._by_number[other].forget(number)
+            lost[other] = CHANNEL.ring + IN_HAND
+        for vm, packets in lost.items():
+            self._books.died[vm] = self._books.died.get(vm, 0) + packets
+        if now - function.began > (YOUNG if status == -signal.SIGKILL else STEADY):
+            function.restarts = 0
+        if function.restarts == RESTARTS or not function.vm.alive:
+            log.error("%s: its network function is given up (status %s)", name, status)
+            function.due = None
+            return
+        function.due = now + (BACKOFF * 2**function.restarts if function.restarts else 0)
+        function.restarts += 1
+        log.warning("%s: its network function ended with status %s", name, status)
+
+    # -- rules ------------------------------------------------------------------------------------
 
     def new_epoch(self, epoch: int) -> None:
         """Every rule of another epoch is stale when this returns."""
@@ -291,65 +193,78 @@ class Functions:
         for function in self._by_number.values():
             self._revive(function)
         self.new_epoch(self._plane.epoch)
-        rings = set()
-        for vm, flow, to in self._plane.ring_hops():
-            if self._joined(vm, to) and self._by_number[vm].rules.put(
-                dataplane.pack_tuple(flow), to, self._epoch
+        seen = self._plane.function_flows()
+        if time.monotonic() - self._aged > AGING:
+            self._aged = time.monotonic()
+            seen = self._age(seen)
+        given = {}
+        for flow, route in self._plane.ring_hops(seen):
+            function, to = self._by_number[flow.vm], flow.verdict.to
+            if (
+                self._joined(flow.vm, to)
+                and function.tally.find(flow.tuple) is not None
+                and function.rules.put(
+                    dataplane.pack_tuple(flow.tuple), to, self._epoch, route.on_full == "wait"
+                )
             ):
-                rings.add((vm, flow))
-        self._plane.rings = rings
+                given[(flow.vm, flow.tuple)] = to
+        for vm, key in self._plane.rings.keys() - given.keys():
+            self._by_number[vm].rules.remove(dataplane.pack_tuple(key))
+        self._plane.rings = given
 
     def withdraw(self) -> None:
         """Every rule is stale at once, until the next `sync`: everything goes to the switch."""
         self.new_epoch(0)
 
-    def _joined(self, a: int, b: int) -> bool:
-        """Whether two VMs have rings; they get them when routes first make them neighbours."""
-        ends = [self._by_number.get(number) for number in (a, b)]
-        if not all(end is not None and end.process is not None for end in ends):
-            return False
-        if frozenset((a, b)) not in self._pairs:
-            self._pairs.add(frozenset((a, b)))
-            self._join(a, b)
-        return True
+    # -- books ------------------------------------------------------------------------------------
 
-    def _revive(self, function: Function) -> None:
-        now = time.monotonic()
-        process = function.process
-        if process is not None and process.poll() is not None:
-            self._died(function, now)
-        if function.due is None or now < function.due:
-            return
-        try:
-            function.start()
-        except (HostsimError, OSError) as error:
-            log.error("%s: cannot be started again: %s", function.vm.spec.name, error)
-            self._died(function, now)
-            return
-        for pair in self._pairs:
-            if function.vm.index in pair:
-                (other,) = pair - {function.vm.index}
-                if self._by_number[other].process is not None:
-                    self._join(function.vm.index, other)
-        log.info("%s: its network function runs again", function.vm.spec.name)
+    def _accounts(self) -> list[Account]:
+        """What the ports have written: first what came by ring, then what was sent, so that nothing
+        seems to have been received that was not sent."""
+        tallies = [function.tally for function in self._by_number.values()]
+        got = [one for tally in tallies for one in tally.read() if one.peer]
+        return got + [one for tally in tallies for one in tally.read() if not one.peer]
 
-    def _died(self, function: Function, now: float) -> None:
-        name, number = function.vm.spec.name, function.vm.index
-        status = function.process.poll() if function.process is not None else None
-        function.ended()
-        for pair in self._pairs:
-            if number in pair:
-                (other,) = pair - {number}
-                self._by_number[other].forget(number)
-        if now - function.began > STEADY:
-            function.restarts = 0
-        if function.restarts == RESTARTS or not function.vm.alive:
-            log.error("%s: its network function is given up (status %s)", name, status)
-            function.due = None
-            return
-        function.due = now + (BACKOFF * 2**function.restarts if function.restarts else 0)
-        function.restarts += 1
-        log.warning("%s: its network function ended with status %s", name, status)
+    def snapshot(self) -> Snapshot:
+        """What the ports have counted, see accounts.py."""
+        other = {number: one.tally.other() for number, one in self._by_number.items()}
+        return self._books.snapshot(self._accounts(), other)
+
+    def vm_gone(self, vm: int) -> None:
+        """The switch has forgotten all flows of a VM."""
+        self._books.forget(one for one in self._accounts() if vm in (one.vm, one.peer))
+
+    def _age(self, seen: Sequence[Flow]) -> list[Flow]:
+        """Forget flows that nobody has sent for FLOW_IDLE, and their rules; those that are left."""
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        long_ago = now - int(routes.FLOW_IDLE * 1e9)
+        accounts = self._accounts()
+        sent = {(one.vm, one.flow): one for one in accounts if not one.peer}
+        left = []
+        for flow in seen:
+            account = sent.get((flow.vm, flow.tuple))
+            last = max(flow.last, min(account.last, now) if account else 0)
+            if last > long_ago:
+                left.append(flow)
+                continue
+            function = self._by_number[flow.vm]
+            function.rules.remove(dataplane.pack_tuple(flow.tuple))
+            again = function.tally.find(flow.tuple)
+            if again is not None and account is not None and again.last != account.last:
+                left.append(flow)  # it has come back to life just now
+                continue
+            self._plane.drop_flow(flow.vm, flow.tuple)
+        alive = {(flow.vm, flow.tuple) for flow in left}
+        gone = [
+            one
+            for one in accounts
+            if ((one.peer or one.vm), one.flow) not in alive and one.last < long_ago
+        ]
+        self._books.forget(gone)
+        self._books.prune(accounts)
+        return left
+
+    # -- what is asked ----------------------------------------------------------------------------
 
     def alive(self) -> list[int]:
         """The pidfds of the functions that run; they stay theirs."""
@@ -369,9 +284,3 @@ class Functions:
         """The process of a VM's network function, None while there is none."""
         (found,) = [one for one in self._by_number.values() if one.vm.spec.name == name]
         return found.process
-
-    def close(self) -> None:
-        """End all of them. Twice is harmless."""
-        self._plane.on_epoch = lambda epoch: None
-        for function in self._by_number.values():
-            function.close()

@@ -26,6 +26,8 @@ DeviceMode = Literal["direct", "mirror"]
 OnFailure = Literal["drop", "skip"]
 Held = Literal["lift", "carry-modifiers"]
 Restart = Literal["no", "on-failure"]
+OnFull = Literal["drop", "wait"]
+RingMode = Literal["isolated", "shared"]
 
 RESERVED_NAMES = frozenset({"switch", "kmc", "br0", "lo", "eth0", "all", "default"})
 """Names a VM or endpoint cannot have: they would collide inside a namespace of the host's own."""
@@ -96,7 +98,9 @@ class MatchSpec:
 class RouteSpec:
     """One `[[route]]`. `index` is its place in the file, from 0; the first match wins.
 
-    on_failure: what happens to its flows when a VM of the chain is gone.
+    on_failure: what happens to its flows when a VM of the chain is gone. on_full: what happens to
+    a packet for which the next function's ring has no room. ring: whether the packet functions of
+    the chain share their packet memory, or each pair has a ring of its own that is copied through.
     """
 
     index: int
@@ -104,6 +108,8 @@ class RouteSpec:
     through: tuple[str, ...]
     bypass: BypassMode = "auto"
     on_failure: OnFailure = "drop"
+    on_full: OnFull = "drop"
+    ring: RingMode = "isolated"
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,9 @@
 Descriptor 0 is a SOCK_SEQPACKET socket to the daemon (hostsim/functions.py), which is the only one
 it talks to. Messages are JSON objects, descriptors travel beside them (SCM_RIGHTS, unix(7)):
 
-    daemon -> NF  {"do": "open", "nf", "folder", "on_full", "rules": entries}   [rules]
+    daemon -> NF  {"do": "open", "nf", "folder", "rules": entries, "tally": entries}
+                                                                                [rules, tally]
+                  with "frames", "first": its memory is FRAMES of these frames  [..., umem]
     NF -> daemon  {"ready": true}                                               [AF_XDP socket]
     daemon -> NF  {"do": "neighbour", "vm", "shape": {...}}     [out, in, bell to read, to ring]
     daemon -> NF  {"do": "forget", "vm"}
@@ -129,10 +131,14 @@ class Control:
         if message is None:
             return None
         function = load(message["nf"], message["folder"])
-        port = Port(FRAMES, FRAME_SIZE)
-        port.native.wait_on_full = message["on_full"] == "wait"
+        if "frames" in message:
+            port = Port(message["frames"], FRAME_SIZE, fds[2], message["first"], FRAMES)
+        else:
+            port = Port(FRAMES, FRAME_SIZE)
         port.rules(fds[0], message["rules"])
-        os.close(fds[0])
+        port.tally(fds[1], message["tally"])
+        for fd in fds:
+            os.close(fd)
         handle = eth0(port)
         self._socket.sendmsg(
             [b'{"ready": true}'],

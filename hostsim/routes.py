@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from cext import bpf, dataplane, words
 from hostsim import explain, flows, matchtext, switch, transfer, verify
+from hostsim.accounts import Snapshot
 from hostsim.bypass import DirectLinks
 from hostsim.errors import HostsimError
 from hostsim.inspector import Inspector
@@ -61,14 +62,19 @@ class Dataplane:
         self._switch = switch
         self._vms = dict(vms)
         self._by_number = {vm.index: vm for vm in vms.values()}
+        self._functions = frozenset(vm.index for vm in vms.values() if vm.spec.nf is not None)
         self._policy = Policy(spec.routes, spec.filters, spec.mirrors)
         self._lists = words.Lists(())
         self._gone: set[int] = set()
         self._rates: dict[int, int] = {}
         self._attached: set[int] = set()
         self._epoch = 0
-        self.rings: set[tuple[int, words.Tuple]] = set()
-        """Flows, by the VM that sends them, with a current rule into a ring."""
+        self.rings: dict[tuple[int, words.Tuple], int] = {}
+        """Flows, by the VM that sends them, with a current rule into a ring, and whose it is."""
+        self.ports: Callable[[], Snapshot] = Snapshot
+        """What the ports of packet functions have counted."""
+        self.on_gone: Callable[[int], None] = lambda vm: None
+        """Called when all flows of a VM have been forgotten."""
         self.on_epoch: Callable[[int], None] = lambda epoch: None
         """Called with each new epoch, before anyone hears of it."""
         self._version = 0
@@ -154,6 +160,7 @@ class Dataplane:
         self._write_vm(vm)
         self._next_epoch()
         self._sweep(vm.index)
+        self.on_gone(vm.index)
 
     def link_back(self, name: str) -> None:
         """A living VM's link is back. Twice is harmless."""
@@ -285,6 +292,7 @@ class Dataplane:
             flags |= words.VM_ENDPOINT
         elif vm.spec.nf is None:  # a packet NF is transparent
             flags |= words.VM_ROUTES
+        flags |= words.VM_PORT if vm.spec.nf is not None else 0
         flags |= words.VM_ON_SWITCH if vm.index in self._rates else 0
         self._map("vms").set(dataplane.pack_u32(vm.index), dataplane.pack_vm(vm.mac, flags))
 
@@ -317,13 +325,23 @@ class Dataplane:
             gone,
         )
 
-    def ring_hops(self) -> list[tuple[int, words.Tuple, int]]:
-        """Flows that may leave the switch for a ring now: VM number, flow, the next VM's number.
-        The classifier has said so for each: no filter, mirror or rate concerns it."""
+    def function_flows(self) -> list[words.Flow]:
+        """Flows at the ports of packet functions."""
+        return [
+            flow for flow in dataplane.read_flows(self._map("flows")) if flow.vm in self._functions
+        ]
+
+    def drop_flow(self, vm: int, flow: words.Tuple) -> None:
+        """A packet function's flow is idle: forget it and its counts."""
+        dataplane.drop_flow(self._map("flows"), vm, flow)
+
+    def ring_hops(self, seen: Sequence[words.Flow]) -> list[tuple[words.Flow, RouteSpec]]:
+        """Of these flows, those that may leave the switch for a ring now, with their route. The
+        classifier has said so for each: no filter, mirror or rate concerns it."""
         routes = self._policy.routes
         return [
-            (flow.vm, flow.tuple, flow.verdict.to)
-            for flow in dataplane.read_flows(self._map("flows"))
+            (flow, routes[flow.route])
+            for flow in seen
             if flow.verdict.epoch == self._epoch
             and flow.verdict.action == words.STEER
             and flow.verdict.flags & words.F_BYPASS
@@ -354,6 +372,8 @@ class Dataplane:
             on_switch=frozenset(self._rates),
             judge=self._judge,
             rings=self.rings,
+            functions=self._functions,
+            ports=self.ports(),
         )
 
     def _judge(self, flow: words.Flow) -> tuple[int | None, bool]:
@@ -413,6 +433,8 @@ class Dataplane:
                 "through": list(route.through),
                 "bypass": route.bypass,
                 "on_failure": route.on_failure,
+                "on_full": route.on_full,
+                "ring": route.ring,
                 "packets": packets[route.index],
             }
             for route in self._policy.routes

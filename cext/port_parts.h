@@ -1,0 +1,21 @@
+/* What the parts of the port (port.c, port_send.c, port_wait.c) do for each other; for nobody else.
+ */
+#ifndef HS_PORT_PARTS_H
+#define HS_PORT_PARTS_H
+#include "port.h"
+
+/* The port is done with a frame: it is free, or goes back to the neighbour it came from. */
+void hs_port_let_go(struct hs_port *p, uint64_t addr);
+
+/* Shared mode: take back what neighbours have let go of, and give back what is theirs. */
+void hs_port_reclaim(struct hs_port *p);
+
+/* Let go of the dead of whom nothing is left: no packet to take, and no frame to give back. */
+void hs_port_bury(struct hs_port *p);
+
+/* The tally's entry for a flow; the caller's cache of it must be set anew: one that was made in
+ * another's place is nobody's any more. */
+struct hs_tally_entry *hs_port_entry(struct hs_port *p, const struct hs_tuple *tuple, uint32_t peer,
+                                     uint64_t now);
+
+#endif

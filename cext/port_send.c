@@ -1,0 +1,217 @@
+/* The port's way out: for each packet its way, runs of packets with the same way, and what becomes
+ * of each in the tally. See port.h. */
+#define _GNU_SOURCE
+#include "port_parts.h"
+
+#include <poll.h>
+#include <sched.h>
+
+/* Where packets go, and who keeps count of them. */
+struct way {
+    struct hs_neighbour *to; /* NULL: eth0 */
+    uint32_t wait;
+    struct hs_tally_entry *entry; /* NULL: there is no tally */
+};
+
+static struct way way_of(struct hs_port *p, const struct hs_packet *packet, uint64_t now) {
+    struct way way = {.entry = p->tally ? &p->tally->other : NULL};
+    struct hs_tuple tuple;
+    uint32_t withdrawn = 0;
+    int same;
+
+    if ((!p->tally && (!p->rules || p->neighbours == 0)) ||
+        hs_flow_parse(hs_packet_data(p, packet), packet->len, &tuple) < 0)
+        return way;
+    if (p->rules)
+        withdrawn = atomic_load_explicit(&p->rules->withdrawn, memory_order_acquire);
+    same = memcmp(&tuple, &p->last_tuple, sizeof(tuple)) == 0;
+    if (p->tally && (!same || !p->last_sent))
+        p->last_sent = hs_port_entry(p, &tuple, 0, now);
+    if (p->rules && (withdrawn != p->last_withdrawn || p->last_to == 0 || !same)) {
+        p->last_to = hs_rules_find(p->rules, p->rule_entries, &tuple);
+        p->last_withdrawn = withdrawn;
+    }
+    if (!same)
+        p->last_tuple = tuple;
+    way.entry = p->last_sent;
+    for (uint32_t i = 0; p->last_to && i < p->neighbours; i++) {
+        struct hs_neighbour *nb = &p->neighbour[i];
+
+        if (nb->vm == (p->last_to & HS_TO_VM) && !nb->gone) {
+            way.to = nb;
+            way.wait = p->wait_on_full || p->last_to & HS_TO_WAIT;
+            break;
+        }
+    }
+    return way;
+}
+
+/* What a flow loses, and all flows. */
+static void lose(struct hs_port *p, struct hs_tally_entry *e, enum hs_tally_count which) {
+    if (e)
+        hs_tally_add(e, which, 1);
+    switch (which) {
+    case HS_T_FULL_RING:
+        p->counters.full_ring++;
+        break;
+    case HS_T_FULL_ETH0:
+        p->counters.full_eth0++;
+        break;
+    default:
+        p->counters.too_long++;
+    }
+}
+
+/* Before a packet goes by eth0 that may have gone by a channel so far: what did go has been taken.
+ */
+static void drain(struct hs_port *p) {
+    uint64_t start = 0;
+    uint32_t withdrawn;
+
+    if (!p->rules)
+        return;
+    withdrawn = atomic_load_explicit(&p->rules->withdrawn, memory_order_acquire);
+    if (withdrawn == p->drained)
+        return;
+    p->drained = withdrawn;
+    for (uint32_t i = 0; i < p->neighbours; i++) {
+        struct hs_neighbour *n = &p->neighbour[i];
+        struct hs_ring *r = &n->out.packets;
+
+        while (n->vm && !n->gone && hs_ring_free(r, hs_ring_size(r)) < hs_ring_size(r)) {
+            uint64_t now = hs_now();
+
+            if (start == 0)
+                start = now;
+            if (now - start > HS_DRAIN) {
+                p->counters.drained_late++;
+                break;
+            }
+        }
+    }
+}
+
+static void send_eth0(struct hs_port *p, const struct hs_packet *batch,
+                      struct hs_tally_entry *const *entries, uint32_t n) {
+    struct xdp_desc descs[HS_BURST];
+    uint32_t taken = 0, i;
+
+    drain(p);
+    for (i = 0; i < n; i++)
+        descs[i] = (struct xdp_desc){.addr = batch[i].addr, .len = batch[i].len};
+    if (p->has_eth0)
+        taken = hs_xsk_send(&p->eth0, descs, n);
+    p->counters.eth0_out += taken;
+    for (i = 0; p->tally && i < taken; i++) {
+        hs_tally_add(entries[i], HS_T_ETH0_BYTES, descs[i].len);
+        hs_tally_add(entries[i], HS_T_ETH0_PACKETS, 1);
+    }
+    for (i = taken; i < n; i++) {
+        lose(p, entries[i], HS_T_FULL_ETH0);
+        hs_port_let_go(p, descs[i].addr);
+    }
+}
+
+static uint32_t put_into_ring(struct hs_neighbour *to, const struct xdp_desc *descs, uint32_t n) {
+    uint32_t taken = hs_channel_send(&to->out, descs, n);
+
+    if (hs_ring_must_ring(&to->out.packets, HS_CONSUMER))
+        hs_bell_ring(to->bell_out);
+    return taken;
+}
+
+/* Give the receiver time to make room for the rest of `n`; how many were taken in all. */
+static uint32_t wait_for_room(struct hs_port *p, struct hs_neighbour *to,
+                              const struct xdp_desc *descs, uint32_t taken, uint32_t n) {
+    const uint64_t start = hs_now();
+    struct hs_ring *r = &to->out.packets;
+    struct pollfd bell = {.fd = to->bell_in, .events = POLLIN};
+
+    if (to->stuck && to->stuck_at == r->peer)
+        return taken;
+    to->stuck = 0;
+    while (taken < n) {
+        const uint64_t waited = hs_now() - start;
+        const uint32_t before = r->peer;
+        const struct timespec limit = {0, HS_WAIT / 4}; /* no barrier: a wake-up may be missed */
+
+        if (waited > HS_WAIT) {
+            to->stuck = 1;
+            to->stuck_at = r->peer;
+            break;
+        }
+        if (waited < p->spin_ns) {
+            sched_yield(); /* the receiver may be waiting for this very core */
+        } else {
+            hs_ring_sleep(r, HS_PRODUCER);
+            (void)hs_ring_barrier();
+            hs_ring_free(r, hs_ring_size(r) + 1); /* more than can be: it must look */
+            if (r->peer == before)
+                ppoll(&bell, 1, &limit, NULL);
+            hs_ring_awake(r, HS_PRODUCER);
+            if (bell.revents & POLLIN)
+                hs_bell_quiet(to->bell_in);
+        }
+        taken += put_into_ring(to, descs + taken, n - taken);
+    }
+    return taken;
+}
+
+static void send_ring(struct hs_port *p, const struct way *way, const struct hs_packet *batch,
+                      struct hs_tally_entry **entries, uint32_t n) {
+    struct hs_neighbour *to = way->to;
+    struct xdp_desc descs[HS_BURST];
+    uint32_t taken, on = 0, i;
+
+    for (i = 0; i < n; i++) {
+        if (batch[i].len - 1 >= to->out.shape.max_len) {
+            lose(p, entries[i], HS_T_TOO_LONG);
+            hs_port_let_go(p, batch[i].addr);
+            continue;
+        }
+        entries[on] = entries[i];
+        descs[on++] = (struct xdp_desc){.addr = batch[i].addr, .len = batch[i].len};
+    }
+    hs_channel_reclaim(&to->out);
+    taken = put_into_ring(to, descs, on);
+    if (taken < on && way->wait)
+        taken = wait_for_room(p, to, descs, taken, on);
+    p->counters.ring_out += taken;
+    for (i = 0; p->tally && i < taken; i++) {
+        hs_tally_add(entries[i], HS_T_RING_BYTES, descs[i].len);
+        hs_tally_add(entries[i], HS_T_RING_PACKETS, 1);
+    }
+    for (i = taken; i < on; i++)
+        lose(p, entries[i], HS_T_FULL_RING);
+    for (i = to->out.data ? 0 : taken; i < on; i++) /* isolated: sent by copy, all are ours still */
+        hs_port_let_go(p, descs[i].addr);
+}
+
+void hs_port_send(struct hs_port *p, const struct hs_packet *batch, uint32_t n) {
+    const uint64_t now = p->tally && n ? hs_now() : 0;
+    struct hs_tally_entry *entries[HS_BURST];
+    struct way way, next;
+    uint32_t start, i;
+
+    /* Runs of packets with the same way out, in order. */
+    for (start = 0; start < n; start = i) {
+        way = way_of(p, &batch[start], now);
+        next = way;
+        for (i = start;;) {
+            entries[i - start] = next.entry;
+            if (next.entry) {
+                atomic_store_explicit(&next.entry->last, now, memory_order_release);
+                hs_tally_add(next.entry, HS_T_SENT, 1);
+            }
+            if (++i == n || i - start == HS_BURST)
+                break;
+            next = way_of(p, &batch[i], now);
+            if (next.to != way.to || next.wait != way.wait)
+                break;
+        }
+        if (way.to)
+            send_ring(p, &way, batch + start, entries, i - start);
+        else
+            send_eth0(p, batch + start, entries, i - start);
+    }
+}

@@ -1,0 +1,239 @@
+"""One packet network function, the daemon's side: its process in the VM, and what it is given.
+
+A VM with `nf` gets: an XDP program on its eth0 that hands every frame to the NF's AF_XDP socket
+(and drops while there is none); a port on the switch that floods nothing to it, learns nothing from
+it, and finishes checksums and segments before its frames leave the kernel; the runner process
+(hostsim/nf.py), told everything over a socket of its own; a table of routing rules that it can only
+read (cext/flow.h), and a tally that it writes (cext/tally.h). The tables outlive the process.
+
+Packet memory is the process's own, or, where functions share it, a part of one umem: two ranges of
+frames for each, used by turns, because others may still hold frames of a process that has died.
+"""
+
+import array
+import contextlib
+import json
+import os
+import select
+import socket
+import struct
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from cext import bpf
+from cext.channel import Shape, make_region
+from cext.port import Rules, offload_off
+from cext.tally import Tally
+from hostsim.errors import HostsimError
+from hostsim.model import Json
+from hostsim.nf import FRAME_SIZE, FRAMES
+from hostsim.switch import Switch
+from hostsim.vm import Vm
+from netns.links import Rtnl
+from netns.process import Process
+
+READY = 20.0  # seconds for a function to open its port
+XDP_FLAGS_DRV_MODE = 4
+
+
+class Memory:
+    """One umem for the functions of a group. `fd` is to be handed to them."""
+
+    def __init__(self, vms: Sequence[int]) -> None:
+        self.frames = 2 * FRAMES * len(vms)
+        self.fd = make_region(self.frames * FRAME_SIZE)
+        self._next = {vm: 2 * FRAMES * place for place, vm in enumerate(vms)}
+
+    def range(self, vm: int) -> int:
+        """The first of the FRAMES frames that the VM's next process begins with."""
+        first = self._next[vm]
+        odd = first // FRAMES % 2
+        self._next[vm] = first - FRAMES if odd else first + FRAMES
+        return first
+
+    def close(self) -> None:
+        """Twice is harmless."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+class Function:
+    """One VM's network function. `start` may be called again after its process has ended."""
+
+    def __init__(self, vm: Vm, switch: Switch, folder: Path, log_path: Path) -> None:
+        self.vm = vm
+        self.rules = Rules()
+        self.tally = Tally(vm.index)
+        self.memory: Memory | None = None  # None: of its own; else not owned
+        self.process: Process | None = None
+        self.restarts = 0
+        self.began = 0.0
+        self.due: float | None = None  # when to start again
+        self._switch = switch
+        self._folder = folder
+        self._log = log_path
+        self._spare: tuple[Process, socket.socket] | None = None
+        self._capture: bpf.Object | None = None
+        self._control: socket.socket | None = None
+
+    def prepare(self) -> None:
+        """Make the switch's port and the VM's eth0 ready, once. Raises OSError."""
+        port = self.vm.spec.name
+        self._switch.rtnl.batch(
+            lambda batch: batch.brport(
+                "set",
+                index=self.vm.port,
+                learning=0,
+                unicast_flood=0,
+                mcast_flood=0,
+                bcast_flood=0,
+            )
+        )
+        offload_off(self._switch.netns_fd, port)
+        self._capture = bpf.Object("capture")
+        program = self._capture.program("capture")
+        rtnl = Rtnl(self.vm.netns_fd)
+        try:
+            rtnl.batch(lambda batch: batch.link("set", index=self.vm.eth0, state="up"))
+            rtnl.batch(
+                lambda batch: batch.link(
+                    "set",
+                    index=self.vm.eth0,
+                    IFLA_XDP={
+                        "attrs": [
+                            ("IFLA_XDP_FD", program),
+                            ("IFLA_XDP_FLAGS", XDP_FLAGS_DRV_MODE),
+                        ]
+                    },
+                )
+            )
+        finally:
+            rtnl.close()
+
+    def spawn(self) -> None:
+        """Have a process in the VM that only waits to be told what to be: starting an interpreter
+        takes longer than traffic may stand still. Raises HostsimError, OSError."""
+        if self._spare is not None and self._spare[0].poll() is None:
+            return
+        self._drop_spare()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        output = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            process = self.vm.popen(
+                [sys.executable, "-m", "hostsim.nf"],
+                cwd="/",
+                stdin=theirs.fileno(),
+                stdout=output,
+                stderr=output,
+            )
+            self._spare = (process, ours)
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+            os.close(output)
+
+    def start(self) -> None:
+        """Make the waiting process the function, put its socket into place, and have another one
+        wait. Raises HostsimError, OSError."""
+        self.spawn()
+        assert self._spare is not None
+        self.process, self._control = self._spare
+        self._spare = None
+        self.began = time.monotonic()
+        self.due = None
+        message: Json = {
+            "do": "open",
+            "nf": self.vm.spec.nf,
+            "folder": str(self._folder),
+            "rules": self.rules.entries,
+            "tally": self.tally.entries,
+        }
+        fds = [self.rules.fd, self.tally.fd]
+        if self.memory is not None:
+            message["frames"] = self.memory.frames
+            message["first"] = self.memory.range(self.vm.index)
+            fds.append(self.memory.fd)
+        self._send(message, fds)
+        self._socket_into_place()
+        self.spawn()
+
+    def _drop_spare(self) -> None:
+        if self._spare is not None:
+            process, control = self._spare
+            control.close()
+            process.close()
+            self._spare = None
+
+    def _socket_into_place(self) -> None:
+        assert self._control is not None
+        if not select.select([self._control], [], [], READY)[0]:
+            raise HostsimError(f"{self.vm.spec.name}: nf", f"not ready after {READY:.0f} s")
+        data, ancillary, _, _ = self._control.recvmsg(4096, socket.CMSG_SPACE(4))
+        handles = array.array("i")
+        for _, kind, content in ancillary:
+            if kind == socket.SCM_RIGHTS:
+                handles.frombytes(content[: len(content) // 4 * 4])
+        if not data or len(handles) != 1:
+            lines = self._log.read_text(errors="replace").strip().splitlines()
+            raise HostsimError(
+                f"{self.vm.spec.name}: nf",
+                f"{self.vm.spec.nf!r} did not start: {lines[-1] if lines else 'no reason given'}",
+            )
+        assert self._capture is not None
+        try:
+            self._capture.map("sockets").set(struct.pack("=I", 0), struct.pack("=i", handles[0]))
+        finally:
+            os.close(handles[0])
+
+    def _send(self, message: Json, fds: Sequence[int] = ()) -> None:
+        assert self._control is not None
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        with contextlib.suppress(
+            BrokenPipeError, ConnectionResetError
+        ):  # its end is seen elsewhere
+            self._control.sendmsg([json.dumps(message).encode()], rights)
+
+    def neighbour(self, vm: int, shape: Shape, fds: tuple[int, int, int, int]) -> None:
+        """Give it the rings to and from another, the bell to hear and the bell to ring; they stay
+        the caller's."""
+        self._send({"do": "neighbour", "vm": vm, "shape": asdict(shape)}, fds)
+
+    def forget(self, vm: int) -> None:
+        """Its neighbour is gone."""
+        self._send({"do": "forget", "vm": vm})
+
+    def counters(self) -> dict[str, int]:
+        """The port's counters; empty where it does not answer within a second."""
+        if self._control is None or self.process is None:
+            return {}
+        self._send({"do": "counters"})
+        if not select.select([self._control], [], [], 1.0)[0]:
+            return {}
+        data = self._control.recv(65536)
+        found: dict[str, int] = json.loads(data)["counters"] if data else {}
+        return found
+
+    def ended(self) -> None:
+        """Let go of a process that has ended, or end it."""
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        if self.process is not None:
+            self.process.close()
+            self.process = None
+
+    def close(self) -> None:
+        """Twice is harmless."""
+        self.ended()
+        self._drop_spare()
+        self.rules.close()
+        self.tally.close()
+        if self._capture is not None:
+            self._capture.close()
+            self._capture = None
