@@ -10,21 +10,16 @@ from pathlib import Path
 
 import pytest
 from cli import until
-from net import Net
+from nfnet import ENDS, Chain, chained
 
-from hostsim.functions import Functions
 from hostsim.hostfile import parse
 from netns.process import Process
 
 pytestmark = pytest.mark.root
 
-HOST = """
-[[endpoint]]
-name = "client"
-address = ["198.18.0.10/24", "fd00:18::10/64"]
-[[endpoint]]
-name = "server"
-address = ["198.18.0.20/24", "fd00:18::20/64"]
+HOST = (
+    ENDS
+    + """
 [[vm]]
 name = "one"
 nf = "forward"
@@ -45,53 +40,20 @@ bypass = "never"
 match = { proto = "udp" }
 through = ["one", "three"]
 """
-
-
-class Chain:
-    """A Net with its network functions."""
-
-    def __init__(self, net: Net, functions: Functions) -> None:
-        self.net = net
-        self.functions = functions
-
-    def sync(self) -> None:
-        """What the daemon does some ten times a second."""
-        self.functions.sync()
+)
 
 
 @pytest.fixture
 def chain(tmp_path: Path) -> Iterator[Chain]:
-    net = Net(f"nf{os.getpid()}", HOST, tmp_path)
-    functions = Functions(net.spec, net.switch, net.dataplane, net.vms, tmp_path)
-    try:
-        functions.prepare()
-        functions.start()
-        yield Chain(net, functions)
-    finally:
-        functions.close()
-        net.close()
-
-
-SEND = """
-import socket, sys
-port, count = map(int, sys.argv[1:])
-sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-sock.bind(("", 4000))
-for n in range(count):
-    sock.sendto(n.to_bytes(4, "big") * 20, ("198.18.0.20", port))
-"""
-
-
-def send(chain: Chain, port: int, count: int) -> None:
-    """Datagrams of one flow, from the client to the server."""
-    chain.net.run("client", "python3", "-c", SEND, str(port), str(count))
+    with chained(HOST, tmp_path) as made:
+        yield made
 
 
 def test_packets_leave_the_switch_for_the_ring(chain: Chain) -> None:
-    send(chain, 7, 5)
+    chain.send(7, 5)
     chain.sync()
     before, counted = chain.net.port("three"), chain.functions.counters()
-    send(chain, 7, 50)
+    chain.send(7, 50)
     after, now = chain.net.port("three"), chain.functions.counters()
     # Nothing of the flow; what the server says of its closed port comes this way.
     assert after["tx_packets"] - before["tx_packets"] <= 20
@@ -103,9 +65,9 @@ def test_packets_leave_the_switch_for_the_ring(chain: Chain) -> None:
 
 
 def test_a_mirror_takes_the_flow_back_to_the_switch(chain: Chain, tmp_path: Path) -> None:
-    send(chain, 7, 5)
+    chain.send(7, 5)
     chain.sync()
-    send(chain, 7, 10)
+    chain.send(7, 10)
     before = chain.functions.counters()["one"]["ring_out"]
     assert before == 10
     mirrored = HOST + '[[mirror]]\nmatch = { proto = "udp", dport = 7 }\nto = "two"\n'
@@ -113,15 +75,15 @@ def test_a_mirror_takes_the_flow_back_to_the_switch(chain: Chain, tmp_path: Path
     chain.net.dataplane.apply(
         parse(f'[host]\nname = "{name}"\n{mirrored}', tmp_path / "mirrored.toml")
     )
-    send(chain, 7, 10)
+    chain.send(7, 10)
     chain.sync()
-    send(chain, 7, 10)
+    chain.send(7, 10)
     assert chain.functions.counters()["one"]["ring_out"] == before
 
 
 def test_never_means_the_switch(chain: Chain) -> None:
     for _ in range(3):
-        send(chain, 9, 20)
+        chain.send(9, 20)
         chain.sync()
     counters = chain.functions.counters()
     assert counters["one"]["ring_out"] == 0
@@ -168,15 +130,15 @@ def restarted(chain: Chain, old: Process) -> bool:
 
 
 def test_a_killed_function_comes_back_with_its_rings(chain: Chain) -> None:
-    send(chain, 7, 5)
+    chain.send(7, 5)
     chain.sync()
     for _ in range(3):
         before_it = chain.functions.process("three")
         assert before_it is not None
         before_it.kill()
         until(partial(restarted, chain, before_it), 20)
-        send(chain, 7, 5)
+        chain.send(7, 5)
         chain.sync()
         before = chain.functions.counters()["three"]["ring_in"]
-        send(chain, 7, 20)
+        chain.send(7, 20)
         assert chain.functions.counters()["three"]["ring_in"] - before >= 20

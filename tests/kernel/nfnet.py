@@ -1,0 +1,80 @@
+"""A Net with packet network functions, without a daemon: what their tests run on."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from net import Net
+
+from hostsim.functions import Functions
+
+ENDS = """
+[[endpoint]]
+name = "client"
+address = ["198.18.0.10/24", "fd00:18::10/64"]
+[[endpoint]]
+name = "server"
+address = ["198.18.0.20/24", "fd00:18::20/64"]
+"""
+
+SEND = """
+import socket, sys
+port, count = map(int, sys.argv[1:])
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.bind(("", 4000))
+for n in range(count):
+    sock.sendto(n.to_bytes(4, "big") * 20, ("198.18.0.20", port))
+"""
+SIZE = 14 + 20 + 8 + 80
+"""Bytes of a frame that SEND sends."""
+
+
+def vm(name: str, nf: str = "forward") -> str:
+    """A [[vm]]."""
+    return f'[[vm]]\nname = "{name}"\nnf = "{nf}"\n'
+
+
+def route(match: str, through: str, more: str = "") -> str:
+    """A [[route]]; through: names with blanks between."""
+    names = ", ".join(f'"{name}"' for name in through.split())
+    return f"[[route]]\nmatch = {{ {match} }}\nthrough = [{names}]\n{more}\n"
+
+
+class Chain:
+    """A Net with its network functions."""
+
+    def __init__(self, net: Net, functions: Functions) -> None:
+        self.net = net
+        self.functions = functions
+
+    def sync(self) -> None:
+        """What the daemon does some ten times a second."""
+        self.functions.sync()
+
+    def send(self, port: int, count: int) -> None:
+        """Datagrams of one flow, from the client to the server."""
+        self.net.run("client", "python3", "-c", SEND, str(port), str(count))
+
+    def row(self, vm: str, key: str = "udp:198.18.0.10:4000>") -> dict[str, Any]:
+        """The row of `verify` for a flow in a VM."""
+        (found,) = [
+            one
+            for one in self.net.dataplane.verify()
+            if one["vm"] == vm and one["key"].startswith(key)
+        ]
+        return found
+
+
+@contextlib.contextmanager
+def chained(text: str, folder: Path) -> Iterator[Chain]:
+    """A host of this text, with its functions running."""
+    net = Net(f"nf{os.getpid()}", text, folder)
+    with contextlib.ExitStack() as undo:
+        undo.callback(net.close)
+        functions = Functions(net.spec, net.switch, net.dataplane, net.vms, folder)
+        undo.callback(functions.close)
+        functions.prepare()
+        functions.start()
+        yield Chain(net, functions)

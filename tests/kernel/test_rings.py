@@ -1,0 +1,188 @@
+"""Rings between packet functions: every packet is accounted for, in both memory modes; what a full
+ring does; rules that age; functions that take packets and lie."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli import until
+from nfnet import ENDS, SIZE, Chain, chained, route, vm
+
+from hostsim import functions, routes
+
+pytestmark = pytest.mark.root
+
+FLOW = "udp:198.18.0.10:4000>198.18.0.20:7"
+HELPERS = """
+import select
+from cext._native import ffi, lib
+
+def slow(port):
+    for batch in port:
+        select.select([], [], [], 0.004)
+        port.send(batch)
+
+def asleep(port):
+    while select.select([port.control], [], [], 100)[0]:
+        if not port.on_control():
+            return
+
+def thief(port):
+    batch = ffi.new("struct xdp_desc[]", 64)
+    for _ in iter(lambda: port.wait(1.0) != 2 or port.on_control(), False):
+        for place in range(port.native.neighbours):
+            into = ffi.addressof(port.native.neighbour[place], "in")
+            for one in range(lib.hs_channel_recv(into, batch, 1)):
+                if port.native.umem.origin[batch[one].addr // 2048] == 0:
+                    lib.hs_umem_give(ffi.addressof(port.native.umem), batch[one].addr)
+        port.send(port.recv())
+"""
+MODES = pytest.mark.parametrize("mode", ["isolated", "shared"])
+
+
+def host(folder: Path, mode: str = "isolated", last: str = "forward", more: str = "") -> str:
+    (folder / "ring_helpers.py").write_text(HELPERS)
+    chain = route('proto = "udp"', "one two three", f'ring = "{mode}"\n{more}')
+    tcp = route('proto = "tcp"', "one two three", f'ring = "{mode}"\n{more}')
+    return ENDS + vm("one") + vm("two") + vm("three", last) + chain + tcp
+
+
+@pytest.fixture
+def made(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Chain]:
+    """By the keyword arguments of `host`."""
+    arguments: dict[str, Any] = getattr(request, "param", {})
+    with chained(host(tmp_path, **arguments), tmp_path) as chain:
+        yield chain
+
+
+def by_ring(chain: Chain, port: int = 7) -> None:
+    """Let a flow have its rules."""
+    for _ in range(2):
+        chain.send(port, 5)
+        chain.sync()
+
+
+@pytest.mark.parametrize("made", [{"mode": "isolated"}, {"mode": "shared"}], indirect=True)
+def test_every_packet_by_ring_is_shown_and_accounted_for(made: Chain) -> None:
+    by_ring(made)
+    before = made.net.flow(FLOW)["hops"]
+    made.send(7, 700)
+    hops = made.net.flow(FLOW)["hops"]
+    assert [hop["path"] for hop in hops] == ["ring", "ring", "switch"]
+    for old, new in zip(before[:2], hops[:2], strict=True):
+        assert new["paths"]["ring"]["packets"] - old["paths"]["ring"]["packets"] == 700
+        assert new["paths"]["ring"]["bytes"] - old["paths"]["ring"]["bytes"] == 700 * SIZE
+        assert new["packets"] == 710
+    rows = made.net.dataplane.verify()
+    assert not any(row["missing"] for row in rows), rows
+    assert all(row["ring"] >= 700 for row in rows if row["vm"] in ("one", "two"))
+    assert (made.row("three")["switch"], made.row("three")["ring"]) == (710, 0)
+    rules = [rule for rule in made.net.dataplane.rules() if rule["key"] == FLOW]
+    assert {(rule["vm"], rule["to"], rule["path"]) for rule in rules} == {
+        ("one", "two", "ring"),
+        ("two", "three", "ring"),
+    }
+    for rule in rules:
+        assert rule["packets"] >= 700
+        assert 0 <= rule["idle_s"] < 5
+        assert rule["epoch"] == made.net.dataplane.epoch
+
+
+@pytest.mark.parametrize(
+    "made",
+    [{"mode": mode, "last": "ring_helpers:thief"} for mode in ("isolated", "shared")],
+    indirect=True,
+)
+def test_packets_that_vanish_in_a_function_are_missing(made: Chain) -> None:
+    by_ring(made)
+    made.send(7, 100)
+    until(lambda: sum(made.row("two")[part] for part in ("ring", "missing")) == 105)  # 5: by_ring
+    row = made.row("two")
+    assert row["missing"] > 0
+    assert row["ring"] == made.functions.counters()["three"]["ring_in"]
+    assert made.row("one")["missing"] == 0
+
+
+@pytest.mark.parametrize("made", [{"last": "ring_helpers:asleep"}], indirect=True)
+def test_a_full_ring_drops_what_it_has_no_room_for(made: Chain) -> None:
+    by_ring(made)
+    made.send(7, 1500)
+    room = functions.CHANNEL.ring
+    sent = until(lambda: (row := made.row("two"))["sent"] == 1510 and row)
+    assert sent["drops"] == {"full-ring": 1505 - room}
+    assert sent["missing"] == room  # they wait in the ring, and nobody has taken them
+
+
+@pytest.mark.parametrize(
+    ("made", "drops"),
+    [
+        ({"mode": mode, "last": "ring_helpers:slow", "more": f'on_full = "{full}"'}, full == "drop")
+        for mode in ("isolated", "shared")
+        for full in ("drop", "wait")
+    ],
+    indirect=["made"],
+)
+def test_a_route_says_whether_a_full_ring_is_waited_for(made: Chain, drops: bool) -> None:
+    by_ring(made)
+    before = made.functions.counters()["three"]["ring_in"]
+    made.send(7, 1800)
+    row = until(lambda: (row := made.row("two"))["missing"] == 0 and row, 10)
+    lost = row["drops"].get("full-ring", 0)
+    counted = made.functions.counters()
+    assert counted["two"]["full_ring"] == lost
+    assert counted["three"]["ring_in"] - before == row["sent"] - 10 - lost
+    assert row["sent"] == 1810
+    assert (lost > 0) is drops
+
+
+def test_rules_and_counts_of_idle_flows_go(made: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routes, "FLOW_IDLE", 0.3)
+    monkeypatch.setattr(functions, "AGING", 0.05)
+    by_ring(made)
+    made.send(7, 50)
+    assert len(made.net.dataplane.rules()) >= 2
+
+    def aged() -> bool:
+        made.sync()
+        return not made.net.dataplane.rules()
+
+    until(aged)
+    assert not [row for row in made.net.dataplane.verify() if row["vm"] in ("one", "two")]
+    made.send(7, 5)
+    assert made.row("one") | {"key": ""} == {
+        "vm": "one", "key": "", "sent": 5, "switch": 5, "veth": 0, "ring": 0, "drops": {},
+        "missing": 0,
+    }  # fmt: skip
+    made.sync()
+    made.send(7, 20)
+    assert made.row("one")["ring"] == 20
+    assert not any(row["missing"] for row in made.net.dataplane.verify())
+
+
+def test_a_flow_that_goes_by_ring_only_is_not_idle(
+    made: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(functions, "AGING", 0.05)
+    by_ring(made)
+    monkeypatch.setattr(routes, "FLOW_IDLE", 2.0)
+    started = made.net.flow(FLOW)["hops"][0]["paths"]["switch"]["packets"]
+    for _ in range(12):  # each takes a python3's start: longer than FLOW_IDLE in all
+        made.send(7, 5)
+        made.sync()
+        made.net.dataplane.tick()
+    hops = made.net.flow(FLOW)["hops"]
+    assert hops[0]["path"] == "ring"
+    assert hops[0]["paths"]["switch"]["packets"] == started
+    assert hops[0]["paths"]["ring"]["packets"] == 65
+
+
+def test_fragments_are_accounted_for(made: Chain) -> None:
+    made.net.run("client", "ping", "-q", "-c", "1", "-W", "2", "198.18.0.20")
+    big = "import socket; s = socket.socket(2, 2); s.bind(('', 4000));"
+    big += "[s.sendto(bytes(4000), ('198.18.0.20', 7)) for _ in range(10)]"
+    by_ring(made)
+    made.net.run("client", "python3", "-c", big)
+    rows = made.net.dataplane.verify()
+    assert not any(row["missing"] for row in rows), rows
+    assert made.row("one")["switch"] >= 30
