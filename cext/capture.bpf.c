@@ -2,8 +2,14 @@
  * none (the NF is starting, or has died), frames are dropped: whoever routes through a firewall
  * must not get past it because it is down.
  *
+ * ARP, and frames to a group, are for the VM's own kernel, which answers for the addresses that the
+ * VM has (a translator's outside address) and forwards neither. So an NF never sees a broadcast,
+ * and two of them cannot send one round and round.
+ *
  * The daemon loads and attaches it and puts the socket into the map: the VM needs no right to. */
 #include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
 struct {
@@ -15,6 +21,12 @@ struct {
 
 SEC("xdp")
 int capture(struct xdp_md *context) {
+    const struct ethhdr *eth = (void *)(long)context->data;
+
+    if ((void *)(eth + 1) > (void *)(long)context->data_end)
+        return XDP_DROP;
+    if (eth->h_dest[0] & 1 || eth->h_proto == bpf_htons(ETH_P_ARP))
+        return XDP_PASS;
     return bpf_redirect_map(&sockets, context->rx_queue_index, XDP_DROP);
 }
 

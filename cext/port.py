@@ -94,6 +94,8 @@ class Port:
         self.control = -1
         self.on_control: Callable[[], bool] = lambda: False
         """Called when `control` is readable; False ends the function's loop."""
+        self.more_counters: Callable[[], dict[str, int]] = dict
+        """What the function itself counts, by name: it may put a function of its own here."""
 
     def eth0(self, interface: str = "eth0", ring: int = 1024) -> int:
         """Open the AF_XDP socket; its descriptor, which stays the port's. Raises OSError."""
@@ -183,9 +185,9 @@ class Port:
                 return
 
     def counters(self) -> dict[str, int]:
-        """Packets by way and by reason."""
+        """Packets by way and by reason, and what the function counts."""
         found: dict[str, int] = {name: getattr(self.native.counters, name) for name in COUNTERS}
-        return found
+        return found | self.more_counters()
 
     def close(self) -> None:
         """Twice is harmless; no view of a packet may be used afterwards."""

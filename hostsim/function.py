@@ -1,10 +1,12 @@
 """One packet network function, the daemon's side: its process in the VM, and what it is given.
 
 A VM with `nf` gets: an XDP program on its eth0 that hands every frame to the NF's AF_XDP socket
-(and drops while there is none); a port on the switch that floods nothing to it, learns nothing from
-it, and finishes checksums and segments before its frames leave the kernel; the runner process
-(hostsim/nf.py), told everything over a socket of its own; a table of routing rules that it can only
-read (cext/flow.h), and a tally that it writes (cext/tally.h). The tables outlive the process.
+(and drops while there is none; ARP and broadcasts are the kernel's, which answers for the VM's own
+addresses); a port on the switch that floods nothing to it but broadcasts where it has an address,
+learns nothing from it, and finishes checksums and segments before its frames leave the kernel; the
+runner process (hostsim/nf.py), told everything over a socket of its own; a table of routing rules
+that it can only read (cext/flow.h), and a tally that it writes (cext/tally.h). The tables outlive
+the process.
 
 Packet memory is the process's own, or, where functions share it, a part of one umem: two ranges of
 frames for each, used by turns, because others may still hold frames of a process that has died.
@@ -27,6 +29,7 @@ from cext import bpf
 from cext.channel import Shape, make_region
 from cext.port import Rules, offload_off
 from cext.tally import Tally
+from hostsim import nfsettings
 from hostsim.errors import HostsimError
 from hostsim.model import Json
 from hostsim.nf import FRAME_SIZE, FRAMES
@@ -64,7 +67,9 @@ class Memory:
 class Function:
     """One VM's network function. `start` may be called again after its process has ended."""
 
-    def __init__(self, vm: Vm, switch: Switch, folder: Path, log_path: Path) -> None:
+    def __init__(
+        self, vm: Vm, switch: Switch, folder: Path, log_path: Path, settings: Json
+    ) -> None:
         self.vm = vm
         self.rules = Rules()
         self.tally = Tally(vm.index)
@@ -76,6 +81,7 @@ class Function:
         self._switch = switch
         self._folder = folder
         self._log = log_path
+        self._settings = settings
         self._spare: tuple[Process, socket.socket] | None = None
         self._capture: bpf.Object | None = None
         self._control: socket.socket | None = None
@@ -90,7 +96,7 @@ class Function:
                 learning=0,
                 unicast_flood=0,
                 mcast_flood=0,
-                bcast_flood=0,
+                bcast_flood=int(bool(self.vm.spec.addresses)),  # ARP for them
             )
         )
         offload_off(self._switch.netns_fd, port)
@@ -159,7 +165,8 @@ class Function:
             message["frames"] = self.memory.frames
             message["first"] = self.memory.range(self.vm.index)
             fds.append(self.memory.fd)
-        self._send(message, fds)
+        with nfsettings.handed(self._settings) as settings:
+            self._send(message, [*fds, settings])
         self._socket_into_place()
         self.spawn()
 

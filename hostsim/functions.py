@@ -27,7 +27,7 @@ from pathlib import Path
 from cext import dataplane
 from cext.channel import Shape, make_channel
 from cext.words import Account, Flow
-from hostsim import rings, routes
+from hostsim import nfsettings, rings, routes
 from hostsim.accounts import Books, Snapshot
 from hostsim.errors import HostsimError
 from hostsim.function import Function, Memory
@@ -62,8 +62,15 @@ class Functions:
     ) -> None:
         folder = spec.path.parent
         self._plane = plane
+        macs = {a.ip: vm.mac for vm in vms.values() for a in vm.spec.addresses}
         self._by_number = {
-            vm.index: Function(vm, switch, folder, logs / f"{vm.spec.name}.log")
+            vm.index: Function(
+                vm,
+                switch,
+                folder,
+                logs / f"{vm.spec.name}.log",
+                nfsettings.settings(vm.spec, vm.mac, macs),
+            )
             for vm in vms.values()
             if vm.spec.nf is not None
         }
@@ -93,7 +100,8 @@ class Functions:
         Raises HostsimError, OSError."""
         for function in self._by_number.values():
             function.spawn()
-        for function in self._by_number.values():
+        # Sources last: whoever gets what they send is there.
+        for function in sorted(self._by_number.values(), key=lambda f: f.vm.spec.nf == "source"):
             function.start()
         for pair in self._pairs:
             self._join(pair)

@@ -15,7 +15,7 @@ from ipaddress import ip_interface
 from pathlib import Path
 from typing import Any
 
-from hostsim import matchfile
+from hostsim import matchfile, nffile
 from hostsim.errors import HostFileError
 from hostsim.model import (
     NAME_MAX,
@@ -106,6 +106,16 @@ class _Parser:
             matchfile.route(table, index, inside, outside)
             for index, table in enumerate(self._tables("route"))
         )
+        by_name = {vm.name: vm for vm in vms}
+        for route in routes:
+            why = nffile.check_nat(route, by_name)
+            if why is not None:
+                raise HostFileError(
+                    f"{self._file}:{self._line_of('route', route.index)}: [[route]]"
+                    f" {route.index + 1}",
+                    why,
+                    "put the translator last, in a route that L2 to L4 decide",
+                )
         filters = tuple(
             matchfile.packet_filter(table, index, [*inside, *outside])
             for index, table in enumerate(self._tables("filter"))
@@ -222,7 +232,10 @@ class _Parser:
             run=run,
             os=self._os(table, name, nf),
             rate=matchfile.rate(table),
+            settings=nffile.settings(table, f"{self._file}: [[vm]] {name!r}", nf),
         )
+        if nf == "nat" and nffile.outside_address(spec) is None:
+            table.fail('nf = "nat" without one IPv4 address', "it is the outside address")
         table.done()
         return spec
 

@@ -121,6 +121,11 @@ def rate(table: Table) -> int | None:
     return value
 
 
+def rule_match(table: Table) -> MatchSpec:
+    """The match of a rule that a network function applies: it names no VM."""
+    return _match(table, ())
+
+
 def _match(table: Table, names: Collection[str]) -> MatchSpec:
     data = table.take("match", dict, "a table of what to match, { proto = …, dport = … }")
     if not data:

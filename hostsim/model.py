@@ -53,22 +53,6 @@ class OsSpec:
 
 
 @dataclass(frozen=True)
-class VmSpec:
-    """A VM (`[[vm]]`) or, with `endpoint` set, a device on the network outside (`[[endpoint]]`)."""
-
-    name: str
-    endpoint: bool = False
-    addresses: tuple[Interface, ...] = ()
-    memory: int | None = None  # bytes
-    cpus: float | None = None  # CPUs' worth of time
-    pids: int | None = None
-    nf: str | None = None
-    run: str | None = None
-    os: OsSpec | None = None
-    rate: int | None = None  # bit/s that the switch sends to it at most
-
-
-@dataclass(frozen=True)
 class MatchSpec:
     """What a route, filter or mirror matches; None or empty means: anything. Ports are inclusive
     ranges. What only a packet has (tcp_flags, dscp) is that of a connection's first packet.
@@ -92,6 +76,61 @@ class MatchSpec:
     sni: tuple[str, ...] = ()
     http_host: tuple[str, ...] = ()
     dns_name: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class FirewallRule:
+    """One `[[vm.rule]]`: what becomes of connections whose first packet matches."""
+
+    match: MatchSpec
+    accept: bool
+
+
+@dataclass(frozen=True)
+class FirewallSpec:
+    """nf = "firewall": the first rule that matches decides, else the default."""
+
+    rules: tuple[FirewallRule, ...]
+    default: bool  # accept
+
+
+@dataclass(frozen=True)
+class NatSpec:
+    """nf = "nat": the ports of the VM's address that it gives to connections, inclusive."""
+
+    ports: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class SourceSpec:
+    """nf = "source": a flow (TCP or UDP), frames of `size` bytes without the checksum sequence,
+    packets a second (0: as many as go), and how many (0: without end)."""
+
+    src: Address
+    dst: Address
+    proto: int
+    sport: int
+    dport: int
+    size: int
+    rate: int
+    count: int
+
+
+@dataclass(frozen=True)
+class VmSpec:
+    """A VM (`[[vm]]`) or, with `endpoint` set, a device on the network outside (`[[endpoint]]`)."""
+
+    name: str
+    endpoint: bool = False
+    addresses: tuple[Interface, ...] = ()
+    memory: int | None = None  # bytes
+    cpus: float | None = None  # CPUs' worth of time
+    pids: int | None = None
+    nf: str | None = None
+    run: str | None = None
+    os: OsSpec | None = None
+    rate: int | None = None  # bit/s that the switch sends to it at most
+    settings: FirewallSpec | NatSpec | SourceSpec | None = None  # of a shipped function
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@ Descriptor 0 is a SOCK_SEQPACKET socket to the daemon (hostsim/functions.py), wh
 it talks to. Messages are JSON objects, descriptors travel beside them (SCM_RIGHTS, unix(7)):
 
     daemon -> NF  {"do": "open", "nf", "folder", "rules": entries, "tally": entries}
-                                                                                [rules, tally]
-                  with "frames", "first": its memory is FRAMES of these frames  [..., umem]
+                                                                      [rules, tally, settings]
+                  with "frames", "first": its memory is FRAMES of these frames
+                                                                [rules, tally, umem, settings]
     NF -> daemon  {"ready": true}                                               [AF_XDP socket]
     daemon -> NF  {"do": "neighbour", "vm", "shape": {...}}     [out, in, bell to read, to ring]
     daemon -> NF  {"do": "forget", "vm"}
@@ -14,9 +15,9 @@ it talks to. Messages are JSON objects, descriptors travel beside them (SCM_RIGH
 The end of the socket is the end of the function. What is not understood ends it, with the reason on
 stderr: the VM's log.
 
-What `nf` may be: a name of `SHIPPED`; `package.module:function`, called with a `cext.port.Port`,
-found beside the host file or on Python's path; a C plug-in (`./my_nf.so`) with a function `hs_nf`
-(hs_judge in cext/port.h).
+What `nf` may be: a name of `SHIPPED`, which gets its settings (hostsim/nfsettings.py);
+`package.module:function`, called with a `cext.port.Port`, found beside the host file or on Python's
+path; a C plug-in (`./my_nf.so`) with a function `hs_nf` (hs_judge in cext/port.h).
 """
 
 import array
@@ -35,6 +36,8 @@ from typing import Any
 from cext import port as ports
 from cext.channel import Shape
 from cext.port import Port
+from hostsim.model import Json
+from hostsim.shipped import SHIPPED
 
 FRAMES = 4096
 FRAME_SIZE = 2048
@@ -44,44 +47,11 @@ MESSAGE_MAX = 64 * 1024
 FDS_MAX = 8
 
 
-def count(port: Port) -> None:
-    """Pass everything on, and count packets and bytes by protocol; told when it ends."""
-    seen: dict[str, list[int]] = {}
-    for batch in port:
-        for packet in batch:
-            kind = protocol(packet)
-            entry = seen.setdefault(kind, [0, 0])
-            entry[0] += 1
-            entry[1] += len(packet)
-        port.send(batch)
-    for kind, (packets, size) in sorted(seen.items()):
-        print(f"{kind}: {packets} packets, {size} bytes", flush=True)
-
-
-def protocol(packet: memoryview) -> str:
-    """A word for what the packet is."""
-    kind = bytes(packet[12:14])
-    if kind == b"\x08\x00" and len(packet) >= 34:
-        number = packet[23]
-    elif kind == b"\x86\xdd" and len(packet) >= 54:
-        number = packet[20]
-    else:
-        return kind.hex()
-    return {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6"}.get(number, str(number))
-
-
-SHIPPED: dict[str, Callable[[Port], None]] = {
-    "forward": lambda port: port.run(ports.FORWARD),
-    "sink": lambda port: port.run(ports.SINK),
-    "count": count,
-}
-"""Network functions by name."""
-
-
-def load(name: str, folder: str) -> Callable[[Port], None]:
-    """The function a host file names. Raises ValueError with what is wrong."""
+def load(name: str, folder: str, settings: Json | None = None) -> Callable[[Port], None]:
+    """The function a host file names. settings: a shipped one's. Raises ValueError with what is
+    wrong."""
     if name in SHIPPED:
-        return SHIPPED[name]
+        return lambda port: SHIPPED[name](port, settings or {})
     if name.endswith(".so"):
         judge, library = ports.plug_in(str(Path(folder, name)))
         return lambda port: port.run(judge, None) if library else None
@@ -130,7 +100,8 @@ class Control:
         message, fds = self.receive()
         if message is None:
             return None
-        function = load(message["nf"], message["folder"])
+        settings = json.loads(os.pread(fds[-1], os.fstat(fds[-1]).st_size, 0))
+        function = load(message["nf"], message["folder"], settings)
         if "frames" in message:
             port = Port(message["frames"], FRAME_SIZE, fds[2], message["first"], FRAMES)
         else:

@@ -68,6 +68,11 @@ def compile_lists(
     )
 
 
+def match_rows(match: MatchSpec, index: int) -> Iterator[Row]:
+    """The rows of one match that names no VM, as a list's entry `index`."""
+    return _rows(match, index, {})
+
+
 def _rows(match: MatchSpec, route: int, numbers: Mapping[str, int]) -> Iterator[Row]:
     origins = [numbers[name] for name in match.origins]
     not_ip = match.ethertype if match.ethertype not in (0x0800, 0x86DD, None) else 0

@@ -27,6 +27,10 @@ class Table:
     def rename(self, title: str) -> None:
         self._title = title
 
+    def has(self, key: str) -> bool:
+        """Whether the file gives it."""
+        return key in self._data
+
     def take(self, key: str, kind: type | tuple[type, ...], allowed: str) -> Any:
         """The value, or None where the key is missing. A bool is not a number here."""
         self._asked.append(key)

@@ -1,0 +1,117 @@
+/* See nf_track.h. */
+#define _GNU_SOURCE
+#include "nf_track.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/random.h>
+
+int hs_track_open(struct hs_track *t, uint32_t entries) {
+    memset(t, 0, sizeof(*t));
+    for (t->entries = HS_TRACK_WAYS; t->entries < entries;)
+        t->entries *= 2;
+    if (getrandom(&t->seed, sizeof(t->seed), 0) != (ssize_t)sizeof(t->seed))
+        return -errno;
+    t->entry = calloc(t->entries, sizeof(*t->entry));
+    return t->entry ? 0 : -ENOMEM;
+}
+
+void hs_track_close(struct hs_track *t) {
+    free(t->entry);
+    memset(t, 0, sizeof(*t));
+}
+
+/* The first entry of the set. */
+static struct hs_tracked *set_of(const struct hs_track *t, const uint64_t key[5]) {
+    uint64_t h = t->seed;
+
+    for (int i = 0; i < 5; i++) {
+        h = (h ^ key[i]) * UINT64_C(0x9e3779b97f4a7c15);
+        h ^= h >> 29;
+    }
+    return &t->entry[(h >> 32) & (t->entries - 1) & ~(uint32_t)(HS_TRACK_WAYS - 1)];
+}
+
+static uint8_t proto_of(const struct hs_tracked *e) {
+    struct hs_tuple tuple;
+
+    memcpy(&tuple, e->key, sizeof(tuple));
+    return tuple.proto;
+}
+
+int hs_track_over(const struct hs_tracked *e, uint64_t now) {
+    const uint8_t proto = proto_of(e);
+    uint64_t idle = HS_IDLE_OTHER;
+
+    if (proto == HS_IP_TCP)
+        idle = e->state == HS_OPEN ? HS_IDLE_TCP_OPEN : HS_IDLE_TCP;
+    else if (proto == HS_IP_UDP)
+        idle = HS_IDLE_UDP;
+    else if (proto == HS_IP_ICMP || proto == HS_IP_ICMPV6)
+        idle = HS_IDLE_ICMP;
+    return now - e->last > idle;
+}
+
+struct hs_tracked *hs_track_find(struct hs_track *t, const struct hs_tuple *tuple, uint64_t now) {
+    struct hs_tracked *e;
+    uint64_t key[5];
+
+    memcpy(key, tuple, sizeof(key));
+    e = set_of(t, key);
+    for (int i = 0; i < HS_TRACK_WAYS; i++, e++)
+        if (e->state != HS_FREE && memcmp(e->key, key, sizeof(key)) == 0)
+            return hs_track_over(e, now) ? NULL : e;
+    return NULL;
+}
+
+struct hs_tracked *hs_track_room(struct hs_track *t, const struct hs_tuple *tuple, uint64_t now) {
+    struct hs_tracked *e, *room = NULL;
+    uint64_t key[5];
+
+    memcpy(key, tuple, sizeof(key));
+    e = set_of(t, key);
+    for (int i = 0; i < HS_TRACK_WAYS; i++, e++) {
+        if (e->state != HS_FREE && memcmp(e->key, key, sizeof(key)) == 0)
+            return e; /* the same connection, long ago: there must not be two entries */
+        if (!room && (e->state == HS_FREE || hs_track_over(e, now)))
+            room = e;
+    }
+    return room;
+}
+
+void hs_track_set(struct hs_tracked *e, const struct hs_tuple *tuple, uint64_t now) {
+    memset(e, 0, sizeof(*e));
+    memcpy(e->key, tuple, sizeof(e->key));
+    e->last = now;
+    e->state = HS_NEW;
+}
+
+void hs_track_touch(struct hs_tracked *e, int reply, uint8_t tcp_flags, uint64_t now) {
+    e->last = now;
+    if (tcp_flags & (HS_FLAG_FIN | HS_FLAG_RST))
+        e->state = HS_CLOSING;
+    else if (e->state == HS_CLOSING && tcp_flags & HS_FLAG_SYN && !reply)
+        e->state = HS_NEW;
+    else if (e->state == HS_NEW && reply)
+        e->state = HS_OPEN;
+}
+
+void hs_tuple_turn(const struct hs_tuple *from, struct hs_tuple *to) {
+    *to = *from;
+    memcpy(to->src, from->dst, 16);
+    memcpy(to->dst, from->src, 16);
+    to->sport = from->dport;
+    to->dport = from->sport;
+}
+
+int hs_tuple_both_ways(const struct hs_tuple *tuple, struct hs_tuple *key) {
+    int order = memcmp(tuple->src, tuple->dst, 16);
+
+    if (order == 0)
+        order = memcmp(&tuple->sport, &tuple->dport, 2);
+    if (order <= 0)
+        *key = *tuple;
+    else
+        hs_tuple_turn(tuple, key);
+    return order > 0;
+}

@@ -1,0 +1,71 @@
+/* The connections a network function remembers: a table of fixed size that forgets what is idle.
+ *
+ * Sets of HS_TRACK_WAYS entries, chosen by a hash with a secret seed, so that nobody outside can
+ * aim at one set. A new connection takes a free or expired entry of its set; where there is none
+ * the table is full for it, and the caller says what that means. Private memory, touched as it
+ * fills.
+ *
+ * How long a connection may be silent, by protocol and state (RFC 5382, 4787, 5508):
+ *
+ *     state    from                   by
+ *     NEW      -, CLOSING             first packet; a TCP SYN on a connection that was closing
+ *     OPEN     NEW                    a packet the other way
+ *     CLOSING  NEW, OPEN              TCP FIN or RST. What still comes is part of it, and does not
+ *                                     open it again: only a SYN begins another one
+ */
+#ifndef HS_NF_TRACK_H
+#define HS_NF_TRACK_H
+#include "nf_packet.h"
+
+#define HS_SECONDS UINT64_C(1000000000)
+#define HS_IDLE_TCP_OPEN (7440 * HS_SECONDS)
+#define HS_IDLE_TCP (240 * HS_SECONDS) /* half open, or closing */
+#define HS_IDLE_UDP (120 * HS_SECONDS)
+#define HS_IDLE_ICMP (60 * HS_SECONDS)
+#define HS_IDLE_OTHER (600 * HS_SECONDS)
+
+enum { HS_TRACK_WAYS = 8 };
+enum hs_track_state { HS_FREE = 0, HS_NEW, HS_OPEN, HS_CLOSING };
+
+struct hs_tracked {
+    uint64_t key[5]; /* a struct hs_tuple */
+    uint64_t last;   /* ns */
+    uint8_t state;   /* enum hs_track_state */
+    uint8_t turned;  /* its first packet went against the key */
+    uint8_t mac[6];  /* the translator's: who began it ... */
+    uint32_t port;   /* ... and the port it has outside */
+};
+
+struct hs_track {
+    struct hs_tracked *entry;
+    uint32_t entries; /* a power of two */
+    uint64_t seed;
+};
+
+/* Room for at least `entries`. 0, or -ENOMEM. */
+int hs_track_open(struct hs_track *t, uint32_t entries);
+/* Twice is harmless. */
+void hs_track_close(struct hs_track *t);
+
+/* The living connection of a tuple; NULL: none. */
+struct hs_tracked *hs_track_find(struct hs_track *t, const struct hs_tuple *key, uint64_t now);
+
+/* Where a tuple that has no living connection may be remembered: an entry that is free, or still
+ * holds one that is over (state not HS_FREE), which the caller lets go of before hs_track_set makes
+ * it the tuple's, in state NEW. NULL: full. */
+struct hs_tracked *hs_track_room(struct hs_track *t, const struct hs_tuple *key, uint64_t now);
+void hs_track_set(struct hs_tracked *e, const struct hs_tuple *key, uint64_t now);
+
+/* A packet of the connection. reply: against its first packet's way. */
+void hs_track_touch(struct hs_tracked *e, int reply, uint8_t tcp_flags, uint64_t now);
+
+/* Whether it has been silent for too long. */
+int hs_track_over(const struct hs_tracked *e, uint64_t now);
+
+/* The tuple's other direction. */
+void hs_tuple_turn(const struct hs_tuple *from, struct hs_tuple *to);
+
+/* One key for both directions: the smaller end first. Returns whether the tuple was turned. */
+int hs_tuple_both_ways(const struct hs_tuple *tuple, struct hs_tuple *key);
+
+#endif

@@ -1,0 +1,67 @@
+"""The network functions that ship with hostsim, by name, as the process in the VM runs them.
+
+`forward`, `sink`, `firewall`, `nat` and `source` touch packets in C (cext/nf.h, cext/port.h);
+`count` shows what a function in Python looks like.
+"""
+
+from collections.abc import Callable
+
+from cext import nf as native
+from cext import port as ports
+from cext.port import Port
+from hostsim.model import Json
+
+
+def count(port: Port, _: Json) -> None:
+    """Pass everything on, and count packets and bytes by protocol; told when it ends."""
+    seen: dict[str, list[int]] = {}
+    for batch in port:
+        for packet in batch:
+            kind = protocol(packet)
+            entry = seen.setdefault(kind, [0, 0])
+            entry[0] += 1
+            entry[1] += len(packet)
+        port.send(batch)
+    for kind, (packets, size) in sorted(seen.items()):
+        print(f"{kind}: {packets} packets, {size} bytes", flush=True)
+
+
+def protocol(packet: memoryview) -> str:
+    """A word for what the packet is."""
+    kind = bytes(packet[12:14])
+    if kind == b"\x08\x00" and len(packet) >= 34:
+        number = packet[23]
+    elif kind == b"\x86\xdd" and len(packet) >= 54:
+        number = packet[20]
+    else:
+        return kind.hex()
+    return {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6"}.get(number, str(number))
+
+
+def firewall(port: Port, given: Json) -> None:
+    """[[vm.rule]] and `default`."""
+    rows = [bytes.fromhex(row) for row in given["rows"]]
+    native.Firewall(rows, given["accept"]).run(port)
+
+
+def nat(port: Port, given: Json) -> None:
+    """[vm.nat], and the VM's address."""
+    low, high = given["ports"]
+    address, mac = (bytes.fromhex(given[key]) for key in ("address", "mac"))
+    native.Nat(address, mac, (low, high)).run(port)
+
+
+def source(port: Port, given: Json) -> None:
+    """[vm.source]."""
+    native.Source(bytes.fromhex(given["packet"]), given["count"], given["rate"]).run(port)
+
+
+SHIPPED: dict[str, Callable[[Port, Json], None]] = {
+    "forward": lambda port, _: port.run(ports.FORWARD),
+    "sink": lambda port, _: port.run(ports.SINK),
+    "count": count,
+    "firewall": firewall,
+    "nat": nat,
+    "source": source,
+}
+"""Network functions by name; each gets its settings (hostsim/nfsettings.py)."""

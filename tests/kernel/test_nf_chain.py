@@ -1,0 +1,208 @@
+"""The functions that ship, in the chain client -> firewall -> count -> nat -> server: the server
+sees the translator's address alone, replies find their way back through the whole chain, and the
+hops between the functions leave the switch for the rings. And the source, which is counted to the
+packet."""
+
+import hashlib
+import os
+import select
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cli import until
+from net import Net
+
+from hostsim.functions import Functions
+
+pytestmark = pytest.mark.root
+
+NAT = "198.18.0.30"
+HOST = """
+[[endpoint]]
+name = "client"
+address = "198.18.0.10/24"
+[[endpoint]]
+name = "server"
+address = "198.18.0.20/24"
+[[vm]]
+name = "fw"
+nf = "firewall"
+[[vm.rule]]
+match = { proto = "tcp", dport = 23 }
+do = "drop"
+[[vm.rule]]
+match = { src = "198.18.0.10/32" }
+do = "accept"
+[[vm]]
+name = "ids"
+nf = "count"
+[[vm]]
+name = "nat"
+nf = "nat"
+address = "198.18.0.30/24"
+[vm.nat]
+ports = "%s"
+[[route]]
+match = { %s }
+through = ["fw", "ids", "nat"]
+"""
+
+
+class Chain:
+    """The host with its functions running."""
+
+    def __init__(self, name: str, text: str, folder: Path) -> None:
+        self.net = Net(name, text, folder)
+        self.functions = Functions(
+            self.net.spec, self.net.switch, self.net.dataplane, self.net.vms, folder
+        )
+
+    def start(self) -> None:
+        self.functions.prepare()
+        self.functions.start()
+
+    def close(self) -> None:
+        self.functions.close()
+        self.net.close()
+
+    def counter(self, vm: str, name: str) -> int:
+        return self.functions.counters()[vm][name]
+
+
+SOURCE_MATCHED = 'src = "198.18.0.10/32"'
+EVERYTHING = 'dst = "198.18.0.0/24"'
+
+
+@pytest.fixture(params=[SOURCE_MATCHED, EVERYTHING], ids=["clients", "all"])
+def chain(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Chain]:
+    """With a route that the translated connection does not match, and with one that it does."""
+    made = Chain(f"nat{os.getpid()}", HOST % ("2000-3999", request.param), tmp_path)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.close()
+
+
+REFUSED = """
+import socket
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.settimeout(5)
+sock.connect(("198.18.0.20", 9))
+sock.send(b"x")
+try:
+    sock.recv(9)
+except ConnectionRefusedError:
+    print("refused")
+"""
+SERVE = """
+import http.server, sys
+class Handler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        print(self.client_address[0], self.client_address[1], flush=True)
+make = lambda *given: Handler(*given, directory=sys.argv[1])
+http.server.ThreadingHTTPServer(("", 80), make).serve_forever()
+"""
+
+
+def test_a_download_through_firewall_ids_and_nat(chain: Chain, tmp_path: Path) -> None:
+    body = os.urandom(1 << 20) * 40
+    (tmp_path / "body").write_bytes(body)
+    log = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC)
+    server = chain.net.vms["server"].popen(
+        ["python3", "-c", SERVE, str(tmp_path)], stdout=log, stderr=log
+    )
+    try:
+        until(lambda: ":80 " in chain.net.run("server", "ss", "-ltn"))
+        got = tmp_path / "got"
+        client = chain.net.vms["client"].popen(
+            ["curl", "-s", "-m", "40", "-o", str(got), "http://198.18.0.20/body"]
+        )
+        while not select.select([client.fileno()], [], [], 0.05)[0]:
+            chain.functions.sync()
+        assert client.wait(1) == 0
+        client.close()
+        digest = hashlib.sha256(got.read_bytes()).hexdigest()
+        assert digest == hashlib.sha256(body).hexdigest()
+        address, port = (tmp_path / "log").read_text().split()[:2]
+        assert address == NAT
+        assert 2000 <= int(port) <= 3999
+        counters = chain.functions.counters()
+        # Both ways by ring: fw to ids to nat, and nat to ids to fw.
+        assert counters["fw"]["ring_out"] > 100
+        assert counters["ids"]["ring_out"] > 1000
+        assert counters["nat"]["ring_out"] > 1000
+        assert counters["nat"]["translated-in"] > 1000
+        assert counters["fw"]["accepted"] > 1000
+    finally:
+        server.close()
+        os.close(log)
+
+
+def test_ping_and_icmp_errors_come_back(chain: Chain) -> None:
+    chain.net.ping(20)
+    assert chain.counter("nat", "connections") == 1
+    assert chain.counter("nat", "translated-in") == 20
+    # Nobody listens there: the server tells the translator, which tells the client.
+    assert chain.net.run("client", "python3", "-c", REFUSED).strip() == "refused"
+    assert chain.counter("nat", "translated-in") == 21
+
+
+def test_the_firewalls_rules_hold(chain: Chain) -> None:
+    said = chain.net.run("client", "curl", "-s", "-m", "2", "http://198.18.0.20:23/", check=False)
+    assert said == ""
+    assert chain.counter("fw", "drop-rule-0") >= 1
+    assert chain.counter("fw", "dropped") == chain.counter("fw", "drop-rule-0")
+    assert chain.counter("nat", "connections") == 0
+
+
+def test_nobody_comes_in_from_outside(chain: Chain) -> None:
+    chain.net.run("server", "ping", "-c", "2", "-i", "0.2", "-W", "1", NAT, check=False)
+    # Where the route matches the asking too, it comes by the firewall first.
+    counters = chain.functions.counters()
+    assert counters["nat"]["drop-unknown"] + counters["fw"]["drop-default"] == 2
+    assert counters["ids"]["eth0_in"] + counters["ids"]["ring_in"] == 0
+
+
+SOURCE = """
+[[endpoint]]
+name = "server"
+address = "198.18.0.20/24"
+[[vm]]
+name = "tx"
+nf = "source"
+[vm.source]
+flow = "udp:198.18.0.1:4000>198.18.0.20:9"
+size = 200
+rate = 5000
+count = 2000
+[[vm]]
+name = "fw"
+nf = "forward"
+[[route]]
+match = { proto = "udp" }
+through = ["tx", "fw"]
+"""
+
+
+def test_the_source_sends_what_it_is_told(tmp_path: Path) -> None:
+    made = Chain(f"src{os.getpid()}", SOURCE, tmp_path)
+    try:
+        before = made.net.port("server")
+        made.start()
+
+        def all_sent() -> bool:
+            made.functions.sync()
+            counted = made.functions.counters()["fw"]
+            return counted["eth0_in"] + counted["ring_in"] == 2000
+
+        until(all_sent, 20)
+        counters = made.functions.counters()
+        assert counters["tx"]["made"] == 2000
+        assert counters["tx"]["eth0_out"] + counters["tx"]["ring_out"] == 2000
+        after = made.net.port("server")
+        assert after["tx_packets"] - before["tx_packets"] >= 2000
+        assert 2000 * 200 <= after["tx_bytes"] - before["tx_bytes"] < 2000 * 210
+    finally:
+        made.close()

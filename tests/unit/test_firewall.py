@@ -1,0 +1,187 @@
+"""The firewall's decisions: against the policy's matcher in Python, over any rules and frames; and
+what becomes of connections, fragments and ICMP errors after the first packet."""
+
+from ipaddress import ip_network
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scapy.layers.inet import ICMP, IP, TCP, UDP, fragment
+from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
+from scapy.layers.l2 import Dot1Q, Ether
+from scapy.packet import Raw
+
+from cext.dataplane import pack_row
+from cext.nf import Firewall
+from cext.words import Row, Tuple
+from hostsim.model import MatchSpec
+from hostsim.policy import First, judge, match_rows
+
+SECOND = 10**9
+HOSTS = ("198.18.0.1", "198.18.0.2", "198.18.1.1")
+NETS = ("198.18.0.0/24", "198.18.0.1/32", "198.18.1.0/24", "fd00::/16")
+PORTS = (1, 80, 443, 65535)
+FLAGS = (0x02, 0x12, 0x10, 0x01, 0x04)
+
+
+def firewall(*rules: tuple[MatchSpec, bool], default: bool = False, conns: int = 0) -> Firewall:
+    rows = [row for at, (match, _) in enumerate(rules) for row in match_rows(match, at)]
+    return Firewall([pack_row(row) for row in rows], [*(do for _, do in rules), default], conns)
+
+
+def frame(packet: Any) -> bytes:
+    return bytes(Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02") / packet)
+
+
+matches = st.builds(
+    MatchSpec,
+    src=st.lists(st.sampled_from(NETS).map(ip_network), max_size=2).map(tuple),
+    proto=st.sampled_from([None, 1, 6, 17]),
+    dport=st.lists(st.sampled_from([(80, 80), (1, 100), (443, 65535)]), max_size=2).map(tuple),
+    sport=st.lists(st.sampled_from([(80, 80), (1, 100)]), max_size=1).map(tuple),
+    tcp_flags=st.sampled_from([None, (0x12, 0x02), (0x04, 0x04)]),
+    dscp=st.sampled_from([None, 0, 46]),
+    vlan=st.sampled_from([None, None, None, 7]),
+    ethertype=st.sampled_from([None, None, None, 0x0800, 0x86DD, 0x88CC]),
+)
+packets = st.fixed_dictionaries(
+    {
+        "src": st.sampled_from(HOSTS),
+        "dst": st.sampled_from(HOSTS),
+        "proto": st.sampled_from([1, 6, 17, 47]),
+        "sport": st.sampled_from(PORTS),
+        "dport": st.sampled_from(PORTS),
+        "flags": st.sampled_from(FLAGS),
+        "dscp": st.sampled_from([0, 46]),
+        "vlan": st.sampled_from([0, 0, 0, 7]),
+        "six": st.booleans(),
+    }
+)
+
+
+def build(p: dict[str, Any]) -> tuple[bytes, First]:
+    """The frame, and what the switch would know of it."""
+    src, dst = p["src"], p["dst"]
+    if p["six"]:
+        src, dst = (f"fd00::{address.rsplit('.', 1)[1]}" for address in (src, dst))
+        ip = IPv6(src=src, dst=dst, tc=p["dscp"] << 2, nh=p["proto"])
+    else:
+        ip = IP(src=src, dst=dst, tos=p["dscp"] << 2, proto=p["proto"])
+    sport, dport, flags = p["sport"], p["dport"], 0
+    if p["proto"] == 6:
+        flags = p["flags"]
+        ip = ip / TCP(sport=sport, dport=dport, flags=flags)
+    elif p["proto"] == 17:
+        ip = ip / UDP(sport=sport, dport=dport)
+    elif p["proto"] == 1 and not p["six"]:
+        ip, dport = ip / ICMP(type=8, id=sport), sport
+    elif p["proto"] == 1:  # ICMP for IPv4 has no sense here, but a number and no ports
+        ip, sport, dport = ip / ICMP(type=8, id=0), 0, 0
+    else:
+        ip, sport, dport = ip / Raw(b"x" * 20), 0, 0
+    layers = Dot1Q(vlan=p["vlan"]) / ip if p["vlan"] else ip
+    net = ip_network(src).network_address.packed, ip_network(dst).network_address.packed
+    flow = Tuple(6 if p["six"] else 4, p["proto"], net[0], sport, net[1], dport, p["vlan"])
+    return frame(layers), First(flow, flags, p["dscp"])
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.tuples(matches, st.booleans()), max_size=6), st.booleans(), packets)
+def test_it_decides_as_the_policy_does(
+    rules: list[tuple[MatchSpec, bool]], default: bool, packet: dict[str, Any]
+) -> None:
+    data, first = build(packet)
+    rows: list[Row] = [row for at, (match, _) in enumerate(rules) for row in match_rows(match, at)]
+    route = judge(rows, first).route
+    wanted = default if route is None else rules[route][1]
+    assert firewall(*rules, default=default).pass_(data, SECOND) == wanted
+
+
+WEB = (MatchSpec(proto=6, dport=((80, 80),)), True)
+
+
+def tcp(flags: str, reply: bool = False, dport: int = 80) -> bytes:
+    a, b = HOSTS[0], HOSTS[2]
+    if reply:
+        return frame(IP(src=b, dst=a) / TCP(sport=dport, dport=4000, flags=flags))
+    return frame(IP(src=a, dst=b) / TCP(sport=4000, dport=dport, flags=flags))
+
+
+def test_replies_of_accepted_connections_pass_and_nothing_else() -> None:
+    one = firewall(WEB)
+    assert not one.pass_(tcp("S", dport=81), 1)
+    assert one.pass_(tcp("S"), 1)
+    assert one.pass_(tcp("SA", reply=True), 2)
+    assert one.pass_(tcp("A"), 3)
+    stranger = IP(src=HOSTS[2], dst=HOSTS[0]) / TCP(sport=4000, dport=4000, flags="S")
+    assert not one.pass_(frame(stranger), 4)
+    assert one.counters() == {
+        "accepted": 3, "drop-malformed": 0, "drop-orphan-fragment": 0, "drop-table-full": 0,
+        "drop-rule-0": 0, "drop-default": 2,
+    }  # fmt: skip
+
+
+def test_a_firewall_that_forgot_goes_on_with_what_it_would_accept() -> None:
+    for flags, reply in (("A", False), ("A", True), ("SA", True), ("FA", True)):
+        assert firewall(WEB).pass_(tcp(flags, reply), 1), (flags, reply)
+        assert not firewall(WEB).pass_(tcp(flags, reply, dport=81), 1)
+    assert not firewall(WEB).pass_(tcp("S", reply=True), 1)
+
+
+def test_connections_end_when_they_are_silent() -> None:
+    one = firewall((MatchSpec(proto=17, dport=((53, 53),)), True))
+    ask = frame(IP(src=HOSTS[0], dst=HOSTS[2]) / UDP(sport=5, dport=53))
+    answer = frame(IP(src=HOSTS[2], dst=HOSTS[0]) / UDP(sport=53, dport=5))
+    assert not one.pass_(answer, 1)
+    assert one.pass_(ask, 1)
+    assert one.pass_(answer, 119 * SECOND)
+    assert one.pass_(answer, 238 * SECOND)
+    assert not one.pass_(answer, 359 * SECOND)
+    assert one.pass_(ask, 360 * SECOND)
+
+
+def test_a_full_table_drops_by_name_and_frees_itself() -> None:
+    one = firewall(default=True, conns=8)
+    asks = [frame(IP(src=HOSTS[0], dst=HOSTS[2]) / UDP(sport=n, dport=53)) for n in range(1, 10)]
+    assert [one.pass_(ask, 1) for ask in asks] == [True] * 8 + [False]
+    assert one.counters()["drop-table-full"] == 1
+    assert one.pass_(asks[8], 130 * SECOND)
+
+
+def test_fragments_do_as_the_first_one() -> None:
+    whole = IP(src=HOSTS[0], dst=HOSTS[2], id=9) / UDP(sport=1, dport=53) / Raw(b"x" * 3000)
+    first, *later = (frame(part) for part in fragment(whole, 1000))
+    one = firewall((MatchSpec(proto=17, dport=((53, 53),)), True))
+    assert not one.pass_(later[0], 1)
+    assert one.counters()["drop-orphan-fragment"] == 1
+    assert one.pass_(first, 1)
+    assert all(one.pass_(part, 2) for part in later)
+    assert not one.pass_(later[0], 31 * SECOND)
+
+
+def test_icmp_errors_pass_with_their_connection() -> None:
+    one = firewall((MatchSpec(proto=17), True))
+    sent = IP(src=HOSTS[0], dst=HOSTS[2]) / UDP(sport=1, dport=53)
+    error = frame(IP(src=HOSTS[1], dst=HOSTS[0]) / ICMP(type=3, code=1) / sent)
+    assert not one.pass_(error, 1)
+    assert one.pass_(frame(sent), 2)
+    assert one.pass_(error, 3)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        bytes(13),
+        frame(IP(len=4000) / UDP()),
+        frame(IP(ihl=15) / UDP()),
+        frame(IP() / TCP())[:40],
+        frame(IPv6() / ICMPv6EchoRequest())[:50],
+        frame(IPv6(nh=0) / Raw(b"\0" * 72)),
+    ],
+)
+def test_what_lies_about_its_length_is_malformed(data: bytes) -> None:
+    one = firewall(default=True)
+    assert not one.pass_(data, 1)
+    assert one.counters()["drop-malformed"] == 1
