@@ -38,6 +38,7 @@ from hostsim.vm import Vm
 from netns.links import Rtnl
 from netns.process import Process
 
+ANSWER_MAX = 64 * 1024
 READY = 20.0  # seconds for a function to open its port
 XDP_FLAGS_DRV_MODE = 4
 
@@ -75,7 +76,9 @@ class Function:
         self.tally = Tally(vm.index)
         self.memory: Memory | None = None  # None: of its own; else not owned
         self.process: Process | None = None
-        self.restarts = 0
+        self.restarts = 0  # in a row
+        self.starts = 0
+        self.why = ""  # it last ended
         self.began = 0.0
         self.due: float | None = None  # when to start again
         self._switch = switch
@@ -85,6 +88,7 @@ class Function:
         self._spare: tuple[Process, socket.socket] | None = None
         self._capture: bpf.Object | None = None
         self._control: socket.socket | None = None
+        self._asked = False
 
     def prepare(self) -> None:
         """Make the switch's port and the VM's eth0 ready, once. Raises OSError."""
@@ -152,6 +156,8 @@ class Function:
         self.process, self._control = self._spare
         self._spare = None
         self.began = time.monotonic()
+        self.starts += 1
+        self._asked = False
         self.due = None
         message: Json = {
             "do": "open",
@@ -187,10 +193,9 @@ class Function:
             if kind == socket.SCM_RIGHTS:
                 handles.frombytes(content[: len(content) // 4 * 4])
         if not data or len(handles) != 1:
-            lines = self._log.read_text(errors="replace").strip().splitlines()
             raise HostsimError(
                 f"{self.vm.spec.name}: nf",
-                f"{self.vm.spec.nf!r} did not start: {lines[-1] if lines else 'no reason given'}",
+                f"{self.vm.spec.nf!r} did not start: {self.last_words() or 'no reason given'}",
             )
         assert self._capture is not None
         try:
@@ -215,16 +220,42 @@ class Function:
         """Its neighbour is gone."""
         self._send({"do": "forget", "vm": vm})
 
-    def counters(self) -> dict[str, int]:
-        """The port's counters; empty where it does not answer within a second."""
-        if self._control is None or self.process is None:
-            return {}
+    def ask(self) -> None:
+        """Ask for the counters, which `answer` has then. One that has not answered yet is not asked
+        again: it may never read what it is sent."""
+        if self._control is None or (self._asked and not self._answered(0)):
+            return
         self._send({"do": "counters"})
-        if not select.select([self._control], [], [], 1.0)[0]:
-            return {}
-        data = self._control.recv(65536)
+        self._asked = True
+
+    def answer(self, deadline: float) -> dict[str, int]:
+        """What was asked for; empty where it does not answer until then (time.monotonic)."""
+        data = self._answered(max(0.0, deadline - time.monotonic()))
         found: dict[str, int] = json.loads(data)["counters"] if data else {}
         return found
+
+    def _answered(self, seconds: float) -> bytes:
+        if self._control is None or not self._asked:
+            return b""
+        if not select.select([self._control], [], [], seconds)[0]:
+            return b""
+        self._asked = False
+        try:
+            return self._control.recv(ANSWER_MAX)
+        except ConnectionResetError:  # it has ended, which is seen elsewhere
+            return b""
+
+    @property
+    def state(self) -> str:
+        """`running`; `restarting`: it has ended, and is started again; `failed`: it is not."""
+        if self.process is not None and self.process.poll() is None:
+            return "running"
+        return "failed" if self.process is None and self.due is None else "restarting"
+
+    def last_words(self) -> str:
+        """The last line of the VM's log."""
+        lines = self._log.read_text(errors="replace").strip().splitlines()
+        return lines[-1].strip() if lines else ""
 
     def ended(self) -> None:
         """Let go of a process that has ended, or end it."""

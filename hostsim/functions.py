@@ -11,9 +11,10 @@ port has no place to count it gets no rule. A flow of which switch and port have
 FLOW_IDLE loses its rule, and both forget what they counted.
 
 A function that ends by itself is started again, at once and then after pauses that double (BACKOFF,
-RESTARTS). Ends in a row count: of a function that failed, within STEADY of its start; of one that
-was killed (SIGKILL comes from outside), within YOUNG. Its neighbours forget the rings to it before
-it gets new ones, and meanwhile their packets go to the switch.
+RESTARTS); one that is given up is to the switch as if its VM were gone. Ends in a row count: of a
+function that failed, within STEADY of its start; of one that was killed (SIGKILL comes from
+outside), within YOUNG. Its neighbours forget the rings to it before it gets new ones, and meanwhile
+their packets go to the switch.
 """
 
 import contextlib
@@ -31,7 +32,7 @@ from hostsim import nfsettings, rings, routes
 from hostsim.accounts import Books, Snapshot
 from hostsim.errors import HostsimError
 from hostsim.function import Function, Memory
-from hostsim.model import HostSpec
+from hostsim.model import HostSpec, Json
 from hostsim.nf import RING
 from hostsim.switch import Switch
 from hostsim.vm import Vm
@@ -46,6 +47,7 @@ YOUNG = 0.25  # seconds after which a function that is killed has counted as run
 AGING = 2.0  # seconds between two looks for what is idle
 CHANNEL = Shape("isolated", ring=1024, data=1 << 19, max_len=1600)
 SHARED = Shape("shared", ring=1024, max_len=1600)
+ANSWER = 0.5  # seconds to say what was counted, for all of them together
 IN_HAND = 128  # packets that a function may have taken or counted, but not passed on
 
 
@@ -167,6 +169,8 @@ class Functions:
     def _died(self, function: Function, now: float) -> None:
         name, number = function.vm.spec.name, function.vm.index
         status = function.process.poll() if function.process is not None else None
+        words = function.last_words() if status is not None and status >= 0 else ""
+        function.why = f"status {status}" + (f": {words}" if words else "")
         function.ended()
         lost = {number: RING + IN_HAND}
         for other in self._others(number):
@@ -177,12 +181,13 @@ class Functions:
         if now - function.began > (YOUNG if status == -signal.SIGKILL else STEADY):
             function.restarts = 0
         if function.restarts == RESTARTS or not function.vm.alive:
-            log.error("%s: its network function is given up (status %s)", name, status)
+            log.error("%s: its network function is given up (%s)", name, function.why)
             function.due = None
+            self._plane.link_lost(name)
             return
         function.due = now + (BACKOFF * 2**function.restarts if function.restarts else 0)
         function.restarts += 1
-        log.warning("%s: its network function ended with status %s", name, status)
+        log.warning("%s: its network function ended (%s)", name, function.why)
 
     # -- rules ------------------------------------------------------------------------------------
 
@@ -285,10 +290,36 @@ class Functions:
         return [process.fileno() for process in ended if process.poll() is not None]
 
     def counters(self) -> dict[str, dict[str, int]]:
-        """By VM name, what its port counted."""
-        return {one.vm.spec.name: one.counters() for one in self._by_number.values()}
+        """By VM name, what its port and the function counted; empty for one that does not answer
+        within ANSWER."""
+        for one in self._by_number.values():
+            one.ask()
+        deadline = time.monotonic() + ANSWER
+        return {one.vm.spec.name: one.answer(deadline) for one in self._by_number.values()}
+
+    def state(self, name: str) -> str:
+        """The state of a VM's function, see Function."""
+        return self._named(name).state
+
+    def report(self) -> dict[str, Json]:
+        """By VM name, for `status`: the function, its state, how often it was started again, why
+        it last ended, and its counters."""
+        counters = self.counters()
+        return {
+            one.vm.spec.name: {
+                "name": one.vm.spec.nf,
+                "state": one.state,
+                "restarts": one.starts - 1,
+                "why": one.why,
+                "counters": counters[one.vm.spec.name],
+            }
+            for one in self._by_number.values()
+        }
+
+    def _named(self, name: str) -> Function:
+        (found,) = [one for one in self._by_number.values() if one.vm.spec.name == name]
+        return found
 
     def process(self, name: str) -> Process | None:
         """The process of a VM's network function, None while there is none."""
-        (found,) = [one for one in self._by_number.values() if one.vm.spec.name == name]
-        return found.process
+        return self._named(name).process

@@ -446,10 +446,14 @@ class Host:
     def status(self) -> Json:
         """The contract's `status`."""
         assert self._switch is not None
+        reports = self._functions.report() if self._functions else {}
         return {
             "host": self.spec.name,
             "foreground": self._kmc.status()["foreground"] if self._kmc else None,
-            "vms": [self._node(spec.name) for spec in self.spec.vms],
+            "vms": [
+                self._node(spec.name) | ({"nf": reports[spec.name]} if spec.name in reports else {})
+                for spec in self.spec.vms
+            ],
             "endpoints": [self._node(spec.name) for spec in self.spec.endpoints],
             "switch": {
                 "netns": self._switch.netns,
@@ -475,14 +479,17 @@ class Host:
 
     def _state(self, vm: Vm) -> str:
         """`running`; or what is wrong with it, the worst first: `dead` (its init), `restarting`
-        (dead, and about to be started again), `unplugged` (its port or the port's carrier),
-        `unnamed` (its name in /run/netns), `failed` (its program)."""
+        (dead, or its network function is, and about to be started again), `unplugged` (its port or
+        the port's carrier), `unnamed` (its name in /run/netns), `failed` (its program, or its
+        network function for good)."""
         if not vm.alive:
             return "restarting" if vm.spec.name in self._restarts else "dead"
         if vm.spec.name in self._unplugged:
             return "unplugged"
         if not namespace.names(vm.netns, vm.netns_fd):
             return "unnamed"
+        if vm.spec.nf is not None and self._functions is not None:
+            return self._functions.state(vm.spec.name)
         return self._states[vm.spec.name]
 
 

@@ -62,6 +62,13 @@ def status(found: dict[str, Any]) -> None:
                 " ".join(node.get("addresses", [])) or "-",
             )
     _put(table, "an empty host")
+    functions = [node for node in found["vms"] if "nf" in node]
+    if functions:
+        _put(_functions(functions), "")
+        for node in functions:
+            if node["nf"]["why"]:
+                line = f"{node['name']} last ended with {node['nf']['why']}"
+                Console().print(line, markup=False, highlight=False, soft_wrap=True)
     switch = found["switch"]
     table = _table(
         f"switch: {switch['bridge']} in {switch['netns']}",
@@ -73,6 +80,21 @@ def status(found: dict[str, Any]) -> None:
     _put(table, "the switch has no ports")
     if found["devices"]:
         devices(found["devices"])
+
+
+def _functions(nodes: Rows) -> Table:
+    table = _table("network functions", ("VM", "nf", "state", "restarts", "counted"))
+    for node in nodes:
+        nf = node["nf"]
+        counted = (f"{name} {count:,}" for name, count in nf["counters"].items() if count)
+        table.add_row(
+            node["name"],
+            nf["name"],
+            _state(nf["state"]),
+            str(nf["restarts"]),
+            ", ".join(counted) or "-",
+        )
+    return table
 
 
 def devices(found: Rows) -> None:

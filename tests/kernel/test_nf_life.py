@@ -1,0 +1,164 @@
+"""Network functions of a host as its user sees them: the README's examples, as printed, and what
+`status` says of a function that fails."""
+
+import glob
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli import ask, hostsim, until
+
+pytestmark = pytest.mark.root
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+HOST = """
+[host]
+name = "nflife"
+[[endpoint]]
+name = "client"
+address = "198.18.0.10/24"
+[[endpoint]]
+name = "server"
+address = "198.18.0.20/24"
+[[vm]]
+name = "one"
+nf = "%s"
+[[vm]]
+name = "two"
+nf = "count"
+[[route]]
+match = { proto = "udp" }
+through = ["one", "two"]
+on_failure = "%s"
+"""
+
+ECHO = """
+import socket, sys
+port = int(sys.argv[1])
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.bind(("", port))
+print("up", flush=True)
+while True:
+    data, where = sock.recvfrom(2000)
+    sock.sendto(data, where)
+"""
+ASK = """
+import socket, sys
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.settimeout(float(sys.argv[3]))
+sock.sendto(sys.argv[2].encode(), ("198.18.0.20", int(sys.argv[1])))
+try:
+    print(sock.recv(2000).decode())
+except TimeoutError:
+    print("nothing")
+"""
+
+
+def block(language: str) -> str:
+    """The README's example in that language; under 30 lines."""
+    source = README.split(f"```{language}\n")[1].split("```")[0]
+    assert len(source.splitlines()) < 30
+    return source
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Any]:
+    """up(nf, on_failure): the host, with echo servers at 53 and 54."""
+    servers: list[subprocess.Popen[str]] = []
+
+    def start(nf: str, on_failure: str = "drop") -> None:
+        (tmp_path / "nflife.toml").write_text(HOST % (nf, on_failure))
+        hostsim("up", str(tmp_path / "nflife.toml"))
+        for port in ("53", "54"):
+            words = ("ip", "netns", "exec", "hs-nflife-server", "python3", "-c", ECHO, port)
+            servers.append(subprocess.Popen(words, stdout=subprocess.PIPE, text=True))
+            line = servers[-1].stdout
+            assert line is not None
+            assert line.readline() == "up\n"
+
+    yield start
+    for server in servers:
+        server.kill()
+        server.communicate()
+    hostsim("--host", "nflife", "down")
+
+
+def answer(port: int, text: str = "hello", seconds: float = 2.0) -> str:
+    words = ("python3", "-c", ASK, str(port), text, str(seconds))
+    return hostsim("exec", "client", "--", *words).stdout.strip()
+
+
+def vm(name: str) -> dict[str, Any]:
+    (found,) = [one for one in ask("status")["vms"] if one["name"] == name]
+    return dict(found)
+
+
+def test_the_readmes_function_in_python(up: Any, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(block("python"))
+    up("mine:no_dns")
+    assert answer(54) == "hello"
+    assert answer(53, seconds=0.5) == "nothing"
+    assert vm("one")["nf"]["counters"]["dropped"] == 1
+    assert answer(54) == "hello"
+
+
+def test_the_readmes_function_in_c(up: Any, tmp_path: Path) -> None:
+    (tmp_path / "no_dns.c").write_text(block("c"))
+    (line,) = [one for one in README.splitlines() if one.startswith("`cc ")]
+    command = [word for part in line.split("`")[1].split() for word in expand(part)]
+    subprocess.run([*command, "-Wall", "-Werror"], cwd=tmp_path, check=True, timeout=60)
+    up("./no_dns.so")
+    assert answer(54) == "hello"
+    assert answer(53, seconds=0.5) == "nothing"
+    assert vm("one")["nf"]["counters"]["dropped"] == 1
+
+
+def expand(word: str) -> list[str]:
+    """As a shell in the project's directory does."""
+    if not word.startswith("-I"):
+        return [word]
+    (found,) = glob.glob(word.removeprefix("-I"), root_dir=ROOT)
+    return [f"-I{ROOT / found}"]
+
+
+FRAGILE = """
+def fragile(port):
+    for batch in port:
+        for packet in batch:
+            if bytes(packet[42:45]) == b"die":
+                raise ValueError("a packet it cannot bear")
+        port.send(batch)
+"""
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("on_failure", ["drop", "skip"])
+def test_a_function_that_raises_takes_its_vm_alone_down(
+    up: Any, tmp_path: Path, on_failure: str
+) -> None:
+    (tmp_path / "fragile.py").write_text(FRAGILE)
+    up("fragile:fragile", on_failure)
+    assert answer(54) == "hello"
+    assert vm("one")["state"] == "running"
+    assert answer(54, "die", 0.2) == "nothing"
+    until(lambda: vm("one")["nf"]["restarts"] == 1 and vm("one")["state"] == "running", 20)
+    assert vm("one")["nf"]["why"] == "status 1: ValueError: a packet it cannot bear"
+    assert until(lambda: answer(54, seconds=0.5) == "hello", 20)
+    said = hostsim("status").stdout
+    assert "one last ended with status 1: ValueError: a packet it cannot bear\n" in said
+
+    def fails_again() -> bool:
+        answer(54, "die", 0.05)
+        return vm("one")["state"] == "failed"
+
+    until(fails_again, 40)
+    assert vm("one")["nf"]["restarts"] == 8
+    assert vm("two")["state"] == "running"
+    assert vm("two")["nf"]["restarts"] == 0
+    assert (answer(54, seconds=0.5) == "hello") == (on_failure == "skip")
+    log = Path("/run/hostsim/nflife/log").read_text()
+    assert "one: its network function is given up (status 1: ValueError" in log
