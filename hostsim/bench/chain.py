@@ -1,8 +1,13 @@
-"""Packets through a chain of packet functions: `N/ring` and `N/switch`, peer: the switch path.
+"""Packets through a chain of VMs, end to end and there and back; peer: the same by the switch.
 
-A source in a VM sends packets of 60 bytes (64 on a wire), N functions in VMs pass them on, a sink
-in a VM counts what arrives. `ring`: from VM to VM past the switch; `switch`: the same functions
-with every hop through their eth0, the classifier and the switch's ports.
+    N/switch, N/veth, N/ring             million packets of 60 bytes (64 on a wire) a second
+    rtt/N/PATH/p50, rtt/N/PATH/p99       us, one packet at a time: the chain, and back
+
+A source in a VM sends, N VMs pass on, a sink in a VM counts what arrives, or sends it back. `ring`
+and `switch`: the VMs are packet functions, from VM to VM past the switch, or each hop through their
+eth0, the classifier and the switch's ports. `veth`: the VMs forward in the kernel, and the hops
+between them are direct links; its peer is the same chain with each hop by the switch. (There the
+source and the sink, being packet functions, are reached by the switch.)
 """
 
 import argparse
@@ -12,11 +17,13 @@ import struct
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
+from cext import port_bench
 from cext.port import Port
 from hostsim.bench import common
-from hostsim.errors import UsageError
+from hostsim.errors import HostsimError, UsageError
 from hostsim.functions import Functions
 from hostsim.hostfile import parse
 from hostsim.model import Json
@@ -26,7 +33,8 @@ from hostsim.vm import Vm
 from netns.journal import Journal
 
 LENGTHS = (1, 2, 3, 4, 5)
-PATHS = ("switch", "ring")
+PATHS = ("switch", "veth", "ring")
+PERCENTILES = ("p50", "p99")
 SETTLE = 0.5  # seconds until the rules are there and queues are full
 MEASURED = 1.0
 SYNC = 0.05
@@ -35,25 +43,42 @@ SYNC = 0.05
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `hostsim bench chain`."""
     names = [f"{length}/{path}" for length in LENGTHS for path in PATHS]
-    common.add_arguments(parser, names)
+    common.add_arguments(parser, [*names, *(f"rtt/{n}/{p}" for n in names for p in PERCENTILES)])
     parser.add_argument("--length", help="lengths of chains: 3, or 1..5", metavar="N")
-    parser.add_argument("--path", help="paths, with commas: switch,ring", metavar="PATHS")
+    parser.add_argument("--path", help=f"paths, with commas: {','.join(PATHS)}", metavar="PATHS")
 
 
 def run(options: argparse.Namespace) -> Json:
     """Measure; the document of the contract. Raises HostsimError."""
     lengths, paths = chosen(options)
-    cases = [
-        common.Case(
-            f"{length}/{path}",
-            "Mpps",
-            lambda length=length, path=path: measure(length, path),  # type: ignore[misc]
-            {} if path == "switch" else {"switch": lambda length=length: measure(length, "switch")},  # type: ignore[misc]
-        )
-        for length in lengths
-        for path in paths
-    ]
+    cases = []
+    for length in lengths:
+        for path in paths:
+            peers = {"switch": by_switch(path)} if path != "switch" else {}
+            cases.append(
+                common.Case(
+                    f"{length}/{path}",
+                    "Mpps",
+                    partial(measure, length, path),
+                    {name: partial(measure, length, its) for name, its in peers.items()},
+                )
+            )
+            ours, theirs = RoundTrips(length, path), RoundTrips(length, by_switch(path))
+            cases += [
+                common.Case(
+                    f"rtt/{length}/{path}/{which}",
+                    "us",
+                    partial(ours.measure, which),
+                    {name: partial(theirs.measure, which) for name in peers},
+                )
+                for which in PERCENTILES
+            ]
     return common.run("chain", cases, options)
+
+
+def by_switch(path: str) -> str:
+    """The path that is the same chain with every hop by the switch."""
+    return "kernel" if path == "veth" else "switch"
 
 
 def chosen(options: argparse.Namespace) -> tuple[list[int], list[str]]:
@@ -74,23 +99,51 @@ def chosen(options: argparse.Namespace) -> tuple[list[int], list[str]]:
     return lengths, paths
 
 
-def host_file(length: int, path: str) -> str:
-    """A host of `length` functions between a source and a sink."""
-    names = ["source", *(f"nf{number}" for number in range(1, length + 1)), "sink"]
-    functions = {"source": "hostsim.bench.chain:source", "sink": "sink"}
-    lines = ['[host]\nname = "bench-chain"\n']
-    lines += [f'[[vm]]\nname = "{n}"\nnf = "{functions.get(n, "forward")}"\n' for n in names]
-    bypass = "ring" if path == "ring" else "never"
-    through = ", ".join(f'"{name}"' for name in names)
+ENDS = {
+    "load": """
+[[vm]]
+name = "source"
+nf = "source"
+[vm.source]
+flow = "udp:198.18.0.101:4000>198.18.0.102:9"
+size = 60
+[[vm]]
+name = "sink"
+nf = "sink"
+address = "198.18.0.102/24"
+""",
+    "rtt": """
+[[vm]]
+name = "source"
+nf = "hostsim.bench.chain:pinger"
+address = "198.18.0.101/24"
+[[vm]]
+name = "sink"
+nf = "cext.port_bench:echo"
+address = "198.18.0.102/24"
+""",
+}
+"""The first and the last VM, by what is measured."""
+
+
+def host_file(length: int, path: str, ends: str = "load") -> str:
+    """A host of `length` VMs between a source and a sink. path: `kernel` is `veth`'s VMs with every
+    hop by the switch."""
+    middle = [f"nf{number}" for number in range(1, length + 1)]
+    nf = "" if path in ("veth", "kernel") else 'nf = "forward"\n'
+    lines = ['[host]\nname = "bench-chain"\n', ENDS[ends]]
+    lines += [f'[[vm]]\nname = "{name}"\n{nf}' for name in middle]
+    bypass = {"ring": "ring", "veth": "auto"}.get(path, "never")
+    through = ", ".join(f'"{name}"' for name in ("source", *middle, "sink"))
     lines.append(
         f'[[route]]\nmatch = {{ proto = "udp" }}\nthrough = [{through}]\nbypass = "{bypass}"\n'
     )
     return "\n".join(lines)
 
 
-def source(port: Port) -> None:
-    """The network function of the source's VM."""
-    port.source(packet())
+def pinger(port: Port) -> None:
+    """The network function of the source's VM, where round trips are measured."""
+    port_bench.ping(port, packet())
 
 
 def packet() -> bytes:
@@ -107,11 +160,11 @@ def packet() -> bytes:
 
 
 @contextlib.contextmanager
-def chain(length: int, path: str) -> Iterator[tuple[Dataplane, Functions]]:
+def chain(length: int, path: str, ends: str) -> Iterator[tuple[Dataplane, Functions]]:
     """The host, running."""
     with contextlib.ExitStack() as undo:
         folder = undo.enter_context(tempfile.TemporaryDirectory(prefix="hostsim-bench-"))
-        spec = parse(host_file(length, path), Path(folder, "chain.toml"))
+        spec = parse(host_file(length, path, ends), Path(folder, "chain.toml"))
         journal = Journal(Path(folder, "journal"))
         undo.callback(journal.close)
         switch = Switch(spec.name, journal)
@@ -135,12 +188,33 @@ def chain(length: int, path: str) -> Iterator[tuple[Dataplane, Functions]]:
 
 def measure(length: int, path: str) -> float:
     """Mpps that reach the sink."""
-    with chain(length, path) as (plane, functions):
+    with chain(length, path, "load") as (plane, functions):
         until(plane, functions, SETTLE)
         begun, before = time.monotonic(), arrived(functions)
         until(plane, functions, MEASURED)
         after, ended = arrived(functions), time.monotonic()
     return (after - before) / (ended - begun) / 1e6
+
+
+class RoundTrips:
+    """Of one chain. Each run gives both percentiles: one is asked for, the other kept until it
+    is."""
+
+    def __init__(self, length: int, path: str) -> None:
+        self._length, self._path = length, path
+        self._kept: dict[str, list[float]] = {which: [] for which in PERCENTILES}
+
+    def measure(self, which: str) -> float:
+        """us. Raises HostsimError where nothing came back."""
+        if not self._kept[which]:
+            with chain(self._length, self._path, "rtt") as (plane, functions):
+                until(plane, functions, SETTLE + MEASURED)
+                counted = functions.counters()["source"]
+            for name, values in self._kept.items():
+                if name not in counted:
+                    raise HostsimError(f"bench chain: {self._path}", "nothing came back")
+                values.append(counted[name] / 1e3)
+        return self._kept[which].pop(0)
 
 
 def until(plane: Dataplane, functions: Functions, seconds: float) -> None:

@@ -1,0 +1,22 @@
+/* The two ends of `hostsim bench chain`'s round trips: one packet at a time, there and back. */
+#ifndef HS_PORT_BENCH_H
+#define HS_PORT_BENCH_H
+#include "port.h"
+
+#define HS_PING_LATE UINT64_C(100000000) /* ns until a packet counts as lost */
+
+struct hs_ping {
+    uint64_t count, lost; /* round trips; packets that did not come back in time */
+    uint32_t samples;     /* a power of two */
+    uint64_t *ns;         /* of the last `samples` round trips: number i at i % samples */
+};
+
+/* Send a packet of at least 50 bytes (its last eight are overwritten), wait for it, and so on,
+ * until `also` is readable. 0, or a negative errno. */
+int hs_port_ping(struct hs_port *p, const uint8_t *packet, uint32_t len, struct hs_ping *ping,
+                 int also);
+
+/* Send each UDP packet back to where it came from; drop all else. */
+uint32_t hs_judge_echo(void *state, struct hs_port *p, struct hs_packet *batch, uint32_t n);
+
+#endif

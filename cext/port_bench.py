@@ -1,0 +1,32 @@
+"""The two ends of `hostsim bench chain`'s round trips, as network functions. Wraps port_bench.h."""
+
+from cext import check
+from cext._native import ffi, lib
+from cext.port import Port
+
+SAMPLES = 4096
+
+
+def ping(port: Port, packet: bytes) -> None:
+    """Send the packet (its last eight bytes are a number then), wait for it, and again, until the
+    port's control ends it. Its counters: `pings`, `lost`, and percentiles in ns of the second half
+    of all, at most the last SAMPLES: `p50`, `p99`. Raises OSError."""
+    times = ffi.new("uint64_t[]", SAMPLES)
+    native = ffi.new("struct hs_ping *", {"samples": SAMPLES, "ns": times})
+
+    def counters() -> dict[str, int]:
+        count = min(SAMPLES, native.count // 2)
+        last = sorted(times[at % SAMPLES] for at in range(native.count - count, native.count))
+        found = {"pings": native.count, "lost": native.lost}
+        return found | ({"p50": last[count // 2], "p99": last[count * 99 // 100]} if count else {})
+
+    port.more_counters = counters
+    while True:
+        check(lib.hs_port_ping(port.native, packet, len(packet), native, port.control), "ping")
+        if not port.on_control():
+            return
+
+
+def echo(port: Port) -> None:
+    """Send UDP packets back to where they came from."""
+    port.run(lib.hs_judge_echo)
