@@ -130,9 +130,6 @@ int hs_port_wait(struct hs_port *p, int also, uint64_t ns);
 typedef uint32_t (*hs_judge)(void *state, struct hs_port *p, struct hs_packet *batch, uint32_t n);
 int hs_port_loop(struct hs_port *p, hs_judge judge, void *state, int also);
 
-/* Send copies of one packet as fast as they are taken, until `also` is readable. */
-int hs_port_source(struct hs_port *p, const uint8_t *packet, uint32_t len, int also);
-
 /* Send everything on as it is. */
 uint32_t hs_judge_forward(void *state, struct hs_port *p, struct hs_packet *batch, uint32_t n);
 /* Drop everything. */

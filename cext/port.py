@@ -175,15 +175,6 @@ class Port:
             if not self.on_control():
                 return
 
-    def source(self, packet: bytes) -> None:
-        """Send copies of `packet` as fast as they are taken, waiting a moment where a ring is full,
-        until `on_control` ends it."""
-        self.native.wait_on_full = 1
-        while True:
-            check(lib.hs_port_source(self.native, packet, len(packet), self.control), "port")
-            if not self.on_control():
-                return
-
     def counters(self) -> dict[str, int]:
         """Packets by way and by reason, and what the function counts."""
         found: dict[str, int] = {name: getattr(self.native.counters, name) for name in COUNTERS}

@@ -114,30 +114,6 @@ int hs_port_loop(struct hs_port *p, hs_judge judge, void *state, int also) {
     }
 }
 
-int hs_port_source(struct hs_port *p, const uint8_t *packet, uint32_t len, int also) {
-    struct hs_packet batch[HS_BURST];
-    struct pollfd ask = {.fd = also, .events = POLLIN};
-    uint32_t rounds = 0;
-
-    if (len > p->umem.frame_size / 2)
-        return -EMSGSIZE;
-    for (;;) {
-        uint32_t n = hs_port_recv(p, batch, HS_BURST);
-
-        hs_port_drop(p, batch, n); /* nobody answers a source */
-        for (n = 0; n < HS_BURST && hs_port_new(p, &batch[n]) == 0; n++) {
-            batch[n].len = len;
-            hs_copy(p->umem.base + batch[n].addr, packet, len);
-        }
-        if (n > 0)
-            hs_port_send(p, batch, n);
-        else
-            sched_yield();
-        if (++rounds % 256 == 0 && poll(&ask, 1, 0) > 0)
-            return 0;
-    }
-}
-
 uint32_t hs_judge_forward(void *state, struct hs_port *p, struct hs_packet *batch, uint32_t n) {
     (void)state;
     (void)p;

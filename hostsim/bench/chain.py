@@ -1,11 +1,13 @@
 """Packets through a chain of VMs, end to end and there and back; peer: the same by the switch.
 
-    N/switch, N/veth, N/ring             million packets of 60 bytes (64 on a wire) a second
+    N/switch, N/veth, N/ring, N/shared   million packets of 60 bytes (64 on a wire) a second
     rtt/N/PATH/p50, rtt/N/PATH/p99       us, one packet at a time: the chain, and back
 
 A source in a VM sends, N VMs pass on, a sink in a VM counts what arrives, or sends it back. `ring`
 and `switch`: the VMs are packet functions, from VM to VM past the switch, or each hop through their
-eth0, the classifier and the switch's ports. `veth`: the VMs forward in the kernel, and the hops
+eth0, the classifier and the switch's ports; `shared` is `ring` in one packet memory, without a copy.
+A full ring makes its sender wait, or all that the first VMs do is spent on what the last ones drop.
+`veth`: the VMs forward in the kernel, and the hops
 between them are direct links; its peer is the same chain with each hop by the switch. (There the
 source and the sink, being packet functions, are reached by the switch.)
 """
@@ -33,7 +35,7 @@ from hostsim.vm import Vm
 from netns.journal import Journal
 
 LENGTHS = (1, 2, 3, 4, 5)
-PATHS = ("switch", "veth", "ring")
+PATHS = ("switch", "veth", "ring", "shared")
 PERCENTILES = ("p50", "p99")
 SETTLE = 0.5  # seconds until the rules are there and queues are full
 MEASURED = 1.0
@@ -133,10 +135,12 @@ def host_file(length: int, path: str, ends: str = "load") -> str:
     nf = "" if path in ("veth", "kernel") else 'nf = "forward"\n'
     lines = ['[host]\nname = "bench-chain"\n', ENDS[ends]]
     lines += [f'[[vm]]\nname = "{name}"\n{nf}' for name in middle]
-    bypass = {"ring": "ring", "veth": "auto"}.get(path, "never")
+    bypass = {"ring": "ring", "shared": "ring", "veth": "auto"}.get(path, "never")
+    mode = "shared" if path == "shared" else "isolated"
     through = ", ".join(f'"{name}"' for name in ("source", *middle, "sink"))
     lines.append(
         f'[[route]]\nmatch = {{ proto = "udp" }}\nthrough = [{through}]\nbypass = "{bypass}"\n'
+        f'ring = "{mode}"\non_full = "wait"\n'
     )
     return "\n".join(lines)
 

@@ -46,6 +46,7 @@ ports = "%s"
 [[route]]
 match = { %s }
 through = ["fw", "ids", "nat"]
+ring = "%s"
 """
 
 
@@ -74,10 +75,12 @@ SOURCE_MATCHED = 'src = "198.18.0.10/32"'
 EVERYTHING = 'dst = "198.18.0.0/24"'
 
 
-@pytest.fixture(params=[SOURCE_MATCHED, EVERYTHING], ids=["clients", "all"])
+@pytest.fixture(
+    params=[(SOURCE_MATCHED, "isolated"), (EVERYTHING, "shared")], ids=["clients", "all-shared"]
+)
 def chain(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Chain]:
     """With a route that the translated connection does not match, and with one that it does."""
-    made = Chain(f"nat{os.getpid()}", HOST % ("2000-3999", request.param), tmp_path)
+    made = Chain(f"nat{os.getpid()}", HOST % ("2000-3999", *request.param), tmp_path)
     try:
         made.start()
         yield made
