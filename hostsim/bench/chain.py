@@ -4,12 +4,12 @@
     rtt/N/PATH/p50, rtt/N/PATH/p99       us, one packet at a time: the chain, and back
 
 A source in a VM sends, N VMs pass on, a sink in a VM counts what arrives, or sends it back. `ring`
-and `switch`: the VMs are packet functions, from VM to VM past the switch, or each hop through their
-eth0, the classifier and the switch's ports; `shared` is `ring` in one packet memory, without a copy.
-A full ring makes its sender wait, or all that the first VMs do is spent on what the last ones drop.
-`veth`: the VMs forward in the kernel, and the hops
-between them are direct links; its peer is the same chain with each hop by the switch. (There the
-source and the sink, being packet functions, are reached by the switch.)
+and `switch`: the VMs are packet functions, and a packet goes from VM to VM past the switch, or each
+hop through their eth0, the classifier and the switch's ports; `shared` is `ring` in one packet
+memory, without a copy. A full ring makes its sender wait, or all that the first VMs do is spent on
+what the last ones drop. `veth`: the VMs forward in the kernel, and the hops between them are direct
+links; its peer is the same chain with each hop by the switch. (There the source and the sink, being
+packet functions, are reached by the switch.)
 """
 
 import argparse
