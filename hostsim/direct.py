@@ -32,11 +32,12 @@ from cext import forward
 from cext.revoke import revoke
 from hostsim.model import DeviceSpec, Held, Json
 from hostsim.osnodes import Node, OsNodes, node_path, udev_links, udev_properties
-from netns import evstate
+from netns import evstate, leds
 from netns.evdevices import MODIFIERS, Source, key_code, led_names
 from netns.evstate import State
 from netns.freezer import held_still
 from netns.hotplug import InputNode
+from netns.journal import Journal
 
 log = logging.getLogger("hostsim.kmc")
 
@@ -52,6 +53,7 @@ class _Device:
     source: Source
     node: Node
     found: State
+    triggers: dict[str, str] = field(default_factory=dict)  # of its LEDs, as found
     now: State | None = None  # as saved just now, until something else is set
     saved: dict[str, State] = field(default_factory=dict)
     hotkey: frozenset[int] = frozenset()
@@ -71,8 +73,9 @@ class Direct:
     `model.KmcSpec`, and above."""
 
     def __init__(
-        self, oses: dict[str, OsNodes], hotkey: Callable[[], None], held: Held = "lift"
+        self, oses: dict[str, OsNodes], hotkey: Callable[[], None], held: Held, journal: Journal
     ) -> None:
+        self._journal = journal
         self._carries = MODIFIERS if held == "carry-modifiers" else frozenset()
         self._oses = oses
         self._hotkey = hotkey
@@ -114,6 +117,10 @@ class Direct:
                 evstate.read(source),
                 hotkey=frozenset(chord),
             )
+            device.triggers = leds.triggers(node.sysname)
+            for file, trigger in device.triggers.items():
+                self._journal.add("led", file=file, trigger=trigger)
+            leds.cut(device.triggers)
             source.lift()
             evstate.quiet(source)
             source.grab()
@@ -197,6 +204,7 @@ class Direct:
         for device in self._each():
             with contextlib.suppress(OSError):
                 device.source.lift()
+                leds.join(device.triggers)
                 evstate.apply(device.source, device.found)
         for sysname in list(self._devices):
             self.remove(sysname)

@@ -17,6 +17,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from hostsim import background, wire
 from hostsim.agents import AgentPort, Bucket, Connection
@@ -61,12 +62,21 @@ AGENT_START = 30.0
 """Seconds `start` waits for the agents; an OS without one is overruled at once."""
 
 
+class _Asked(NamedTuple):
+    """Somebody waits for a flip."""
+
+    os: str
+    by: str
+    begun: float
+    future: asyncio.Future[Json]
+
+
 class Kmc:
     """The controller of one host's OSes (1 to 16). All methods run in the daemon's loop."""
 
     def __init__(self, spec: HostSpec, oses: dict[str, Vm], journal: Journal) -> None:
         # Nodes and sockets are on the VMs' own mounts, clones and grabs go with our descriptors.
-        # Network interfaces outlive us, and are in the journal.
+        # In the journal is what outlives us: network interfaces, and triggers of LEDs.
         self._journal = journal
         self._spec = spec
         self._oses = oses
@@ -80,10 +90,10 @@ class Kmc:
         self._nics: Nics | None = None
         self._hotplug: Hotplug | None = None
         self._readers: list[int] = []
-        self._asked: list[tuple[str, float, asyncio.Future[Json]]] = []
+        self._asked: list[_Asked] = []
         self._deadline: asyncio.TimerHandle | None = None
         self._release_number = 0
-        self._by = "start"
+        self._by = "start"  # of a flip that nobody asked for
         self._overruled = dict.fromkeys(oses, 0)
         self._flips = 0
         self._asks = {name: Bucket(ASK_RATE, ASK_BURST) for name in oses}
@@ -112,8 +122,8 @@ class Kmc:
             port.open()
         self._nodes = {name: OsNodes(vm) for name, vm in self._oses.items()}
         held = self._spec.kmc.held
-        self._mirror = Mirror(self._nodes, self._hotkey, held)
-        self._direct = Direct(self._nodes, self._hotkey, held)
+        self._mirror = Mirror(self._nodes, self._hotkey, held, self._journal)
+        self._direct = Direct(self._nodes, self._hotkey, held, self._journal)
         self._watch(self._mirror.fileno(), self._mirror.on_readable)
         self._watch(self._direct.fileno(), self._direct.on_readable)
         if self._spec.devices:
@@ -143,9 +153,9 @@ class Kmc:
                 timer.cancel()
         while self._readers:
             loop.remove_reader(self._readers.pop())
-        for _, _, future in self._asked:
-            if not future.done():
-                future.set_exception(HostsimError("flip", "the host goes down"))
+        for asked in self._asked:
+            if not asked.future.done():
+                asked.future.set_exception(HostsimError("flip", "the host goes down"))
         self._asked.clear()
         for driver in self._drivers():
             driver.close()
@@ -242,10 +252,9 @@ class Kmc:
             future.set_exception(HostsimError(f"flip to {name}", str(refused)))
             return
         log.info("flip to %s, asked by %s", name, by)
-        self._by = by
         if owner:
             self._owners.add(name)
-        self._asked.append((name, begun, future))
+        self._asked.append(_Asked(name, by, begun, future))
         self._act(actions)
 
     def _act(self, actions: Sequence[Action]) -> None:
@@ -317,32 +326,41 @@ class Kmc:
         self._flips += 1
         now = time.monotonic()
         longest = 0.0
-        for wanted, begun, future in self._asked:
-            if wanted == name and not future.done():
-                ms = round((now - begun) * 1000, 3)
-                longest = max(longest, ms)
-                future.set_result({"foreground": name, "previous": previous, "ms": ms})
-        self._asked = [entry for entry in self._asked if entry[0] != name]
+        by = self._by
+        asked, self._asked = self._asked_for(name)
+        for one in reversed(asked):
+            ms = round((now - one.begun) * 1000, 3)
+            longest = max(longest, ms)
+            by = one.by  # at last the first who asked
+            if not one.future.done():
+                one.future.set_result({"foreground": name, "previous": previous, "ms": ms})
         self._owners.discard(name)
-        log.info("%s is foreground after %s, %g ms", name, previous, longest)
-        event = {"event": "foreground", "os": name, "previous": previous, "by": self._by}
+        log.info("%s is foreground after %s, by %s, %g ms", name, previous, by, longest)
+        event = {"event": "foreground", "os": name, "previous": previous, "by": by}
         for port in self._ports.values():
             port.announce(Message(Type.EVENT, 0, json.dumps(event)))
 
     def _fail(self, name: str, why: str) -> None:
-        for wanted, _, future in self._asked:
-            if wanted == name and not future.done():
-                future.set_exception(HostsimError(f"flip to {name}", why))
-        self._asked = [entry for entry in self._asked if entry[0] != name]
+        asked, self._asked = self._asked_for(name)
+        self._owners.discard(name)
+        for one in asked:
+            log.info("flip to %s, asked by %s: refused: %s", name, one.by, why)
+            if not one.future.done():
+                one.future.set_exception(HostsimError(f"flip to {name}", why))
+
+    def _asked_for(self, name: str) -> "tuple[list[_Asked], list[_Asked]]":
+        """Who waits for this OS, and who for others."""
+        here = [one for one in self._asked if one.os == name]
+        return here, [one for one in self._asked if one.os != name]
 
     def _hotkey(self) -> None:
         try:
             name = self._machine.next()
         except Refused as refused:
-            log.info("hotkey: %s", refused)
+            log.info("flip to the next OS, asked by the hotkey: refused: %s", refused)
             return
         future: asyncio.Future[Json] = asyncio.get_running_loop().create_future()
-        future.add_done_callback(_log_failure)
+        future.add_done_callback(_heard)
         self._request(name, "the hotkey", future)
 
     # -- agents (agents.Handler) ------------------------------------------------------------------
@@ -463,6 +481,7 @@ def _answer(connection: Connection, sequence: int, done: asyncio.Future[Json]) -
         connection.send(Message(Type.OK, sequence, json.dumps(done.result())))
 
 
-def _log_failure(done: asyncio.Future[Json]) -> None:
-    if not done.cancelled() and (error := done.exception()) is not None:
-        log.info("hotkey: %s", error)
+def _heard(done: asyncio.Future[Json]) -> None:
+    """Nobody waits for a hotkey's flip; what became of it is in the log."""
+    if not done.cancelled():
+        done.exception()

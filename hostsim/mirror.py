@@ -20,10 +20,11 @@ from cext import forward
 from hostsim.errors import HostsimError
 from hostsim.model import DeviceSpec, Held, Json
 from hostsim.osnodes import Node, OsNodes, node_path, udev_links, udev_properties
-from netns import evstate
+from netns import evstate, leds
 from netns.evdevices import Clone, Source, key_code, led_names
 from netns.evstate import State
 from netns.hotplug import InputNode
+from netns.journal import Journal
 
 log = logging.getLogger("hostsim.kmc")
 
@@ -34,6 +35,7 @@ class _Mirrored:
     properties: dict[str, str]
     links: tuple[str, ...]
     fresh: State  # how each clone was at first
+    triggers: dict[str, str] = field(default_factory=dict)  # of the device's LEDs, as found
     number: int = -1  # in the forwarder
     clones: dict[str, Clone] = field(default_factory=dict)
 
@@ -46,8 +48,9 @@ class Mirror:
     """
 
     def __init__(
-        self, oses: dict[str, OsNodes], hotkey: Callable[[], None], held: Held = "lift"
+        self, oses: dict[str, OsNodes], hotkey: Callable[[], None], held: Held, journal: Journal
     ) -> None:
+        self._journal = journal
         self._oses = oses
         self._index = {name: number for number, name in enumerate(oses)}
         self._hotkey = hotkey
@@ -96,12 +99,14 @@ class Mirror:
             source.close()
             raise
         known = self._memory.take(source.identity.key)
+        self._cut_leds()
         try:
             chord = [key_code(name) for name in spec.hotkey]
             source.lift()
             source.grab()
             for name, nodes in self._oses.items():
                 device.clones[name] = Clone(source)
+                leds.cut(leds.triggers(device.clones[name].sysname))
                 if name in known:
                     with _opened(device.clones[name]) as clone:
                         evstate.apply(clone, known[name], fresh)
@@ -110,6 +115,10 @@ class Mirror:
             clones = [device.clones[name].fileno() for name in self._oses]
             device.number = self._forwarder.add(source.fileno(), clones)
             self._forwarder.chord(device.number, chord)
+            device.triggers = leds.triggers(node.sysname)
+            for file, trigger in device.triggers.items():
+                self._journal.add("led", file=file, trigger=trigger)
+            leds.cut(device.triggers)
             self._devices[node.sysname] = device
             if self._owner is not None:
                 self._forwarder.take(self._index[self._owner], device.number)
@@ -142,8 +151,8 @@ class Mirror:
         assert self._forwarder is not None
         states = {}
         for name, index in self._index.items():
-            leds, held = self._forwarder.os_state(device.number, index)
-            lit = [code for code in range(16) if leds >> code & 1]
+            bits, held = self._forwarder.os_state(device.number, index)
+            lit = [code for code in range(16) if bits >> code & 1]
             states[name] = {
                 "node": f"/dev/input/{device.clones[name].sysname}",
                 "leds": led_names(lit),
@@ -184,8 +193,15 @@ class Mirror:
             self._forwarder.close()
             self._forwarder = None
 
+    def _cut_leds(self) -> None:
+        """Of the clones that got LEDs late: the kernel loads input-leds with the first keyboard."""
+        for device in self._devices.values():
+            for clone in device.clones.values():
+                leds.cut(leds.triggers(clone.sysname))
+
     def _let_go(self, device: _Mirrored) -> None:
         assert self._forwarder is not None
+        leds.join(device.triggers)
         if device.number >= 0:
             self._forwarder.remove(device.number)
         for name, clone in device.clones.items():

@@ -1,8 +1,8 @@
 """A VM: process 1 in namespaces of its own, a named network namespace, a cgroup, a device list.
 
-Life: made -> `start` -> running -> `stop`. A VM whose process 1 has ended (killed, or SIGTERM from
-inside) is not alive, and still holds its names until `stop`. `start` and `stop` block; different
-VMs may start and stop in different threads at the same time.
+Life: made -> `start` -> running -> `stop`, and so on again. A VM whose process 1 has ended (killed,
+or SIGTERM from inside) is not alive, and still holds its names until `stop`. `start` and `stop`
+block; different VMs may start and stop in different threads at the same time.
 """
 
 import os

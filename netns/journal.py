@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from netns import cgroup, namespace, uplinks
+from netns import cgroup, leds, namespace, uplinks
 
 
 def _remove_path(path: str) -> None:
@@ -29,6 +29,7 @@ _UNDO: dict[str, Callable[..., None]] = {
     "netns": lambda name: namespace.remove(name),
     "cgroup": lambda path: cgroup.remove(Path(path)),
     "path": _remove_path,
+    "led": lambda file, trigger: leds.join({file: trigger}),
     "uplink": lambda name, netns, nic, number="0": uplinks.give_back(name, netns, nic, number),
 }
 """What `add` may write, and how `undo` removes it."""

@@ -8,7 +8,7 @@ import os
 import struct
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -91,8 +91,9 @@ def test_shift_is_carried_and_lifted_in_both(carrying: Rig, mode: str) -> None:
     wait_for(lambda: (SHIFT, 0) in play.pressed(), "play sees Shift released")
     assert held(rig, "play") == []
     if mode == "mirror":
-        assert play.pressed() == [(SHIFT, 1), (SHIFT, 0)]
-        assert work.pressed()[-2:] == [(A, 0), (SHIFT, 0)]
+        once = [press for press in play.pressed() if press[1] != 2]  # without autorepeat
+        assert once == [(SHIFT, 1), (SHIFT, 0)]
+        assert sorted(work.pressed()[-2:]) == [(A, 0), (SHIFT, 0)]
         assert held(rig, "work") == []
     else:  # its press was before the node was there
         assert play.pressed() == [(SHIFT, 0)]
@@ -102,7 +103,7 @@ def test_shift_is_carried_and_lifted_in_both(carrying: Rig, mode: str) -> None:
 
 def test_keys_down_at_up_are_stuck_nowhere(rig: Rig) -> None:
     keyboard = rig.typist("keyboard", "Test Keyboard")
-    with InputDevice(keyboard.node) as machine:
+    with closing(InputDevice(keyboard.node)) as machine:
         keyboard("down KEY_ENTER")
         rig.start()
         seen: list[tuple[int, int]] = []
@@ -303,6 +304,28 @@ def test_a_device_that_comes_back_is_as_each_os_had_it(rig: Rig) -> None:
     rig.flip("work")
     assert ask(rig, "work", tell) == mine
     wait_for(lambda: keyboard("leds") == "LED_CAPSL", "lit on the device")
+
+
+def test_the_leds_of_an_os_are_not_the_consoles(rig: Rig) -> None:
+    """The console sets all keyboards' LEDs when CapsLock is pressed on one, or one comes."""
+    with UInput({E.EV_KEY: range(1, 120)}, name="of the machine"):
+        keyboard = rig.typist("keyboard", "Test Keyboard")
+        rig.start()
+        ask(rig, "work", "d.set_led(0,1);print(1)")
+        wait_for(lambda: keyboard("leds") == "LED_NUML", "lit on the device")
+        work = rig.reader("work")
+        wait_for(lambda: work.opened() == 1, "work has the keyboard")
+        keyboard("tap KEY_CAPSLOCK")
+        wait_for(lambda: (E.KEY_CAPSLOCK, 0) in work.pressed(), "work reads")
+        with UInput({E.EV_KEY: range(1, 120)}, name="of the machine too"):
+            assert keyboard("leds") == "LED_NUML"
+            rig.flip("play")
+            assert ask(rig, "play", "print(json.dumps(d.leds()))") == []
+            rig.typist("keyboard", "Test Keyboard 2")
+            wait_for(lambda: len(rig.devices()) == 2, "the KMC has another")
+            assert keyboard("leds") == ""
+            rig.flip("work")
+            assert keyboard("leds") == "LED_NUML"
 
 
 @pytest.mark.parametrize("mode", ["mirror"])

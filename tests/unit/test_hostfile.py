@@ -63,7 +63,7 @@ def test_reads_everything() -> None:
     assert spec.kmc.release_timeout == 0.15
 
 
-@pytest.mark.parametrize("name", ["edge", "duo"])
+@pytest.mark.parametrize("name", ["edge", "duo", "both"])
 def test_shipped_hosts_are_right(name: str) -> None:
     assert hostfile.load(name).name == name
 
@@ -101,6 +101,19 @@ WRONG = {
     "network": ('src = "198.18.0.0/24"', 'src = "198.18.0.1/24"', "bits set"),
     "hotkey": ('"KEY_LEFTCTRL", ', '"ctrl", ', "'ctrl' is no key"),
     "timeout": ('"150ms"', '"soon"', "release_timeout = 'soon'"),
+    "held": ("[kmc]", '[kmc]\nheld = "all"', "lift, carry-modifiers"),
+    "restart": ('"freeze"', '"freeze"\nrestart = "always"', "no, on-failure"),
+    "restart of an nf": (
+        '[vm.os]\nbackground = "freeze"',
+        'nf = "count"\n[vm.os]\nrestart = "on-failure"',
+        "both nf and",
+    ),
+    "interface and more": (
+        'name = "Demo Keyboard"',
+        'name = "x", interface = "eth1"',
+        "other keys",
+    ),
+    "interface with a hotkey": ('name = "Demo Keyboard"', 'interface = "eth1"', "key 'hotkey'"),
     "no OS": ('[vm.os]\nbackground = "freeze"', "", "no VM is an operating system"),
     "foreground": ("[kmc]", '[kmc]\nforeground = "fw"', "'fw' is no operating system"),
     "both nf and run": ("pids = 200", 'nf = "count"\nrun = "true"', "both nf and run"),
@@ -122,6 +135,35 @@ def test_refuses(case: str) -> None:
 def test_no_such_file() -> None:
     with pytest.raises(HostFileError, match=r"no such host file.*duo, edge"):
         hostfile.load("nowhere.toml")
+
+
+NIC = '[[device]]\nmatch = { interface = "eth1" }\n'
+
+
+def test_what_the_kmc_is_told_is_read() -> None:
+    assert parse(EDGE).nics == ()
+    assert parse(EDGE).kmc.held == "lift"
+    text = EDGE.replace("[kmc]", '[kmc]\nheld = "carry-modifiers"')
+    spec = parse(text.replace('"freeze"', '"freeze"\nrestart = "on-failure"') + NIC)
+    assert spec.kmc.held == "carry-modifiers"
+    assert spec.vms[1].os is not None
+    assert spec.vms[1].os.restart == "on-failure"
+    assert (spec.nics, len(spec.devices)) == (("eth1",), 1)
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        (NIC, "twice"),
+        ('[switch]\nuplinks = ["eth1"]\n', "twice"),
+        (NIC.replace("eth1", "eth0"), "an OS has already"),
+        (NIC.replace("eth1", "a name"), "names no interface"),
+        (NIC.replace('"eth1"', "1"), "names no interface"),
+    ],
+)
+def test_an_interface_can_be_in_one_place_only(more: str, why: str) -> None:
+    with pytest.raises(HostFileError, match=why):
+        parse(EDGE + NIC + more)
 
 
 def test_uplinks_are_read() -> None:

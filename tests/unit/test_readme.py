@@ -34,7 +34,7 @@ def test_every_command_of_the_command_line_is_in_it() -> None:
     assert not {name for name in names if f"hostsim {name}" not in README}
 
 
-@pytest.mark.parametrize("name", ["edge", "duo"])
+@pytest.mark.parametrize("name", ["edge", "duo", "both"])
 def test_the_shipped_hosts_it_names_are_there(name: str) -> None:
     assert hostfile.load(name).name == name
     assert f"hostsim up {name}" in README

@@ -1,0 +1,71 @@
+"""Each flip and each refusal is in the daemon's log, with who asked for it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cli import HOSTSIM, ask, hostsim, run, until
+
+pytestmark = pytest.mark.root
+
+AGENT = str(Path(HOSTSIM).with_name("hostsim-agent"))
+FLIP_SH = str(Path(__file__).parents[2] / "scripts" / "flip.sh")
+FILE = """
+[host]
+name = "hstw"
+[[vm]]
+name = "work"
+[vm.os]
+[[vm]]
+name = "play"
+[vm.os]
+[kmc]
+may_flip = ["work"]
+"""
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[Path]:
+    file = tmp_path / "hstw.toml"
+    file.write_text(FILE)
+    hostsim("up", str(file))
+    yield Path("/run/hostsim/hstw/log")
+    hostsim("down", "--host", "hstw")
+
+
+def agent(name: str, *words: str) -> str:
+    done = hostsim("exec", name, "--", AGENT, *words, check=False)
+    return done.stdout + done.stderr
+
+
+def said(log: Path, start: str) -> bool:
+    """Whether a line of the log has this after its time and level."""
+    lines = (line.split(" ", 3) for line in log.read_text().splitlines())
+    return any(words[-1].startswith(start) for words in lines)
+
+
+def test_the_log_says_who_asked_and_who_was_refused(log: Path) -> None:
+    assert said(log, "work is foreground after None, by start")
+    agent("work", "flip", "play")
+    assert said(log, "flip to play, asked by the agent of work")
+    assert said(log, "play is foreground after work, by the agent of work")
+    assert "may not ask for it" in agent("play", "flip", "work")
+    assert said(log, "flip to work, asked by the agent of play: refused: play may not ask for it")
+    agent("play", "next")
+    assert said(log, "flip to the next OS, asked by the agent of play: refused: play may not ask")
+    assert ask("status")["foreground"] == "play"
+    hostsim("flip", "work")
+    assert said(log, "work is foreground after play, by cli")
+    hostsim("flip", "mars", check=False)
+    assert said(log, "flip to mars, asked by cli: refused: there is no such OS")
+    hostsim("flip", "work", check=False)
+    assert said(log, "flip to work, asked by cli: refused: it is the foreground OS already")
+    run(FLIP_SH, "play")
+    assert said(log, "play is foreground after work, by cli")
+
+
+def test_a_flip_that_an_os_dies_of_is_in_the_log(log: Path) -> None:
+    hostsim("exec", "work", "--", "kill", "-TERM", "1")
+    until(lambda: said(log, "play is foreground after work, by the end of work"))
+    hostsim("flip", "work", check=False)
+    assert said(log, "flip to work, asked by cli: refused: it is not running")
