@@ -1,0 +1,84 @@
+"""An OS that is started again finds its devices: in both modes, with a keyboard."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli import HOSTSIM, ask, hostsim
+from rig import Typist, wait_for
+
+pytestmark = [pytest.mark.uinput, pytest.mark.timeout(240)]
+
+FILE = """
+[host]
+name = "hsir"
+[[vm]]
+name = "work"
+[vm.os]
+restart = "on-failure"
+[[vm]]
+name = "play"
+[vm.os]
+[[device]]
+match = {{ name = "Test Keyboard" }}
+mode = "{mode}"
+[kmc]
+fallback = "play"
+"""
+
+
+@pytest.fixture
+def keyboard() -> Iterator[Typist]:
+    made = Typist("keyboard", "Test Keyboard")
+    yield made
+    made.unplug()
+
+
+@pytest.fixture
+def host(mode: str, keyboard: Typist, tmp_path: Path) -> Iterator[None]:
+    file = tmp_path / "hsir.toml"
+    file.write_text(FILE.format(mode=mode))
+    hostsim("up", str(file))
+    yield
+    hostsim("down", "--host", "hsir")
+
+
+def vm(name: str) -> Any:
+    return next(node for node in ask("status")["vms"] if node["name"] == name)
+
+
+def nodes(name: str) -> list[str]:
+    return hostsim("exec", name, "--", "ls", "/dev/input").stdout.split()
+
+
+def test_an_os_that_is_started_again_has_the_keyboard_again(
+    host: None, keyboard: Typist, mode: str
+) -> None:
+    log = Path("/run/hostsim/hsir/log")
+    for count in (1, 2):
+        before = vm("work")
+        assert len(nodes("work")) == 1
+        os.kill(before["pid"], signal.SIGKILL)
+        wait_for(lambda: ask("status")["foreground"] == "play", "play follows", 10)
+        assert len(nodes("play")) == 1
+        back = "work is back"
+        wait_for(lambda: log.read_text().count(back) == count, "work is back")  # noqa: B023
+        assert vm("work")["restarts"] == count
+        assert len(nodes("work")) == (1 if mode == "mirror" else 0)
+        hostsim("flip", "work")
+        (node,) = nodes("work")
+        press = f"timeout 20 evtest --grab /dev/input/{node} | grep -m1 KEY_A.,.value.1"
+        wait_for(lambda: reads(keyboard, press), "work reads the keyboard")  # noqa: B023
+
+
+def reads(keyboard: Typist, press: str) -> bool:
+    """Whether a reader in work sees a key; it is typed while it starts, too."""
+    argv = [HOSTSIM, "exec", "work", "--", "sh", "-c", press]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as reader:
+        while reader.poll() is None:
+            keyboard("tap KEY_A")
+    return reader.returncode == 0
