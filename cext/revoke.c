@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <linux/input.h>
 #include <linux/kcmp.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -16,6 +17,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #define DEPTH 6      /* sockets inside sockets: the kernel allows four */
@@ -25,7 +27,11 @@
 struct job {
     const uint64_t *devices;
     uint32_t n;
+    struct hs_keeper *keeper;
     struct hs_revoke_count *count;
+    struct stat loser; /* its directory */
+    bool at_home;      /* the pass is in the loser's cgroup */
+    uint32_t abroad;   /* found anywhere else by this pass */
 };
 
 static bool is_ours(const struct job *job, const struct stat *st) {
@@ -37,26 +43,32 @@ static bool is_ours(const struct job *job, const struct stat *st) {
     return false;
 }
 
-static void revoke_fd(struct job *job, int fd) {
+/* Whether the descriptor is the keeper's now. */
+static bool revoke_fd(struct job *job, int fd) {
     int version;
 
     /* ENODEV where it was revoked before: then it does not count again */
-    if (ioctl(fd, EVIOCGVERSION, &version) == 0 && ioctl(fd, EVIOCREVOKE, 0) == 0)
-        job->count->revoked++;
+    if (ioctl(fd, EVIOCGVERSION, &version) < 0 || ioctl(fd, EVIOCREVOKE, 0) < 0)
+        return false;
+    job->count->revoked++;
+    job->abroad += !job->at_home;
+    hs_keeper_add(job->keeper, fd);
+    return true;
 }
 
 static void look_into(struct job *job, int fd, int depth);
 
-/* A descriptor of ours: a copy of one the process has, or has in flight. */
+/* A descriptor of ours, which ends here: a copy of one the process has, or has in flight. */
 static void handle(struct job *job, int fd, int depth) {
     struct stat st;
 
-    if (fstat(fd, &st) < 0)
-        return;
-    if (is_ours(job, &st))
-        revoke_fd(job, fd);
-    else if (S_ISSOCK(st.st_mode))
-        look_into(job, fd, depth + 1);
+    if (fstat(fd, &st) == 0) {
+        if (is_ours(job, &st) && revoke_fd(job, fd))
+            return;
+        if (S_ISSOCK(st.st_mode))
+            look_into(job, fd, depth + 1);
+    }
+    close(fd);
 }
 
 /* How many descriptors wait in a socket, as its own /proc entry says (scm_fds). */
@@ -115,7 +127,6 @@ static void look_into(struct job *job, int sock, int depth) {
                 memcpy(&fd, CMSG_DATA(c) + k * sizeof(fd), sizeof(fd));
                 seen++;
                 handle(job, fd, depth);
-                close(fd);
             }
         }
     }
@@ -149,28 +160,28 @@ static bool scan_table(struct job *job, const char *path, int via) {
             continue;
         }
         fd = (int)syscall(SYS_pidfd_getfd, via, atoi(entry->d_name), 0);
-        if (fd < 0)
-            continue;
-        handle(job, fd, 0);
-        close(fd);
+        if (fd >= 0)
+            handle(job, fd, 0);
     }
     closedir(dir);
     return beyond;
 }
 
-static void scan_process(struct job *job, int pid) {
-    struct dirent *entry;
+static bool has_threads(int pid) {
     char path[64];
-    bool beyond = false;
-    DIR *tasks;
-    int pidfd;
+    struct stat st;
 
-    pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
-    if (pidfd < 0)
-        return;
-    job->count->processes++;
-    snprintf(path, sizeof(path), "/proc/%d/fd", pid);
-    scan_table(job, path, pidfd);
+    snprintf(path, sizeof(path), "/proc/%d/task", pid);
+    return stat(path, &st) < 0 || st.st_nlink != 3; /* 2, and one for each thread */
+}
+
+/* Whether a thread with a descriptor table of its own has a device. */
+static bool threads_hide(struct job *job, int pid) {
+    struct dirent *entry;
+    bool beyond = false;
+    char path[64];
+    DIR *tasks;
+
     snprintf(path, sizeof(path), "/proc/%d/task", pid);
     tasks = opendir(path);
     while (tasks && (entry = readdir(tasks))) {
@@ -183,7 +194,21 @@ static void scan_process(struct job *job, int pid) {
     }
     if (tasks)
         closedir(tasks);
-    if (beyond && syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0) == 0)
+    return beyond;
+}
+
+static void scan_process(struct job *job, int pid) {
+    char path[64];
+    int pidfd;
+
+    pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+    if (pidfd < 0)
+        return;
+    job->count->processes++;
+    snprintf(path, sizeof(path), "/proc/%d/fd", pid);
+    scan_table(job, path, pidfd);
+    if (has_threads(pid) && threads_hide(job, pid) &&
+        syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0) == 0)
         job->count->killed++;
     close(pidfd);
 }
@@ -192,6 +217,8 @@ static int scan_group(struct job *job, int parent, const char *name, int depth) 
     struct dirent *entry;
     FILE *procs = NULL;
     DIR *dir = NULL;
+    struct stat st;
+    bool was_at_home = job->at_home;
     int fd, file, pid, ret = 0;
 
     fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -204,6 +231,8 @@ static int scan_group(struct job *job, int parent, const char *name, int depth) 
         close(fd);
         return ret;
     }
+    if (fstat(fd, &st) == 0 && st.st_dev == job->loser.st_dev && st.st_ino == job->loser.st_ino)
+        job->at_home = true;
     while (fscanf(procs, "%d", &pid) == 1)
         if (pid > 0)
             scan_process(job, pid);
@@ -212,18 +241,110 @@ static int scan_group(struct job *job, int parent, const char *name, int depth) 
     if (!dir) {
         ret = -errno;
         close(fd);
-        return ret;
     }
-    while (ret == 0 && depth < 32 && (entry = readdir(dir)))
+    while (dir && ret == 0 && depth < 32 && (entry = readdir(dir)))
         if (entry->d_type == DT_DIR && entry->d_name[0] != '.')
             ret = scan_group(job, fd, entry->d_name, depth + 1);
-    closedir(dir);
+    if (dir)
+        closedir(dir);
+    job->at_home = was_at_home;
     return ret;
 }
 
-int hs_revoke(const char *cgroup, const uint64_t *devices, uint32_t n,
-              struct hs_revoke_count *count) {
-    struct job job = {.devices = devices, .n = n, .count = count};
+/* ---- holding still -------------------------------------------------------------------------- */
 
-    return scan_group(&job, AT_FDCWD, cgroup, 0);
+static int64_t now_ms(void) {
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+/* Whether a cgroup's control file, read anew, has this text in it. */
+static bool says(int fd, const char *text) {
+    char buffer[256];
+    ssize_t size = pread(fd, buffer, sizeof(buffer) - 1, 0);
+
+    buffer[size > 0 ? size : 0] = 0;
+    return strstr(buffer, text) != NULL;
+}
+
+int hs_hold_begin(struct hs_hold *hold, const char *cgroup) {
+    int ret;
+
+    hold->control = -1;
+    hold->group = open(cgroup, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (hold->group < 0)
+        return errno == ENOENT ? 0 : -errno;
+    hold->control = openat(hold->group, "cgroup.freeze", O_RDWR | O_CLOEXEC);
+    if (hold->control < 0)
+        goto gone;
+    if (says(hold->control, "1")) {
+        close(hold->control);
+        hold->control = -1;
+    } else if (write(hold->control, "1", 1) < 0)
+        goto gone;
+    return 0;
+gone:
+    ret = errno == ENOENT || errno == ENODEV ? 0 : -errno; /* it goes in this moment */
+    if (hold->control >= 0)
+        close(hold->control);
+    close(hold->group);
+    *hold = (struct hs_hold){-1, -1};
+    return ret;
+}
+
+int hs_hold_end(struct hs_hold *hold) {
+    int ret = 0;
+
+    if (hold->control >= 0) {
+        if (write(hold->control, "0", 1) < 0 && errno != ENODEV)
+            ret = -errno;
+        close(hold->control);
+    }
+    if (hold->group >= 0)
+        close(hold->group);
+    *hold = (struct hs_hold){-1, -1};
+    return ret;
+}
+
+/* Whether it has come to rest, in time. */
+static bool at_rest(const struct hs_hold *hold, unsigned ms) {
+    struct pollfd events = {.events = POLLPRI};
+    int64_t deadline = now_ms() + ms, left;
+    bool rest;
+
+    if (hold->group < 0)
+        return true;
+    events.fd = openat(hold->group, "cgroup.events", O_RDONLY | O_CLOEXEC);
+    if (events.fd < 0)
+        return errno == ENOENT || errno == ENODEV;
+    while (!(rest = says(events.fd, "frozen 1")) && (left = deadline - now_ms()) > 0)
+        poll(&events, 1, (int)left);
+    close(events.fd);
+    return rest;
+}
+
+int hs_revoke(struct hs_keeper *keeper, const struct hs_hold *hold, const char *all,
+              const uint64_t *devices, uint32_t n, uint32_t still_ms, uint32_t passes,
+              struct hs_revoke_count *count) {
+    struct job job = {.devices = devices, .n = n, .keeper = keeper, .count = count};
+    bool still;
+    int ret = 0;
+
+    memset(count, 0, sizeof(*count));
+    if (hold->group >= 0 && fstat(hold->group, &job.loser) < 0)
+        return -errno;
+    still = at_rest(hold, still_ms);
+    count->restless = !still;
+    while (ret == 0 && !count->clean && count->passes < passes) {
+        uint32_t revoked = count->revoked, killed = count->killed;
+
+        job.abroad = 0;
+        ret = scan_group(&job, AT_FDCWD, all, 0);
+        count->passes++;
+        count->clean =
+            count->killed == killed && (count->revoked == revoked || (still && job.abroad == 0));
+    }
+    return ret;
 }

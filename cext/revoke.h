@@ -1,26 +1,51 @@
 /* Takes input devices out of the hands of every process of a cgroup (EVIOCREVOKE, linux/input.h;
- * pidfd_getfd(2)). Revoke is final for an open file: every later call on it says ENODEV, in every
- * process that shares it. */
+ * pidfd_getfd(2); cgroup.freeze, Documentation/admin-guide/cgroup-v2.rst). Revoke is final for an
+ * open file: every later call on it says ENODEV, in every process that shares it. */
 #ifndef HS_REVOKE_H
 #define HS_REVOKE_H
+#include "keeper.h"
+
 #include <stdint.h>
 
 struct hs_revoke_count {
-    uint32_t processes; /* looked at */
+    uint32_t processes; /* looked at, over all passes */
     uint32_t revoked;   /* open files that lost their device now */
     uint32_t killed;    /* processes that held one where it could not be reached */
     uint32_t hidden;    /* descriptors in flight in sockets that could not be looked into */
+    uint32_t passes;    /* over the processes */
+    uint32_t restless;  /* 1: the loser's processes did not come to rest in time */
+    uint32_t clean;     /* 1: nobody has a device any more; 0: they were still found at the end */
 };
-_Static_assert(sizeof(struct hs_revoke_count) == 16, "struct hs_revoke_count");
+_Static_assert(sizeof(struct hs_revoke_count) == 28, "struct hs_revoke_count");
 
-/* One pass over the processes of the cgroup (a v2 directory) and of those below it.
- * devices: makedev(3) numbers. The caller has seen to it that no new open can succeed, and, to be
- * sure of the pass, has frozen the cgroup; it repeats the pass until it revokes and kills none.
+/* A cgroup that is held still: frozen, and afterwards as it was before. */
+struct hs_hold {
+    int32_t group;   /* its directory; -1: it is gone, and nobody is there to hold */
+    int32_t control; /* its cgroup.freeze, to let go by; -1: somebody else has frozen it */
+};
+_Static_assert(sizeof(struct hs_hold) == 8, "struct hs_hold");
+
+/* Ask a cgroup (a v2 directory) to come to rest; does not wait for it. Whatever comes of it,
+ * hs_hold_end follows. One that does not exist is no error. Returns 0 or a negative errno. */
+int hs_hold_begin(struct hs_hold *hold, const char *cgroup);
+/* Let it run again. Twice is harmless. Returns 0 or a negative errno. */
+int hs_hold_end(struct hs_hold *hold);
+
+/* Revoke every open file of the devices that a process in the cgroup `all`, or below it, has.
+ * hold: a cgroup below `all`, that of the OS that loses the devices. It is waited for, `still_ms`
+ * at the most; at rest, none of its processes has an open under way. devices: makedev(3) numbers.
+ * The caller has seen to it that no new open can succeed.
+ *
+ * One pass does where the loser is at rest and nobody else had a device. Else it is repeated until
+ * it finds none, at most `passes` times.
+ *
  * Descriptors that wait in a UNIX socket's queue are found too (MSG_PEEK on a copy of the socket).
  * A process is killed where one of its threads has a descriptor table of its own that holds a
  * device: the kernel offers no way to that open file.
- * Adds to *count. Returns 0 or a negative errno. Not for two threads at once. */
-int hs_revoke(const char *cgroup, const uint64_t *devices, uint32_t n,
+ * keeper: has the revoked files for a while.
+ * Sets *count. Returns 0 or a negative errno. Not for two threads at once. */
+int hs_revoke(struct hs_keeper *keeper, const struct hs_hold *hold, const char *all,
+              const uint64_t *devices, uint32_t n, uint32_t still_ms, uint32_t passes,
               struct hs_revoke_count *count);
 
 #endif

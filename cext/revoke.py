@@ -1,9 +1,11 @@
-"""Takes open input devices from the processes of a cgroup. Wraps revoke.h."""
+"""Takes open input devices from the processes of a cgroup. Wraps revoke.h and keeper.h."""
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cext import check
 from cext._native import ffi, lib
@@ -11,20 +13,81 @@ from cext._native import ffi, lib
 
 @dataclass(frozen=True)
 class Revoked:
-    """What one pass found. `hidden` descriptors are in flight where nobody can look."""
+    """What was found, by the names of revoke.h."""
 
     processes: int
     revoked: int
     killed: int
     hidden: int
+    passes: int
+    restless: bool
+    clean: bool
 
 
-def revoke(cgroup: Path, devices: Sequence[int]) -> Revoked:
-    """One pass over a cgroup v2 directory and all below it.
+@dataclass(frozen=True)
+class Hold:
+    """What `Revoker.holding` gives."""
 
-    devices: numbers as os.makedev makes them. Raises OSError.
-    """
-    count = ffi.new("struct hs_revoke_count *")
-    result = lib.hs_revoke(os.fsencode(cgroup), list(devices), len(devices), count)
-    check(result, "revoke of input devices")
-    return Revoked(count.processes, count.revoked, count.killed, count.hidden)
+    handle: Any
+
+
+class Revoker:
+    """Revokes, and keeps what it has revoked for a moment (keeper.h). `close` ends that."""
+
+    def __init__(self) -> None:
+        out = ffi.new("struct hs_keeper **")
+        check(lib.hs_keeper_new(out), "revoke of input devices")
+        self._keeper: Any = out[0]
+
+    @contextlib.contextmanager
+    def holding(self, cgroup: Path) -> Iterator[Hold]:
+        """The processes of a cgroup (a v2 directory) come to rest inside of the block, and are as
+        before afterwards. Raises OSError."""
+        hold = ffi.new("struct hs_hold *")
+        try:
+            check(lib.hs_hold_begin(hold, os.fsencode(cgroup)), "freeze")
+            yield Hold(hold)
+        finally:
+            check(lib.hs_hold_end(hold), "thaw")
+
+    def revoke(
+        self, hold: Hold, everybody: Path, devices: Sequence[int], still: float, passes: int
+    ) -> Revoked:
+        """Take the devices from every process below the cgroup `everybody`. The held one has
+        `still` seconds to come to rest; more than one of the `passes` is made where it did not, or
+        somebody else had a device.
+
+        devices: numbers as os.makedev makes them. Raises OSError.
+        """
+        count = ffi.new("struct hs_revoke_count *")
+        result = lib.hs_revoke(
+            self._keeper,
+            hold.handle,
+            os.fsencode(everybody),
+            list(devices),
+            len(devices),
+            round(still * 1000),
+            passes,
+            count,
+        )
+        check(result, "revoke of input devices")
+        return Revoked(
+            count.processes,
+            count.revoked,
+            count.killed,
+            count.hidden,
+            count.passes,
+            bool(count.restless),
+            bool(count.clean),
+        )
+
+    @property
+    def kept(self) -> int:
+        """Revoked files that are still open here."""
+        count: int = lib.hs_keeper_count(self._keeper)
+        return count
+
+    def close(self) -> None:
+        """Close what is kept. Twice is harmless."""
+        lib.hs_keeper_free(self._keeper)
+        self._keeper = ffi.NULL

@@ -15,11 +15,12 @@ The kernel has one LED state, autorepeat, key map and calibration of axes for ea
 are those that the device was found with, and no LED lit. They are remembered for a device that is
 unplugged and comes back, as they were at the OS's last release.
 
-Order of a release, which leaves no window for two readers: no new open (node unlinked, device
-list), then the OS is held still and every open file revoked until a pass finds none. Until there is
-a first owner, and after the last, the KMC has the device grabbed. From one owner to the next it has
-not: no OS can open the node in between, and the end of a grab waits for the kernel's RCU, which
-takes longer than all the rest.
+Order of a release, which leaves no window for two readers: the OS is held still; no new open (node
+unlinked, device list); every open file revoked (cext/revoke.h); the OS may run again. That the node
+went is announced when the next owner has it: nobody waits for that. Until there is a first owner,
+and after the last, the KMC has the device grabbed. From one owner to the next it has not: no OS can
+open the node in between, and the end of a grab waits for the kernel's RCU, which takes longer than
+all the rest.
 """
 
 import contextlib
@@ -29,13 +30,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cext import forward
-from cext.revoke import revoke
+from cext.revoke import Revoked, Revoker
 from hostsim.model import DeviceSpec, Held, Json
 from hostsim.osnodes import Node, OsNodes, node_path, udev_links, udev_properties
 from netns import evstate, leds
 from netns.evdevices import MODIFIERS, Source, key_code, led_names
 from netns.evstate import State
-from netns.freezer import held_still
 from netns.hotplug import InputNode
 from netns.journal import Journal
 
@@ -80,6 +80,7 @@ class Direct:
         self._oses = oses
         self._hotkey = hotkey
         self._watcher: forward.Forwarder | None = forward.Forwarder(1)
+        self._revoker: Revoker | None = Revoker()
         self._devices: dict[str, _Device] = {}
         self._memory = evstate.Memory()
         self._owner: str | None = None
@@ -172,13 +173,16 @@ class Direct:
 
     def release(self, name: str) -> None:
         """See the top of the module."""
+        assert self._revoker is not None
         nodes = self._oses[name]
-        for sysname in self._devices:
-            nodes.withdraw(sysname)
-        self._owner = None
-        if self._devices:
-            rdevs = [device.source.rdev for device in self._devices.values()]
-            self._revoke(nodes.vm.cgroup, rdevs)
+        group = nodes.vm.cgroup
+        rdevs = [device.source.rdev for device in self._devices.values()]
+        with self._revoker.holding(group) if rdevs else contextlib.nullcontext() as hold:
+            for sysname in self._devices:
+                nodes.withdraw(sysname)
+            self._owner = None
+            if hold is not None:
+                _report(group, self._revoker.revoke(hold, group.parent, rdevs, STILL, PASSES))
         for device in self._each():
             device.carried = self._carries - device.hotkey
             with contextlib.suppress(OSError):  # unplugged in this moment: _each drops it
@@ -196,6 +200,8 @@ class Direct:
         self._owner = name
         for device in self._each():
             self._oses[name].give(device.node)
+        for nodes in self._oses.values():
+            nodes.settle()
 
     def close(self) -> None:
         """See `Equipment`."""
@@ -211,6 +217,9 @@ class Direct:
         if self._watcher is not None:
             self._watcher.close()
             self._watcher = None
+        if self._revoker is not None:
+            self._revoker.close()
+            self._revoker = None
 
     def _each(self) -> "list[_Device]":
         """Every device that is still plugged in: one whose kernel object is gone is dropped."""
@@ -232,18 +241,13 @@ class Direct:
             now, device.now = device.now, None
             evstate.apply(device.source, device.saved.get(name, device.fresh), now)
 
-    def _revoke(self, group: Path, rdevs: list[int]) -> None:
-        """Every open file of these devices in the host's VMs; the OS that loses them is held still
-        meanwhile, so that no open is under way."""
-        with held_still(group, STILL) as still:
-            if not still:
-                log.warning("%s: does not come to rest; revoking all the same", group.name)
-            for _ in range(PASSES):
-                found = revoke(group.parent, rdevs)
-                if found.killed:
-                    log.warning("%s: killed %d that hid a device", group.name, found.killed)
-                if found.hidden:
-                    log.warning("%s: %d descriptors out of sight", group.name, found.hidden)
-                if not found.revoked and not found.killed:
-                    return
+
+def _report(group: Path, found: Revoked) -> None:
+    if found.restless:
+        log.warning("%s: does not come to rest; revoked all the same", group.name)
+    if found.killed:
+        log.warning("%s: killed %d that hid a device", group.name, found.killed)
+    if found.hidden:
+        log.warning("%s: %d descriptors out of sight", group.name, found.hidden)
+    if not found.clean:
         log.error("%s: still opens devices after %d passes", group.name, PASSES)

@@ -251,11 +251,11 @@ class Kmc:
             log.info("flip to %s, asked by %s: refused: %s", name, by, refused)
             future.set_exception(HostsimError(f"flip to {name}", str(refused)))
             return
-        log.info("flip to %s, asked by %s", name, by)
         if owner:
             self._owners.add(name)
         self._asked.append(_Asked(name, by, begun, future))
         self._act(actions)
+        log.info("flip to %s, asked by %s", name, by)  # while the agent thinks, as a rule
 
     def _act(self, actions: Sequence[Action]) -> None:
         todo = deque(actions)

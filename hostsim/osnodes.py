@@ -4,8 +4,8 @@ A VM has no udev daemon. What libudev's readers (libinput, pyudev, ...) want is 
 in /sys/class/input, which is the VM's own; a record in /run/udev/data; messages. The VM's user 0
 may write in these directories, so every step goes by descriptor and follows no link.
 
-A node is given or withdrawn whole. Withdrawing closes the door to new opens; files that are open
-already are the driver's business.
+A node is given whole. Withdrawing closes the door to new opens, and `settle` takes down and
+announces the rest, when there is time for it; files that are open are the driver's business.
 """
 
 import contextlib
@@ -99,6 +99,7 @@ class OsNodes:
         self.vm = vm
         self._given: dict[str, Node] = {}
         self._recorded: dict[str, Node] = {}
+        self._leaving: list[Node] = []
         self._announcer = Announcer(vm.netns_fd)
         # libudev takes this file for a sign that udev's messages will come
         os.close(os.open("control", _CREATE, 0o600, dir_fd=vm.udev_fd))
@@ -110,31 +111,41 @@ class OsNodes:
         """The node appears: allowed, made, announced. Raises OSError; nothing is given then."""
         if not self.vm.alive:
             raise HostsimError(f"OS {self.vm.spec.name}", "it does not run")
+        self.settle()
         self.vm.devices.allow(os.major(node.rdev), os.minor(node.rdev))
         self._given[node.sysname] = node
         try:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(node.sysname, dir_fd=self.vm.input_fd)  # whatever the OS put there
-            self._record(node)
+            # first what a program can read from, then what libudev's readers look at
             os.mknod(node.sysname, stat.S_IFCHR | 0o660, node.rdev, dir_fd=self.vm.input_fd)
             os.chown(
                 node.sysname, 0, _input_group(), dir_fd=self.vm.input_fd, follow_symlinks=False
             )
+            self._record(node)
         except OSError:
             self.withdraw(node.sysname)
+            self.settle()
             raise
         self._say("add", node)
 
     def withdraw(self, sysname: str) -> None:
-        """The node goes. Not given, or an OS that is gone, is no error."""
+        """The node goes, and no new open succeeds; see `settle` for the rest. Not given, or an OS
+        that is gone, is no error."""
         node = self._given.pop(sysname, None)
         if node is None or not self.vm.alive:
             return
         with contextlib.suppress(FileNotFoundError):
             os.unlink(sysname, dir_fd=self.vm.input_fd)
         self.vm.devices.deny(os.major(node.rdev), os.minor(node.rdev))
-        self._erase(node)
-        self._say("remove", node)
+        self._leaving.append(node)
+
+    def settle(self) -> None:
+        """Take down what udev's readers see of withdrawn nodes, and say that they went."""
+        leaving, self._leaving = self._leaving, []
+        for node in leaving if self.vm.alive else ():
+            self._erase(node)
+            self._say("remove", node)
 
     def _record(self, node: Node) -> None:
         """The links, and the udev record (once: nobody looks at it without the links)."""
@@ -168,6 +179,7 @@ class OsNodes:
     def forget(self, sysname: str) -> None:
         """The device is gone for good: so is its record. Not recorded is no error."""
         self.withdraw(sysname)
+        self.settle()
         node = self._recorded.pop(sysname, None)
         if node is not None and self.vm.alive:
             with _inside(self.vm.udev_fd, "data") as data, contextlib.suppress(OSError):

@@ -7,6 +7,7 @@ goes to group 2 as libudev's monitor format: a header with a magic, and hashes t
 socket filters look at (systemd, src/libsystemd/sd-device/device-monitor.c).
 """
 
+import functools
 import os
 import socket
 import struct
@@ -28,6 +29,7 @@ _M = 0x5BD1E995
 _MASK = 0xFFFFFFFF
 
 
+@functools.lru_cache(64)  # of few names, again and again
 def murmur2(data: bytes) -> int:
     """MurmurHash2 with seed 0, which is how libudev hashes names (32 bits)."""
     value = len(data) & _MASK

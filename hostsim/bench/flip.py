@@ -248,7 +248,7 @@ def _seat(feeders: list[Feeder]) -> Iterator[_Pair]:
         ready, tell = os.pipe()
         s.callback(os.close, ready)
         seatd = subprocess.Popen(
-            ["seatd", "-l", "error", "-n", str(tell)], env=env, pass_fds=(tell,)
+            ["seatd", "-l", "silent", "-n", str(tell)], env=env, pass_fds=(tell,)
         )
         os.close(tell)
         s.callback(SEATD_SOCKET.unlink, missing_ok=True)
