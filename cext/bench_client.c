@@ -1,14 +1,25 @@
 /* A program that uses input devices of a seat, for `hostsim bench flip`: the same on both sides.
+ * And one that works the devices.
  *
  *   hostsim-bench-client agent        in an OS: its devices are the nodes in /dev/input
  *   hostsim-bench-client seat NODE... a libseat client of a seatd
+ *   hostsim-bench-client feed RATE FD...
+ *       moves each uinput device FD by 1, 2, 3, ... along REL_X, RATE times a second, and presses
+ *       or releases its BTN_LEFT with every 8th move
  *
  * On standard output, one line each, times in nanoseconds of CLOCK_MONOTONIC:
- *   ready         it runs
+ *   ready T       it runs
  *   asked T       it asked for a switch, at T (a line `switch NAME` on standard input)
- *   numbers N...  on a line `numbers`: the values of REL_X that it has read
- *   first T       the first event since it got the devices was readable, at T
- * Devices are opened as soon as they are there, and read from until they are gone. */
+ *   first T       the first event after a line `fresh` was readable, at T
+ *   last N        on a line `last`: the last value of REL_X that it has read
+ *   stuck N       on a line `stuck`: presses of a button that it thought pressed, releases of one
+ *                 that it thought released, and buttons that it thinks pressed now
+ *   dropped N     on a line `dropped`: overflows of its readers' buffers (SYN_DROPPED)
+ *   numbers N...  on a line `numbers`: all values of REL_X that it has read
+ *   sent N        (feed) on a line `sent`: the last move; on a line `calm`: the same, after the
+ *                 button is released and the last move has been made
+ * Devices are opened as soon as they are there, and read from until they are gone; what was pressed
+ * on one that goes counts as released, as for libinput. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
@@ -21,7 +32,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/inotify.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/timerfd.h>
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
@@ -33,7 +46,9 @@
 
 static int fds[MOST], ids[MOST];
 static char names[MOST][32];
+static bool held[MOST]; /* its BTN_LEFT, as far as its reader knows */
 static int n_fds;
+static unsigned long long stuck, dropped;
 static int32_t *numbers; /* values of REL_X, as they were read */
 static size_t n_numbers, room;
 static bool seated; /* the devices are a libseat's */
@@ -51,12 +66,31 @@ static void say(const char *what) {
     fflush(stdout);
 }
 
+static void answer(const char *what, unsigned long long value) {
+    printf("%s %llu\n", what, value);
+    fflush(stdout);
+}
+
+/* Whether the device says that its button is down. */
+static bool is_down(int fd) {
+    uint8_t keys[(KEY_CNT + 7) / 8] = {0};
+
+    return ioctl(fd, EVIOCGKEY(sizeof(keys)), keys) >= 0 && keys[BTN_LEFT / 8] >> BTN_LEFT % 8 & 1;
+}
+
+/* fds[n_fds] has been opened. */
+static void came(void) {
+    held[n_fds] = is_down(fds[n_fds]); /* pressed since the OS has it, before it was opened */
+    n_fds++;
+}
+
 static void drop(int i) {
     if (fds[i] >= 0)
         close(fds[i]);
     n_fds--;
     fds[i] = fds[n_fds];
     ids[i] = ids[n_fds];
+    held[i] = held[n_fds];
     memcpy(names[i], names[n_fds], sizeof(names[i]));
 }
 
@@ -77,6 +111,13 @@ static void drain(int i) {
     for (ssize_t k = 0; k < size / (ssize_t)sizeof(ev[0]); k++)
         if (ev[k].type == EV_REL && ev[k].code == REL_X)
             note(ev[k].value);
+        else if (ev[k].type == EV_KEY) {
+            stuck += held[i] == !!ev[k].value;
+            held[i] = ev[k].value;
+        } else if (ev[k].type == EV_SYN && ev[k].code == SYN_DROPPED) {
+            dropped++;
+            held[i] = is_down(fds[i]);
+        }
     if (size > 0 && fresh) {
         say("first");
         fresh = false;
@@ -99,6 +140,16 @@ static int command(const char **name) {
             printf(" %d", numbers[i]);
         printf("\n");
         fflush(stdout);
+    } else if (strcmp(line, "last") == 0) {
+        answer("last", n_numbers ? (unsigned long long)numbers[n_numbers - 1] : 0);
+    } else if (strcmp(line, "dropped") == 0) {
+        answer("dropped", dropped);
+    } else if (strcmp(line, "stuck") == 0) {
+        unsigned long long all = stuck;
+
+        for (int i = 0; i < n_fds; i++)
+            all += held[i];
+        answer("stuck", all);
     }
     *name = line + strlen("switch ");
     return strncmp(line, "switch ", strlen("switch ")) == 0;
@@ -124,7 +175,7 @@ static void look(void) {
         if (fds[n_fds] < 0)
             continue;
         snprintf(names[n_fds], sizeof(names[0]), "%.30s", e->d_name);
-        n_fds++;
+        came();
     }
     if (dir)
         closedir(dir);
@@ -196,7 +247,7 @@ static void enable(struct libseat *seat, void *data) {
         ids[n_fds] = libseat_open_device(seat, nodes[i], &fds[n_fds]);
         if (ids[n_fds] >= 0) {
             fcntl(fds[n_fds], F_SETFL, O_NONBLOCK);
-            n_fds++;
+            came();
         }
     }
 }
@@ -250,7 +301,60 @@ static int seat_client(void) {
 }
 #endif
 
+/* ---- feed ---------------------------------------------------------------------------------- */
+
+static bool move(int fd, int32_t number, int button) {
+    struct input_event ev[3] = {{.type = EV_REL, .code = REL_X, .value = number}};
+    size_t n = 1;
+
+    if (button >= 0)
+        ev[n++] = (struct input_event){.type = EV_KEY, .code = BTN_LEFT, .value = button};
+    ev[n++] = (struct input_event){.type = EV_SYN, .code = SYN_REPORT};
+    return write(fd, ev, n * sizeof(ev[0])) == (ssize_t)(n * sizeof(ev[0]));
+}
+
+static int feed(long rate, char **devices, int n) {
+    struct itimerspec each = {.it_interval = {.tv_nsec = 1000000000 / rate},
+                              .it_value = {.tv_nsec = 1000000000 / rate}};
+    int timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC);
+    char line[64];
+    bool pressed = false, calm = false;
+    int32_t sent = 0;
+
+    if (timer < 0 || timerfd_settime(timer, 0, &each, NULL) < 0)
+        return 1;
+    say("ready");
+    for (;;) {
+        struct pollfd p[2] = {{.fd = 0, .events = POLLIN}, {.fd = timer, .events = POLLIN}};
+        uint64_t due; /* one move, however late: a burst would only overflow the readers */
+        int button = -1;
+
+        if (poll(p, 2, -1) < 0)
+            continue;
+        if (p[1].revents && read(timer, &due, sizeof(due)) > 0 && !calm) {
+            if (++sent % 8 == 0)
+                button = pressed = !pressed;
+            for (int i = 0; i < n; i++)
+                if (!move(atoi(devices[i]), sent, button))
+                    return 1;
+        }
+        if (!p[0].revents)
+            continue;
+        if (!fgets(line, sizeof(line), stdin))
+            return 0;
+        if (strcmp(line, "calm\n") == 0 && !calm) {
+            calm = true;
+            sent++;
+            for (int i = 0; i < n; i++)
+                if (!move(atoi(devices[i]), sent, 0))
+                    return 1;
+        }
+        answer("sent", (unsigned long long)sent);
+    }
+}
+
 int main(int argc, char **argv) {
+    setvbuf(stdin, NULL, _IONBF, 0); /* else poll would not see a line that was read ahead */
     if (argc == 2 && strcmp(argv[1], "agent") == 0)
         return agent();
 #ifdef HAVE_LIBSEAT
@@ -261,6 +365,8 @@ int main(int argc, char **argv) {
         return seat_client();
     }
 #endif
-    fprintf(stderr, "usage: %s agent | seat NODE...\n", argv[0]);
+    if (argc > 3 && strcmp(argv[1], "feed") == 0 && atol(argv[2]) > 0)
+        return feed(atol(argv[2]), argv + 3, argc - 3);
+    fprintf(stderr, "usage: %s agent | seat NODE... | feed RATE FD...\n", argv[0]);
     return 2;
 }

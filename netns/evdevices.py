@@ -174,6 +174,11 @@ class Feeder:
         self._uinput = UInput(events, name=name, phys="hostsim-bench")
         self.node = os.fsdecode(self._uinput.device.path)
 
+    def fileno(self) -> int:
+        """uinput's descriptor."""
+        fd: int = self._uinput.fd
+        return fd
+
     def move(self, values: Sequence[int]) -> None:
         """A frame with one REL_X for each value, all in one write."""
         report = _EVENT.pack(0, 0, ecodes.EV_SYN, ecodes.SYN_REPORT, 0)

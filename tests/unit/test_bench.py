@@ -5,7 +5,7 @@ import tomllib
 
 import pytest
 
-from hostsim.bench import common, up
+from hostsim.bench import common, losses, up
 from hostsim.errors import UsageError
 
 
@@ -57,3 +57,16 @@ def test_the_host_that_is_measured() -> None:
     assert len(host["vm"]) == 300
     assert host["vm"][299] == {"name": "v300", "address": "198.18.1.44/15"}
     assert len({vm["address"] for vm in host["vm"]}) == 300
+
+
+def test_what_became_of_each_event() -> None:
+    read = [1, 2, 3, 3, 9], [3, 5, 6]  # 3: twice in one, and in both; 4, 7, 8: in none
+    found = losses.count(9, read, ([range(1, 3), range(9, 10)], [range(4, 6)]))
+    assert found == {
+        "sent": 9,
+        "none": 3,
+        "unowned": 4,  # with the button's, which changes with the 8th
+        "lost": 1,
+        "leaked": 1,
+        "doubled": 1,
+    }

@@ -1,0 +1,121 @@
+"""What becomes of each event while two OSes flip: every one is numbered, and is looked for at both
+readers afterwards.
+
+    sent       events
+    rate       sent each second
+    none       read in no OS: they came while a flip was under way, or before its reader had opened
+               the node
+    lost       of those in none: that came when a flip was complete and its reader had the device
+    uncounted  of those in none, in mirror mode: that the KMC's counters do not have
+    leaked     read in both OSes
+    doubled    read twice in one OS
+    stuck      buttons whose release an OS never saw, or whose press it did not see before that
+
+The flips are asked for by the machine's owner, one as soon as the one before is complete and three
+events more have come. The button of the device goes down and up all the while.
+"""
+
+import contextlib
+import time
+
+from hostsim import client
+from hostsim.bench import common
+from hostsim.bench.seats import DEADLINE, HOST, NAME, Mover, Pair, oses
+from hostsim.errors import HostsimError
+from netns.evdevices import Feeder
+
+KINDS = {
+    "leaked": "events",
+    "doubled": "events",
+    "lost": "events",
+    "uncounted": "events",
+    "stuck": "buttons",
+    "none": "events",
+    "sent": "events",
+    "rate": "events/s",
+}
+BUTTON = 8  # moves from one change of the button to the next (cext/bench_client.c)
+LEAST = 3  # events that come between two flips
+
+
+class Losses:
+    """One run, of both modes, serves all cases. flips: of each mode; rate: events a second."""
+
+    def __init__(self, flips: int, rate: int) -> None:
+        self._flips, self._rate = flips, rate
+        self._found: dict[str, list[float]] = {}
+
+    def measure(self, kind: str) -> common.Measure:
+        """The measure of one case."""
+
+        def run() -> float:
+            if not self._found.get(kind):
+                modes = [self._run("mirror"), self._run("direct")]
+                for name in KINDS:
+                    total = sum(mode[name] for mode in modes)
+                    self._found.setdefault(name, []).append(total / (2 if name == "rate" else 1))
+            return self._found[kind].pop(0)
+
+        return run
+
+    def _run(self, mode: str) -> dict[str, float]:
+        due: tuple[list[range], list[range]] = ([], [])
+        with contextlib.ExitStack() as stack:
+            feeder = Feeder(f"{NAME} 0")
+            stack.callback(feeder.close)
+            pair = stack.enter_context(oses(mode))
+            mover = Mover([feeder], self._rate)
+            stack.callback(mover.close)
+            begun = time.monotonic()
+            for number in range(self._flips):
+                if number % 100 == 0:
+                    common.progress(f"events, {mode}: flip {number} of {self._flips}")
+                pair.flip_as_owner(number)
+                first = mover.sent() + 2  # one may have been on its way
+                while (last := mover.sent()) < first + LEAST:
+                    pass
+                due[1 - number % 2].append(range(first, last + 1))
+            sent = mover.calm()
+            took = time.monotonic() - begun
+            _settled(pair, sent)
+            found = count(sent, (pair.clients[0].numbers(), pair.clients[1].numbers()), due)
+            found["rate"] = sent / took
+            found["stuck"] = sum(one.ask("stuck") for one in pair.clients)
+            expected, unowned = found.pop("unowned"), _unowned() if mode == "mirror" else None
+            found["uncounted"] = 0 if unowned is None else abs(expected - unowned)
+        return found
+
+
+def count(
+    sent: int, read: tuple[list[int], list[int]], due: tuple[list[range], list[range]]
+) -> dict[str, float]:
+    """The figures of the module's docstring, from what both sides read, in order, and what each had
+    to read. `unowned`: the events of the moves in none, with those of the button."""
+    sides = set(read[0]), set(read[1])
+    none = set(range(1, sent + 1)) - sides[0] - sides[1]
+    return {
+        "sent": sent,
+        "none": len(none),
+        "unowned": len(none) + sum(number % BUTTON == 0 for number in none),
+        "lost": sum(
+            len(set(numbers) - side)
+            for ranges, side in zip(due, sides, strict=True)
+            for numbers in ranges
+        ),
+        "leaked": len(sides[0] & sides[1]),
+        "doubled": sum(len(numbers) - len(set(numbers)) for numbers in read),
+    }
+
+
+def _settled(pair: Pair, sent: int) -> None:
+    """Wait until one side has read the last event. Raises HostsimError."""
+    deadline = time.monotonic() + DEADLINE
+    while max(one.ask("last") for one in pair.clients) < sent:
+        if time.monotonic() > deadline:
+            raise HostsimError("bench flip", f"event {sent} was not read within {DEADLINE:g} s")
+
+
+def _unowned() -> int:
+    """Events that came while no OS had the device, as the KMC counted them."""
+    device = client.ask(HOST, "devices")[0]
+    return int(device["counters"]["unowned"])

@@ -1,0 +1,185 @@
+"""Two clients that hold the same input devices by turns, for `hostsim bench flip`: OSes of a host,
+or clients of a seatd. And the devices, which move by themselves.
+
+The programs are all hostsim-bench-client (cext/bench_client.c), spoken to by pipes.
+"""
+
+import contextlib
+import os
+import select
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+from cext import HERE
+from hostsim import client
+from hostsim.errors import HostsimError
+from netns.evdevices import Feeder
+
+HOST = "bench-flip"
+NAME = "hostsim bench flip"
+CLIENT = HERE / "hostsim-bench-client"
+DEADLINE = 30.0
+SEATD_SOCKET = Path("/run/seatd.sock")  # its only one; one that runs already is left alone
+
+
+class Client:
+    """hostsim-bench-client, by its pipes. keep: descriptors that it inherits."""
+
+    def __init__(
+        self, argv: Sequence[str], env: dict[str, str] | None = None, keep: Sequence[int] = ()
+    ) -> None:
+        self._process = subprocess.Popen(
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+            env=env,
+            pass_fds=keep,
+        )
+        self.expect("ready")
+
+    def tell(self, line: str) -> None:
+        """Write a line to it."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + "\n")
+
+    def waits(self, seconds: float) -> bool:
+        """Whether a line can be read within that time."""
+        assert self._process.stdout is not None
+        return bool(select.select([self._process.stdout], [], [], seconds)[0])
+
+    def expect(self, word: str) -> int:
+        """The number in its next line, which begins with `word`. Raises HostsimError."""
+        out: IO[str] | None = self._process.stdout
+        assert out is not None
+        if not self.waits(DEADLINE):
+            raise HostsimError("bench flip", f"no {word} within {DEADLINE:g} s")
+        words = out.readline().split()
+        if len(words) != 2 or words[0] != word:
+            raise HostsimError("bench flip", f"{words} instead of {word}")
+        return int(words[1])
+
+    def ask(self, word: str) -> int:
+        """Its answer to a line. Raises HostsimError."""
+        self.tell(word)
+        return self.expect(word)
+
+    def numbers(self) -> list[int]:
+        """The numbers of all events it has read."""
+        self.tell("numbers")
+        assert self._process.stdout is not None
+        return [int(word) for word in self._process.stdout.readline().split()[1:]]
+
+    def close(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                stream.close()
+
+
+class Pair:
+    """Two clients that flip to each other; the first has the devices. names: what each is asked
+    for by."""
+
+    def __init__(self, clients: tuple[Client, Client], names: tuple[str, str]) -> None:
+        self.clients, self._names = clients, names
+
+    def flip(self, number: int) -> float:
+        """Milliseconds from the message to the first event readable on the other side."""
+        old, new = self.clients[number % 2], self.clients[1 - number % 2]
+        new.tell("fresh")
+        old.tell(f"switch {self._names[1 - number % 2]}")
+        asked = old.expect("asked")
+        return (new.expect("first") - asked) / 1e6
+
+    def flip_as_owner(self, number: int) -> None:
+        """The same for OSes, asked for by the machine's owner, who may as often as he likes;
+        returns when the flip is complete and the other side has read an event."""
+        new = self.clients[1 - number % 2]
+        new.tell("fresh")
+        client.ask(HOST, "flip", os=self._names[1 - number % 2], by=NAME)
+        new.expect("first")
+
+
+class Mover(Client):
+    """Works the devices from a process of its own: moves numbered from 1, `rate` a second."""
+
+    def __init__(self, feeders: Sequence[Feeder], rate: int) -> None:
+        fds = [feeder.fileno() for feeder in feeders]
+        super().__init__([str(CLIENT), "feed", str(rate), *map(str, fds)], keep=fds)
+
+    def sent(self) -> int:
+        """The last move."""
+        return self.ask("sent")
+
+    def calm(self) -> int:
+        """End it, with no button pressed; the last move."""
+        self.tell("calm")
+        return self.expect("sent")
+
+
+@contextlib.contextmanager
+def oses(mode: str) -> Iterator[Pair]:
+    """Two OSes of a host that is brought up for them, with all `Feeder`s of our name."""
+    command = str(Path(sys.executable).with_name("hostsim"))
+    with (
+        tempfile.TemporaryDirectory(prefix="hostsim-bench-") as folder,
+        contextlib.ExitStack() as s,
+    ):
+        file = Path(folder) / "host.toml"
+        file.write_text(
+            f'[host]\nname = "{HOST}"\n[[vm]]\nname = "a"\n[vm.os]\n[[vm]]\nname = "b"\n[vm.os]\n'
+            f'[[device]]\nmatch = {{ name = "{NAME} *" }}\nmode = "{mode}"\n'
+        )
+        _checked([command, "up", str(file)])
+        s.callback(_checked, [command, "down", "--host", HOST])
+        made = []
+        for name in ("a", "b"):
+            argv = [command, "exec", "--host", HOST, name, "--", str(CLIENT), "agent"]
+            made.append(Client(argv))
+            s.callback(made[-1].close)
+        yield Pair((made[0], made[1]), ("a", "b"))
+
+
+@contextlib.contextmanager
+def seat(feeders: Sequence[Feeder]) -> Iterator[Pair]:
+    """Two clients of a seatd."""
+    with contextlib.ExitStack() as s:
+        env = {**os.environ, "SEATD_VTBOUND": "0", "LIBSEAT_BACKEND": "seatd"}
+        ready, tell = os.pipe()
+        s.callback(os.close, ready)
+        seatd = subprocess.Popen(
+            ["seatd", "-l", "silent", "-n", str(tell)], env=env, pass_fds=(tell,)
+        )
+        os.close(tell)
+        s.callback(SEATD_SOCKET.unlink, missing_ok=True)
+        s.callback(seatd.wait)
+        s.callback(seatd.kill)
+        if not select.select([ready], [], [], DEADLINE)[0] or not os.read(ready, 1):
+            raise HostsimError("bench flip", "seatd does not start")
+        nodes = [feeder.node for feeder in feeders]
+        made = []
+        for _ in range(3):  # seatd takes no switch to its session 0: nobody measured is it
+            made.append(Client([str(CLIENT), "seat", *nodes], env))
+            s.callback(made[-1].close)
+        made[0].close()  # then its youngest one becomes active
+        made[2].tell("fresh")
+        for _ in range(round(DEADLINE / 0.01)):  # until it is the active one
+            feeders[0].move([1])
+            if made[2].waits(0.01):
+                break
+        made[2].expect("first")
+        yield Pair((made[2], made[1]), ("2", "1"))
+
+
+def _checked(argv: list[str]) -> None:
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+    if done.returncode != 0:
+        raise HostsimError(f"bench flip: {' '.join(argv[1:])}", done.stderr.strip())
