@@ -7,6 +7,16 @@ import pytest
 from rig import Rig, spec
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--plug-cycles",
+        type=int,
+        default=60,
+        metavar="N",
+        help="how often test_plug plugs and unplugs a device in each mode (default 60)",
+    )
+
+
 @pytest.fixture(params=["mirror", "direct"])
 def mode(request: pytest.FixtureRequest) -> str:
     return str(request.param)

@@ -2,14 +2,18 @@
 
     hostile.py keep NODE         opens NODE, dups it, hides copies of it, and reports what is read
     hostile.py flood             floods the agent socket with garbage, half and huge messages
+    hostile.py puppet            does what it is told, a line each, and answers each with a line:
+                                 a value, or the name of the error. The commands are below.
 
 `keep` prints `ready` once it has every copy, and `leak N` for N bytes read from copies that were
 fetched back after the flip (a line is asked for by a line on standard input), then `end`.
 """
 
 import array
+import errno
 import os
 import socket
+import stat
 import struct
 import sys
 import threading
@@ -102,7 +106,111 @@ def flood() -> None:
                 held.clear()
 
 
-if sys.argv[1] == "keep":
-    keep(sys.argv[2])
-else:
-    flood()
+class Puppet:
+    """Its commands are its methods."""
+
+    def __init__(self) -> None:
+        self._sockets: dict[str, socket.socket] = {}
+
+    def open(self, path: str) -> str:
+        """A descriptor."""
+        return str(os.open(path, os.O_RDWR | os.O_NONBLOCK))
+
+    def close(self, fd: str) -> str:
+        os.close(int(fd))
+        return "done"
+
+    def read(self, fd: str) -> str:
+        """How many bytes there are."""
+        return str(len(os.read(int(fd), 4096)))
+
+    def write(self, fd: str, text: str) -> str:
+        """text: in hexadecimal."""
+        return str(os.write(int(fd), bytes.fromhex(text)))
+
+    def store(self, path: str, text: str) -> str:
+        """Into a file that is there."""
+        with open(path, "w") as file:
+            file.write(text)
+        return "done"
+
+    def mknod(self, path: str, rdev: str) -> str:
+        os.mknod(path, stat.S_IFCHR | 0o600, int(rdev))
+        os.unlink(path)
+        return "done"
+
+    def link(self, old: str, new: str) -> str:
+        os.link(old, new)
+        return "done"
+
+    def list(self, path: str) -> str:
+        """How many entries."""
+        return str(len(os.listdir(path)))
+
+    def bind(self, path: str) -> str:
+        """A socket for `take`."""
+        self._sockets[path] = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._sockets[path].bind(path)
+        return "done"
+
+    def give(self, path: str, fd: str) -> str:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.connect(path)
+            socket.send_fds(sock, [b"x"], [int(fd)])
+        return "done"
+
+    def take(self, path: str) -> str:
+        """The descriptor that somebody gave."""
+        return str(fetch(self._sockets[path], 1)[0])
+
+    def say(self, text: str, times: str) -> str:
+        """One message (hexadecimal) to the agent socket, again and again over one connection: how
+        many answers come before the other side closes it, or there is one for each."""
+        answers = 0
+        with agent() as sock:
+            try:
+                for _ in range(int(times)):
+                    sock.send(bytes.fromhex(text))
+                    answers += bool(sock.recv(9000))
+            except (BrokenPipeError, ConnectionResetError):
+                pass
+        return str(answers)
+
+    def stay(self, text: str) -> str:
+        """One message to the agent socket, over a connection that stays open."""
+        self._sockets[text] = agent()
+        self._sockets[text].send(bytes.fromhex(text))
+        return "done"
+
+    def crowd(self, count: str) -> str:
+        """So many connections to the agent socket: how many the other side leaves open."""
+        sockets = [agent() for _ in range(int(count))]
+        status = struct.pack("=2sBBI", b"hA", 1, 4, 7)
+        answers = 0
+        for sock in sockets:
+            try:
+                sock.send(status)
+                answers += bool(sock.recv(9000))
+            except (BrokenPipeError, ConnectionResetError):
+                continue
+        return str(answers)
+
+
+def agent() -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sock.connect(PATH)
+    return sock
+
+
+def puppet() -> None:
+    own = Puppet()
+    print("ready", flush=True)
+    for line in sys.stdin:
+        word, *rest = line.split()
+        try:
+            print(getattr(own, word)(*rest), flush=True)
+        except OSError as error:
+            print(errno.errorcode.get(error.errno or 0, "?"), flush=True)
+
+
+{"keep": keep, "flood": flood, "puppet": puppet}[sys.argv[1]](*sys.argv[2:])

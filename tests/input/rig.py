@@ -98,6 +98,35 @@ class Reader:
         return sum(x.startswith("open ") for x in lines) - sum(x.startswith("gone ") for x in lines)
 
 
+class Puppet:
+    """hostile.py puppet: in an OS, or, without one, on the machine itself."""
+
+    def __init__(self, vm: Vm | None) -> None:
+        argv = [sys.executable, "-I", "-S", str(HERE / "hostile.py"), "puppet"]
+        streams: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self._process = vm.popen(argv, **streams) if vm else subprocess.Popen(argv, **streams)
+        assert self._line() == "ready"
+
+    def __call__(self, *words: object) -> str:
+        """Have it do this; its answer."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(" ".join(map(str, words)).encode() + b"\n")
+        self._process.stdin.flush()
+        return self._line()
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().decode().strip()
+
+    def end(self) -> None:
+        """It goes; those in an OS go with it at the latest."""
+        self._process.kill()
+        self._process.wait(DEADLINE)
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                stream.close()
+
+
 class Rig:
     """The OSes and the KMC. `start` first."""
 

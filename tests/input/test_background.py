@@ -14,10 +14,13 @@ from hostsim.model import KmcSpec, OsSpec
 pytestmark = [pytest.mark.uinput, pytest.mark.timeout(240)]
 
 A = 30
+OVERRUN = 50
+"""Milliseconds that a flip away from an OS that hangs may take after the deadline."""
+ATTEMPTS = 3  # of which the quickest counts: the machine may do something else meanwhile
 
 
-def rig_with(background: str, folder: Path, kmc: KmcSpec | None = None) -> Rig:
-    made = spec("mirror", kmc=kmc or KmcSpec("work", 0.5))
+def rig_with(background: str, folder: Path, mode: str = "mirror") -> Rig:
+    made = spec(mode, kmc=KmcSpec("work", 0.5))
     vms = tuple(
         replace(vm, os=OsSpec(background, "echo + >>/run/hook", "echo - >>/run/hook"))
         for vm in made.vms
@@ -81,8 +84,8 @@ def test_the_agents_hooks_run_at_each_change(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["stopped", "frozen"])
-def test_an_os_that_hangs_is_overruled_and_marked(tmp_path: Path, how: str) -> None:
-    rig = rig_with("run", tmp_path)
+def test_an_os_that_hangs_is_overruled_and_marked(tmp_path: Path, how: str, mode: str) -> None:
+    rig = rig_with("run", tmp_path, mode)
     try:
         keyboard = rig.typist("keyboard", "Test Keyboard")
         rig.start()
@@ -93,14 +96,22 @@ def test_an_os_that_hangs_is_overruled_and_marked(tmp_path: Path, how: str) -> N
         else:
             for pid in (group / "cgroup.procs").read_text().split():
                 os.kill(int(pid), signal.SIGSTOP)
-        done = rig.flip("play")
-        assert done["foreground"] == "play"
-        keyboard("tap KEY_A")
-        wait_for(lambda: play.pressed() == [(A, 1), (A, 0)], "play reads")
+        took = []
+        for _ in range(ATTEMPTS):
+            done = rig.flip("play")
+            assert done["foreground"] == "play"
+            took.append(done["ms"])
+            wait_for(lambda: play.opened() == 1, "play has the keyboard")
+            before = len(play.pressed())
+            keyboard("tap KEY_A")
+            wait_for(lambda: play.pressed()[before:] == [(A, 1), (A, 0)], "play reads")  # noqa: B023
+            assert rig.flip("work")["foreground"] == "work"
+        print(f"{how}, {mode}: overruled after 500 ms, away after {took} ms")
+        assert min(took) >= 500
+        assert min(took) <= 500 + OVERRUN
+        assert rig.status()["oses"][0]["overruled"] == ATTEMPTS
         want = "frozen" if how == "frozen" else "hung"
         wait_for(lambda: rig.status()["oses"][0]["agent"] == want, f"work is marked {want}")
-        assert rig.status()["oses"][0]["overruled"] == 1
-        assert rig.flip("work")["foreground"] == "work"
     finally:
         (group / "cgroup.freeze").write_text("0")
         rig.stop()

@@ -30,6 +30,8 @@ def slots(count: int, width: int, height: int) -> list[tuple[int, AbsInfo]]:
     ]
 
 
+LIBINPUT_FLIPS = 100
+
 KINDS = {
     "keyboard": ({E.EV_KEY: range(1, 120), E.EV_LED: [0, 1, 2], E.EV_REP: [], E.EV_MSC: [4]}, []),
     "mouse": ({E.EV_KEY: [0x110, 0x111, 0x112], E.EV_REL: [0, 1, 8, 11]}, [E.INPUT_PROP_POINTER]),
@@ -151,7 +153,7 @@ def test_libinput_lives_on_across_flips(all_kinds: tuple[Rig, dict[str, UInput]]
     wait_for(lambda: count("work", "DEVICE_ADDED") >= 4, "libinput has its devices")
     want = {"work": 0, "play": 0}
     owner = "work"
-    for _ in range(20):
+    for _ in range(LIBINPUT_FLIPS):
         if rig.spec.devices[0].mode == "direct":
             added = count(owner, "DEVICE_ADDED")
             wait_for(

@@ -1,4 +1,7 @@
-"""Devices that come and go, again and again, while the OSes flip: nothing is left or grows."""
+"""Devices that come and go, again and again, while the OSes flip: nothing is left or grows.
+
+`--plug-cycles N` sets how often; with many, `--timeout` too.
+"""
 
 import ctypes
 import gc
@@ -10,9 +13,8 @@ import pytest
 from evdev import UInput, ecodes
 from rig import Rig, wait_for
 
-pytestmark = [pytest.mark.uinput, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.uinput
 
-CYCLES = 60
 BLOCKS_PER_CYCLE, BYTES_PER_CYCLE = 5, 512
 """Less than one forgotten device: that is some fifty blocks, and a few kilobytes."""
 
@@ -43,7 +45,10 @@ def in_use() -> tuple[int, int]:
     return sys.getallocatedblocks(), found.uordblks + found.hblkhd
 
 
-def test_plugging_during_flips_leaves_nothing(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+def test_plugging_during_flips_leaves_nothing(
+    rig: Rig, caplog: pytest.LogCaptureFixture, pytestconfig: pytest.Config
+) -> None:
+    cycles: int = pytestconfig.getoption("--plug-cycles")
     caplog.set_level(logging.CRITICAL, "hostsim")  # pytest keeps each record, and that would count
     rig.start()
     with UInput({ecodes.EV_KEY: [ecodes.KEY_A]}, name="Test Keyboard"):
@@ -52,7 +57,7 @@ def test_plugging_during_flips_leaves_nothing(rig: Rig, caplog: pytest.LogCaptur
             rig.flip(owner)
     wait_for(lambda: rig.devices() == [], "the KMC has forgotten it")
     before: tuple[int, tuple[int, int]] | None = None
-    for cycle in range(CYCLES):
+    for cycle in range(cycles):
         device = UInput({ecodes.EV_KEY: [ecodes.KEY_A]}, name=f"Test Keyboard {cycle}")
         owner = "play" if owner == "work" else "work"
         flip = rig.begin(rig.kmc.flip(owner, "test"))
@@ -61,16 +66,16 @@ def test_plugging_during_flips_leaves_nothing(rig: Rig, caplog: pytest.LogCaptur
         device.close()
         assert flip.result(30)["foreground"] == owner
         wait_for(lambda: rig.devices() == [], "the KMC has forgotten it")
-        if cycle == CYCLES // 4:
+        if cycle == cycles // 4:
             gc.collect()
             before = descriptors(), in_use()
     gc.collect()
     assert before is not None
-    assert descriptors() == before[0]
+    wait_for(lambda: descriptors() == before[0], "no descriptor is left")  # revoked ones wait
     blocks, size = (now - then for now, then in zip(in_use(), before[1], strict=True))
-    print(f"{blocks} blocks, {size} bytes more after {CYCLES - CYCLES // 4} cycles")
-    assert blocks < BLOCKS_PER_CYCLE * CYCLES
-    assert size < BYTES_PER_CYCLE * CYCLES
+    print(f"{blocks} blocks, {size} bytes more after {cycles - cycles // 4} cycles")
+    assert blocks < BLOCKS_PER_CYCLE * cycles
+    assert size < BYTES_PER_CYCLE * cycles
     folders = ["/dev/input", "/run/udev/data", "/sys/class/input"]
     for vm in rig.vms.values():
         assert vm.run(["ls", *folders]).stdout.decode().split() == [f"{name}:" for name in folders]
