@@ -10,9 +10,10 @@
 
 #define ENTRIES 64
 #define FLOWS 32
+#define ENOUGH 1000 /* rules found by the reader, so that the two did run side by side */
 
 static struct hs_rules *rules;
-static _Atomic int stop;
+static _Atomic int stop, enough;
 
 static struct hs_tuple flow(uint32_t n) {
     struct hs_tuple t = {.family = 4, .proto = 17, .sport = (uint16_t)n};
@@ -24,7 +25,7 @@ static struct hs_tuple flow(uint32_t n) {
 static void *write_all(void *arg) {
     uint64_t random = 5;
 
-    for (uint32_t epoch = 1; epoch < 3000; epoch++) {
+    for (uint32_t epoch = 1; epoch < 3000 || !atomic_load(&enough); epoch++) {
         hs_rules_set_epoch(rules, epoch);
         for (uint32_t i = 0; i < FLOWS; i++) {
             struct hs_tuple t = flow(i);
@@ -51,9 +52,11 @@ static void readers(void) {
         to = hs_rules_find(rules, ENTRIES, &t);
         CHECK(to == 0 || to == 1000 + n);
         found += to != 0;
+        if (found == ENOUGH)
+            atomic_store(&enough, 1);
     }
     CHECK(pthread_join(writer, NULL) == 0);
-    CHECK(found > 0);
+    CHECK(found >= ENOUGH);
 }
 
 static void life(void) {
