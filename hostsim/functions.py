@@ -302,13 +302,14 @@ class Functions:
         return self._named(name).state
 
     def report(self) -> dict[str, Json]:
-        """By VM name, for `status`: the function, its state, how often it was started again, why
-        it last ended, and its counters."""
+        """By VM name, for `status`: the function, its state, its process, how often it was started
+        again, why it last ended, and its counters."""
         counters = self.counters()
         return {
             one.vm.spec.name: {
                 "name": one.vm.spec.nf,
                 "state": one.state,
+                "pid": one.process.pid if one.process is not None else None,
                 "restarts": one.starts - 1,
                 "why": one.why,
                 "counters": counters[one.vm.spec.name],

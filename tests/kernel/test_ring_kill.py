@@ -1,0 +1,150 @@
+"""Packet functions of a whole host are killed under load, again and again: the traffic is back by
+the switch at once, the function gets its rings back, and the daemon does not grow.
+
+The time is a promise (README: under 100 ms), so it is printed; what fails the test is several times
+that, for the machine may be busy with something else.
+"""
+
+import json
+import os
+import signal
+import statistics
+import subprocess
+import time
+from collections.abc import Iterator
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli import HOSTSIM, ask, hostsim, until
+from nfnet import ENDS, route, vm
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
+
+KILLS = 50
+LATE = 1.0  # seconds
+GROWTH = 8 << 20  # bytes
+NAME = "kills"
+
+SENDER = """
+import socket, struct, sys, time
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.bind(("", 4000))
+poll = __import__("select").select
+number, due = 0, time.monotonic()
+while not poll([sys.stdin], [], [], max(0.0, due - time.monotonic()))[0]:
+    due += 0.0005
+    sock.sendto(struct.pack("!Qd", number, time.monotonic()), ("198.18.0.20", 7))
+    number += 1
+print(number)
+"""
+RECEIVER = """
+import json, select, socket, struct, sys, time
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+sock.bind(("198.18.0.20", 7))
+print("ready", flush=True)
+seen = []
+while True:
+    ready = select.select([sock, sys.stdin], [], [])[0]
+    if sock in ready:
+        number, sent = struct.unpack("!Qd", sock.recv(2048))
+        seen.append((number, sent, time.monotonic()))
+    elif sys.stdin in ready:
+        break
+print(json.dumps(seen))
+"""
+
+
+@pytest.fixture(params=["isolated", "shared"])
+def host(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[int]:
+    """The daemon's pid."""
+    file = tmp_path / "kills.toml"
+    chain = route('proto = "udp"', "one two three", f'ring = "{request.param}"')
+    vms = vm("one") + vm("two") + vm("three")
+    file.write_text(f'[host]\nname = "{NAME}"\n{ENDS}{vms}{chain}')
+    hostsim("up", str(file))
+    yield next(row["pid"] for row in ask("ls") if row["host"] == NAME)
+    hostsim("--host", NAME, "down")
+
+
+def program(where: str, source: str) -> subprocess.Popen[str]:
+    words = [HOSTSIM, "--host", NAME, "exec", where, "--", "python3", "-uc", source]
+    return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def function(name: str) -> dict[str, Any]:
+    (node,) = [one for one in ask("--host", NAME, "status")["vms"] if one["name"] == name]
+    nf: dict[str, Any] = node["nf"]
+    return nf
+
+
+def by_ring() -> list[int]:
+    """Packets by ring of the hops from one to two to three; empty while these go by the switch."""
+    for row in ask("--host", NAME, "flows"):
+        if row["key"].startswith("udp:198.18.0.10:4000>"):
+            hops = row["hops"][:2]
+            if all(hop["path"] == "ring" for hop in hops):
+                return [hop["paths"]["ring"]["packets"] for hop in hops]
+    return []
+
+
+def restarted(name: str, old: int) -> bool:
+    return function(name)["pid"] not in (None, old)
+
+
+def more_by_ring(before: list[int]) -> bool:
+    now = by_ring()
+    return bool(now) and all(new > old + 20 for old, new in zip(before, now, strict=True))
+
+
+def size(pid: int) -> tuple[int, int]:
+    """Open files, and resident bytes, of a process."""
+    status = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (resident,) = [int(line.split()[1]) for line in status if line.startswith("VmRSS")]
+    return len(os.listdir(f"/proc/{pid}/fd")), resident * 1024
+
+
+def test_fifty_kills_under_load(host: int) -> None:
+    receiver = program("server", RECEIVER)
+    assert receiver.stdout is not None
+    assert receiver.stdout.readline() == "ready\n"
+    sender = program("client", SENDER)
+    until(partial(more_by_ring, [0, 0]), 20)
+    kills: list[float] = []
+    settled = (0, 0)
+    for nth in range(KILLS):
+        name = ("one", "two", "three")[nth % 3]
+        before = function(name)
+        kills.append(time.monotonic())
+        os.kill(before["pid"], signal.SIGKILL)
+        until(partial(restarted, name, before["pid"]), 10)
+        until(partial(more_by_ring, until(by_ring)), 10)
+        if nth == 9:
+            settled = size(host)
+    files, resident = size(host)
+    sent = int(sender.communicate("\n", timeout=20)[0])
+    seen = json.loads(receiver.communicate("\n", timeout=20)[0])
+    gaps = [back(seen, kill, later) for kill, later in pairwise([*kills, time.monotonic()])]
+    gaps.sort()
+    print(
+        f"\nback after a kill: median {statistics.median(gaps):.0f} ms, 90 % {gaps[44]:.0f} ms, "
+        f"max {gaps[-1]:.0f} ms; {sent - len(seen)} of {sent} packets lost; daemon "
+        f"{settled[0]} -> {files} files, {settled[1] >> 10} -> {resident >> 10} KiB"
+    )
+    assert statistics.median(gaps) < 200
+    assert gaps[-1] < LATE * 1000
+    assert files <= settled[0]
+    assert resident - settled[1] < GROWTH
+    numbers = [number for number, _, _ in seen]
+    assert len(set(numbers)) == len(numbers), "a packet came twice"
+    until(lambda: not any(row["missing"] for row in ask("--host", NAME, "verify")))
+
+
+def back(seen: list[tuple[int, float, float]], kill: float, until: float) -> float:
+    """Milliseconds from a kill to the end of the longest silence that ended before `until`."""
+    arrivals = [at for _, _, at in seen if kill - 0.1 < at < until]
+    _, end = max((later - at, later) for at, later in pairwise(arrivals) if later > kill)
+    return (end - kill) * 1000
