@@ -111,6 +111,8 @@ void hs_port_forget(struct hs_port *p, uint32_t vm) {
 }
 
 static void bury(struct hs_port *p, struct hs_neighbour *n) {
+    for (uint32_t i = 0; i < HS_COUNTERS; i++)
+        p->refused[i] += n->in.counters[i] + n->out.counters[i];
     hs_umem_recover(&p->umem, n->out.number);
     hs_channel_close(&n->out);
     hs_channel_close(&n->in);

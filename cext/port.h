@@ -81,7 +81,8 @@ struct hs_port {
     struct hs_tally *tally; /* NULL: nothing is counted by flow */
     uint32_t tally_entries;
     uint64_t tally_size;
-    uint32_t gone; /* neighbours that are dead, but not forgotten */
+    uint32_t gone;                 /* neighbours that are dead, but not forgotten */
+    uint64_t refused[HS_COUNTERS]; /* by neighbours that were, see enum hs_bad */
     /* Bursts are mostly of one flow: what is known of the last one sent, and the last received. */
     struct hs_tuple last_tuple;
     uint32_t last_to, last_withdrawn;

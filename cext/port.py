@@ -19,6 +19,7 @@ from typing import Any
 
 from cext import check
 from cext._native import ffi, lib
+from cext.channel import COUNTERS as REFUSED
 from cext.channel import Shape
 
 BURST = 64
@@ -176,8 +177,13 @@ class Port:
                 return
 
     def counters(self) -> dict[str, int]:
-        """Packets by way and by reason, and what the function counts."""
+        """Packets by way and by reason; what was refused of that which neighbours wrote, by reason;
+        and what the function counts."""
         found: dict[str, int] = {name: getattr(self.native.counters, name) for name in COUNTERS}
+        near = [self.native.neighbour[place] for place in range(self.native.neighbours)]
+        ends = [end for one in near if one.vm for end in (one.out, getattr(one, "in"))]
+        for place, name in enumerate(REFUSED):
+            found[name] = self.native.refused[place] + sum(end.counters[place] for end in ends)
         return found | self.more_counters()
 
     def close(self) -> None:

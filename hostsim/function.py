@@ -149,8 +149,8 @@ class Function:
             os.close(output)
 
     def start(self) -> None:
-        """Make the waiting process the function, put its socket into place, and have another one
-        wait. Raises HostsimError, OSError."""
+        """Make the waiting process the function, and put its socket into place. The next one to
+        wait is for `spawn` to start, when the traffic is back. Raises HostsimError, OSError."""
         self.spawn()
         assert self._spare is not None
         self.process, self._control = self._spare
@@ -174,7 +174,6 @@ class Function:
         with nfsettings.handed(self._settings) as settings:
             self._send(message, [*fds, settings])
         self._socket_into_place()
-        self.spawn()
 
     def _drop_spare(self) -> None:
         if self._spare is not None:

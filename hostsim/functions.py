@@ -44,6 +44,7 @@ BACKOFF = 0.1  # seconds before the second restart in a row; doubles. The first 
 RESTARTS = 8  # in a row
 STEADY = 10.0  # seconds after which a function counts as running
 YOUNG = 0.25  # seconds after which a function that is killed has counted as running
+SPARE = 0.05  # seconds from a start until the next process to wait is started: traffic comes first
 AGING = 2.0  # seconds between two looks for what is idle
 CHANNEL = Shape("isolated", ring=1024, data=1 << 19, max_len=1600)
 SHARED = Shape("shared", ring=1024, max_len=1600)
@@ -205,6 +206,8 @@ class Functions:
         OSError."""
         for function in self._by_number.values():
             self._revive(function)
+            if function.process is not None and time.monotonic() - function.began > SPARE:
+                function.spawn()
         self.new_epoch(self._plane.epoch)
         seen = self._plane.function_flows()
         if time.monotonic() - self._aged > AGING:

@@ -1,8 +1,10 @@
 """A channel is a bounded queue: hypothesis plays it against a deque, in both modes."""
 
 import contextlib
+import fcntl
 import os
 from collections import deque
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -84,14 +86,49 @@ def test_a_region_of_another_size_is_refused(size: int) -> None:
         os.close(region)
 
 
-def test_an_unsealed_memfd_is_refused() -> None:
+SEALS = (fcntl.F_SEAL_SHRINK, fcntl.F_SEAL_GROW, fcntl.F_SEAL_SEAL)
+
+
+@pytest.mark.parametrize("missing", [None, *SEALS])
+@pytest.mark.parametrize("what", ["umem", "channel"])
+def test_a_memfd_without_its_seals_is_refused(missing: int | None, what: str) -> None:
+    """Whoever could still shrink it could take pages away from under us."""
+    shape = Shape(ring=64)
+    given = make_channel(shape) if what == "channel" else make_region(FRAMES * 2048)
     fd = os.memfd_create("unsealed", os.MFD_ALLOW_SEALING)
+    umem = Umem(16, frame_size=4096)
     try:
-        os.ftruncate(fd, FRAMES * 2048)
+        os.ftruncate(fd, os.fstat(given).st_size)
+        if missing is not None:
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, sum(seal for seal in SEALS if seal != missing))
         with pytest.raises(PermissionError):
-            Umem(FRAMES, fd=fd)
+            Channel(fd, shape, umem, sender=True) if what == "channel" else Umem(FRAMES, fd=fd)
     finally:
+        umem.close()
+        os.close(given)
         os.close(fd)
+
+
+def test_what_is_no_memfd_is_refused(tmp_path: Path) -> None:
+    with open(tmp_path / "file", "wb+") as file:
+        file.truncate(FRAMES * 2048)
+        with pytest.raises(OSError, match="packet memory"):
+            Umem(FRAMES, fd=file.fileno())
+
+
+@pytest.mark.parametrize("size", [-4096, 4096])
+def test_a_channel_of_another_size_is_refused(size: int) -> None:
+    shape = Shape(ring=64)
+    made = make_channel(shape)
+    other = make_region(os.fstat(made).st_size + size)
+    umem = Umem(16, frame_size=4096)
+    try:
+        with pytest.raises(OSError, match="channel"):
+            Channel(other, shape, umem, sender=True)
+    finally:
+        umem.close()
+        os.close(made)
+        os.close(other)
 
 
 def test_the_two_ends_must_agree_on_the_shape() -> None:

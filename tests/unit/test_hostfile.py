@@ -57,6 +57,7 @@ def test_reads_everything() -> None:
     assert route.match.proto == 6
     assert route.match.dport == ((80, 80), (8000, 8099))
     assert (route.through, route.bypass) == (("fw",), "veth")
+    assert (route.on_full, route.ring) == ("drop", "isolated")
     (device,) = spec.devices
     assert (device.mode, device.hotkey) == ("mirror", ("KEY_LEFTCTRL", "KEY_RIGHTCTRL"))
     assert spec.kmc.foreground == "work"
@@ -94,6 +95,8 @@ WRONG = {
     "name reserved": ('name = "fw"', 'name = "switch"', "taken by hostsim"),
     "background": ('"freeze"', '"sleep"', "run, throttle, freeze"),
     "bypass": ('bypass = "veth"', 'bypass = "always"', "auto, veth, ring, never"),
+    "on_full": ('bypass = "veth"', 'on_full = "block"', "drop, wait"),
+    "ring": ('bypass = "veth"', 'ring = "open"', "isolated, shared"),
     "match key": ("dport = [", "dprot = [", "unknown key 'dprot'"),
     "port": ('"8000-8099"', '"8099-8000"', "dport = '8099-8000'"),
     "port too large": ("[80,", "[80000,", "dport = 80000"),
