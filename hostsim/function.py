@@ -49,14 +49,11 @@ class Memory:
     def __init__(self, vms: Sequence[int]) -> None:
         self.frames = 2 * FRAMES * len(vms)
         self.fd = make_region(self.frames * FRAME_SIZE)
-        self._next = {vm: 2 * FRAMES * place for place, vm in enumerate(vms)}
+        self._places = {vm: place for place, vm in enumerate(vms)}
 
-    def range(self, vm: int) -> int:
-        """The first of the FRAMES frames that the VM's next process begins with."""
-        first = self._next[vm]
-        odd = first // FRAMES % 2
-        self._next[vm] = first - FRAMES if odd else first + FRAMES
-        return first
+    def first(self, vm: int, nth: int) -> int:
+        """The first of the FRAMES frames that the VM's nth process begins with."""
+        return (2 * self._places[vm] + nth % 2) * FRAMES
 
     def close(self) -> None:
         """Twice is harmless."""
@@ -125,8 +122,9 @@ class Function:
             rtnl.close()
 
     def spawn(self) -> None:
-        """Have a process in the VM that only waits to be told what to be: starting an interpreter
-        takes longer than traffic may stand still. Raises HostsimError, OSError."""
+        """Have a process in the VM that has everything but eth0, and waits for it: starting an
+        interpreter, finding the function and filling its memory take longer than traffic may stand
+        still. Raises HostsimError, OSError."""
         if self._spare is not None and self._spare[0].poll() is None:
             return
         self._drop_spare()
@@ -147,6 +145,24 @@ class Function:
         finally:
             theirs.close()
             os.close(output)
+        self._tell(ours)
+
+    def _tell(self, control: socket.socket) -> None:
+        """What it is to be."""
+        message: Json = {
+            "do": "open",
+            "nf": self.vm.spec.nf,
+            "folder": str(self._folder),
+            "rules": self.rules.entries,
+            "tally": self.tally.entries,
+        }
+        fds = [self.rules.fd, self.tally.fd]
+        if self.memory is not None:
+            message["frames"] = self.memory.frames
+            message["first"] = self.memory.first(self.vm.index, self.starts)
+            fds.append(self.memory.fd)
+        with nfsettings.handed(self._settings) as settings:
+            _send(control, message, [*fds, settings])
 
     def start(self) -> None:
         """Make the waiting process the function, and put its socket into place. The next one to
@@ -159,20 +175,7 @@ class Function:
         self.starts += 1
         self._asked = False
         self.due = None
-        message: Json = {
-            "do": "open",
-            "nf": self.vm.spec.nf,
-            "folder": str(self._folder),
-            "rules": self.rules.entries,
-            "tally": self.tally.entries,
-        }
-        fds = [self.rules.fd, self.tally.fd]
-        if self.memory is not None:
-            message["frames"] = self.memory.frames
-            message["first"] = self.memory.range(self.vm.index)
-            fds.append(self.memory.fd)
-        with nfsettings.handed(self._settings) as settings:
-            self._send(message, [*fds, settings])
+        self._send({"do": "begin"})
         self._socket_into_place()
 
     def _drop_spare(self) -> None:
@@ -186,7 +189,10 @@ class Function:
         assert self._control is not None
         if not select.select([self._control], [], [], READY)[0]:
             raise HostsimError(f"{self.vm.spec.name}: nf", f"not ready after {READY:.0f} s")
-        data, ancillary, _, _ = self._control.recvmsg(4096, socket.CMSG_SPACE(4))
+        try:
+            data, ancillary, _, _ = self._control.recvmsg(4096, socket.CMSG_SPACE(4))
+        except ConnectionResetError:  # it has ended, with something unread
+            data, ancillary = b"", []
         handles = array.array("i")
         for _, kind, content in ancillary:
             if kind == socket.SCM_RIGHTS:
@@ -204,11 +210,11 @@ class Function:
 
     def _send(self, message: Json, fds: Sequence[int] = ()) -> None:
         assert self._control is not None
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-        with contextlib.suppress(
-            BrokenPipeError, ConnectionResetError
-        ):  # its end is seen elsewhere
-            self._control.sendmsg([json.dumps(message).encode()], rights)
+        try:
+            _send(self._control, message, fds)
+        except BlockingIOError:
+            if self.process is not None:
+                self.process.kill()  # it does not read: nothing it is told would reach it
 
     def neighbour(self, vm: int, shape: Shape, fds: tuple[int, int, int, int]) -> None:
         """Give it the rings to and from another, the bell to hear and the bell to ring; they stay
@@ -274,3 +280,10 @@ class Function:
         if self._capture is not None:
             self._capture.close()
             self._capture = None
+
+
+def _send(control: socket.socket, message: Json, fds: Sequence[int] = ()) -> None:
+    """Raises BlockingIOError where the other end has let too much wait."""
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its end is seen elsewhere
+        control.sendmsg([json.dumps(message).encode()], rights, socket.MSG_DONTWAIT)

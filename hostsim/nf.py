@@ -7,6 +7,7 @@ it talks to. Messages are JSON objects, descriptors travel beside them (SCM_RIGH
                                                                       [rules, tally, settings]
                   with "frames", "first": its memory is FRAMES of these frames
                                                                 [rules, tally, umem, settings]
+    daemon -> NF  {"do": "begin"}: perhaps much later, in place of one that has died
     NF -> daemon  {"ready": true}                                               [AF_XDP socket]
     daemon -> NF  {"do": "neighbour", "vm", "shape": {...}}     [out, in, bell to read, to ring]
     daemon -> NF  {"do": "forget", "vm"}
@@ -95,8 +96,9 @@ class Control:
         return (json.loads(data) if data else None), list(fds)
 
     def open(self) -> tuple[Callable[[Port], None], Port] | None:
-        """Find the function and open the port as the first message says, and answer; None: nothing
-        is wanted. Raises OSError, ValueError, ImportError."""
+        """Find the function and make the port as the first message says; at the second, open eth0,
+        which can be one process's only, and answer; None: nothing is wanted. Raises OSError,
+        ValueError, ImportError."""
         message, fds = self.receive()
         if message is None:
             return None
@@ -110,6 +112,8 @@ class Control:
         port.tally(fds[1], message["tally"])
         for fd in fds:
             os.close(fd)
+        if self.receive()[0] is None:
+            return None
         handle = eth0(port)
         self._socket.sendmsg(
             [b'{"ready": true}'],

@@ -186,3 +186,18 @@ def test_fragments_are_accounted_for(made: Chain) -> None:
     rows = made.net.dataplane.verify()
     assert not any(row["missing"] for row in rows), rows
     assert made.row("one")["switch"] >= 30
+
+
+def test_a_kernel_stack_neighbour_cannot_get_past_a_function(tmp_path: Path) -> None:
+    """A direct link would hand its packets to the kernel of the function's VM."""
+    mixed = route('proto = "udp"', "plain one", 'bypass = "auto"')
+    with chained(ENDS + '[[vm]]\nname = "plain"\n' + vm("one") + mixed, tmp_path) as chain:
+        for _ in range(3):
+            chain.send(7, 10)
+            chain.net.pump()
+            chain.sync()
+        (hop, _) = chain.net.flow(FLOW)["hops"]
+        assert (hop["path"], hop["packets"]) == ("switch", 30)
+        assert "one is a packet function" in hop["reason"]
+        assert chain.functions.counters()["one"]["eth0_in"] >= 30
+        assert not any(row["missing"] for row in chain.net.dataplane.verify())
