@@ -24,11 +24,26 @@ struct side {
     struct hs_umem umem;
     struct hs_channel channel;
     uint64_t handled;
+    uint32_t calls;
     uint32_t held[FRAMES]; /* frames in this program's hands */
     uint32_t held_count;
 };
 
 static _Atomic int stop;
+
+/* What was refused, by mode and side; in the end every reason there can be must have been met. */
+static uint64_t refused[HS_SHARED + 1][2][HS_COUNTERS];
+static const struct {
+    uint32_t mode;
+    int sender;
+    enum hs_bad reason[5];
+    int reasons;
+} expected[] = {
+    {HS_ISOLATED, 0, {HS_BAD_INDEX, HS_BAD_LEN, HS_BAD_OPTIONS, HS_NO_FRAME}, 4},
+    {HS_ISOLATED, 1, {HS_BAD_INDEX, HS_FULL}, 2},
+    {HS_SHARED, 0, {HS_BAD_INDEX, HS_BAD_LEN, HS_BAD_OPTIONS, HS_BAD_ADDR, HS_BAD_STATE}, 5},
+    {HS_SHARED, 1, {HS_BAD_INDEX, HS_BAD_ADDR, HS_BAD_STATE, HS_FULL}, 4},
+};
 
 /* An interesting number: small, a limit, near a limit, an index near the true one, or anything. */
 static uint64_t nasty(uint64_t *random, uint32_t near) {
@@ -153,7 +168,7 @@ static void receive(struct side *s, uint64_t *random) {
         at[0] = at[batch[i].len - 1] = 1; /* ours to write */
         s->held[s->held_count++] = frame;
     }
-    keep = draw(random) % 32;
+    keep = s->calls++ % 64 < 16 ? FRAMES : draw(random) % 32; /* now and then all of them */
     while (s->held_count > keep) {
         uint32_t k = 0;
         while (k < 64 && s->held_count > keep)
@@ -237,6 +252,8 @@ static void attack(uint32_t mode, int sender, uint64_t descriptors, int concurre
     if (concurrent)
         pthread_join(thread, NULL);
     check_book(s);
+    for (uint32_t i = 0; i < HS_COUNTERS; i++)
+        refused[mode][sender][i] += s->channel.counters[i];
     hs_channel_close(&s->channel);
     hs_umem_close(&s->umem);
     close(fd);
@@ -253,5 +270,8 @@ int main(int argc, char **argv) {
             for (int concurrent = 0; concurrent < 2; concurrent++)
                 attack(mode, sender, concurrent ? total / 100 : total / 4, concurrent,
                        11 + mode * 4 + (uint64_t)sender);
+    for (uint32_t i = 0; i < sizeof(expected) / sizeof(*expected); i++)
+        for (int k = 0; k < expected[i].reasons; k++)
+            CHECK(refused[expected[i].mode][expected[i].sender][expected[i].reason[k]] > 0);
     return 0;
 }
