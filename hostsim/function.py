@@ -40,6 +40,8 @@ from netns.process import Process
 
 ANSWER_MAX = 64 * 1024
 READY = 20.0  # seconds for a function to open its port
+SPARE = 0.05  # seconds from a start until the next process to wait is started: traffic comes first
+RESPAWN = 5.0  # seconds between attempts at one, where it does not stay
 XDP_FLAGS_DRV_MODE = 4
 
 
@@ -82,6 +84,7 @@ class Function:
         self._folder = folder
         self._log = log_path
         self._settings = settings
+        self._again = 0.0  # when to try for a spare once more
         self._spare: tuple[Process, socket.socket] | None = None
         self._capture: bpf.Object | None = None
         self._control: socket.socket | None = None
@@ -147,6 +150,16 @@ class Function:
             os.close(output)
         self._tell(ours)
 
+    def keep_spare(self) -> None:
+        """Have a process that waits, if the function runs, and not at once where the last one did
+        not stay. Raises HostsimError, OSError."""
+        now = time.monotonic()
+        waits = self._spare is not None and self._spare[0].poll() is None
+        if self.process is None or waits or now < max(self.began + SPARE, self._again):
+            return
+        self._again = now + RESPAWN
+        self.spawn()
+
     def _tell(self, control: socket.socket) -> None:
         """What it is to be."""
         message: Json = {
@@ -174,6 +187,7 @@ class Function:
         self.began = time.monotonic()
         self.starts += 1
         self._asked = False
+        self._again = 0.0
         self.due = None
         self._send({"do": "begin"})
         self._socket_into_place()

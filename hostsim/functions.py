@@ -32,7 +32,7 @@ from hostsim import nfsettings, rings, routes
 from hostsim.accounts import Books, Snapshot
 from hostsim.errors import HostsimError
 from hostsim.function import Function, Memory
-from hostsim.model import HostSpec, Json
+from hostsim.model import HostSpec, Json, RouteSpec
 from hostsim.nf import RING
 from hostsim.switch import Switch
 from hostsim.vm import Vm
@@ -44,7 +44,6 @@ BACKOFF = 0.1  # seconds before the second restart in a row; doubles. The first 
 RESTARTS = 8  # in a row
 STEADY = 10.0  # seconds after which a function counts as running
 YOUNG = 0.25  # seconds after which a function that is killed has counted as running
-SPARE = 0.05  # seconds from a start until the next process to wait is started: traffic comes first
 AGING = 2.0  # seconds between two looks for what is idle
 CHANNEL = Shape("isolated", ring=1024, data=1 << 19, max_len=1600)
 SHARED = Shape("shared", ring=1024, max_len=1600)
@@ -167,6 +166,12 @@ class Functions:
                 self._join(frozenset((function.vm.index, other)))
         log.info("%s: its network function runs again", function.vm.spec.name)
 
+    def _keep_spare(self, function: Function) -> None:
+        try:
+            function.keep_spare()
+        except (HostsimError, OSError) as error:
+            log.warning("%s: no other process to take over: %s", function.vm.spec.name, error)
+
     def _died(self, function: Function, now: float) -> None:
         name, number = function.vm.spec.name, function.vm.index
         status = function.process.poll() if function.process is not None else None
@@ -206,8 +211,7 @@ class Functions:
         OSError."""
         for function in self._by_number.values():
             self._revive(function)
-            if function.process is not None and time.monotonic() - function.began > SPARE:
-                function.spawn()
+            self._keep_spare(function)
         self.new_epoch(self._plane.epoch)
         seen = self._plane.function_flows()
         if time.monotonic() - self._aged > AGING:
@@ -215,18 +219,22 @@ class Functions:
             seen = self._age(seen)
         given = {}
         for flow, route in self._plane.ring_hops(seen):
-            function, to = self._by_number[flow.vm], flow.verdict.to
-            if (
-                self._joined(flow.vm, to)
-                and function.tally.find(flow.tuple) is not None
-                and function.rules.put(
-                    dataplane.pack_tuple(flow.tuple), to, self._epoch, route.on_full == "wait"
-                )
-            ):
-                given[(flow.vm, flow.tuple)] = to
-        for vm, key in self._plane.rings.keys() - given.keys():
-            self._by_number[vm].rules.remove(dataplane.pack_tuple(key))
+            key, to = (flow.vm, flow.tuple), flow.verdict.to
+            if not self._joined(flow.vm, to):
+                continue
+            if self._plane.rings.get(key) == to or self._give(flow, route):
+                given[key] = to
+        for vm, ended in self._plane.rings.keys() - given.keys():
+            self._by_number[vm].rules.remove(dataplane.pack_tuple(ended))
         self._plane.rings = given
+
+    def _give(self, flow: Flow, route: RouteSpec) -> bool:
+        """Give a rule for a flow that has a place in its port's tally; False: none, or no room."""
+        function = self._by_number[flow.vm]
+        if function.tally.find(flow.tuple) is None:
+            return False
+        name, wait = dataplane.pack_tuple(flow.tuple), route.on_full == "wait"
+        return function.rules.put(name, flow.verdict.to, self._epoch, wait)
 
     def withdraw(self) -> None:
         """Every rule is stale at once, until the next `sync`: everything goes to the switch."""

@@ -201,3 +201,42 @@ def test_a_kernel_stack_neighbour_cannot_get_past_a_function(tmp_path: Path) -> 
         assert "one is a packet function" in hop["reason"]
         assert chain.functions.counters()["one"]["eth0_in"] >= 30
         assert not any(row["missing"] for row in chain.net.dataplane.verify())
+
+
+def test_a_function_that_cannot_be_loaded_any_more_runs_until_it_ends(tmp_path: Path) -> None:
+    """The processes that wait for its end do not stay; they are not tried without end either."""
+    broken = tmp_path / "broken"
+    (tmp_path / "brittle.py").write_text(
+        f"import pathlib\nassert not pathlib.Path({str(broken)!r}).exists()\n"
+        "def nf(port):\n    for batch in port:\n        port.send(batch)\n"
+    )
+    text = ENDS + vm("one", "brittle:nf") + route('proto = "udp"', "one")
+    with chained(text, tmp_path) as chain:
+        first = chain.functions.process("one")
+        assert first is not None
+        broken.touch()
+        first.kill()
+        until(lambda: first.poll() is not None)
+        chain.sync()  # the one that waited had loaded it
+        second = chain.functions.process("one")
+        assert second not in (None, first)
+        for _ in range(10):
+            chain.send(7, 3)
+            chain.sync()
+        assert chain.functions.process("one") is second
+        log = (tmp_path / "one.log").read_text()
+        assert 1 <= log.count("AssertionError") <= 2
+        assert second is not None
+        second.kill()
+        until(lambda: second.poll() is not None)
+        chain.sync()
+        assert chain.functions.process("one") is None
+        broken.unlink()
+
+        def again() -> bool:
+            chain.sync()
+            return chain.functions.process("one") is not None
+
+        until(again)
+        chain.send(7, 10)
+        assert chain.row("one")["missing"] == 0

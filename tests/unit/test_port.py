@@ -5,6 +5,7 @@ import os
 import select
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,6 +98,45 @@ def test_a_full_ring_drops_and_counts(joined: tuple[Port, Port], rules: Rules) -
     counted = one.counters()
     assert (counted["ring_out"], counted["full_ring"]) == (64, 36)
     assert len(two.recv()) == 64
+
+
+def test_a_rule_that_waits_loses_nothing(joined: tuple[Port, Port], rules: Rules) -> None:
+    one, two = joined
+    rules.set_epoch(1)
+    rules.put(flow(), 2, 1, wait=True)
+    arrived: list[int] = []
+    ended = threading.Event()
+
+    def take() -> None:
+        while not ended.is_set() or two.wait(0) == 1:
+            two.wait(0.002)
+            batch = two.recv()
+            arrived.append(len(batch))
+            two.send(batch)
+
+    taker = threading.Thread(target=take)
+    taker.start()
+    for _ in range(100):
+        send(one, *[packet()] * 50)
+    ended.set()
+    taker.join(20)
+    counted = one.counters()
+    assert (counted["ring_out"], counted["full_ring"]) == (5000, 0)
+    assert sum(arrived) == 5000
+
+
+def test_one_that_is_stuck_is_waited_for_once(joined: tuple[Port, Port], rules: Rules) -> None:
+    one, two = joined
+    rules.set_epoch(1)
+    rules.put(flow(), 2, 1, wait=True)
+    started = time.monotonic()
+    for _ in range(300):
+        send(one, packet())
+    assert time.monotonic() - started < 300 * 0.02 / 2  # not 20 ms for each
+    assert one.counters()["full_ring"] == 300 - 64
+    assert len(two.recv()) == 64
+    send(one, *[packet()] * 64)
+    assert one.counters()["full_ring"] == 300 - 64
 
 
 def test_a_batch_is_sent_without_what_was_dropped(joined: tuple[Port, Port], rules: Rules) -> None:
