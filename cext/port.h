@@ -33,7 +33,7 @@
 #define HS_NEIGHBOURS_MAX 16
 #define HS_BURST 64
 #define HS_DRAIN UINT64_C(1000000)      /* ns */
-#define HS_WAIT UINT64_C(20000000)      /* ns */
+#define HS_WAIT UINT64_C(50000000)      /* ns */
 #define HS_MOURNING UINT64_C(200000000) /* ns */
 
 /* A packet in the function's hands; same layout as struct xdp_desc. */

@@ -107,7 +107,8 @@ def test_packets_that_vanish_in_a_function_are_missing(made: Chain) -> None:
 @pytest.mark.parametrize("made", [{"last": "ring_helpers:asleep"}], indirect=True)
 def test_a_full_ring_drops_what_it_has_no_room_for(made: Chain) -> None:
     by_ring(made)
-    made.send(7, 1500)
+    for _ in range(3):  # as many at once as fit the sockets' rings
+        made.send(7, 500)
     room = functions.CHANNEL.ring
     sent = until(lambda: (row := made.row("two"))["sent"] == 1510 and row)
     assert sent["drops"] == {"full-ring": 1505 - room}
@@ -126,13 +127,17 @@ def test_a_full_ring_drops_what_it_has_no_room_for(made: Chain) -> None:
 def test_a_route_says_whether_a_full_ring_is_waited_for(made: Chain, drops: bool) -> None:
     by_ring(made)
     before = made.functions.counters()["three"]["ring_in"]
-    made.send(7, 1800)
-    row = until(lambda: (row := made.row("two"))["missing"] == 0 and row, 10)
-    lost = row["drops"].get("full-ring", 0)
+    lost = 0
+    for _ in range(5):  # where the machine is busy, sockets lose some, and the ring is not full
+        made.send(7, 1800)
+        row = until(lambda: (row := made.row("two"))["missing"] == 0 and row, 10)
+        lost = row["drops"].get("full-ring", 0)
+        if lost or not drops:
+            break
     counted = made.functions.counters()
     assert counted["two"]["full_ring"] == lost
     assert counted["three"]["ring_in"] - before == row["sent"] - 10 - lost
-    assert row["sent"] == 1810
+    assert row["sent"] - 10 > functions.CHANNEL.ring
     assert (lost > 0) is drops
 
 
@@ -207,13 +212,20 @@ def test_a_function_that_cannot_be_loaded_any_more_runs_until_it_ends(tmp_path: 
     """The processes that wait for its end do not stay; they are not tried without end either."""
     broken = tmp_path / "broken"
     (tmp_path / "brittle.py").write_text(
-        f"import pathlib\nassert not pathlib.Path({str(broken)!r}).exists()\n"
+        "import pathlib\nprint('loaded', flush=True)\n"
+        f"assert not pathlib.Path({str(broken)!r}).exists()\n"
         "def nf(port):\n    for batch in port:\n        port.send(batch)\n"
     )
     text = ENDS + vm("one", "brittle:nf") + route('proto = "udp"', "one")
     with chained(text, tmp_path) as chain:
         first = chain.functions.process("one")
         assert first is not None
+
+        def waits() -> bool:
+            chain.sync()
+            return (tmp_path / "one.log").read_text().count("loaded") == 2
+
+        until(waits)
         broken.touch()
         first.kill()
         until(lambda: first.poll() is not None)
