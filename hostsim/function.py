@@ -17,6 +17,7 @@ import contextlib
 import json
 import os
 import select
+import signal
 import socket
 import struct
 import sys
@@ -85,6 +86,7 @@ class Function:
         self._log = log_path
         self._settings = settings
         self._again = 0.0  # when to try for a spare once more
+        self._loaded = False  # the spare is
         self._spare: tuple[Process, socket.socket] | None = None
         self._capture: bpf.Object | None = None
         self._control: socket.socket | None = None
@@ -127,10 +129,11 @@ class Function:
     def spawn(self) -> None:
         """Have a process in the VM that has everything but eth0, and waits for it: starting an
         interpreter, finding the function and filling its memory take longer than traffic may stand
-        still. Raises HostsimError, OSError."""
-        if self._spare is not None and self._spare[0].poll() is None:
+        still. One that has failed stays, for `start` to report; one that was killed does not.
+        Raises HostsimError, OSError."""
+        if self._spare is not None and self._spare[0].poll() != -signal.SIGKILL:
             return
-        self._drop_spare()
+        self.drop_spare()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         output = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
@@ -142,6 +145,7 @@ class Function:
                 stderr=output,
             )
             self._spare = (process, ours)
+            self._loaded = False
         except BaseException:
             ours.close()
             raise
@@ -158,6 +162,7 @@ class Function:
         if self.process is None or waits or now < max(self.began + SPARE, self._again):
             return
         self._again = now + RESPAWN
+        self.drop_spare()
         self.spawn()
 
     def _tell(self, control: socket.socket) -> None:
@@ -177,10 +182,23 @@ class Function:
         with nfsettings.handed(self._settings) as settings:
             _send(control, message, [*fds, settings])
 
+    def loaded(self, seconds: float = 0.0) -> bool:
+        """Whether `start` would find a process that has loaded its function, or has failed at it,
+        which `start` reports; waits so long for it."""
+        if self._spare is None:
+            return False
+        control = self._spare[1]
+        if not self._loaded and select.select([control], [], [], seconds)[0]:
+            self._loaded = True
+            with contextlib.suppress(ConnectionResetError):
+                control.recv(64)
+        return self._loaded
+
     def start(self) -> None:
         """Make the waiting process the function, and put its socket into place. The next one to
         wait is for `spawn` to start, when the traffic is back. Raises HostsimError, OSError."""
         self.spawn()
+        self.loaded(READY)
         assert self._spare is not None
         self.process, self._control = self._spare
         self._spare = None
@@ -192,7 +210,8 @@ class Function:
         self._send({"do": "begin"})
         self._socket_into_place()
 
-    def _drop_spare(self) -> None:
+    def drop_spare(self) -> None:
+        """End the process that waits, if there is one."""
         if self._spare is not None:
             process, control = self._spare
             control.close()
@@ -288,7 +307,7 @@ class Function:
     def close(self) -> None:
         """Twice is harmless."""
         self.ended()
-        self._drop_spare()
+        self.drop_spare()
         self.rules.close()
         self.tally.close()
         if self._capture is not None:

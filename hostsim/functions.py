@@ -31,7 +31,7 @@ from cext.words import Account, Flow
 from hostsim import nfsettings, rings, routes
 from hostsim.accounts import Books, Snapshot
 from hostsim.errors import HostsimError
-from hostsim.function import Function, Memory
+from hostsim.function import READY, Function, Memory
 from hostsim.model import HostSpec, Json, RouteSpec
 from hostsim.nf import RING
 from hostsim.switch import Switch
@@ -156,6 +156,13 @@ class Functions:
         if function.due is None or now < function.due:
             return
         try:
+            function.spawn()
+            if not function.loaded():
+                if now < function.due + READY:
+                    return  # nobody else is to wait for what the function does when it is loaded
+                function.began = now
+                function.drop_spare()
+                raise HostsimError(function.vm.spec.name, f"not loaded after {READY:.0f} s")
             function.start()
         except (HostsimError, OSError) as error:
             log.error("%s: cannot be started again: %s", function.vm.spec.name, error)

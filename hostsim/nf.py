@@ -7,6 +7,7 @@ it talks to. Messages are JSON objects, descriptors travel beside them (SCM_RIGH
                                                                       [rules, tally, settings]
                   with "frames", "first": its memory is FRAMES of these frames
                                                                 [rules, tally, umem, settings]
+    NF -> daemon  {"loaded": true}: it has its function and its memory
     daemon -> NF  {"do": "begin"}: perhaps much later, in place of one that has died
     NF -> daemon  {"ready": true}                                               [AF_XDP socket]
     daemon -> NF  {"do": "neighbour", "vm", "shape": {...}}     [out, in, bell to read, to ring]
@@ -112,6 +113,7 @@ class Control:
         port.tally(fds[1], message["tally"])
         for fd in fds:
             os.close(fd)
+        self._socket.send(b'{"loaded": true}')
         if self.receive()[0] is None:
             return None
         handle = eth0(port)
