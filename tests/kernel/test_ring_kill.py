@@ -26,6 +26,7 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
 KILLS = 50
 LATE = 3.0  # seconds
 GROWTH = 8 << 20  # bytes
+WAITING = 6  # files for three processes that wait to take over, which may be there or not yet
 NAME = "kills"
 
 SENDER = """
@@ -136,7 +137,7 @@ def test_fifty_kills_under_load(host: int) -> None:
     )
     assert statistics.median(gaps) < 200
     assert gaps[-1] < LATE * 1000
-    assert files <= settled[0]
+    assert files <= settled[0] + WAITING
     assert resident - settled[1] < GROWTH
     numbers = [number for number, _, _ in seen]
     assert len(set(numbers)) == len(numbers), "a packet came twice"
