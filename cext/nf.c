@@ -90,8 +90,11 @@ int hs_nf_source(struct hs_port *p, const uint8_t *packet, uint32_t len, uint64_
             ret = poll(&ask, 1, 0) > 0 ? 2 : 0;
         } else if (left == 0) {
             ret = hs_port_wait(p, also, UINT64_C(1000000000));
-        } else {
-            ret = hs_port_wait(p, also, rate ? 1000000000u / rate + 1 : 1000000u);
+        } else if (rate) {
+            ret = hs_port_wait(p, also, 1000000000u / rate + 1);
+        } else { /* frames, or room in the socket, come back without a word */
+            sched_yield();
+            ret = ++rounds % 256 == 0 && poll(&ask, 1, 0) > 0 ? 2 : 0;
         }
         if (ret < 0)
             return ret;
