@@ -143,6 +143,43 @@ def test_a_download_through_firewall_ids_and_nat(chain: Chain, tmp_path: Path) -
         os.close(log)
 
 
+def test_a_connection_outlives_firewall_and_translator(tmp_path: Path) -> None:
+    """Killed in the middle of a download, they are started again and go on with what they would
+    have accepted."""
+    made = Chain(f"nat{os.getpid()}", HOST % ("1024-65535", SOURCE_MATCHED, "isolated"), tmp_path)
+    body = os.urandom(1 << 20) * 30
+    (tmp_path / "body").write_bytes(body)
+    log = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC)
+    try:
+        made.start()
+        server = made.net.vms["server"].popen(
+            ["python3", "-c", SERVE, str(tmp_path)], stdout=log, stderr=log
+        )
+        until(lambda: ":80 " in made.net.run("server", "ss", "-ltn"))
+        got = tmp_path / "got"
+        words = ["curl", "-s", "-m", "40", "--limit-rate", "10M", "-o", str(got)]
+        client = made.net.vms["client"].popen([*words, "http://198.18.0.20/body"])
+        victims = ["fw", "nat", "fw", "nat"]
+        while not select.select([client.fileno()], [], [], 0.05)[0]:
+            made.functions.sync()
+            arrived = got.stat().st_size if got.exists() else 0
+            if victims and arrived > (5 - len(victims)) * len(body) // 6:
+                process = made.functions.process(victims.pop(0))
+                assert process is not None
+                process.kill()
+        assert client.wait(1) == 0
+        client.close()
+        server.close()
+        assert not victims
+        digest = hashlib.sha256(got.read_bytes()).hexdigest()
+        assert digest == hashlib.sha256(body).hexdigest()
+        assert len((tmp_path / "log").read_text().splitlines()) == 1  # one connection
+        assert {one["restarts"] for one in made.functions.report().values()} == {0, 2}
+    finally:
+        made.close()
+        os.close(log)
+
+
 def test_ping_and_icmp_errors_come_back(chain: Chain) -> None:
     chain.net.ping(20)
     assert chain.counter("nat", "connections") == 1

@@ -52,6 +52,14 @@ def test_a_translator() -> None:
     assert read(NAT + '[vm.nat]\nports = "2000-2999"\n').vms[0].settings == NatSpec((2000, 2999))
 
 
+def test_the_readmes_host_is_one() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    section = readme.split("## Network functions\n")[1]
+    spec = read(IDS + section.split("```toml\n")[1].split("```")[0])
+    assert [vm.nf for vm in spec.vms] == ["count", "firewall", "nat"]
+    assert spec.routes[0].through == ("fw", "ids", "nat")
+
+
 def test_a_source() -> None:
     text = SOURCE + "[vm.source]\n" + FLOW + "size = 200\nrate = 10\ncount = 7\n"
     spec = read(text).vms[0]
