@@ -22,7 +22,7 @@ int hs_nat_open(struct hs_nat *n, const uint8_t address[4], const uint8_t mac[6]
     n->low = low;
     n->high = high;
     count = ports_of(n);
-    /* Sets fill unevenly: with twice the room, the ports run out first. */
+    /* Sets fill unevenly: with twice the room it is ports that run out first, but for bad luck. */
     ret = hs_track_open(&n->conns, 2 * HS_NAT_CLASSES * count);
     if (ret < 0)
         goto out;

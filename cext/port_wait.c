@@ -15,6 +15,18 @@ static int something(struct hs_port *p) {
     return 0;
 }
 
+/* Whether frames that are another's are lent out: they must go home when they come back, which
+ * rings no bell, or their owner, far up the chain, waits for them as long as this port sleeps. */
+static int owes_frames(const struct hs_port *p) {
+    for (uint32_t i = 0; i < p->neighbours; i++) {
+        const struct hs_neighbour *n = &p->neighbour[i];
+
+        if (n->vm && !n->gone && !n->out.data && (uint32_t)n->out.moved != n->out.returns.own)
+            return 1;
+    }
+    return p->umem.homeward_count > 0;
+}
+
 static int sleep_until(struct hs_port *p, int also, uint64_t ns) {
     struct hs_neighbour *rung[HS_NEIGHBOURS_MAX];
     struct pollfd polled[HS_NEIGHBOURS_MAX + 2];
@@ -36,8 +48,9 @@ static int sleep_until(struct hs_port *p, int also, uint64_t ns) {
         polled[count++] = (struct pollfd){.fd = hs_xsk_fd(&p->eth0), .events = POLLIN};
     if (also >= 0)
         polled[count++] = (struct pollfd){.fd = also, .events = POLLIN};
-    if (ns > 1000000 && ((bells && hs_ring_barrier() < 0) ||     /* a wake-up may be missed */
-                         (p->has_eth0 && p->eth0.in_fill == 0))) /* nothing can come by eth0 */
+    if (ns > 1000000 &&
+        ((bells && hs_ring_barrier() < 0) ||                       /* a wake-up may be missed */
+         owes_frames(p) || (p->has_eth0 && p->eth0.in_fill == 0))) /* nothing can come by eth0 */
         limit = (struct timespec){0, 1000000};
     ret = 0;
     if (!something(p)) {
