@@ -28,9 +28,12 @@ FIREWALL_DROPS = ("drop-malformed", "drop-orphan-fragment", "drop-table-full")
 
 class Firewall:
     """rows: packed rows (`dataplane.pack_row`) whose route is a rule's index; accept: what each
-    rule says, then what the default says. Raises OSError."""
+    rule says, then what the default says; kept: a memfd for the connections, which outlive this
+    object in it and stays the caller's. Raises OSError."""
 
-    def __init__(self, rows: Sequence[bytes], accept: Sequence[bool], conns: int = 0) -> None:
+    def __init__(
+        self, rows: Sequence[bytes], accept: Sequence[bool], conns: int = 0, kept: int = -1
+    ) -> None:
         self._rows = b"".join(rows)
         self._accept = bytes(accept)
         self.native = ffi.gc(ffi.new("struct hs_firewall *"), lib.hs_firewall_close)
@@ -42,6 +45,7 @@ class Firewall:
                 ffi.from_buffer("uint8_t[]", self._accept),
                 len(accept) - 1,
                 conns or lib.HS_FIREWALL_CONNS,
+                kept,
             ),
             "firewall",
         )
@@ -66,11 +70,12 @@ class Firewall:
 
 
 class Nat:
-    """address, mac: the outside's, 4 and 6 bytes; ports: of the outside address, inclusive."""
+    """address, mac: the outside's, 4 and 6 bytes; ports: of the outside address, inclusive; kept:
+    as a firewall's. Raises OSError."""
 
-    def __init__(self, address: bytes, mac: bytes, ports: tuple[int, int]) -> None:
+    def __init__(self, address: bytes, mac: bytes, ports: tuple[int, int], kept: int = -1) -> None:
         self.native = ffi.gc(ffi.new("struct hs_nat *"), lib.hs_nat_close)
-        check(lib.hs_nat_open(self.native, address, mac, *ports), "nat")
+        check(lib.hs_nat_open(self.native, address, mac, *ports, kept), "nat")
 
     def run(self, port: Port) -> None:
         """Translate everything that comes."""

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 
 int hs_firewall_open(struct hs_firewall *f, const struct hs_row *rows, uint32_t row_count,
-                     const uint8_t *accept, uint32_t rules, uint32_t conns) {
+                     const uint8_t *accept, uint32_t rules, uint32_t conns, int kept_fd) {
     int ret = -EINVAL;
 
     memset(f, 0, sizeof(*f));
@@ -15,7 +15,7 @@ int hs_firewall_open(struct hs_firewall *f, const struct hs_row *rows, uint32_t 
     for (uint32_t i = 0; i < row_count; i++)
         if (rows[i].route >= rules)
             goto out;
-    ret = hs_track_open(&f->conns, conns);
+    ret = hs_track_open(&f->conns, conns, kept_fd);
     if (ret < 0)
         goto out;
     f->rows = rows;

@@ -37,9 +37,10 @@ struct hs_firewall {
 };
 
 /* rows, accept: stay the caller's, who keeps them until the close. accept: 1 or 0 for each rule,
- * and for the default. conns: connections remembered. 0, -EINVAL or -ENOMEM. */
+ * and for the default. conns: connections remembered, in kept_fd (see hs_track_open). 0, or a
+ * negative errno. */
 int hs_firewall_open(struct hs_firewall *f, const struct hs_row *rows, uint32_t row_count,
-                     const uint8_t *accept, uint32_t rules, uint32_t conns);
+                     const uint8_t *accept, uint32_t rules, uint32_t conns, int kept_fd);
 /* Twice is harmless. */
 void hs_firewall_close(struct hs_firewall *f);
 

@@ -3,48 +3,12 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
+#include <sys/random.h>
 
 static uint32_t ports_of(const struct hs_nat *n) {
     return (uint32_t)n->high - n->low + 1;
-}
-
-int hs_nat_open(struct hs_nat *n, const uint8_t address[4], const uint8_t mac[6], uint16_t low,
-                uint16_t high) {
-    int ret = -EINVAL;
-    uint32_t count;
-
-    memset(n, 0, sizeof(*n));
-    if (low == 0 || low > high)
-        goto out;
-    memcpy(n->address, address, 4);
-    memcpy(n->mac, mac, 6);
-    n->low = low;
-    n->high = high;
-    count = ports_of(n);
-    /* Sets fill unevenly: with twice the room it is ports that run out first, but for bad luck. */
-    ret = hs_track_open(&n->conns, 2 * HS_NAT_CLASSES * count);
-    if (ret < 0)
-        goto out;
-    n->random = n->conns.seed | 1;
-    ret = -ENOMEM;
-    for (int c = 0; c < HS_NAT_CLASSES; c++) {
-        struct hs_nat_ports *p = &n->ports[c];
-
-        p->order = calloc(count, sizeof(*p->order));
-        p->where = calloc(count, sizeof(*p->where));
-        p->conn = calloc(count, sizeof(*p->conn));
-        if (!p->order || !p->where || !p->conn)
-            goto out;
-        for (uint32_t i = 0; i < count; i++)
-            p->order[i] = p->where[i] = (uint16_t)i;
-        p->free_count = count;
-    }
-    ret = 0;
-out:
-    if (ret < 0)
-        hs_nat_close(n);
-    return ret;
 }
 
 void hs_nat_close(struct hs_nat *n) {
@@ -84,6 +48,69 @@ static void swap(struct hs_nat_ports *p, uint32_t a, uint32_t b) {
     p->order[b] = x;
     p->where[x] = (uint16_t)b;
     p->where[y] = (uint16_t)a;
+}
+
+/* A connection that was kept has its port again; what cannot be one is forgotten. */
+static void take_again(struct hs_nat *n, uint32_t at) {
+    struct hs_tracked *e = &n->conns.entry[at];
+    struct hs_nat_ports *p;
+    struct hs_tuple tuple;
+
+    memcpy(&tuple, e->key, sizeof(tuple));
+    p = class_of(n, tuple.proto);
+    if (!p || e->state > HS_CLOSING || e->port < n->low || e->port > n->high ||
+        p->where[e->port - n->low] >= p->free_count) {
+        e->state = HS_FREE;
+        return;
+    }
+    p->conn[e->port - n->low] = at;
+    p->free_count--;
+    swap(p, p->where[e->port - n->low], p->free_count);
+}
+
+int hs_nat_open(struct hs_nat *n, const uint8_t address[4], const uint8_t mac[6], uint16_t low,
+                uint16_t high, int kept_fd) {
+    int ret = -EINVAL;
+    uint32_t count;
+
+    memset(n, 0, sizeof(*n));
+    if (low == 0 || low > high)
+        goto out;
+    memcpy(n->address, address, 4);
+    memcpy(n->mac, mac, 6);
+    n->low = low;
+    n->high = high;
+    count = ports_of(n);
+    /* Sets fill unevenly: with twice the room it is ports that run out first, but for bad luck. */
+    ret = hs_track_open(&n->conns, 2 * HS_NAT_CLASSES * count, kept_fd);
+    if (ret < 0)
+        goto out;
+    if (getrandom(&n->random, sizeof(n->random), 0) != sizeof(n->random)) {
+        ret = -EIO;
+        goto out;
+    }
+    n->random |= 1;
+    ret = -ENOMEM;
+    for (int c = 0; c < HS_NAT_CLASSES; c++) {
+        struct hs_nat_ports *p = &n->ports[c];
+
+        p->order = calloc(count, sizeof(*p->order));
+        p->where = calloc(count, sizeof(*p->where));
+        p->conn = calloc(count, sizeof(*p->conn));
+        if (!p->order || !p->where || !p->conn)
+            goto out;
+        for (uint32_t i = 0; i < count; i++)
+            p->order[i] = p->where[i] = (uint16_t)i;
+        p->free_count = count;
+    }
+    for (uint32_t i = 0; i < n->conns.entries; i++)
+        if (n->conns.entry[i].state != HS_FREE)
+            take_again(n, i);
+    ret = 0;
+out:
+    if (ret < 0)
+        hs_nat_close(n);
+    return ret;
 }
 
 /* A free port: the one asked for, or any. The caller has seen free_count > 0. */
@@ -139,8 +166,9 @@ static struct hs_tracked *begin(struct hs_nat *n, const struct hs_tuple *tuple, 
     if (p->free_count == 0)
         return NULL;
     hs_track_set(e, tuple, now);
-    e->port = take_port(n, p, ntohs(tuple->sport));
     memcpy(e->mac, mac, 6);
+    atomic_signal_fence(memory_order_seq_cst); /* killed before this: port 0 is nobody's */
+    e->port = take_port(n, p, ntohs(tuple->sport));
     p->conn[e->port - n->low] = (uint32_t)(e - n->conns.entry);
     n->counts[HS_NAT_NEW]++;
     return e;

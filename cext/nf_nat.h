@@ -1,11 +1,11 @@
 /* The translator: source NAT for IPv4 (RFC 3022), many inside addresses to one outside address.
  *
  * Which side is inside, a connection's first packet says: its sender. It gets a port of the outside
- * address, its own where that is free (so a translator that was started anew goes on with what it
- * had), else any; the replies to it are turned back. TCP, UDP and ICMP echo (by its identifier)
- * are translated, and ICMP errors about them, with the headers that they quote; every checksum is
- * corrected, never computed anew, so that a packet that was damaged stays so. Frames on the outside
- * carry the translator's MAC address; on the inside, that of whoever began the connection.
+ * address, its own where that is free, else any; the replies to it are turned back. TCP, UDP and
+ * ICMP echo (by its identifier) are translated, and ICMP errors about them, with the headers that
+ * they quote; every checksum is corrected, never computed anew, so that a packet that was damaged
+ * stays so. Frames on the outside carry the translator's MAC address; on the inside, that of
+ * whoever began the connection.
  *
  * What is not IPv4 passes as it is. What is, and cannot be translated, is dropped and counted: no
  * inside address gets out.
@@ -47,9 +47,10 @@ struct hs_nat {
     uint64_t counts[HS_NAT_COUNTS];
 };
 
-/* address, mac: the outside's. 0, -EINVAL, -ENOMEM. */
+/* address, mac: the outside's. kept_fd: see hs_track_open; the connections in it have their ports
+ * again. 0, or a negative errno. */
 int hs_nat_open(struct hs_nat *n, const uint8_t address[4], const uint8_t mac[6], uint16_t low,
-                uint16_t high);
+                uint16_t high, int kept_fd);
 /* Twice is harmless. */
 void hs_nat_close(struct hs_nat *n);
 

@@ -3,21 +3,52 @@
 #include "nf_track.h"
 
 #include <errno.h>
-#include <stdlib.h>
+#include <stdatomic.h>
+#include <sys/mman.h>
 #include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
-int hs_track_open(struct hs_track *t, uint32_t entries) {
+static uint64_t bytes_of(uint32_t entries) {
+    return sizeof(struct hs_track_kept) + (uint64_t)entries * sizeof(struct hs_tracked);
+}
+
+int hs_track_open(struct hs_track *t, uint32_t entries, int fd) {
+    const int flags = fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED;
+    struct stat st = {0};
+    uint64_t size;
+    void *at;
+
     memset(t, 0, sizeof(*t));
     for (t->entries = HS_TRACK_WAYS; t->entries < entries;)
         t->entries *= 2;
-    if (getrandom(&t->seed, sizeof(t->seed), 0) != (ssize_t)sizeof(t->seed))
+    size = bytes_of(t->entries);
+    if (fd >= 0 && fstat(fd, &st) < 0)
         return -errno;
-    t->entry = calloc(t->entries, sizeof(*t->entry));
-    return t->entry ? 0 : -ENOMEM;
+    if (st.st_size != 0 && (uint64_t)st.st_size != size)
+        return -EPROTO;
+    if (fd >= 0 && st.st_size == 0 && ftruncate(fd, (off_t)size) < 0)
+        return -errno;
+    at = mmap(NULL, size, PROT_READ | PROT_WRITE, flags | MAP_NORESERVE, fd, 0);
+    if (at == MAP_FAILED)
+        return -errno;
+    t->kept = at;
+    t->entry = t->kept->entry;
+    if (t->kept->magic != HS_TRACK_MAGIC) {
+        if (getrandom(&t->kept->seed, sizeof(t->kept->seed), 0) != sizeof(t->kept->seed)) {
+            hs_track_close(t);
+            return -EIO;
+        }
+        t->kept->entries = t->entries;
+        t->kept->magic = HS_TRACK_MAGIC;
+    }
+    t->seed = t->kept->seed;
+    return 0;
 }
 
 void hs_track_close(struct hs_track *t) {
-    free(t->entry);
+    if (t->kept)
+        munmap(t->kept, bytes_of(t->entries));
     memset(t, 0, sizeof(*t));
 }
 
@@ -83,6 +114,7 @@ void hs_track_set(struct hs_tracked *e, const struct hs_tuple *tuple, uint64_t n
     memset(e, 0, sizeof(*e));
     memcpy(e->key, tuple, sizeof(e->key));
     e->last = now;
+    atomic_signal_fence(memory_order_seq_cst); /* a kill may come between any two stores */
     e->state = HS_NEW;
 }
 

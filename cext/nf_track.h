@@ -2,8 +2,12 @@
  *
  * Sets of HS_TRACK_WAYS entries, chosen by a hash with a secret seed, so that nobody outside can
  * aim at one set. A new connection takes a free or expired entry of its set; where there is none
- * the table is full for it, and the caller says what that means. Private memory, touched as it
- * fills.
+ * the table is full for it, and the caller says what that means. Memory is touched as it fills.
+ *
+ * The table lies in a memfd that the daemon keeps, so that a function that was killed goes on with
+ * its connections when it is started again. Nobody but the functions of this one VM writes it, one
+ * after the other; one that was killed in the middle of an entry leaves it with a state that is not
+ * HS_FREE only if all else is written, and whoever opens the table checks what it builds on.
  *
  * How long a connection may be silent, by protocol and state (RFC 5382, 4787, 5508):
  *
@@ -36,14 +40,28 @@ struct hs_tracked {
     uint32_t port;   /* ... and the port it has outside */
 };
 
+#define HS_TRACK_MAGIC 0x6b725468u /* "hTrk" */
+
+struct hs_track_kept {
+    uint32_t magic, entries; /* magic is written last */
+    uint64_t seed;
+    uint8_t pad[48];
+    struct hs_tracked entry[];
+};
+_Static_assert(sizeof(struct hs_tracked) == 64, "layout is kept");
+_Static_assert(sizeof(struct hs_track_kept) == 64, "layout is kept");
+
 struct hs_track {
-    struct hs_tracked *entry;
-    uint32_t entries; /* a power of two */
+    struct hs_track_kept *kept;
+    struct hs_tracked *entry; /* in it */
+    uint32_t entries;         /* a power of two */
     uint64_t seed;
 };
 
-/* Room for at least `entries`. 0, or -ENOMEM. */
-int hs_track_open(struct hs_track *t, uint32_t entries);
+/* Room for at least `entries`, in `fd`: an empty memfd, or one that such a table was kept in; it
+ * stays the caller's. fd < 0: in memory that nobody keeps. 0, or a negative errno; -EPROTO: it is
+ * another table. */
+int hs_track_open(struct hs_track *t, uint32_t entries, int fd);
 /* Twice is harmless. */
 void hs_track_close(struct hs_track *t);
 

@@ -87,6 +87,9 @@ class Function:
         self._settings = settings
         self._again = 0.0  # when to try for a spare once more
         self._loaded = False  # the spare is
+        self._kept = -1
+        if settings.get("keeps"):
+            self._kept = os.memfd_create("hostsim-connections", os.MFD_CLOEXEC)
         self._spare: tuple[Process, socket.socket] | None = None
         self._capture: bpf.Object | None = None
         self._control: socket.socket | None = None
@@ -180,7 +183,7 @@ class Function:
             message["first"] = self.memory.first(self.vm.index, self.starts)
             fds.append(self.memory.fd)
         with nfsettings.handed(self._settings) as settings:
-            _send(control, message, [*fds, settings])
+            _send(control, message, [*fds, *([self._kept] if self._kept >= 0 else []), settings])
 
     def loaded(self, seconds: float = 0.0) -> bool:
         """Whether `start` would find a process that has loaded its function, or has failed at it,
@@ -310,6 +313,9 @@ class Function:
         self.drop_spare()
         self.rules.close()
         self.tally.close()
+        if self._kept >= 0:
+            os.close(self._kept)
+            self._kept = -1
         if self._capture is not None:
             self._capture.close()
             self._capture = None

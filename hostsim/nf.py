@@ -5,6 +5,7 @@ it talks to. Messages are JSON objects, descriptors travel beside them (SCM_RIGH
 
     daemon -> NF  {"do": "open", "nf", "folder", "rules": entries, "tally": entries}
                                                                       [rules, tally, settings]
+                  where the settings say that it keeps something      [..., kept, settings]
                   with "frames", "first": its memory is FRAMES of these frames
                                                                 [rules, tally, umem, settings]
     NF -> daemon  {"loaded": true}: it has its function and its memory
@@ -104,6 +105,8 @@ class Control:
         if message is None:
             return None
         settings = json.loads(os.pread(fds[-1], os.fstat(fds[-1]).st_size, 0))
+        if settings.get("keeps"):
+            settings["kept"] = os.dup(fds[-2])  # the function's
         function = load(message["nf"], message["folder"], settings)
         if "frames" in message:
             port = Port(message["frames"], FRAME_SIZE, fds[2], message["first"], FRAMES)

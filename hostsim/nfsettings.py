@@ -22,7 +22,8 @@ SYN = 2
 
 
 def settings(spec: VmSpec, mac: str, macs: Mapping[Address, str]) -> Json:
-    """mac: the VM's own; macs: of every address of the host."""
+    """mac: the VM's own; macs: of every address of the host. With `keeps`, the function has a
+    memfd for what outlives its process."""
     given = spec.settings
     own = bytes.fromhex(mac.replace(":", ""))
     if isinstance(given, FirewallSpec):
@@ -31,11 +32,20 @@ def settings(spec: VmSpec, mac: str, macs: Mapping[Address, str]) -> Json:
             for index, rule in enumerate(given.rules)
             for row in match_rows(rule.match, index)
         ]
-        return {"rows": rows, "accept": [*(rule.accept for rule in given.rules), given.default]}
+        return {
+            "keeps": True,
+            "rows": rows,
+            "accept": [*(rule.accept for rule in given.rules), given.default],
+        }
     if isinstance(given, NatSpec):
         address = outside_address(spec)
         assert address is not None
-        return {"address": address.packed.hex(), "mac": own.hex(), "ports": given.ports}
+        return {
+            "keeps": True,
+            "address": address.packed.hex(),
+            "mac": own.hex(),
+            "ports": given.ports,
+        }
     if isinstance(given, SourceSpec):
         to = macs.get(given.dst)
         target = bytes.fromhex(to.replace(":", "")) if to else NOBODY

@@ -4,7 +4,9 @@
 `count` shows what a function in Python looks like.
 """
 
-from collections.abc import Callable
+import contextlib
+import os
+from collections.abc import Callable, Iterator
 
 from cext import nf as native
 from cext import port as ports
@@ -38,17 +40,30 @@ def protocol(packet: memoryview) -> str:
     return {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6"}.get(number, str(number))
 
 
+@contextlib.contextmanager
+def kept(given: Json) -> Iterator[int]:
+    """The descriptor of what outlives the process, and its end."""
+    try:
+        yield given["kept"]
+    finally:
+        os.close(given["kept"])
+
+
 def firewall(port: Port, given: Json) -> None:
     """[[vm.rule]] and `default`."""
     rows = [bytes.fromhex(row) for row in given["rows"]]
-    native.Firewall(rows, given["accept"]).run(port)
+    with kept(given) as fd:
+        made = native.Firewall(rows, given["accept"], kept=fd)
+    made.run(port)
 
 
 def nat(port: Port, given: Json) -> None:
     """[vm.nat], and the VM's address."""
     low, high = given["ports"]
     address, mac = (bytes.fromhex(given[key]) for key in ("address", "mac"))
-    native.Nat(address, mac, (low, high)).run(port)
+    with kept(given) as fd:
+        made = native.Nat(address, mac, (low, high), fd)
+    made.run(port)
 
 
 def source(port: Port, given: Json) -> None:

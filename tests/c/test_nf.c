@@ -71,8 +71,8 @@ static void any_bytes(void) {
     uint64_t random = 7, passed = 0, dropped = 0, now = SECOND;
     uint8_t frame[256];
 
-    CHECK(hs_firewall_open(&fw, &row, 1, accept, 1, 512) == 0);
-    CHECK(hs_nat_open(&nat, outside, mac, 1024, 1279) == 0);
+    CHECK(hs_firewall_open(&fw, &row, 1, accept, 1, 512, -1) == 0);
+    CHECK(hs_nat_open(&nat, outside, mac, 1024, 1279, -1) == 0);
     for (uint32_t i = 0; i < FRAMES; i++) {
         const uint32_t len = make(frame, &random);
         uint8_t *exact = malloc(len);
@@ -105,7 +105,7 @@ static void ports_are_kept(void) {
     uint8_t frame[64] = {0};
     const uint32_t ports = 61;
 
-    CHECK(hs_nat_open(&nat, outside, mac, 5000, 5060) == 0);
+    CHECK(hs_nat_open(&nat, outside, mac, 5000, 5060, -1) == 0);
     for (uint32_t i = 0; i < 20000; i++) {
         uint32_t held = 0;
 
@@ -140,8 +140,8 @@ int main(void) {
     static struct hs_firewall fw;
     static struct hs_nat nat;
 
-    CHECK(hs_firewall_open(&fw, &row, 1, accept, 1, 8) < 0); /* a rule that is not there */
-    CHECK(hs_nat_open(&nat, outside, mac, 9, 8) < 0);
+    CHECK(hs_firewall_open(&fw, &row, 1, accept, 1, 8, -1) < 0); /* a rule that is not there */
+    CHECK(hs_nat_open(&nat, outside, mac, 9, 8, -1) < 0);
     any_bytes();
     ports_are_kept();
     return 0;

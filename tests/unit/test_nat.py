@@ -1,5 +1,6 @@
 """The translator: every header and checksum of what it lets through, held against scapy's."""
 
+import os
 import struct
 from typing import Any
 
@@ -20,8 +21,8 @@ CLIENT, CLIENT_MAC = "198.18.0.10", "02:00:00:00:00:10"
 SERVER, SERVER_MAC = "198.18.0.20", "02:00:00:00:00:20"
 
 
-def nat(low: int = 1024, high: int = 65535) -> Nat:
-    return Nat(bytes([198, 18, 0, 30]), bytes.fromhex(MAC.replace(":", "")), (low, high))
+def nat(low: int = 1024, high: int = 65535, kept: int = -1) -> Nat:
+    return Nat(bytes([198, 18, 0, 30]), bytes.fromhex(MAC.replace(":", "")), (low, high), kept)
 
 
 def through(one: Nat, packet: Any, now: int = SECOND, out: bool = True) -> Any:
@@ -273,3 +274,40 @@ def test_ports_are_ports() -> None:
     for low, high in ((0, 5), (9, 8)):
         with pytest.raises(OSError, match="nat"):
             nat(low, high)
+
+
+def test_connections_outlive_the_process() -> None:
+    fd = os.memfd_create("kept")
+    try:
+        old = nat(4000, 4003, fd)
+        ports = [
+            through(old, IP(src=CLIENT, dst=SERVER) / UDP(sport=n, dport=53)).sport
+            for n in (1, 2, 3)
+        ]
+        new = nat(4000, 4003, fd)
+        for n, port in zip((1, 2, 3), ports, strict=True):
+            back = through(new, IP(src=SERVER, dst=NAT) / UDP(sport=53, dport=port), out=False)
+            assert (back.dst, back.dport) == (CLIENT, n)
+        last = through(new, IP(src=CLIENT, dst=SERVER) / UDP(sport=4, dport=53))
+        assert {*ports, last.sport} == {4000, 4001, 4002, 4003}
+        assert through(new, IP(src=CLIENT, dst=SERVER) / UDP(sport=5, dport=53)) is None
+        with pytest.raises(OSError, match="nat"):  # another table
+            nat(4000, 65535, fd)
+    finally:
+        os.close(fd)
+
+
+def test_a_table_full_of_nonsense_is_forgotten() -> None:
+    fd = os.memfd_create("kept")
+    try:
+        through(nat(4000, 4003, fd), IP(src=CLIENT, dst=SERVER) / UDP(sport=1, dport=53))
+        size = os.fstat(fd).st_size
+        os.pwrite(fd, b"\xee" * (size - 64), 64)
+        new = nat(4000, 4003, fd)
+        ports = {
+            through(new, IP(src=CLIENT, dst=SERVER) / UDP(sport=n, dport=53)).sport
+            for n in range(1, 5)
+        }
+        assert ports == {4000, 4001, 4002, 4003}
+    finally:
+        os.close(fd)
