@@ -264,7 +264,7 @@ uint32_t hs_port_recv(struct hs_port *p, struct hs_packet *batch, uint32_t n) {
             tally_in(p, batch + got, have, nb->vm);
         got += have;
         p->counters.ring_in += have;
-        if (hs_ring_must_ring(&nb->in.packets, HS_PRODUCER))
+        if (hs_ring_has_room_for(&nb->in.packets))
             hs_bell_ring(nb->bell_out);
     }
     return got;

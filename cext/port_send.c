@@ -120,11 +120,14 @@ static uint32_t put_into_ring(struct hs_neighbour *to, const struct xdp_desc *de
     return taken;
 }
 
+enum { PATIENCE = 1000000 }; /* ns that half a ring is waited for, before any room will do */
+
 /* Give the receiver time to make room for the rest of `n`; how many were taken in all. */
 static uint32_t wait_for_room(struct hs_port *p, struct hs_neighbour *to,
                               const struct xdp_desc *descs, uint32_t taken, uint32_t n) {
     const uint64_t start = hs_now();
     struct hs_ring *r = &to->out.packets;
+    const uint32_t half = hs_ring_size(r) / 2;
     struct pollfd bell = {.fd = to->bell_in, .events = POLLIN};
 
     if (to->stuck && to->stuck_at == r->peer)
@@ -133,7 +136,8 @@ static uint32_t wait_for_room(struct hs_port *p, struct hs_neighbour *to,
     while (taken < n) {
         const uint64_t waited = hs_now() - start;
         const uint32_t before = r->peer;
-        const struct timespec limit = {0, HS_WAIT / 4}; /* no barrier: a wake-up may be missed */
+        const int patient = waited < PATIENCE;
+        const struct timespec limit = {0, patient ? PATIENCE : HS_WAIT / 4};
 
         if (waited > HS_WAIT) {
             to->stuck = 1;
@@ -142,11 +146,16 @@ static uint32_t wait_for_room(struct hs_port *p, struct hs_neighbour *to,
         }
         if (waited < p->spin_ns) {
             sched_yield(); /* the receiver may be waiting for this very core */
+            if (hs_ring_free(r, half) < half)
+                continue;
         } else {
-            hs_ring_sleep(r, HS_PRODUCER);
-            (void)hs_ring_barrier();
-            hs_ring_free(r, hs_ring_size(r) + 1); /* more than can be: it must look */
-            if (r->peer == before)
+            if (patient)
+                hs_ring_sleep_for_half(r);
+            else
+                hs_ring_sleep(r, HS_PRODUCER);
+            (void)hs_ring_barrier(); /* without, a wake-up may be missed: hence the limit */
+            /* More than can be free: it must look. */
+            if ((hs_ring_free(r, hs_ring_size(r) + 1) < half && patient) || r->peer == before)
                 ppoll(&bell, 1, &limit, NULL);
             hs_ring_awake(r, HS_PRODUCER);
             if (bell.revents & POLLIN)

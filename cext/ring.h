@@ -82,6 +82,15 @@ static inline void hs_ring_sleep(struct hs_ring *r, enum hs_side side) {
  * a publication may be missed, and the sleep must have a bound. */
 int hs_ring_barrier(void);
 
+/* A producer may sleep until half of the ring is free, instead of any slot: two that share a core
+ * then change places once for so many packets, and not once for each burst. */
+enum { HS_SLEEPS = 1, HS_SLEEPS_FOR_HALF = 2 };
+
+static inline void hs_ring_sleep_for_half(struct hs_ring *r) {
+    atomic_store_explicit(&r->shared->sleeps[HS_PRODUCER], HS_SLEEPS_FOR_HALF,
+                          memory_order_relaxed);
+}
+
 static inline void hs_ring_awake(struct hs_ring *r, enum hs_side side) {
     atomic_store_explicit(&r->shared->sleeps[side], 0, memory_order_relaxed);
 }
@@ -144,6 +153,16 @@ static inline uint32_t hs_ring_avail(struct hs_ring *r, uint32_t want) {
         known = r->peer - r->own;
     }
     return known;
+}
+
+/* Consumer, after release: does the producer sleep, and has it what it waits for? */
+static inline int hs_ring_has_room_for(struct hs_ring *r) {
+    const uint32_t how =
+        atomic_load_explicit(&r->shared->sleeps[HS_PRODUCER], memory_order_relaxed);
+
+    if (how == HS_SLEEPS_FOR_HALF)
+        return hs_ring_avail(r, hs_ring_size(r)) <= hs_ring_size(r) / 2;
+    return how != 0;
 }
 
 /* A private copy of a descriptor that the peer may be writing: each half is read exactly once. */
