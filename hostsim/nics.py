@@ -1,9 +1,10 @@
 """interface: a network interface of the machine that belongs to the foreground OS.
 
 Between two owners it is in a namespace of the KMC's own, down. An OS has it under its own name,
-with the MAC address, MTU, addresses and routes that the OS gave it, up or down as it was; at its
-first take it is as one that has just been plugged in: down, with no address. What `netns.uplinks`
-does not keep (queueing disciplines, neighbours, sysctls, filters of tc) is gone after a flip.
+with the MAC address, MTU, addresses, routes and the rest of `netns.uplinks.Uplink` that the OS gave
+it, up or down as it was; at its first take it is as the machine had it, but down and without
+addresses. Queueing disciplines, tc filters, neighbours and sysctls are gone after a flip; ethtool's
+settings stay whatever was set last.
 
 A connection outlives its OS's time in the background: the kernel keeps the socket, frozen or not,
 and sends again what is not acknowledged once address and route are there, at its next try.
@@ -92,7 +93,7 @@ class Nics:
         ]
 
     def save(self, name: str) -> None:
-        """MAC address, MTU, up or down, addresses, routes."""
+        """All that an `Uplink` has."""
         for nic in self._each(name):
             found = uplinks.look(self._vms[name].netns_fd, nic.number)
             if found is not None:
@@ -122,8 +123,7 @@ class Nics:
             try:
                 uplinks.move(nic.home.name, nic.number, self._fd, to_fd, nic.number)
                 nic.owner = name
-                if name in nic.saved:
-                    uplinks.dress(nic.saved[name], to_fd)
+                uplinks.dress(nic.saved.get(name) or nic.home.bare(nic.number), to_fd)
             except OSError as error:
                 log.warning("%s: not as %s had it: %s", nic.home.name, name, error.strerror)
 

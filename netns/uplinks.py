@@ -5,10 +5,11 @@
     give_back(words)            from wherever it is now; the journal's `uplink` entry, undone
     look(fd, number), move(...), dress(uplink, ...)    the same steps between other namespaces
 
-As it was: namespace, name, interface number, MAC address, MTU, up or down, addresses and routes.
-Addresses and routes are kept as the kernel's own messages (rtnetlink(7)), as `ip address save` and
-`ip route save` do, and are sent to it again. What the kernel drops when an interface changes its
-namespace and is not kept: queueing disciplines, neighbours, and its sysctls.
+As it was: namespace, name, interface number, MAC address, MTU, queue length, up or down and flags
+like it, addresses and routes. Addresses and routes are kept as the kernel's own messages
+(rtnetlink(7)), as `ip address save` and `ip route save` do, and are sent to it again. What the
+kernel drops when an interface changes its namespace and is not kept: queueing disciplines,
+neighbours, and its sysctls.
 
 A NIC that is hardware falls back to the machine's first namespace when the one it is in dies, and
 a veth is gone: so it is given back before the namespace's name is taken away.
@@ -20,7 +21,7 @@ import json
 import os
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from ipaddress import ip_address
 from typing import Any
@@ -37,6 +38,8 @@ RTA_OIF, RTA_GATEWAY, RTA_MULTIPATH, RTA_VIA = 4, 5, 9, 18
 RT_TABLE_LOCAL = 255
 RTPROT_KERNEL = 2
 IFF_UP, IFF_LOOPBACK = 1, 8
+KEPT = IFF_UP | 0x80 | 0x100 | 0x200 | 0x1000
+"""Flags that are somebody's setting: up, noarp, promisc, allmulti, multicast (netdevice(7))."""
 _HEADER = struct.Struct("=IHHII")
 _RTMSG, _IFADDRMSG, _NEXTHOP = 12, 8, 8  # bytes
 IFA_ADDRESS, IFA_LOCAL = 1, 2
@@ -44,14 +47,16 @@ IFA_ADDRESS, IFA_LOCAL = 1, 2
 
 @dataclass(frozen=True)
 class Uplink:
-    """A NIC as it is at home, or in another namespace. mac: empty where it has none. addresses,
-    routes: netlink messages, in hexadecimal. home: the inode of its namespace."""
+    """A NIC as it is at home, or in another namespace. mac: empty where it has none. queue: packets
+    (txqueuelen). flags: those of KEPT that are set. addresses, routes: netlink messages, in
+    hexadecimal. home: the inode of its namespace."""
 
     name: str
     index: int
     mac: str
     mtu: int
-    up: bool
+    queue: int
+    flags: int
     home: int
     addresses: tuple[str, ...]
     routes: tuple[str, ...]
@@ -61,6 +66,15 @@ class Uplink:
         interface number there, for where others may rename it."""
         nic = json.dumps(asdict(self))
         return {"name": self.name, "netns": netns, "nic": nic, "number": str(number)}
+
+    @property
+    def up(self) -> bool:
+        return bool(self.flags & IFF_UP)
+
+    def bare(self, number: int) -> "Uplink":
+        """The same NIC, as number `number`, as just plugged in: down, no addresses or routes."""
+        flags = self.flags & ~IFF_UP
+        return replace(self, index=number, flags=flags, addresses=(), routes=())
 
     def networks(self) -> list[str]:
         """Its addresses with their prefix lengths."""
@@ -116,7 +130,8 @@ def _as_it_is(link: Any, rtnl: Rtnl, netns_fd: int) -> Uplink:
         index,
         link.get_attr("IFLA_ADDRESS") or "",
         link.get_attr("IFLA_MTU"),
-        bool(link["flags"] & IFF_UP),
+        link.get_attr("IFLA_TXQLEN"),
+        link["flags"] & KEPT,
         os.fstat(netns_fd).st_ino,
         tuple(one.hex() for one in rtnl.dump(RTM_GETADDR) if _address_of(one) == index),
         tuple(one.hex() for one in rtnl.dump(RTM_GETROUTE) if _concerns(one, index)),
@@ -190,7 +205,7 @@ def _restore(uplink: Uplink, rtnl: Rtnl, index: int) -> None:
     mac = {"address": uplink.mac} if link.get_attr("IFLA_ADDRESS") != uplink.mac else {}
     if index != uplink.index and mac:
         raise OSError(errno.EEXIST, f"another interface is called {uplink.name}")
-    settings = {**mac, "mtu": uplink.mtu, "state": "up" if uplink.up else "down"}
+    settings = {**mac, "mtu": uplink.mtu, "txqlen": uplink.queue, "flags": uplink.flags}
     failures: list[OSError] = []
 
     def attempt(step: Callable[[], None]) -> None:
@@ -199,7 +214,9 @@ def _restore(uplink: Uplink, rtnl: Rtnl, index: int) -> None:
         except OSError as error:
             failures.append(error)
 
-    attempt(lambda: rtnl.batch(lambda batch: batch.link("set", index=index, **settings)))
+    attempt(
+        lambda: rtnl.batch(lambda batch: batch.link("set", index=index, change=KEPT, **settings))
+    )
     if index != uplink.index:
         raise OSError(errno.EBUSY, f"{uplink.name} has another interface number now")
     addresses = [bytes.fromhex(one) for one in uplink.addresses]

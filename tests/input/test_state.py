@@ -162,6 +162,29 @@ def test_a_touch_is_lifted_for_the_old_and_unknown_to_the_new(rig: Rig, mode: st
         touch(pad, 0, -1)
 
 
+def test_a_touch_at_up_is_stuck_nowhere(rig: Rig) -> None:
+    with plugged("touch") as pad, closing(InputDevice(pad.device.path)) as machine:
+        touch(pad, 1, 77)
+        rig.start()
+        seen: list[int] = []
+
+        def lifted() -> bool:
+            while (event := machine.read_one()) is not None:
+                if (event.type, event.code) == (E.EV_ABS, E.ABS_MT_TRACKING_ID):
+                    seen.append(event.value)
+            return seen == [77, -1]
+
+        wait_for(lifted, "the machine sees the touch end")
+        work = rig.reader("work")
+        wait_for(lambda: work.opened() == 1, "work has the pad")
+        assert contacts(rig, "work") == [-1] * 4
+        touch(pad, 1, -1)
+        touch(pad, 0, 78)
+        wait_for(lambda: (3, E.ABS_MT_TRACKING_ID, 78) in work.events(), "work sees a new touch")
+        ids = [value for kind, code, value in work.events() if code == E.ABS_MT_TRACKING_ID]
+        assert ids == [78]
+
+
 def touch(pad: UInput, slot: int, tracking: int) -> None:
     pad.write(E.EV_ABS, E.ABS_MT_SLOT, slot)
     pad.write(E.EV_ABS, E.ABS_MT_TRACKING_ID, tracking)
