@@ -11,6 +11,8 @@ import pytest
 from cli import HOSTSIM, ask, hostsim
 from rig import Typist, wait_for
 
+from netns import leds
+
 pytestmark = [pytest.mark.uinput, pytest.mark.timeout(240)]
 
 FILE = """
@@ -73,6 +75,26 @@ def test_an_os_that_is_started_again_has_the_keyboard_again(
         (node,) = nodes("work")
         press = f"timeout 20 evtest --grab /dev/input/{node} | grep -m1 KEY_A.,.value.1"
         wait_for(lambda: reads(keyboard, press), "work reads the keyboard")  # noqa: B023
+
+
+def test_clean_joins_the_leds_with_the_console_again(
+    keyboard: Typist, mode: str, tmp_path: Path
+) -> None:
+    """What sets a keyboard's LEDs on the machine is cut off while OSes have it."""
+    name = Path(keyboard.node).name
+    before = wait_for(lambda: leds.triggers(name), "the kernel has made LEDs of it")
+    file = tmp_path / "hsir.toml"
+    file.write_text(FILE.format(mode=mode))
+    hostsim("up", str(file))
+    assert leds.triggers(name) == {}
+    daemon = next(one["pid"] for one in ask("ls") if one["host"] == "hsir")
+    os.kill(daemon, signal.SIGKILL)
+    wait_for(lambda: not Path(f"/proc/{daemon}").exists(), "the daemon is gone")
+    hostsim("clean")
+    assert leds.triggers(name) == before
+    hostsim("up", str(file))
+    hostsim("down", "--host", "hsir")
+    assert leds.triggers(name) == before
 
 
 def reads(keyboard: Typist, press: str) -> bool:
