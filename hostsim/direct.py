@@ -104,6 +104,7 @@ class Direct:
         """Take a device over from the machine; `source` is ours then. Raises OSError, and then the
         source is closed."""
         assert self._watcher is not None
+        triggers = leds.triggers(node.sysname)
         try:
             chord = [key_code(name) for name in spec.hotkey]
             device = _Device(
@@ -118,10 +119,10 @@ class Direct:
                 evstate.read(source),
                 hotkey=frozenset(chord),
             )
-            device.triggers = leds.triggers(node.sysname)
-            for file, trigger in device.triggers.items():
+            device.triggers = triggers
+            for file, trigger in triggers.items():
                 self._journal.add("led", file=file, trigger=trigger)
-            leds.cut(device.triggers)
+            leds.cut(triggers)
             source.lift()
             evstate.quiet(source)
             source.grab()
@@ -133,6 +134,7 @@ class Direct:
                 device.watched = self._watcher.watch(source.fileno())
                 self._watcher.chord(device.watched, chord)
         except OSError:
+            leds.join(triggers)
             source.close()
             raise
         self._devices[node.sysname] = device
