@@ -2,14 +2,12 @@
  *
  *   classify      tc ingress of each port of the switch: next VM of the flow's chain, or bridge
  *   transfer_out  tc egress of a VM's eth0: by routing rule straight to the next VM, or switch
- *   transfer_in   tc ingress of a direct link: takes what a rule sent, and only that
+ *   transfer_in   tc ingress of a direct link's far end: takes what a rule sent, and only that
  *   sweep         run by the daemon: removes idle flows, rules and connections
- *
- *   refuse        next filter there: drops everything else, by name
  *
  * Order. A packet by the switch waits twice in the backlog of the CPU it is on (netif_rx): behind
  * eth0's veth, and behind the port it is steered out of. One by the direct link waits once, behind
- * that veth: from there mirred hands it to eth0 directly. The backlog is a FIFO, so:
+ * that veth: from there it steps into eth0 without a queue (bpf_redirect_peer). The backlog is a FIFO, so:
  *   bypass to switch: the later packet waits behind the earlier one, and once more;
  *   switch to bypass: transfer_out takes the direct link only when nothing it sent to the switch
  *     is still before the port (hs_under_way); what is behind the port is ahead in the FIFO.
@@ -19,9 +17,6 @@
  *
  * Counting is of skbs as they pass: a GSO super-packet counts one, with all its bytes. */
 #include "decide.bpf.h"
-
-/* What cls_bpf without direct action returns: match, and so the filter's action; or the next. */
-enum { HS_MATCH = -1, HS_NO_MATCH = 0 };
 
 enum { HS_UNDER_WAY = 20000000 }; /* ns, more than a coarse clock tick */
 
@@ -298,29 +293,24 @@ int transfer_out(struct __sk_buff *skb) {
     return bpf_redirect(HS_DIRECT | packet->key.vm << 12 | to, 0);
 }
 
+/* The far end of a direct link is in the switch's namespace, beside the ports but no port: there
+ * this program is out of reach of user 0 in either VM, and redirect_peer steps into eth0 at once. */
 SEC("tc")
 int transfer_in(struct __sk_buff *skb) {
     struct hs_packet *packet = hs_packet();
     struct hs_config *now;
     __u32 zero = 0;
     struct hs_rule *rule;
-    __u32 vm = skb->ifindex >> 12 & HS_VM_MAX;
+    __u32 from = skb->ifindex >> 12 & HS_VM_MAX, to = skb->ifindex & HS_VM_MAX;
 
     now = bpf_map_lookup_elem(&config, &zero);
-    if (!now || !packet || /* as its sender's */
-        hs_flow_of(skb, skb->ifindex & HS_VM_MAX, now->on) != HS_FLOW)
-        return HS_NO_MATCH;
+    if (!now || !packet || hs_flow_of(skb, from, now->on) != HS_FLOW)
+        return hs_dropped(HS_C_FORGED);
     rule = bpf_map_lookup_elem(&rules, &packet->key);
-    if (!rule || hs_to_of(rule->verdict) != vm)
-        return HS_NO_MATCH;
+    if (!rule || hs_to_of(rule->verdict) != to)
+        return hs_dropped(HS_C_FORGED);
     __sync_fetch_and_add(&rule->got_packets, 1);
-    return HS_MATCH; /* the action: mirred redirects into eth0 */
-}
-
-/* What no rule sent. */
-SEC("tc")
-int refuse(struct __sk_buff *skb) {
-    return hs_dropped(HS_C_FORGED);
+    return bpf_redirect_peer(HS_IFINDEX + to, 0);
 }
 
 static long hs_sweep_rule(struct bpf_map *map, struct hs_key *key, struct hs_rule *rule,

@@ -1,24 +1,27 @@
-"""Direct links: veth pairs from one VM to another, past the switch.
+"""Direct links: from one VM to another, past the switch.
 
-A pair is made when the classifier first wants a rule for a hop (its event comes through the BPF
-ring buffer), once for both directions, and goes with either VM's namespace, in which it lives and
-which the journal knows. In VM v the end towards VM p is `hsd<p>`, number DIRECT | v << 12 | p, so
-that the programs on it know both sides (cext/dataplane.h).
+A pair of VMs gets its links when the classifier first wants a rule for a hop between them (its
+event comes through the BPF ring buffer): a veth for each direction. They go with either VM's
+namespace, which the journal knows. In VM v the end towards VM p is `hsd<p>`; the far end is
+`hsd<v>-<p>` in the switch's namespace, where no VM's user 0 reaches it. Both have the number
+DIRECT | v << 12 | p, so that the program there knows both sides (cext/dataplane.h).
 
-Nothing of the VM's own software uses the link: no address, no ARP, no IPv6 on it. What comes out
-of it has passed `transfer_in`, which takes only what a routing rule sent, and is handed to eth0 by
-tc-mirred(8). Both ends have the MAC address of their VM's eth0, so that what is addressed to the
-VM arrives as such.
+The far end is no port of the bridge. What comes out of it meets `transfer_in`, which takes only what
+a routing rule sent, and steps straight into p's eth0 (bpf_redirect_peer, bpf-helpers(7)): that works
+from beside eth0's own other end only, and spares a queue. Nothing of the VM's own software uses the
+link: no address, no ARP, no IPv6 on it. The far end has p's MAC address, so that what is addressed
+to p arrives as such.
 """
 
 import errno
 import logging
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from cext import dataplane, words
 from cext.bpf import Map
-from hostsim.transfer import INGRESS
+from hostsim.transfer import INGRESS, add_program
 from hostsim.vm import Vm
 from netns.links import Rtnl
 
@@ -34,15 +37,16 @@ def direct_index(vm: int, peer: int) -> int:
 
 
 class DirectLinks:
-    """Makes the pairs, each once. They are removed with the VMs."""
+    """Makes the links, each once. They are removed with the VMs. rtnl: in the switch's namespace;
+    stays the switch's. A packet function gets none: its frames come by its eth0's XDP program,
+    which such a link would pass by."""
 
-    def __init__(self, vms: Mapping[int, Vm], program_fd: int, refuse_fd: int, pairs: Map) -> None:
+    def __init__(self, vms: Mapping[int, Vm], rtnl: Rtnl, program_fd: int, pairs: Map) -> None:
         self._vms = vms
+        self._rtnl = rtnl
         self._program_fd = program_fd
-        self._refuse_fd = refuse_fd
         self._pairs = pairs
         self._made: set[frozenset[int]] = set()
-        self._left: set[frozenset[int]] = set()  # one end is in the namespace of a VM that is gone
 
     def want(self, a: int, b: int) -> None:
         """Make the link between two VMs if it is not there, and let rules use it. A link that
@@ -68,93 +72,53 @@ class DirectLinks:
         return frozenset(self._made)
 
     def gone(self, vm: int) -> None:
-        """A VM is gone: its links go with its namespace, and nobody uses them."""
+        """A VM is gone, and its links with it: at once, for the kernel takes its time with a dead
+        VM's namespace. Another VM in its place gets new ones."""
         for pair in [pair for pair in self._made if vm in pair]:
             self._made.discard(pair)
-            self._left.add(pair)
             a, b = pair
-            self._pairs.delete(dataplane.pack_u32(a << 12 | b))
-            self._pairs.delete(dataplane.pack_u32(b << 12 | a))
+            for one, other in ((a, b), (b, a)):
+                self._pairs.delete(dataplane.pack_u32(one << 12 | other))
+                self._rtnl.batch(partial(self._remove, one=one, other=other), (errno.ENODEV,))
 
-    def back(self, vm: int) -> None:
-        """A VM is there again, in a namespace of its own: its links can be made anew. The kernel
-        takes its time with the old namespace, so what is left of the old links goes now."""
-        for pair in [pair for pair in self._left if vm in pair]:
-            self._left.discard(pair)
-            (other,) = pair - {vm}
-            if not self._vms[other].alive:
-                continue
-            rtnl = Rtnl(self._vms[other].netns_fd)
+    @staticmethod
+    def _remove(batch: Any, one: int, other: int) -> None:
+        batch.link("del", index=direct_index(one, other))
+
+    def _make(self, a: Vm, b: Vm) -> None:
+        self._rtnl.batch(lambda batch: self._fill_ends(batch, a, b))
+        for vm, peer in ((a, b), (b, a)):
+            vm.sysctl({f"net.ipv6.conf.hsd{peer.index}.disable_ipv6": "1"})
+            rtnl = Rtnl(vm.netns_fd)
             try:
-                index = direct_index(other, vm)
-                rtnl.batch(lambda batch: batch.link("del", index=index), (errno.ENODEV,))  # noqa: B023
+                rtnl.batch(partial(self._fill_near, vm=vm, peer=peer))
             finally:
                 rtnl.close()
 
-    def _make(self, a: Vm, b: Vm) -> None:
-        rtnl = Rtnl(a.netns_fd)
-        try:
-            rtnl.batch(lambda batch: self._fill_pair(batch, a, b))
-            self._finish(rtnl, a, b)
-        finally:
-            rtnl.close()
-        rtnl = Rtnl(b.netns_fd)
-        try:
-            self._finish(rtnl, b, a)
-        finally:
-            rtnl.close()
-
-    def _finish(self, rtnl: Rtnl, vm: Vm, peer: Vm) -> None:
-        vm.sysctl({f"net.ipv6.conf.hsd{peer.index}.disable_ipv6": "1"})
-        rtnl.batch(lambda batch: self._fill_end(batch, vm, peer))
+    def _fill_ends(self, batch: Any, a: Vm, b: Vm) -> None:
+        for vm, peer in ((a, b), (b, a)):
+            index = direct_index(vm.index, peer.index)
+            near = [
+                ("IFLA_IFNAME", f"hsd{peer.index}"),
+                ("IFLA_ADDRESS", vm.mac),
+                ("IFLA_MTU", MTU),
+                ("IFLA_NET_NS_FD", vm.netns_fd),
+            ]
+            batch.link(
+                "add",
+                ifname=f"hsd{vm.index}-{peer.index}",
+                kind="veth",
+                index=index,
+                address=peer.mac,
+                mtu=MTU,
+                info_peer={"index": index, "attrs": near},
+            )
+            add_program(batch, index, self._program_fd, "hostsim:transfer_in", INGRESS)
+            alias = f"hostsim: direct link from {vm.spec.name} to {peer.spec.name}"
+            batch.link("set", index=index, ifalias=alias, arp=False, state="up")
 
     @staticmethod
-    def _fill_pair(batch: Any, a: Vm, b: Vm) -> None:
-        batch.link(
-            "add",
-            ifname=f"hsd{b.index}",
-            kind="veth",
-            index=direct_index(a.index, b.index),
-            address=a.mac,
-            mtu=MTU,
-            info_peer={
-                "index": direct_index(b.index, a.index),
-                "attrs": [
-                    ("IFLA_IFNAME", f"hsd{a.index}"),
-                    ("IFLA_ADDRESS", b.mac),
-                    ("IFLA_MTU", MTU),
-                    ("IFLA_NET_NS_FD", b.netns_fd),
-                ],
-            },
-        )
-
-    def _fill_end(self, batch: Any, vm: Vm, peer: Vm) -> None:
+    def _fill_near(batch: Any, vm: Vm, peer: Vm) -> None:
+        alias = f"hostsim: direct link to {peer.spec.name}"
         index = direct_index(vm.index, peer.index)
-        batch.link("set", index=index, ifalias=f"hostsim: direct link to {peer.spec.name}")
-        batch.tc("add", "clsact", index=index)
-        batch.tc(
-            "add-filter",
-            "bpf",
-            index=index,
-            prio=1,
-            fd=self._program_fd,
-            name="hostsim:transfer_in",
-            parent=INGRESS,
-            action={
-                "kind": "mirred",
-                "direction": "ingress",
-                "action": "redirect",
-                "ifindex": vm.eth0,
-            },
-        )
-        batch.tc(
-            "add-filter",
-            "bpf",
-            index=index,
-            prio=2,
-            fd=self._refuse_fd,
-            name="hostsim:refuse",
-            parent=INGRESS,
-            direct_action=True,
-        )
-        batch.link("set", index=index, arp=False, state="up")
+        batch.link("set", index=index, ifalias=alias, arp=False, state="up")

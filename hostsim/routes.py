@@ -101,8 +101,8 @@ class Dataplane:
         assert self._object is not None
         self._links = DirectLinks(
             self._by_number,
+            self._switch.rtnl,
             self._object.program("transfer_in"),
-            self._object.program("refuse"),
             self._map("pairs"),
         )
         self._ring = bpf.Ring(self._map("events"), self._event)
@@ -176,8 +176,6 @@ class Dataplane:
         OSError, HostsimError."""
         assert self._object is not None
         vm = self._vms[name]
-        if self._links is not None:
-            self._links.back(vm.index)
         self._attached.discard(vm.index)
         self._rate(vm, self._rates.pop(vm.index, None))
         self._prepare(self._policy.routes)
