@@ -5,6 +5,7 @@ A flow's key is `proto:source>destination`, as in `tcp:198.18.0.10:40000>198.18.
 addresses are in brackets; ICMP echo has its identifier for a port; what has no ports has none.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -18,6 +19,10 @@ from hostsim.policy import HAS_PORTS
 NAMES = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp", 136: "udplite"}
 NUMBERS = {name: number for number, name in NAMES.items()}
 ICMP = frozenset({1, 58})
+MAC = "((?:[0-9a-f]{2}:){5}[0-9a-f]{2})"
+FRAME = re.compile(f"0x([0-9a-f]{{1,4}})(?:@([0-9]{{1,4}}))?:{MAC}>{MAC}", re.IGNORECASE)
+ETHERTYPE_MIN = 0x600  # below, it is a length (IEEE 802.3)
+VLAN_MAX = 4094
 
 
 @dataclass(frozen=True)
@@ -45,31 +50,46 @@ class View:
 def key_text(flow: Tuple) -> str:
     """The flow's key."""
     proto = NAMES.get(flow.proto, str(flow.proto))
+    vlan = f"@{flow.vlan}" if flow.vlan else ""
     if not flow.family:
-        return f"0x{flow.sport:04x}:{flow.src.hex(':')}>{flow.dst.hex(':')}"
+        return f"0x{flow.sport:04x}{vlan}:{flow.src.hex(':')}>{flow.dst.hex(':')}"
     source, target = _host(flow.src), _host(flow.dst)
     if flow.proto in HAS_PORTS or (flow.proto in ICMP and flow.sport):
         source, target = f"{source}:{flow.sport}", f"{target}:{flow.dport}"
-    vlan = f"@{flow.vlan}" if flow.vlan else ""
     return f"{proto}{vlan}:{source}>{target}"
 
 
 def parse_key(text: str) -> Tuple:
     """The flow of a key. Raises UsageError."""
     try:
+        if text.startswith("0x"):
+            return _parse_frame(text)
         proto_text, rest = text.split(":", 1)
         proto_text, _, vlan = proto_text.partition("@")
         proto = NUMBERS[proto_text] if proto_text in NUMBERS else int(proto_text)
         source, target = rest.split(">")
         src, sport = _parse_host(source, proto)
         dst, dport = _parse_host(target, proto)
-        if len(src) != len(dst) or not 0 <= proto <= 255:
+        if len(src) != len(dst) or not 0 <= proto <= 255 or not 0 <= int(vlan or 0) <= VLAN_MAX:
             raise ValueError(text)
         return Tuple(4 if len(src) == 4 else 6, proto, src, sport, dst, dport, int(vlan or 0))
     except ValueError:
         raise UsageError(
             f"flow {text!r}", "is not a flow", "write it as tcp:198.18.0.10:40000>198.18.0.20:80"
         ) from None
+
+
+def _parse_frame(text: str) -> Tuple:
+    """The flow of a key that is not IP: an ethertype between two MAC addresses."""
+    found = FRAME.fullmatch(text)
+    if found is None:
+        raise ValueError(text)
+    kind, vlan, src, dst = found.groups()
+    ethertype, tag = int(kind, 16), int(vlan or 0)
+    if ethertype < ETHERTYPE_MIN or tag > VLAN_MAX:
+        raise ValueError(text)
+    packed = (bytes.fromhex(address.replace(":", "")) for address in (src, dst))
+    return Tuple(0, 0, next(packed), ethertype, next(packed), 0, tag)
 
 
 def _host(address: bytes) -> str:

@@ -13,7 +13,8 @@ from typing import Any
 from cext.words import BRIDGE, DROP, FROM, PREFIXES, RANGES, STEER, Lists, Row, Tuple
 from hostsim.model import FilterSpec, MatchSpec, MirrorSpec, Network, RouteSpec
 
-TCP = 6
+TCP, UDP = 6, 17
+CARRIERS = {"sni": (TCP,), "http_host": (TCP,), "dns_name": (UDP, TCP)}
 HAS_PORTS = frozenset({6, 17, 132, 136})  # TCP, UDP, SCTP, UDP-Lite
 SYN, ACK = 0x02, 0x10
 
@@ -79,7 +80,7 @@ def _rows(match: MatchSpec, route: int, numbers: Mapping[str, int]) -> Iterator[
     for family in _families(match):
         src = [_prefix(net) for net in match.src if net.version == family]
         dst = [_prefix(net) for net in match.dst if net.version == family]
-        for src_part, dst_part, sport, dport, origin, content in itertools.product(
+        for src_part, dst_part, sport, dport, origin, (proto, content) in itertools.product(
             _chunks(src, PREFIXES),
             _chunks(dst, PREFIXES),
             _chunks(match.sport, RANGES),
@@ -90,7 +91,7 @@ def _rows(match: MatchSpec, route: int, numbers: Mapping[str, int]) -> Iterator[
             yield Row(
                 route,
                 family,
-                match.proto,
+                proto,
                 src_part,
                 dst_part,
                 sport,
@@ -104,9 +105,16 @@ def _rows(match: MatchSpec, route: int, numbers: Mapping[str, int]) -> Iterator[
             )
 
 
-def _contents(match: MatchSpec) -> list[tuple[str, tuple[str, ...]] | None]:
-    kinds = ("sni", "http_host", "dns_name")
-    return [(kind, getattr(match, kind)) for kind in kinds if getattr(match, kind)] or [None]
+def _contents(
+    match: MatchSpec,
+) -> list[tuple[int | None, tuple[str, tuple[str, ...]] | None]]:
+    """Protocol and names: nothing but what can carry a name waits for one."""
+    return [
+        (proto, (kind, getattr(match, kind)))
+        for kind, carriers in CARRIERS.items()
+        if getattr(match, kind)
+        for proto in (carriers if match.proto is None else (match.proto,))
+    ] or [(match.proto, None)]
 
 
 def _families(match: MatchSpec) -> tuple[int, ...]:

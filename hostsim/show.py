@@ -22,7 +22,8 @@ _PATH_STYLE = {"switch": "yellow", "veth": "green", "ring": "cyan"}
 def console() -> Console:
     """As wide as the terminal or COLUMNS; in a file or a pipe, wide enough for most tables."""
     known = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Console(width=None if known else WIDTH)
+    # Keys have brackets (IPv6) and colons: nothing in them is markup or an emoji.
+    return Console(width=None if known else WIDTH, markup=False, emoji=False)
 
 
 def _table(title: str, columns: Iterable[str]) -> Table:
@@ -33,7 +34,7 @@ def _table(title: str, columns: Iterable[str]) -> Table:
 
 
 def _put(table: Table, nothing: str) -> None:
-    console().print(table if table.row_count else f"[dim]{nothing}[/dim]")
+    console().print(table if table.row_count else Text(nothing, style="dim"))
 
 
 def _state(state: str) -> Text:
@@ -159,7 +160,8 @@ def explanation(found: dict[str, Any]) -> None:
     out = console()
     route = "no route" if found["route"] is None else f"route {found['route']}"
     known = "live" if found["live"] else "not seen yet"
-    out.print(f"[bold]{found['flow']}[/bold] at {found['vm']}: {route}, {found['direction']}")
+    head = Text(found["flow"], style="bold")
+    out.print(head.append(f" at {found['vm']}: {route}, {found['direction']}", style="not bold"))
     out.print(f"{known}; next: {found['next']} ({found['why']})")
     if found["contents"]:
         out.print(" ".join(f"{kind} = {name}" for kind, name in found["contents"].items()))
@@ -200,7 +202,5 @@ def bench(found: dict[str, Any]) -> None:
         table.add_row(case["case"], case["unit"], f"{case['value']:.4g}", *cells)
     _put(table, "no cases")
     on = found["machine"]
-    console().print(
-        f"[dim]{on['cpus']} x {on['cpu']}{' (virtual)' if on['virtual'] else ''},"
-        f" Linux {on['kernel']}, load {on['load']}[/dim]"
-    )
+    text = f"{on['cpus']} x {on['cpu']}{' (virtual)' if on['virtual'] else ''}, "
+    console().print(Text(f"{text}Linux {on['kernel']}, load {on['load']}", style="dim"))

@@ -105,6 +105,14 @@ def test_contents_may_still_decide() -> None:
     named = first(WEB, names=(("sni", "y.org"),))
     assert not policy.undecided(table, named, policy.first_match(table, named))
     assert not policy.undecided(rows('proto = "tcp"', 'sni = "x.org"'), one, 0)
+    for key, match, may in (
+        ("icmp:1.1.1.1:7>1.1.1.2:7", 'dns_name = "x.org"', False),
+        ("udp:1.1.1.1:7>1.1.1.2:53", 'sni = "x.org"', False),
+        ("udp:1.1.1.1:7>1.1.1.2:53", 'dns_name = "x.org"', True),
+        ("tcp:1.1.1.1:7>1.1.1.2:53", 'dns_name = "x.org"', True),
+    ):
+        table = rows(match, "dscp = 0")
+        assert policy.undecided(table, first(key), policy.first_match(table, first(key))) is may
 
 
 def test_the_next_hop() -> None:
@@ -133,6 +141,8 @@ def test_the_next_hop() -> None:
         "icmp:198.18.0.10>198.18.0.20",
         "47:198.18.0.10>198.18.0.20",
         "tcp@12:198.18.0.10:1>198.18.0.20:2",
+        "0x88b5:02:00:00:00:00:01>02:00:00:00:00:02",
+        "0x88b5@7:02:00:00:00:00:01>02:00:00:00:00:02",
     ],
 )
 def test_keys_there_and_back(key: str) -> None:
@@ -141,7 +151,8 @@ def test_keys_there_and_back(key: str) -> None:
 
 @pytest.mark.parametrize(
     "key", ["", "tcp", "tcp:1.2.3.4>1.2.3.5", "x:1.2.3.4:1>1.2.3.5:1", "tcp:1.2.3.4:1>[::1]:1",
-            "tcp:1.2.3.4:70000>1.2.3.5:1", "300:1.2.3.4>1.2.3.5"],
+            "tcp:1.2.3.4:70000>1.2.3.5:1", "300:1.2.3.4>1.2.3.5", "tcp@4095:1.2.3.4:1>1.2.3.5:1",
+            "0x88b5:02:00:00:00:00:01>02:00:00:00:00", "0x05dc:02:00:00:00:00:01>02:00:00:00:00:02"],
 )  # fmt: skip
 def test_keys_that_are_none(key: str) -> None:
     with pytest.raises(UsageError):
