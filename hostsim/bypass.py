@@ -6,11 +6,11 @@ namespace, which the journal knows. In VM v the end towards VM p is `hsd<p>`; th
 `hsd<v>-<p>` in the switch's namespace, where no VM's user 0 reaches it. Both have the number
 DIRECT | v << 12 | p, so that the program there knows both sides (cext/dataplane.h).
 
-The far end is no port of the bridge. What comes out of it meets `transfer_in`, which takes only what
-a routing rule sent, and steps straight into p's eth0 (bpf_redirect_peer, bpf-helpers(7)): that works
-from beside eth0's own other end only, and spares a queue. Nothing of the VM's own software uses the
-link: no address, no ARP, no IPv6 on it. The far end has p's MAC address, so that what is addressed
-to p arrives as such.
+The far end is no port of the bridge. What comes out of it meets `transfer_in`, which takes only
+what a routing rule sent, and steps straight into p's eth0 (bpf_redirect_peer, bpf-helpers(7)): that
+works from beside eth0's own other end only, and spares a queue. Nothing of the VM's own software
+uses the link: no address, no ARP, no IPv6 on it. The far end has p's MAC address, so that what is
+addressed to p arrives as such.
 """
 
 import errno

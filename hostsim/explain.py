@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from cext.words import DROP, STEER, Conn, Flow, Lists, Rule, Tuple
 from hostsim import policy
-from hostsim.flows import View, key_text, path_of
+from hostsim.flows import View, key_text, path_of, watched
 from hostsim.model import Json
 
 
@@ -37,8 +37,7 @@ def explain(
     route = view.routes[lists.routes[row].route] if row is not None else None
     reply = bool(conn and conn.reply)
     own = policy.First(flow, first.tcp_flags, first.dscp, 0 if reply else origin)
-    filtered = policy.first_match(lists.filters, own) is not None
-    mirrored = policy.first_match(lists.mirrors, own)
+    on_it = watched(lists, own)
     chain = [view.numbers[one] for one in route.through] if route else []
     ordered = chain[::-1] if reply else chain
     ports = {one.vm: one for one in flows if one.tuple == flow}
@@ -49,7 +48,7 @@ def explain(
         assert route is not None
         hop = policy.next_hop(chain, number, reply, view.alive.__contains__, skip)
         path, reason = path_of(
-            number, ordered[place + 1 :], ports.get(number), sent.get(number), route, view
+            number, ordered[place + 1 :], ports.get(number), sent.get(number), route, view, on_it
         )
         to = view.names[hop.to] if hop.action in (STEER, DROP) else "bridge"
         hops.append({"vm": view.names[number], "to": to, "path": path, "reason": reason})
@@ -62,10 +61,10 @@ def explain(
         "route": route.index if route else None,
         "contents": {name[0]: name[1]} if name else None,
         "undecided": policy.undecided(lists.routes, first, row) and not (conn and conn.content),
-        "filtered": filtered,
-        "mirror": view.names[lists.mirrors[mirrored].route] if mirrored is not None else None,
-        "next": _next(result, filtered, view),
-        "why": _why(result, filtered, route is not None, view),
+        "filtered": on_it.filtered,
+        "mirror": view.names[on_it.mirror] if on_it.mirror else None,
+        "next": _next(result, on_it.filtered, view),
+        "why": _why(result, on_it.filtered, route is not None, view),
         "hops": hops,
     }
 

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
-from cext.words import DROP, RULE_AFTER, STEER, Flow, Rule, Tuple
+from cext.words import DROP, RULE_AFTER, STEER, Flow, Lists, Rule, Tuple
 from hostsim.accounts import Snapshot
 from hostsim.errors import UsageError
 from hostsim.model import Json, RouteSpec
-from hostsim.policy import HAS_PORTS
+from hostsim.policy import HAS_PORTS, First, first_match
 
 NAMES = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp", 136: "udplite"}
 NUMBERS = {name: number for number, name in NAMES.items()}
@@ -26,12 +26,26 @@ VLAN_MAX = 4094
 
 
 @dataclass(frozen=True)
+class Watched:
+    """What on the switch concerns a flow besides its route: a filter, and the VM or endpoint that
+    gets a copy (0: none)."""
+
+    filtered: bool = False
+    mirror: int = 0
+
+
+NOBODY = Watched()
+FILTERED = "a filter drops it"
+
+
+@dataclass(frozen=True)
 class View:
     """What is known about a host when its flows are shown. numbers, names: VMs by name and by
     number; alive: the numbers of those that live; direct: pairs with a direct link; on_switch:
     those with a rate; judge: route and direction, by the policy in force, of a flow decided
-    before it; rings: flows that have a rule into a ring, by the VM that sends them, and the VM it
-    names; functions: VMs with a packet function; ports: what those have counted."""
+    before it; watch: the filter and mirror that it has for a flow; rings: flows that have a rule
+    into a ring, by the VM that sends them, and the VM it names; functions: VMs with a packet
+    function; ports: what those have counted."""
 
     routes: Sequence[RouteSpec]
     numbers: Mapping[str, int]
@@ -42,6 +56,7 @@ class View:
     now: int
     on_switch: frozenset[int] = frozenset()
     judge: Callable[[Flow], tuple[int | None, bool]] = lambda flow: (flow.route, flow.reply)
+    watch: Callable[[Flow], Watched] = lambda flow: NOBODY
     rings: Mapping[tuple[int, Tuple], int] = field(default_factory=dict)
     functions: frozenset[int] = frozenset()
     ports: Snapshot = field(default_factory=Snapshot)
@@ -125,6 +140,7 @@ def flow_rows(flows: Sequence[Flow], rules: Sequence[Rule], view: View) -> list[
             number, reply = view.judge(newest)
         route = view.routes[number] if number is not None else None
         chain = [view.numbers[name] for name in route.through] if route else []
+        watched = view.watch(newest)
         if reply:
             chain.reverse()
         rows.append(
@@ -133,7 +149,15 @@ def flow_rows(flows: Sequence[Flow], rules: Sequence[Rule], view: View) -> list[
                 "route": number,
                 "direction": "reply" if reply else "forward",
                 "hops": [
-                    _hop(vm, chain[place + 1 :], at.get(vm), sent.get((vm, key)), route, view)
+                    _hop(
+                        vm,
+                        chain[place + 1 :],
+                        at.get(vm),
+                        sent.get((vm, key)),
+                        route,
+                        view,
+                        watched,
+                    )
                     for place, vm in enumerate(chain)
                     if route is not None
                 ],
@@ -149,6 +173,7 @@ def _hop(
     rule: Rule | None,
     route: RouteSpec,
     view: View,
+    watched: Watched,
 ) -> Json:
     switch = {
         "packets": flow.packets if flow else 0,
@@ -161,7 +186,7 @@ def _hop(
     account = view.ports.sent.get((vm, flow.tuple)) if flow else None
     packets, size = account.ring if account else (0, 0)
     ring = {"packets": packets, "bytes": size}
-    path, reason = path_of(vm, rest, flow, rule, route, view)
+    path, reason = path_of(vm, rest, flow, rule, route, view, watched)
     to = rest[0] if rest else 0
     if flow is not None and flow.verdict.action == STEER and flow.verdict.epoch == view.epoch:
         to = flow.verdict.to
@@ -183,8 +208,9 @@ def path_of(
     rule: Rule | None,
     route: RouteSpec,
     view: View,
+    watched: Watched = NOBODY,
 ) -> tuple[str, str]:
-    """The path a hop uses now, and why."""
+    """The path a hop uses now, and why. watched: what the policy in force has on the flow."""
     if rule is not None and is_rule(rule, view.epoch):
         return "veth", f"rule: straight to {view.names[rule.verdict.to]} by veth"
     now = flow is not None and flow.verdict.epoch == view.epoch
@@ -192,7 +218,9 @@ def path_of(
         return "ring", f"rule: straight to {view.names[flow.verdict.to]} by ring"
     if flow is not None and now and flow.verdict.action == DROP:
         gone = flow.verdict.to
-        return "switch", f"{view.names[gone]} is gone: dropped" if gone else "a filter drops it"
+        return "switch", f"{view.names[gone]} is gone: dropped" if gone else FILTERED
+    if watched.filtered:
+        return "switch", FILTERED
     if vm not in view.alive:
         return "switch", f"{view.names[vm]} is gone"
     if not rest:
@@ -200,8 +228,8 @@ def path_of(
     for one in (vm, rest[0]):
         if one in view.on_switch:
             return "switch", f"{view.names[one]} has a rate: the switch must see its packets"
-    if flow is not None and now and flow.mirror:
-        return "switch", f"mirrored to {view.names[flow.mirror]}: the switch must see it"
+    if watched.mirror:
+        return "switch", f"mirrored to {view.names[watched.mirror]}: the switch must see it"
     if route.bypass == "never":
         return "switch", "route says bypass = never"
     functions = [view.names[one] for one in (vm, rest[0]) if one in view.functions]
@@ -222,6 +250,16 @@ def path_of(
     if frozenset((vm, rest[0])) not in view.direct:
         return "switch", f"the direct link to {view.names[rest[0]]} is not there yet"
     return "switch", "the rule comes with the next packet"
+
+
+def watched(lists: Lists, first: First) -> Watched:
+    """What filters and mirrors say of a flow; first: the flow itself, and what is known of its
+    connection's first packet."""
+    mirror = first_match(lists.mirrors, first)
+    return Watched(
+        first_match(lists.filters, first) is not None,
+        lists.mirrors[mirror].route if mirror is not None else 0,
+    )
 
 
 def is_rule(rule: Rule, epoch: int) -> bool:

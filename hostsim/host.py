@@ -459,6 +459,7 @@ class Host:
                 "netns": self._switch.netns,
                 "bridge": self._switch.bridge,
                 "ports": self._switch.ports(),
+                "counters": self.dataplane.counters(),
             },
             "devices": self.devices(),
         }

@@ -12,6 +12,7 @@ A region of rows is written before any epoch names it, and is never written whil
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from cext import bpf, dataplane, words
@@ -369,6 +370,7 @@ class Dataplane:
             now=time.clock_gettime_ns(time.CLOCK_MONOTONIC),
             on_switch=frozenset(self._rates),
             judge=self._judge,
+            watch=self._watched,
             rings=self.rings,
             functions=self._functions,
             ports=self.ports(),
@@ -376,6 +378,21 @@ class Dataplane:
 
     def _judge(self, flow: words.Flow) -> tuple[int | None, bool]:
         """Route and direction of a flow by the policy in force."""
+        first, reply = self._first(flow)
+        row = first_match(self._lists.routes, first)
+        return None if row is None else self._lists.routes[row].route, reply
+
+    def _watched(self, flow: words.Flow) -> flows.Watched:
+        """The filter and the mirror that the policy in force has for a flow."""
+        if not self._lists.filters and not self._lists.mirrors:
+            return flows.NOBODY
+        first, reply = self._first(flow)
+        own = replace(first, flow=flow.tuple, origin=0 if reply else first.origin)
+        return flows.watched(self._lists, own)
+
+    def _first(self, flow: words.Flow) -> tuple[First, bool]:
+        """What is known of the first packet of a flow's connection; whether the flow is of the
+        replies."""
         conn = dataplane.read_conn(self._map("conns"), flow.tuple)
         first = First(flow.tuple, SYN, 0, flow.vm)
         if conn is not None:
@@ -383,8 +400,7 @@ class Dataplane:
             name = self._inspector.name_of(conn.content)
             names = (name,) if name else ()
             first = First(tuple_, conn.tcp_flags, conn.dscp, conn.origin, names)
-        row = first_match(self._lists.routes, first)
-        return None if row is None else self._lists.routes[row].route, bool(conn and conn.reply)
+        return first, bool(conn and conn.reply)
 
     def explain(self, vm: str, key: str) -> Json:
         """The contract's `explain`. Raises UsageError for a key that is none, HostsimError."""

@@ -101,7 +101,7 @@ def test_each_packet_meets_one_policy_whole(net: Net) -> None:
     assert server.stdout is not None
     assert server.stdout.readline() == b"up\n"
     sender = net.vms["client"].popen(
-        stream("send", "198.18.0.20", "9", "64", "0", "6000", "4000"), stdout=subprocess.PIPE
+        stream("send", "198.18.0.20", "9", "64", "0", "12000", "4000"), stdout=subprocess.PIPE
     )
     until(lambda: net.dataplane.flows())
     applied = 0
@@ -179,6 +179,7 @@ def test_what_the_switch_must_see_comes_back_to_it(net: Net, sink: None) -> None
 
     apply(net, routes + MIRROR)
     assert hop(net)["path"] == "switch"
+    assert hop(net)["reason"] == "mirrored to probe: the switch must see it"
     carried = hop(net)["paths"]["veth"]["packets"]
     probe = net.port("probe")["tx_packets"]
     busy(net, 20)
@@ -188,8 +189,12 @@ def test_what_the_switch_must_see_comes_back_to_it(net: Net, sink: None) -> None
     assert hop(net)["reason"] == "mirrored to probe: the switch must see it"
 
     apply(net, routes + FILTER)
+    assert hop(net)["reason"] == "a filter drops it"
     busy(net, 20)
     assert net.dataplane.counters()["filter"] == 20
+    assert hop(net)["reason"] == "a filter drops it"
+    imagined = net.dataplane.explain("client", "udp:198.18.0.10:5>198.18.0.20:9")
+    assert {one["reason"] for one in imagined["hops"]} == {"a filter drops it"}
     assert hop(net)["paths"]["veth"]["packets"] == carried
 
     limited = HOST.replace('name = "b"', 'name = "b"\nrate = "80mbit"')
