@@ -7,13 +7,13 @@
  *
  * Order. A packet by the switch waits twice in the backlog of the CPU it is on (netif_rx): behind
  * eth0's veth, and behind the port it is steered out of. One by the direct link waits once, behind
- * that veth: from there it steps into eth0 without a queue (bpf_redirect_peer). The backlog is a FIFO, so:
- *   bypass to switch: the later packet waits behind the earlier one, and once more;
- *   switch to bypass: transfer_out takes the direct link only when nothing it sent to the switch
- *     is still before the port (hs_under_way); what is behind the port is ahead in the FIFO.
- * On one CPU, changing the path neither reorders nor loses. The price is one look-up for each
- * packet between the rule's coming and its first use, and that a flow which never pauses for as
- * long as its packets wait stays on the switch.
+ * that veth: from there it steps into eth0 without a queue (bpf_redirect_peer). The backlog is a
+ * FIFO, so: bypass to switch: the later packet waits behind the earlier one, and once more; switch
+ * to bypass: transfer_out takes the direct link only when nothing it sent to the switch is still
+ * before the port (hs_under_way); what is behind the port is ahead in the FIFO. On one CPU,
+ * changing the path neither reorders nor loses. The price is one look-up for each packet between
+ * the rule's coming and its first use, and that a flow which never pauses for as long as its
+ * packets wait stays on the switch.
  *
  * Counting is of skbs as they pass: a GSO super-packet counts one, with all its bytes. */
 #include "decide.bpf.h"
@@ -294,7 +294,8 @@ int transfer_out(struct __sk_buff *skb) {
 }
 
 /* The far end of a direct link is in the switch's namespace, beside the ports but no port: there
- * this program is out of reach of user 0 in either VM, and redirect_peer steps into eth0 at once. */
+ * this program is out of reach of user 0 in either VM, and redirect_peer steps into eth0 at once.
+ */
 SEC("tc")
 int transfer_in(struct __sk_buff *skb) {
     struct hs_packet *packet = hs_packet();

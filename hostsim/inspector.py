@@ -128,7 +128,7 @@ class Inspector:
 
 def joined(parts: dict[int, bytes]) -> bytes:
     """The bytes of a TCP stream from its first sequence number on, as far as they are there. The
-    first is the one that no other is before, as far as numbers that wrap can tell (RFC 9293 3.4)."""
+    first is the one that no other is before, as far as numbers that wrap tell (RFC 9293 3.4)."""
     start = min(
         parts, key=lambda number: sum((number - one) & 0xFFFFFFFF < 1 << 31 for one in parts)
     )

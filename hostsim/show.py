@@ -79,9 +79,9 @@ def status(found: dict[str, Any]) -> None:
         counts = (port[f"{way}_{unit}"] for way in ("rx", "tx") for unit in ("packets", "bytes"))
         table.add_row(port["name"], _state(port["state"]), *(f"{count:,}" for count in counts))
     _put(table, "the switch has no ports")
-    counts = [f"{name} {n:,}" for name, n in found["switch"].get("counters", {}).items() if n]
-    if counts:
-        console().print(f"switch: {', '.join(counts)}")
+    known = [f"{name} {n:,}" for name, n in found["switch"].get("counters", {}).items() if n]
+    if known:
+        console().print(f"switch: {', '.join(known)}")
     if found["devices"]:
         devices(found["devices"])
 
