@@ -88,6 +88,13 @@ def compare(case: Case, runs: int) -> Json:
     }
 
 
+def percentile(values: Sequence[float], which: int) -> float:
+    """That percentile of the values, 1 to 99; of a single one, itself."""
+    if len(values) < 2:
+        return values[0]
+    return statistics.quantiles(values, n=100, method="inclusive")[which - 1]
+
+
 def progress(text: str) -> None:
     """Show what is under way, in one line that the next one replaces; only to a person."""
     if sys.stderr.isatty():

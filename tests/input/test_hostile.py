@@ -1,11 +1,14 @@
 """A hostile OS gets no event that is not its own, and stops nobody else's flip."""
 
 import os
+import struct
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
+from evdev import AbsInfo, UInput, ecodes
 from rig import HERE, Rig, spec, wait_for
 
 from hostsim.model import KmcSpec
@@ -110,3 +113,47 @@ def test_other_nodes_of_the_device_are_out_of_reach(rig: Rig) -> None:
     )
     done = rig.vms["play"].run([sys.executable, "-I", "-c", probe])
     assert done.stdout.decode().split() == ["PermissionError"] * 6 + ["FileNotFoundError"] * 2
+
+
+class Liar:
+    """A device that reports positions far off its axis, 10,000 events a second, and no SYN."""
+
+    def __init__(self) -> None:
+        axis = AbsInfo(0, 0, 100, 0, 0, 0)
+        events = {ecodes.EV_KEY: [ecodes.BTN_LEFT], ecodes.EV_ABS: [(ecodes.ABS_X, axis)]}
+        self.device = UInput(events, name="Test Mouse that lies")
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        pack = struct.Struct("llHHi").pack
+        wild = (2**31 - 1, -(2**31), -1, 101)
+        batch = b"".join(pack(0, 0, ecodes.EV_ABS, ecodes.ABS_X, wild[n % 4]) for n in range(100))
+        while not self._stop.wait(0.01):
+            os.write(self.device.fd, batch)
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.device.close()
+
+
+def test_a_device_that_lies_harms_nobody(rig: Rig, mode: str) -> None:
+    keyboard = rig.typist("keyboard", "Test Keyboard")
+    liar = Liar()
+    try:
+        rig.start()
+        wait_for(lambda: len(rig.devices()) == 2, "the KMC has both")
+        readers = {name: rig.reader(name) for name in ("work", "play")}
+        for name in ("play", "work") * 3:
+            assert rig.flip(name)["foreground"] == name
+            reader, other = readers[name], readers["work" if name == "play" else "play"]
+            wait_for(lambda: reader.opened() == 2, f"{name} has both")  # noqa: B023
+            seen, before = len(reader.pressed()), other.pressed()
+            keyboard("tap KEY_A")
+            wait_for(lambda: reader.pressed()[seen:] == [(A, 1), (A, 0)], "it reads")  # noqa: B023
+            assert other.pressed() == before
+        assert [os["overruled"] for os in rig.status()["oses"]] == [0, 0]
+    finally:
+        liar.close()

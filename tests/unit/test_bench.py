@@ -5,7 +5,7 @@ import tomllib
 
 import pytest
 
-from hostsim.bench import common, losses, up
+from hostsim.bench import common, flip, losses, up
 from hostsim.errors import UsageError
 
 
@@ -70,3 +70,18 @@ def test_what_became_of_each_event() -> None:
         "leaked": 1,
         "doubled": 1,
     }
+
+
+def test_many_flips_are_for_counting_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flip, "uinput_available", lambda: True)
+    for wrong in (options(flips=0), options(flips=5000), options(flips=5000, case=["mirror/1"])):
+        with pytest.raises(UsageError, match="any number for leaked, "):
+            flip.run(wrong)
+    with pytest.raises(UsageError, match="no case x"):
+        flip.run(options(flips=100, case=["x"]))
+
+
+def test_percentiles() -> None:
+    assert common.percentile([7.0], 99) == 7
+    assert common.percentile([float(n) for n in range(101)], 99) == 99
+    assert common.percentile([3.0, 1.0, 2.0], 50) == 2
