@@ -1,10 +1,11 @@
 """Reads every evdev node in /dev/input, with plain read(2); run inside an OS by the tests.
 
-    reader.py FILE
+    reader.py FILE [keys]
 
 appends a line to FILE for everything that happens: `open NODE`, `gone NODE`, `ready` after the
 first look, and `event NODE TYPE CODE VALUE` (SYN and MSC left out). Nodes that come later are
-opened when they appear. Imports nothing heavy.
+opened when they appear. With `keys`, events of other types are read and left out. Imports nothing
+heavy.
 """
 
 import os
@@ -15,14 +16,15 @@ from typing import TextIO
 
 EVENT = struct.Struct("llHHi")
 FOLDER = "/dev/input"
+KINDS = frozenset(range(32)) - {0, 4}
 
 
-def main(path: str) -> None:
+def main(path: str, only: str = "") -> None:
     with open(path, "a", buffering=1) as out:
-        watch(out)
+        watch(out, range(1, 2) if only == "keys" else KINDS)
 
 
-def watch(out: TextIO) -> None:
+def watch(out: TextIO, kinds: range | frozenset[int]) -> None:
     files: dict[int, str] = {}
     refused: set[str] = set()
     poller = select.poll()
@@ -55,8 +57,8 @@ def watch(out: TextIO) -> None:
                 os.close(fd)
                 continue
             for _, _, kind, code, value in EVENT.iter_unpack(data):
-                if kind not in (0, 4):
+                if kind in kinds:
                     out.write(f"event {files[fd]} {kind} {code} {value}\n")
 
 
-main(sys.argv[1])
+main(*sys.argv[1:])

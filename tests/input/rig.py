@@ -73,10 +73,11 @@ class Typist:
 class Reader:
     """reader.py in an OS."""
 
-    def __init__(self, vm: Vm, path: Path) -> None:
+    def __init__(self, vm: Vm, path: Path, *words: str) -> None:
         self.path = path
         path.touch()
-        self.process = vm.popen([sys.executable, "-I", "-S", str(HERE / "reader.py"), str(path)])
+        program = [sys.executable, "-I", "-S", str(HERE / "reader.py")]
+        self.process = vm.popen([*program, str(path), *words])
         wait_for(lambda: "ready" in self.lines(), "reader ready")
 
     def lines(self) -> list[str]:
@@ -178,8 +179,8 @@ class Rig:
     def status(self) -> dict[str, Any]:
         return self.now(self.kmc.status)
 
-    def reader(self, name: str) -> Reader:
-        return Reader(self.vms[name], self.folder / f"{name}.{time.monotonic_ns()}")
+    def reader(self, name: str, *words: str) -> Reader:
+        return Reader(self.vms[name], self.folder / f"{name}.{time.monotonic_ns()}", *words)
 
     def popen(self, name: str, *argv: str, **streams: Any) -> Process:
         return self.vms[name].popen(list(argv), **streams)

@@ -145,7 +145,7 @@ def test_a_device_that_lies_harms_nobody(rig: Rig, mode: str) -> None:
     try:
         rig.start()
         wait_for(lambda: len(rig.devices()) == 2, "the KMC has both")
-        readers = {name: rig.reader(name) for name in ("work", "play")}
+        readers = {name: rig.reader(name, "keys") for name in ("work", "play")}
         for name in ("play", "work") * 3:
             assert rig.flip(name)["foreground"] == name
             reader, other = readers[name], readers["work" if name == "play" else "play"]
