@@ -7,7 +7,7 @@ all the time (RATE times a second), so the first event comes as soon as it can b
 and the like are p99, `mirror/1/p50` the median.
 
 The other cases count what becomes of numbered events that come while the OSes flip, in both modes
-together; see `losses`. Needs /dev/uinput.
+together, and in each (`direct/leaked`); see `losses`. Needs /dev/uinput.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import contextlib
 import shutil
 
 from hostsim.bench import common
-from hostsim.bench.losses import KINDS, Losses
+from hostsim.bench.losses import KINDS, MODES, Losses
 from hostsim.bench.seats import NAME, SEATD_SOCKET, Mover, oses, seat
 from hostsim.errors import HostsimError, UsageError
 from hostsim.model import Json
@@ -23,6 +23,9 @@ from netns.evdevices import Feeder, uinput_available
 
 SIZES = tuple(f"{mode}/{count}" for count in (1, 8) for mode in ("mirror", "direct"))
 PERCENTILES = {"": 99, "/p50": 50}
+COUNTED = {kind: (kind, MODES) for kind in KINDS} | {
+    f"{mode}/{kind}": (kind, (mode,)) for mode in MODES for kind in KINDS
+}
 FLIPS = 100  # of one run; more, and an OS's agent would ask too often (hostsim/kmc.py)
 RATE = 1000  # moves a second of each device
 
@@ -30,7 +33,7 @@ RATE = 1000  # moves a second of each device
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `hostsim bench flip`."""
     names = [f"{size}{ending}" for size in SIZES for ending in PERCENTILES]
-    common.add_arguments(parser, [*names, *KINDS])
+    common.add_arguments(parser, [*names, *COUNTED])
     text = f"flips of a run (default {FLIPS}); more only with cases that count: {', '.join(KINDS)}"
     parser.add_argument("--flips", type=int, default=FLIPS, metavar="N", help=text)
 
@@ -40,7 +43,7 @@ def run(options: argparse.Namespace) -> Json:
     if not uinput_available():
         raise HostsimError("bench flip", "this kernel has no /dev/uinput", "use scripts/testvm")
     flips: int = options.flips
-    if flips < 1 or (flips > FLIPS and not set(options.case or ["all"]) <= set(KINDS)):
+    if flips < 1 or (flips > FLIPS and not set(options.case or ["all"]) <= set(COUNTED)):
         why = f"1 to {FLIPS}, or with --case any number for {', '.join(KINDS)}"
         raise UsageError("bench flip --flips", why)
     cases = []
@@ -53,7 +56,8 @@ def run(options: argparse.Namespace) -> Json:
                 peers["seatd"] = its.measure(percentile)
             cases.append(common.Case(f"{size}{ending}", "ms", ours.measure(percentile), peers))
     counted = Losses(flips, RATE)
-    cases += [common.Case(kind, unit, counted.measure(kind)) for kind, unit in KINDS.items()]
+    for name, (kind, modes) in COUNTED.items():
+        cases.append(common.Case(name, KINDS[kind], counted.measure(kind, modes)))
     return common.run("flip", cases, options)
 
 

@@ -7,6 +7,7 @@ The programs are all hostsim-bench-client (cext/bench_client.c), spoken to by pi
 import contextlib
 import os
 import select
+import socket
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from cext import HERE
-from hostsim import client
+from hostsim import protocol
 from hostsim.errors import HostsimError
 from netns.evdevices import Feeder
 
@@ -90,6 +91,8 @@ class Pair:
 
     def __init__(self, clients: tuple[Client, Client], names: tuple[str, str]) -> None:
         self.clients, self._names = clients, names
+        self.closing = contextlib.ExitStack()
+        self._connected: _Owner | None = None
 
     def flip(self, number: int) -> float:
         """Milliseconds from the message to the first event readable on the other side."""
@@ -104,8 +107,33 @@ class Pair:
         returns when the flip is complete and the other side has read an event."""
         new = self.clients[1 - number % 2]
         new.tell("fresh")
-        client.ask(HOST, "flip", os=self._names[1 - number % 2], by=NAME)
+        self._owner().flip(self._names[1 - number % 2])
         new.expect("first")
+
+    def _owner(self) -> "_Owner":
+        if self._connected is None:
+            self._connected = _Owner()
+            self.closing.callback(self._connected.close)
+        return self._connected
+
+
+class _Owner:
+    """A connection to the daemon that stays."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.connect(str(protocol.folder(HOST) / "control.sock"))
+        self._lines = self._socket.makefile("rb")
+
+    def flip(self, name: str) -> None:
+        """Raises HostsimError."""
+        self._socket.sendall(protocol.encode({"op": "flip", "os": name, "by": NAME}))
+        protocol.result(protocol.decode(self._lines.readline(protocol.LINE_MAX)))
+
+    def close(self) -> None:
+        """End it."""
+        self._lines.close()
+        self._socket.close()
 
 
 class Mover(Client):
@@ -145,7 +173,9 @@ def oses(mode: str) -> Iterator[Pair]:
             argv = [command, "exec", "--host", HOST, name, "--", str(CLIENT), "agent"]
             made.append(Client(argv))
             s.callback(made[-1].close)
-        yield Pair((made[0], made[1]), ("a", "b"))
+        pair = Pair((made[0], made[1]), ("a", "b"))
+        with pair.closing:
+            yield pair
 
 
 @contextlib.contextmanager

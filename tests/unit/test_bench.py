@@ -72,6 +72,26 @@ def test_what_became_of_each_event() -> None:
     }
 
 
+def test_a_run_of_a_mode_serves_all_its_cases(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+
+    def run(_: losses.Losses, mode: str) -> dict[str, float]:
+        ran.append(mode)
+        return {"sent": 10.0 * len(ran), "rate": 100.0 * len(ran)}
+
+    monkeypatch.setattr(losses.Losses, "_run", run)
+    counted = losses.Losses(1, 1000)
+    sent, rate, direct = (
+        counted.measure("sent"),
+        counted.measure("rate"),
+        counted.measure("sent", ("direct",)),
+    )
+    assert (sent(), rate(), direct()) == (30, 150, 20)
+    assert ran == ["mirror", "direct"]
+    assert (direct(), sent()) == (30, 70)
+    assert ran == ["mirror", "direct", "direct", "mirror"]
+
+
 def test_many_flips_are_for_counting_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flip, "uinput_available", lambda: True)
     for wrong in (options(flips=0), options(flips=5000), options(flips=5000, case=["mirror/1"])):
