@@ -55,6 +55,21 @@ def test_flips_in_a_row_under_typing(rig: Rig, mode: str) -> None:
     assert rig.status()["flips"] == FLIPS + 1
 
 
+@pytest.mark.parametrize("mode", ["direct"])
+def test_revoked_files_are_closed_in_the_end(rig: Rig) -> None:
+    """The KMC keeps them while their programs close theirs (cext/keeper.h)."""
+    rig.typist("keyboard", "Test Keyboard")
+    rig.start()
+    readers = {name: rig.reader(name) for name in ("work", "play")}
+    wait_for(lambda: readers["work"].opened() == 1, "work has the keyboard")
+    before = len(os.listdir("/proc/self/fd"))
+    for name in ("play", "work") * 3:
+        rig.flip(name)
+        wait_for(lambda: readers[name].opened() == 1, f"{name} has the keyboard")  # noqa: B023
+    wait_for(lambda: rig.now(lambda: rig.kmc._direct._revoker.kept) == 0, "none is kept")
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_a_late_agent_is_overruled_at_the_deadline(tmp_path: Path, mode: str) -> None:
     rig = Rig(spec(mode, kmc=KmcSpec("work", 0.5)), tmp_path)
     try:
