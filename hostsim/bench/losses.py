@@ -5,14 +5,16 @@ readers afterwards.
     rate       sent each second
     none       read in no OS: they came while a flip was under way, or before its reader had opened
                the node
-    lost       of those in none: that came when a flip was complete and its reader had the device
+    lost       of those in none: that came when a flip was complete and its reader had the device,
+               before one that it has read
+    dropped    times that a reader was so slow that the kernel's buffer for it overflowed
     uncounted  of those in none, in mirror mode: that the KMC's counters do not have
     leaked     read in both OSes
     doubled    read twice in one OS
     stuck      buttons whose release an OS never saw, or whose press it did not see before that
 
-The flips are asked for by the machine's owner, one as soon as the one before is complete and three
-events more have come. The button of the device goes down and up all the while.
+The flips are asked for by the machine's owner, one as soon as the one before is complete and its
+reader has read three events more. The button of the device goes down and up all the while.
 """
 
 import contextlib
@@ -21,7 +23,7 @@ from collections.abc import Sequence
 
 from hostsim import client
 from hostsim.bench import common
-from hostsim.bench.seats import DEADLINE, HOST, NAME, Mover, Pair, oses
+from hostsim.bench.seats import DEADLINE, HOST, NAME, Client, Mover, oses
 from hostsim.errors import HostsimError
 from netns.evdevices import Feeder
 
@@ -32,6 +34,7 @@ KINDS = {
     "lost": "events",
     "uncounted": "events",
     "stuck": "buttons",
+    "dropped": "overflows",
     "none": "events",
     "sent": "events",
     "rate": "events/s",
@@ -78,15 +81,15 @@ class Losses:
                     common.progress(f"events, {mode}: flip {number} of {self._flips}")
                 pair.flip_as_owner(number)
                 first = mover.sent() + 2  # one may have been on its way
-                while (last := mover.sent()) < first + LEAST:
-                    pass
+                last = _has_read(pair.clients[1 - number % 2], first + LEAST)
                 due[1 - number % 2].append(range(first, last + 1))
             sent = mover.calm()
             took = time.monotonic() - begun
-            _settled(pair, sent)
+            _has_read(pair.clients[self._flips % 2], sent)
             found = count(sent, (pair.clients[0].numbers(), pair.clients[1].numbers()), due)
             found["rate"] = sent / took
-            found["stuck"] = sum(one.ask("stuck") for one in pair.clients)
+            for kind in ("stuck", "dropped"):
+                found[kind] = sum(one.ask(kind) for one in pair.clients)
             expected, unowned = found.pop("unowned"), _unowned() if mode == "mirror" else None
             found["uncounted"] = 0 if unowned is None else abs(expected - unowned)
         return found
@@ -113,12 +116,13 @@ def count(
     }
 
 
-def _settled(pair: Pair, sent: int) -> None:
-    """Wait until one side has read the last event. Raises HostsimError."""
+def _has_read(reader: Client, number: int) -> int:
+    """Wait until it has read that move or a later one; which. Raises HostsimError."""
     deadline = time.monotonic() + DEADLINE
-    while max(one.ask("last") for one in pair.clients) < sent:
+    while (last := reader.ask("last")) < number:
         if time.monotonic() > deadline:
-            raise HostsimError("bench flip", f"event {sent} was not read within {DEADLINE:g} s")
+            raise HostsimError("bench flip", f"event {number} was not read within {DEADLINE:g} s")
+    return last
 
 
 def _unowned() -> int:
