@@ -62,12 +62,14 @@ def test_revoked_files_are_closed_in_the_end(rig: Rig) -> None:
     rig.start()
     readers = {name: rig.reader(name) for name in ("work", "play")}
     wait_for(lambda: readers["work"].opened() == 1, "work has the keyboard")
-    before = len(os.listdir("/proc/self/fd"))
-    for name in ("play", "work") * 3:
-        rig.flip(name)
-        wait_for(lambda: readers[name].opened() == 1, f"{name} has the keyboard")  # noqa: B023
-    wait_for(lambda: rig.now(lambda: rig.kmc._direct._revoker.kept) == 0, "none is kept")
-    assert len(os.listdir("/proc/self/fd")) == before
+    counts = []
+    for _ in range(2):  # the first time, what is opened at first use is opened
+        for name in ("play", "work") * 2:
+            rig.flip(name)
+            wait_for(lambda: readers[name].opened() == 1, f"{name} has the keyboard")  # noqa: B023
+        wait_for(lambda: rig.now(lambda: rig.kmc._direct._revoker.kept) == 0, "none is kept")
+        counts.append(rig.now(lambda: len(os.listdir("/proc/self/fd"))))
+    assert counts[1] <= counts[0]
 
 
 def test_a_late_agent_is_overruled_at_the_deadline(tmp_path: Path, mode: str) -> None:
