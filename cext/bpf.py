@@ -4,7 +4,6 @@ An `Object` owns everything it loaded: closing it drops its descriptors, and the
 each program and map when the last attachment and descriptor are gone. Nothing is pinned.
 """
 
-import contextlib
 import errno
 import os
 from collections.abc import Callable, Iterator
@@ -160,12 +159,6 @@ def hs_ring_sample(context: Any, data: Any, size: int) -> int:
 def attach_cgroup(program_fd: int, cgroup_fd: int, kind: int, flags: int = 0) -> None:
     """Attach a program to a cgroup v2 directory; it goes with the cgroup. Raises OSError."""
     check(lib.bpf_prog_attach(program_fd, cgroup_fd, kind, flags), "BPF attach to a cgroup")
-
-
-def detach_cgroup(program_fd: int, cgroup_fd: int, kind: int) -> None:
-    """Take a program off a cgroup; one that is not there is no error."""
-    with contextlib.suppress(FileNotFoundError):
-        check(lib.bpf_prog_detach2(program_fd, cgroup_fd, kind), "BPF detach from a cgroup")
 
 
 def _log() -> str:

@@ -8,8 +8,6 @@ from typing import Any
 from cext import check
 from cext._native import ffi, lib
 
-MAX_OSES: int = lib.HS_FWD_OSES
-MAX_CHORD: int = lib.HS_FWD_CHORD
 CHORD: int = lib.HS_FWD_CHORD_PRESSED
 GONE: int = lib.HS_FWD_GONE
 

@@ -23,7 +23,6 @@ from cext.channel import COUNTERS as REFUSED
 from cext.channel import Shape
 
 BURST = 64
-NEIGHBOURS_MAX = 16
 COUNTERS = (
     "eth0_in",
     "eth0_out",

@@ -226,13 +226,9 @@ class Function:
         if not select.select([self._control], [], [], READY)[0]:
             raise HostsimError(f"{self.vm.spec.name}: nf", f"not ready after {READY:.0f} s")
         try:
-            data, ancillary, _, _ = self._control.recvmsg(4096, socket.CMSG_SPACE(4))
+            data, handles, _, _ = socket.recv_fds(self._control, 4096, 1)
         except ConnectionResetError:  # it has ended, with something unread
-            data, ancillary = b"", []
-        handles = array.array("i")
-        for _, kind, content in ancillary:
-            if kind == socket.SCM_RIGHTS:
-                handles.frombytes(content[: len(content) // 4 * 4])
+            data, handles = b"", []
         if not data or len(handles) != 1:
             raise HostsimError(
                 f"{self.vm.spec.name}: nf",
@@ -322,7 +318,8 @@ class Function:
 
 
 def _send(control: socket.socket, message: Json, fds: Sequence[int] = ()) -> None:
-    """Raises BlockingIOError where the other end has let too much wait."""
+    """Raises BlockingIOError where the other end has let too much wait. Not socket.send_fds, which
+    leaves the flags out."""
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its end is seen elsewhere
         control.sendmsg([json.dumps(message).encode()], rights, socket.MSG_DONTWAIT)

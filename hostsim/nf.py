@@ -23,7 +23,6 @@ What `nf` may be: a name of `SHIPPED`, which gets its settings (hostsim/nfsettin
 path; a C plug-in (`./my_nf.so`) with a function `hs_nf` (hs_judge in cext/port.h).
 """
 
-import array
 import errno
 import importlib
 import json
@@ -90,12 +89,8 @@ class Control:
 
     def receive(self) -> tuple[dict[str, Any] | None, list[int]]:
         """A message and its descriptors, which are the caller's; None: the daemon has gone."""
-        data, ancillary, _, _ = self._socket.recvmsg(MESSAGE_MAX, socket.CMSG_SPACE(4 * FDS_MAX))
-        fds = array.array("i")
-        for level, kind, content in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                fds.frombytes(content[: len(content) // 4 * 4])
-        return (json.loads(data) if data else None), list(fds)
+        data, fds, _, _ = socket.recv_fds(self._socket, MESSAGE_MAX, FDS_MAX)
+        return (json.loads(data) if data else None), fds
 
     def open(self) -> tuple[Callable[[Port], None], Port] | None:
         """Find the function and make the port as the first message says; at the second, open eth0,
@@ -120,10 +115,7 @@ class Control:
         if self.receive()[0] is None:
             return None
         handle = eth0(port)
-        self._socket.sendmsg(
-            [b'{"ready": true}'],
-            [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [handle]))],
-        )
+        socket.send_fds(self._socket, [b'{"ready": true}'], [handle])
         self.port = port
         port.control = self._socket.fileno()
         port.on_control = self.serve

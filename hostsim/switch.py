@@ -166,11 +166,6 @@ class Switch:
             flags=NTF_MASTER | NTF_STICKY,
         )
 
-    def learning(self, vm: Vm, on: bool) -> None:
-        """Whether the bridge learns MAC addresses at the VM's port; off where frames of others
-        come out of it unchanged."""
-        self.rtnl.batch(lambda batch: batch.brport("set", index=vm.port, learning=int(on)))
-
     def ports(self) -> list[Json]:
         """The ports as the kernel counts them: rx is what the VM sent, tx what it was sent."""
         found: list[Json] = []

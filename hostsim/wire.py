@@ -54,9 +54,6 @@ class Type(IntEnum):
     EVENT = 21
 
 
-FROM_AGENT = frozenset(kind for kind in Type if kind < Type.RELEASE)
-
-
 @dataclass(frozen=True)
 class Message:
     """One message. sequence: 0 to 2^32 - 1."""

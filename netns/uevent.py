@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from cext.sock import socket_at
 
 NETLINK_KOBJECT_UEVENT = 15
-KERNEL_GROUP = 1
 UDEV_GROUP = 2
 
 _PREFIX = b"libudev\0"

@@ -1,10 +1,11 @@
 """What the kernel tests share: the command line as a user calls it, and waiting for a condition."""
 
+import contextlib
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,25 @@ def hostsim(*words: str, check: bool = True) -> Done:
 
 def ask(*words: str) -> Any:
     return json.loads(hostsim(*words, "--json").stdout)
+
+
+@contextlib.contextmanager
+def plugged_nic(nic: str, far: str, outside: str, address: str, *, keep: bool) -> Iterator[None]:
+    """A NIC of the machine, up, MTU 1400; its other end, `far`, has `address` in the namespace
+    `outside`, a device on the network. keep: the NIC has to be there at the end."""
+    run("ip", "netns", "add", outside)
+    try:
+        run("ip", "link", "add", nic, "mtu", "1400", "type", "veth", "peer", "name", far)
+        try:
+            run("ip", "link", "set", far, "netns", outside)
+            run("ip", "-n", outside, "addr", "add", address, "dev", far)
+            run("ip", "-n", outside, "link", "set", far, "up")
+            run("ip", "link", "set", nic, "up")
+            yield
+        finally:
+            run("ip", "link", "del", nic, check=keep)
+    finally:
+        run("ip", "netns", "del", outside)
 
 
 def until(condition: Callable[[], Any], deadline: float = 5.0) -> Any:

@@ -16,13 +16,15 @@ from hostsim.switch import Switch
 from hostsim.vm import Vm
 from netns.journal import Journal
 
-ADDRESSES = """
+ENDS = """
 [[endpoint]]
 name = "client"
 address = ["198.18.0.10/24", "fd00:18::10/64"]
 [[endpoint]]
 name = "server"
 address = ["198.18.0.20/24", "fd00:18::20/64"]
+"""
+ADDRESSES = f"""{ENDS}
 [[vm]]
 name = "fw"
 address = ["198.18.0.1/24", "fd00:18::1/64"]

@@ -10,15 +10,6 @@ from net import Net
 
 from hostsim.functions import Functions
 
-ENDS = """
-[[endpoint]]
-name = "client"
-address = ["198.18.0.10/24", "fd00:18::10/64"]
-[[endpoint]]
-name = "server"
-address = ["198.18.0.20/24", "fd00:18::20/64"]
-"""
-
 SEND = """
 import socket, sys
 port, count = map(int, sys.argv[1:])

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from cli import until
-from nfnet import ENDS, Chain, chained
+from net import ENDS
+from nfnet import Chain, chained
 
 from hostsim.hostfile import parse
 from netns.process import Process

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from cli import until
-from nfnet import ENDS, Chain, chained, route, vm
+from net import ENDS
+from nfnet import Chain, chained, route, vm
 
 pytestmark = pytest.mark.root
 

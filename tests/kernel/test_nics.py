@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli import HOSTSIM, ask, hostsim, run, until
+from cli import HOSTSIM, ask, hostsim, plugged_nic, run, until
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 
@@ -54,22 +54,11 @@ while data := peer.recv(100):
 @pytest.fixture
 def nic() -> Iterator[str]:
     """A NIC with settings of the machine's; its other end is in a namespace, a device outside."""
-    run("ip", "netns", "add", OUTSIDE)
-    try:
-        run("ip", "link", "add", NIC, "mtu", "1400", "type", "veth", "peer", "name", FAR)
-        try:
-            run("ip", "link", "set", FAR, "netns", OUTSIDE)
-            run("ip", "-n", OUTSIDE, "addr", "add", "198.18.95.9/24", "dev", FAR)
-            run("ip", "-n", OUTSIDE, "link", "set", FAR, "up")
-            run("ip", "link", "set", NIC, "up")
-            run("ip", "addr", "add", "198.18.96.1/24", "dev", NIC)
-            run("ip", "route", "add", "198.19.7.0/24", "via", "198.18.96.7", "metric", "77")
-            until(lambda: "fe80" in look() and "tentative" not in run("ip", "a").stdout)
-            yield NIC
-        finally:
-            run("ip", "link", "del", NIC, check=False)  # a test may have lost it
-    finally:
-        run("ip", "netns", "del", OUTSIDE)
+    with plugged_nic(NIC, FAR, OUTSIDE, "198.18.95.9/24", keep=False):  # a test may lose it
+        run("ip", "addr", "add", "198.18.96.1/24", "dev", NIC)
+        run("ip", "route", "add", "198.19.7.0/24", "via", "198.18.96.7", "metric", "77")
+        until(lambda: "fe80" in look() and "tentative" not in run("ip", "a").stdout)
+        yield NIC
 
 
 @pytest.fixture

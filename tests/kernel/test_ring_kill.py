@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 from cli import HOSTSIM, ask, hostsim, until
-from nfnet import ENDS, route, vm
+from net import ENDS
+from nfnet import route, vm
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
 

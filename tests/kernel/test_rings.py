@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from cli import until
-from nfnet import ENDS, SIZE, Chain, chained, route, vm
+from net import ENDS
+from nfnet import SIZE, Chain, chained, route, vm
 
 from hostsim import functions, routes
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli import HOSTSIM, ask, hostsim, run, until
+from cli import HOSTSIM, ask, hostsim, plugged_nic, run, until
 
 from netns import leftovers
 
@@ -35,25 +35,14 @@ through = ["fw"]
 @pytest.fixture
 def nic() -> Iterator[str]:
     """A NIC with addresses and routes; its other end is in a namespace, a device outside."""
-    run("ip", "netns", "add", OUTSIDE)
-    try:
-        run("ip", "link", "add", NIC, "mtu", "1400", "type", "veth", "peer", "name", FAR)
-        try:
-            run("ip", "link", "set", FAR, "netns", OUTSIDE)
-            run("ip", "-n", OUTSIDE, "addr", "add", "198.18.90.9/24", "dev", FAR)
-            run("ip", "-n", OUTSIDE, "link", "set", FAR, "up")
-            run("ip", "link", "set", NIC, "up")
-            run("ip", "addr", "add", "198.18.91.1/24", "dev", NIC)
-            run("ip", "addr", "add", "198.18.91.2/24", "dev", NIC)
-            run("ip", "addr", "add", "fd00:91::1/64", "dev", NIC, "nodad")
-            run("ip", "route", "add", "198.19.7.0/24", "via", "198.18.91.7", "metric", "77")
-            run("ip", "route", "add", "198.19.8.0/24", "dev", NIC, "scope", "link", "mtu", "1300")
-            run("ip", "-6", "route", "add", "fd00:92::/64", "via", "fd00:91::7", "dev", NIC)
-            yield NIC
-        finally:
-            run("ip", "link", "del", NIC)
-    finally:
-        run("ip", "netns", "del", OUTSIDE)
+    with plugged_nic(NIC, FAR, OUTSIDE, "198.18.90.9/24", keep=True):
+        run("ip", "addr", "add", "198.18.91.1/24", "dev", NIC)
+        run("ip", "addr", "add", "198.18.91.2/24", "dev", NIC)
+        run("ip", "addr", "add", "fd00:91::1/64", "dev", NIC, "nodad")
+        run("ip", "route", "add", "198.19.7.0/24", "via", "198.18.91.7", "metric", "77")
+        run("ip", "route", "add", "198.19.8.0/24", "dev", NIC, "scope", "link", "mtu", "1300")
+        run("ip", "-6", "route", "add", "fd00:92::/64", "via", "fd00:91::7", "dev", NIC)
+        yield NIC
 
 
 @pytest.fixture
