@@ -86,6 +86,7 @@ class Object:
     """
 
     def __init__(self, name: str, sizes: dict[str, int] | None = None) -> None:
+        self._links: list[Any] = []
         self._handle = lib.bpf_object__open_file(os.fsencode(HERE / f"{name}.bpf.o"), ffi.NULL)
         if self._handle == ffi.NULL:
             raise OSError(ffi.errno, f"BPF object {name}: {_log() or os.strerror(ffi.errno)}")
@@ -102,11 +103,29 @@ class Object:
 
     def program(self, name: str) -> int:
         """The program's descriptor; the object keeps owning it. Raises KeyError."""
+        fd: int = lib.bpf_program__fd(self._program(name))
+        return fd
+
+    def attach(self, name: str) -> None:
+        """Attach a program to what its section names, until `close`. Raises KeyError, OSError."""
+        link = lib.bpf_program__attach(self._program(name))
+        if link == ffi.NULL:
+            raise OSError(ffi.errno, f"BPF program {name}: {_log() or os.strerror(ffi.errno)}")
+        self._links.append(link)
+
+    def missed(self, name: str) -> int:
+        """How often the program was left out because it ran on the same CPU already."""
+        info = ffi.new("struct bpf_prog_info *")
+        size = ffi.new("uint32_t *", ffi.sizeof("struct bpf_prog_info"))
+        check(lib.bpf_obj_get_info_by_fd(self.program(name), info, size), f"BPF program {name}")
+        missed: int = info.recursion_misses
+        return missed
+
+    def _program(self, name: str) -> Any:
         handle = lib.bpf_object__find_program_by_name(self._handle, name.encode())
         if handle == ffi.NULL:
             raise KeyError(name)
-        fd: int = lib.bpf_program__fd(handle)
-        return fd
+        return handle
 
     def map(self, name: str) -> Map:
         """A map of the object; its descriptor stays the object's. Raises KeyError."""
@@ -116,7 +135,9 @@ class Object:
         return Map(handle)
 
     def close(self) -> None:
-        """Drop every descriptor. Twice is harmless."""
+        """Drop every attachment and descriptor. Twice is harmless."""
+        while self._links:
+            lib.bpf_link__destroy(self._links.pop())
         if self._handle != ffi.NULL:
             lib.bpf_object__close(self._handle)
             self._handle = ffi.NULL

@@ -221,7 +221,8 @@ int classify(struct __sk_buff *skb) {
                 hs_ask_pair(packet->key.vm, hs_to_of(verdict));
         }
         if (action == HS_DROP)
-            __sync_fetch_and_add(&flow->dropped, 1);
+            __sync_fetch_and_add(hs_flags_of(verdict) & HS_F_VM_GONE ? &flow->gone : &flow->dropped,
+                                 1);
         if (hs_flags_of(verdict) & HS_F_INSPECT)
             hs_inspect(skb);
         if (flow->mirror && hs_flags_of(verdict) & HS_F_START) {
@@ -314,14 +315,37 @@ int transfer_in(struct __sk_buff *skb) {
     return bpf_redirect_peer(HS_IFINDEX + to, 0);
 }
 
+/* What is known of a flow that a VM sent goes into the sums of what it sent before. It has been
+ * silent for much longer than a packet is under way: all that arrived has been counted. */
+static __always_inline void hs_end(struct hs_key *key, struct hs_rule *rule) {
+    struct hs_flow *flow = bpf_map_lookup_elem(&flows, key);
+    struct hs_ended *sums, none = {};
+
+    bpf_map_update_elem(&ended, &key->vm, &none, BPF_NOEXIST);
+    sums = bpf_map_lookup_elem(&ended, &key->vm);
+    if (!sums)
+        return;
+    __sync_fetch_and_add(&sums->flows, 1);
+    __sync_fetch_and_add(&sums->switch_packets, rule->switch_packets);
+    __sync_fetch_and_add(&sums->veth_packets, rule->veth_packets);
+    __sync_fetch_and_add(&sums->got_packets, rule->got_packets);
+    if (!flow)
+        return;
+    __sync_fetch_and_add(&sums->packets, flow->packets);
+    __sync_fetch_and_add(&sums->dropped, flow->dropped);
+    __sync_fetch_and_add(&sums->gone, flow->gone);
+}
+
 static long hs_sweep_rule(struct bpf_map *map, struct hs_key *key, struct hs_rule *rule,
                           struct hs_sweep *sweep) {
-    if (key->vm != sweep->gone && hs_to_of(rule->verdict) == sweep->gone && sweep->gone) {
-        WRITE_ONCE(rule->verdict, 0);
-        sweep->rules++;
-    } else if (key->vm == sweep->gone || rule->last + sweep->flow_idle < sweep->now) {
+    if (sweep->gone && (key->vm == sweep->gone || hs_to_of(rule->verdict) == sweep->gone)) {
         if (rule->verdict)
             sweep->rules++;
+        WRITE_ONCE(rule->verdict, 0);
+    } else if (rule->last + sweep->flow_idle < sweep->now) {
+        if (rule->verdict)
+            sweep->rules++;
+        hs_end(key, rule);
         bpf_map_delete_elem(&flows, key); /* a VM's counts of a flow go together */
         bpf_map_delete_elem(map, key);
     }
@@ -337,9 +361,9 @@ static long hs_sweep_flow(struct bpf_map *map, struct hs_key *key, struct hs_flo
 
     if (rule && rule->last > last)
         last = rule->last;
-    if (vm && vm->flags & HS_VM_PORT && key->vm != sweep->gone)
+    if (vm && vm->flags & HS_VM_PORT)
         return 0;
-    if (!rule && (last + sweep->flow_idle < sweep->now || key->vm == sweep->gone)) {
+    if (!rule && last + sweep->flow_idle < sweep->now) {
         sweep->flows++;
         bpf_map_delete_elem(map, key);
         return 0;

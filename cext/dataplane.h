@@ -70,9 +70,10 @@ struct hs_flow {
     __u16 mirror;         /* VM that gets a copy; 0: none */
     __u8 asked;           /* packets whose contents went to the daemon */
     __u8 pad;
-    __u64 dropped; /* of `packets`, those dropped here */
+    __u64 dropped; /* of `packets`, those dropped here: by a filter, */
+    __u64 gone;    /* or because a VM is gone */
 };
-_Static_assert(sizeof(struct hs_flow) == 48, "no padding");
+_Static_assert(sizeof(struct hs_flow) == 56, "no padding");
 
 /* The verdict's epoch and `to`; 0: no rule, everything goes to the switch. */
 struct hs_rule {
@@ -85,6 +86,14 @@ struct hs_rule {
     __u64 lost;        /* of switch_packets, those known not to be under way any more */
 };
 _Static_assert(sizeof(struct hs_rule) == 72, "no padding");
+
+/* `ended`, by VM: the sums of what it sent in flows that have been swept. */
+struct hs_ended {
+    __u64 flows;
+    __u64 switch_packets, veth_packets, got_packets; /* see struct hs_rule */
+    __u64 packets, dropped, gone;                    /* see struct hs_flow */
+};
+_Static_assert(sizeof(struct hs_ended) == 56, "no padding");
 
 /* `conns`: a connection, found by the tuple of either direction. */
 struct hs_conn {
@@ -230,7 +239,7 @@ struct hs_sweep {
     __u64 now;                 /* CLOCK_MONOTONIC, ns */
     __u64 flow_idle;           /* ns */
     __u64 conn_idle;           /* ns */
-    __u32 gone;                /* a VM all of whose flows and rules go at once; 0: none */
+    __u32 gone;                /* a VM to and from which all rules go at once; 0: none */
     __u32 flows, rules, conns; /* out: removed */
 };
 

@@ -18,6 +18,7 @@ from cext.words import (
     NO_ROUTE,
     Conn,
     Content,
+    Ended,
     Flow,
     Lists,
     Row,
@@ -211,7 +212,7 @@ def read_conn(conns: Map, flow: Tuple) -> Conn | None:
 
 def read_flows(flows: Map) -> Iterator[Flow]:
     """Every flow at every port."""
-    for key, value in _pages(flows, "struct hs_key", "struct hs_flow"):
+    for key, value in pages(flows, "struct hs_key", "struct hs_flow"):
         yield Flow(
             key.vm,
             unpack_tuple(key.tuple),
@@ -225,12 +226,13 @@ def read_flows(flows: Map) -> Iterator[Flow]:
             value.dropped,
             value.mirror,
             value.asked,
+            value.gone,
         )
 
 
 def read_rules(rules: Map) -> Iterator[Rule]:
     """Every flow that a VM with a transfer component sends, with and without a rule."""
-    for key, value in _pages(rules, "struct hs_key", "struct hs_rule"):
+    for key, value in pages(rules, "struct hs_key", "struct hs_rule"):
         yield Rule(
             key.vm,
             unpack_tuple(key.tuple),
@@ -244,6 +246,21 @@ def read_rules(rules: Map) -> Iterator[Rule]:
         )
 
 
+def read_ended(ended: Map) -> Iterator[Ended]:
+    """The sums of flows that were swept, by VM."""
+    for key, value in pages(ended, "uint32_t", "struct hs_ended"):
+        yield Ended(
+            key,
+            value.flows,
+            value.switch_packets,
+            value.veth_packets,
+            value.got_packets,
+            value.packets,
+            value.dropped,
+            value.gone,
+        )
+
+
 def read_counters(counters: Map) -> dict[str, int]:
     """The counters, summed over the CPUs."""
     found: dict[str, int] = {}
@@ -254,7 +271,7 @@ def read_counters(counters: Map) -> dict[str, int]:
 
 
 def sweep(program_fd: int, now: int, flow_idle: int, conn_idle: int, gone: int = 0) -> int:
-    """Remove what is idle for longer than so many ns, and everything of the VM `gone`.
+    """Remove what is idle for longer than so many ns, and every rule to and from the VM `gone`.
 
     Returns how many routing rules went. Runs in the kernel; raises OSError.
     """
@@ -270,7 +287,8 @@ def sweep(program_fd: int, now: int, flow_idle: int, conn_idle: int, gone: int =
     return rules
 
 
-def _pages(source: Map, key_type: str, value_type: str) -> Iterator[tuple[Any, Any]]:
+def pages(source: Map, key_type: str, value_type: str) -> Iterator[tuple[Any, Any]]:
+    """Every entry of a hash map, as C values that are good until the next one is asked for."""
     size = 4096
     keys = ffi.new(f"{key_type}[]", size)
     values = ffi.new(f"{value_type}[]", size)

@@ -69,6 +69,14 @@ struct {
 struct {
     __uint(type, BPF_MAP_TYPE_HASH);
     __uint(map_flags, BPF_F_NO_PREALLOC);
+    __uint(max_entries, HS_VM_MAX + 1);
+    __type(key, __u32);
+    __type(value, struct hs_ended);
+} ended SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
     __uint(max_entries, 1 << 19);
     __type(key, struct hs_tuple);
     __type(value, struct hs_conn);

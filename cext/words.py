@@ -74,7 +74,8 @@ class Verdict(NamedTuple):
 
 @dataclass(slots=True)
 class Flow:
-    """A flow at the port of `vm`."""
+    """A flow at the port of `vm`. dropped, gone: of its packets, those that a filter dropped there,
+    and those that were dropped because a VM is gone."""
 
     vm: int
     tuple: Tuple
@@ -88,6 +89,7 @@ class Flow:
     dropped: int
     mirror: int
     asked: int
+    gone: int = 0
 
 
 @dataclass(slots=True)
@@ -103,6 +105,38 @@ class Rule:
     veth_bytes: int
     last: int
     got_packets: int
+
+
+@dataclass(slots=True)
+class Ended:
+    """The sums of what `vm` sent in flows that are forgotten: see Rule and Flow."""
+
+    vm: int
+    flows: int = 0
+    switch_packets: int = 0
+    veth_packets: int = 0
+    got_packets: int = 0
+    packets: int = 0
+    dropped: int = 0
+    gone: int = 0
+
+
+IN_VM, AT_EXIT, IN_SWITCH, BEHIND = range(4)
+"""Where the kernel drops a packet: enum hs_place."""
+
+
+class Drop(NamedTuple):
+    """Packets of a flow (None: of none that can be told) that the kernel dropped for a reason, by
+    its name. vm: the VM it was in, or, past its exit, the one that had sent it; 0: unknown. at: the
+    VM whose port it was on its way out of, in the switch; else 0."""
+
+    vm: int
+    tuple: Tuple | None
+    reason: str
+    at: int
+    place: int
+    packets: int
+    last: int
 
 
 ACCOUNT_COUNTS = (

@@ -8,7 +8,6 @@ that breaks the rules is closed. The resident agent is the process that the daem
 
 import asyncio
 import contextlib
-import logging
 import os
 import socket
 import struct
@@ -21,8 +20,6 @@ from hostsim import wire
 from hostsim.vm import Vm
 from hostsim.wire import Message, Type
 from netns.process import Process
-
-log = logging.getLogger("hostsim.kmc")
 
 AGENT = HERE / "hostsim-os-agent"
 """The resident agent's program (cext/agent.c)."""
@@ -56,6 +53,10 @@ class Handler(Protocol):
 
     def beat(self, name: str) -> None:
         """The resident agent answered PING."""
+        ...
+
+    def offence(self, name: str, why: str) -> None:
+        """Somebody broke the rules, and is cut off."""
         ...
 
 
@@ -185,12 +186,10 @@ class AgentPort:
             try:
                 message = wire.decode(data)
             except wire.WireError as error:
-                log.warning("agent socket of %s: %s", self.name, error)
-                self._drop(connection)
+                self._offence(connection, str(error))
                 return
             if not self._bucket.take(time.monotonic()) and connection is not self.resident:
-                log.warning("agent socket of %s: more than %g messages a second", self.name, RATE)
-                self._drop(connection)
+                self._offence(connection, f"more than {RATE:g} messages a second")
                 return
             self._handle(connection, message)
             if connection not in self._connections:
@@ -211,8 +210,11 @@ class AgentPort:
         elif message.type in (Type.FLIP, Type.NEXT, Type.STATUS):
             self._handler.request(self.name, connection, message)
         else:
-            log.warning("agent socket of %s: %s is not for it", self.name, message.type.name)
-            self._drop(connection)
+            self._offence(connection, f"{message.type.name} is not for it")
+
+    def _offence(self, connection: Connection, why: str) -> None:
+        self._handler.offence(self.name, why)
+        self._drop(connection)
 
     def _is_resident(self, connection: Connection) -> bool:
         return self._process is not None and connection.pid == self._process.pid

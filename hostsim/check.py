@@ -25,7 +25,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from cext import HERE, bpf, probe
+from cext import HERE, bpf, drops, probe
 from hostsim.model import Json
 from hostsim.show import console
 from netns import cgroup, devices
@@ -141,6 +141,13 @@ def _ring_buffer() -> str:
     _root()
     probe.ring_buffer()
     return ""
+
+
+def _drop_reasons() -> str:
+    """The project's own program at the kernel's drops, loaded and attached."""
+    _root()
+    drops.Drops().close()
+    return f"{len(drops.reasons())} reasons"
 
 
 @contextlib.contextmanager
@@ -288,6 +295,10 @@ HERE_AND_NOW: dict[str, tuple[Probe, str]] = {
     "device program (cgroup BPF)": (_device_program, ALL),
     "BTF": (_btf, "everything; bpftool shows maps without types"),
     "BPF ring buffer": (_ring_buffer, "routes by L2 to L4; none by contents"),
+    "drop reasons (skb:kfree_skb)": (
+        _drop_reasons,
+        "everything; what the kernel drops has no names in status and verify",
+    ),
     "pidfd_getfd": (_pidfd, "mode `mirror`; not `direct`"),
     "sealed memfd": (_seals, "bypass `veth`; not `ring`"),
     "uinput": (_uinput, NO_INPUT),

@@ -13,6 +13,7 @@ frames for each, used by turns, because others may still hold frames of a proces
 """
 
 import array
+import asyncio
 import contextlib
 import json
 import os
@@ -94,6 +95,9 @@ class Function:
         self._capture: bpf.Object | None = None
         self._control: socket.socket | None = None
         self._asked = False
+        self._heard: asyncio.Event | None = None  # somebody waits for the answer
+        self.counted: dict[str, int] = {}  # as last answered
+        self.silent = False  # has not answered in time
 
     def prepare(self) -> None:
         """Make the switch's port and the VM's eth0 ready, once. Raises OSError."""
@@ -207,7 +211,8 @@ class Function:
         self._spare = None
         self.began = time.monotonic()
         self.starts += 1
-        self._asked = False
+        self._asked = self.silent = False
+        self.counted = {}
         self._again = 0.0
         self.due = None
         self._send({"do": "begin"})
@@ -269,7 +274,28 @@ class Function:
         """What was asked for; empty where it does not answer until then (time.monotonic)."""
         data = self._answered(max(0.0, deadline - time.monotonic()))
         found: dict[str, int] = json.loads(data)["counters"] if data else {}
+        self.counted = found or self.counted
         return found
+
+    async def hear(self, seconds: float) -> None:
+        """Have `counted` up to date, and know whether it is `silent`; waits so long for one that
+        was not silent before, and lets others run meanwhile. One at a time."""
+        self.ask()
+        if self._control is not None and self._asked and not self.silent:
+            loop = asyncio.get_running_loop()
+            self._heard = asyncio.Event()
+            loop.add_reader(self._control, self._heard.set)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._heard.wait(), seconds)
+            self._unhear()
+        self.answer(0.0)
+        self.silent = self._asked
+
+    def _unhear(self) -> None:
+        if self._heard is not None and self._control is not None:
+            asyncio.get_running_loop().remove_reader(self._control)
+            self._heard.set()
+            self._heard = None
 
     def _answered(self, seconds: float) -> bytes:
         if self._control is None or not self._asked:
@@ -296,6 +322,7 @@ class Function:
 
     def ended(self) -> None:
         """Let go of a process that has ended, or end it."""
+        self._unhear()
         if self._control is not None:
             self._control.close()
             self._control = None

@@ -17,6 +17,7 @@ outside), within YOUNG. Its neighbours forget the rings to it before it gets new
 their packets go to the switch.
 """
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -47,7 +48,7 @@ YOUNG = 0.25  # seconds after which a function that is killed has counted as run
 AGING = 2.0  # seconds between two looks for what is idle
 CHANNEL = Shape("isolated", ring=1024, data=1 << 19, max_len=1600)
 SHARED = Shape("shared", ring=1024, max_len=1600)
-ANSWER = 0.5  # seconds to say what was counted, for all of them together
+ANSWER = 0.5  # seconds to say what was counted
 IN_HAND = 128  # packets that a function may have taken or counted, but not passed on
 
 
@@ -86,9 +87,9 @@ class Functions:
         self._epoch = 0
         self._books = Books()
         self._aged = time.monotonic()
+        self._reporting = asyncio.Lock()
         plane.on_epoch = self.new_epoch
         plane.ports = self.snapshot
-        plane.on_gone = self.vm_gone
 
     # -- life -------------------------------------------------------------------------------------
 
@@ -112,7 +113,6 @@ class Functions:
         """End all of them. Twice is harmless."""
         self._plane.on_epoch = lambda epoch: None
         self._plane.ports = Snapshot
-        self._plane.on_gone = lambda vm: None
         for function in self._by_number.values():
             function.close()
         for memory in self._memories:
@@ -261,17 +261,14 @@ class Functions:
         other = {number: one.tally.other() for number, one in self._by_number.items()}
         return self._books.snapshot(self._accounts(), other)
 
-    def vm_gone(self, vm: int) -> None:
-        """The switch has forgotten all flows of a VM."""
-        self._books.forget(one for one in self._accounts() if vm in (one.vm, one.peer))
-
     def _age(self, seen: Sequence[Flow]) -> list[Flow]:
-        """Forget flows that nobody has sent for FLOW_IDLE, and their rules; those that are left."""
+        """Forget flows that nobody has sent for FLOW_IDLE, and their rules; their counts are
+        retained. Those that are left."""
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
         long_ago = now - int(routes.FLOW_IDLE * 1e9)
         accounts = self._accounts()
         sent = {(one.vm, one.flow): one for one in accounts if not one.peer}
-        left = []
+        left, dropped = [], []
         for flow in seen:
             account = sent.get((flow.vm, flow.tuple))
             last = max(flow.last, min(account.last, now) if account else 0)
@@ -285,12 +282,14 @@ class Functions:
                 left.append(flow)  # it has come back to life just now
                 continue
             self._plane.drop_flow(flow.vm, flow.tuple)
+            dropped.append(flow)
         alive = {(flow.vm, flow.tuple) for flow in left}
         gone = [
             one
             for one in accounts
-            if ((one.peer or one.vm), one.flow) not in alive and one.last < long_ago
+            if ((one.peer or one.vm), one.flow) not in alive and one.last <= long_ago
         ]
+        self._plane.retained.fold_ports(self._books.snapshot(gone, {}), dropped)
         self._books.forget(gone)
         self._books.prune(accounts)
         return left
@@ -309,7 +308,7 @@ class Functions:
 
     def counters(self) -> dict[str, dict[str, int]]:
         """By VM name, what its port and the function counted; empty for one that does not answer
-        within ANSWER."""
+        within ANSWER. Blocks."""
         for one in self._by_number.values():
             one.ask()
         deadline = time.monotonic() + ANSWER
@@ -319,10 +318,12 @@ class Functions:
         """The state of a VM's function, see Function."""
         return self._named(name).state
 
-    def report(self) -> dict[str, Json]:
+    async def report(self) -> dict[str, Json]:
         """By VM name, for `status`: the function, its state, its process, how often it was started
-        again, why it last ended, and its counters."""
-        counters = self.counters()
+        again, why it last ended, and its counters: the last known ones of one that is `silent`. It
+        is waited for once, for ANSWER at most."""
+        async with self._reporting:
+            await asyncio.gather(*(one.hear(ANSWER) for one in self._by_number.values()))
         return {
             one.vm.spec.name: {
                 "name": one.vm.spec.nf,
@@ -330,7 +331,8 @@ class Functions:
                 "pid": one.process.pid if one.process is not None else None,
                 "restarts": one.starts - 1,
                 "why": one.why,
-                "counters": counters[one.vm.spec.name],
+                "counters": one.counted,
+                "silent": one.silent,
             }
             for one in self._by_number.values()
         }

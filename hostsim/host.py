@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import shlex
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -21,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from hostsim import restart
 from hostsim.errors import HostsimError
-from hostsim.model import HostSpec, Json, VmSpec
+from hostsim.model import HostSpec, Json
+from hostsim.programs import Programs
 from hostsim.restart import Backoff
 from hostsim.routes import Dataplane
 from hostsim.switch import Switch
@@ -29,7 +29,6 @@ from hostsim.vm import Vm
 from netns import namespace, uplinks
 from netns.journal import Journal
 from netns.links import LinkMonitor
-from netns.process import Process
 
 if TYPE_CHECKING:
     from hostsim.functions import Functions
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("hostsim.host")
 
 SETTLE = 1.0
-"""Seconds a program may take to end or to listen before `up` goes on without knowing."""
+"""Seconds that `verify` waits for packets which are under way."""
 
 TICK = 5.0
 """Seconds between two sweeps of idle rules. One walks tables made for a million flows (50 ms seen),
@@ -65,8 +64,7 @@ class Host:
         self._kmc: Kmc | None = None
         self._monitor: LinkMonitor | None = None
         self._unplugged: set[str] = set()
-        self._programs: dict[str, Process] = {}
-        self._states = dict.fromkeys(self.vms, "running")
+        self._programs = Programs(self.vms, spec.path.parent, folder, self._watch, self._unwatch)
         self._functions: Functions | None = None
         self._ticking: list[asyncio.Task[None]] = []
         self._sweeper = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sweeper")
@@ -101,7 +99,7 @@ class Host:
         for vm in self.vms.values():
             self._watch(vm.pidfd, partial(self._vm_gone, vm))
         await self._start_functions()
-        await self._start_programs()
+        await self._programs.start([n for n, vm in self.vms.items() if vm.spec.run is not None])
         oses = {name: self.vms[name] for name in self.spec.os_names()}
         if oses:
             from hostsim.kmc import Kmc  # evdev and udev: only where there is equipment
@@ -124,8 +122,7 @@ class Host:
         if self._kmc is not None:
             await self._kmc.stop()
             self._kmc = None
-        for program in self._programs.values():
-            program.kill()
+        self._programs.kill()
         if self._functions is not None:
             self._functions.close()
             self._functions = None
@@ -135,9 +132,7 @@ class Host:
         with ThreadPoolExecutor(max_workers=8) as pool:
             stops = [loop.run_in_executor(pool, vm.stop) for vm in self.vms.values()]
             failures = await asyncio.gather(*stops, return_exceptions=True)
-        for program in self._programs.values():
-            program.close()
-        self._programs.clear()
+        self._programs.close()
         if self._monitor is not None:
             self._monitor.close()
             self._monitor = None
@@ -181,80 +176,6 @@ class Host:
         for result in results:
             if isinstance(result, BaseException):
                 raise result
-
-    # -- programs ---------------------------------------------------------------------------------
-
-    async def _start_programs(self) -> None:
-        specs = [vm.spec for vm in self.vms.values() if vm.spec.run is not None]
-        for spec in specs:
-            self._start_program(spec)
-        await asyncio.gather(*(self._settled(spec.name) for spec in specs))
-        for name in list(self._programs):
-            self._check_program(name)
-
-    def _start_program(self, spec: VmSpec) -> None:
-        assert spec.run is not None
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        output = os.open(self._log_of(spec.name), flags, 0o600)
-        try:
-            self._programs[spec.name] = self.vms[spec.name].popen(
-                shlex.split(spec.run),
-                cwd=str(self.spec.path.parent),
-                stdout=output,
-                stderr=output,
-            )
-        finally:
-            os.close(output)
-
-    async def _settled(self, name: str) -> None:
-        """Wait until the program has ended, its VM has a socket that listens, or SETTLE is over."""
-        loop = asyncio.get_running_loop()
-        program = self._programs[name]
-        ended = asyncio.Event()
-        loop.add_reader(program.fileno(), ended.set)
-        deadline = loop.time() + SETTLE
-        try:
-            while not _listens(self.vms[name].pid) and loop.time() < deadline:
-                try:
-                    await asyncio.wait_for(ended.wait(), 0.01)
-                except TimeoutError:
-                    continue
-                return
-        finally:
-            loop.remove_reader(program.fileno())
-
-    def _check_program(self, name: str) -> None:
-        program = self._programs[name]
-        status = program.poll()
-        if status is None:
-            self._watch(program.fileno(), lambda: self._program_ended(name))
-            return
-        if status != 0:
-            raise HostsimError(
-                f"{name}: run",
-                f"{self.vms[name].spec.run!r} ended with status {status}: {self._last_line(name)}",
-                "hostsim up --foreground shows more" if not self._last_line(name) else "",
-            )
-
-    def _program_ended(self, name: str) -> None:
-        program = self._programs[name]
-        self._unwatch(program.fileno())
-        status = program.poll()
-        self._states[name] = "running" if status == 0 else "failed"
-        log.log(
-            logging.INFO if status == 0 else logging.ERROR,
-            "%s: its program ended with status %s; %s",
-            name,
-            status,
-            self._last_line(name),
-        )
-
-    def _log_of(self, name: str) -> Path:
-        return self.folder / f"{name}.log"
-
-    def _last_line(self, name: str) -> str:
-        lines = self._log_of(name).read_text(errors="replace").strip().splitlines()
-        return lines[-1].strip() if lines else ""
 
     # -- network functions ------------------------------------------------------------------------
 
@@ -300,7 +221,6 @@ class Host:
 
     def _vm_gone(self, vm: Vm) -> None:
         self._unwatch(vm.pidfd)
-        self._states[vm.spec.name] = "dead"
         log.error("%s: its init died", vm.spec.name)
         if self._dataplane is not None:
             self._dataplane.vm_gone(vm.spec.name)
@@ -333,7 +253,6 @@ class Host:
                 self._kmc.vm_gone(name)
             self._restart_later(vm)
             return
-        self._states[name] = "running"
         self._watch(vm.pidfd, partial(self._vm_gone, vm))
         self._backoffs[name].started(asyncio.get_running_loop().time())
         log.info("%s: started again", name)
@@ -342,11 +261,7 @@ class Host:
         """What a dead OS left is taken down, and all of it is made anew."""
         assert self._switch is not None
         assert self._journal is not None
-        program = self._programs.pop(vm.spec.name, None)
-        if program is not None:
-            if program.fileno() in self._watched:
-                self._unwatch(program.fileno())
-            program.close()
+        self._programs.forget(vm.spec.name)
         self._switch.disconnect(vm)
         vm.stop()
         with contextlib.ExitStack() as undo:
@@ -356,9 +271,7 @@ class Host:
             self.dataplane.vm_back(vm.spec.name)
             self.kmc.vm_back(vm.spec.name)
             if vm.spec.run is not None:
-                self._start_program(vm.spec)
-                name = vm.spec.name
-                self._watch(self._programs[name].fileno(), lambda: self._program_ended(name))
+                self._programs.start_again(vm.spec.name)
             undo.pop_all()
 
     def _links_changed(self) -> None:
@@ -443,23 +356,29 @@ class Host:
         vm = self.vm(name)
         return {"pid": vm.pid, "cgroups": [str(path) for path in vm.cgroups]}
 
-    def status(self) -> Json:
+    async def status(self) -> Json:
         """The contract's `status`."""
         assert self._switch is not None
-        reports = self._functions.report() if self._functions else {}
+        reports = await self._functions.report() if self._functions else {}
+        drops = self.dataplane.kernel_drops()
+
+        def node(name: str) -> Json:
+            return self._node(name) | {"drops": None if drops is None else drops[name]}
+
         return {
             "host": self.spec.name,
             "foreground": self._kmc.status()["foreground"] if self._kmc else None,
             "vms": [
-                self._node(spec.name) | ({"nf": reports[spec.name]} if spec.name in reports else {})
+                node(spec.name) | ({"nf": reports[spec.name]} if spec.name in reports else {})
                 for spec in self.spec.vms
             ],
-            "endpoints": [self._node(spec.name) for spec in self.spec.endpoints],
+            "endpoints": [node(spec.name) for spec in self.spec.endpoints],
             "switch": {
                 "netns": self._switch.netns,
                 "bridge": self._switch.bridge,
                 "ports": self._switch.ports(),
                 "counters": self.dataplane.counters(),
+                "drops": None if drops is None else drops[""],
             },
             "devices": self.devices(),
         }
@@ -491,17 +410,4 @@ class Host:
             return "unnamed"
         if vm.spec.nf is not None and self._functions is not None:
             return self._functions.state(vm.spec.name)
-        return self._states[vm.spec.name]
-
-
-def _listens(pid: int) -> bool:
-    """Whether a TCP socket listens or a UDP socket is bound in the network namespace of `pid`
-    (/proc/PID/net, proc(5): state 0A is LISTEN; 07 is what an unconnected UDP socket shows)."""
-    for name, state in (("tcp", "0A"), ("tcp6", "0A"), ("udp", "07"), ("udp6", "07")):
-        try:
-            lines = Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]
-        except OSError:
-            continue
-        if any(line.split()[3] == state for line in lines):
-            return True
-    return False
+        return "failed" if vm.spec.name in self._programs.failed else "running"

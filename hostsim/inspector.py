@@ -42,7 +42,8 @@ class Inspector:
         self._next = 1
         self._lists = Lists(())
         self._base = 0
-        self.given_up = 0
+        self._given_up = 0
+        self._pushed_out = 0
 
     def policy(self, lists: Lists, region: int) -> None:
         """A policy is about to be named: match every name known against its rows first."""
@@ -63,12 +64,19 @@ class Inspector:
         found = self._find(content.tuple, parts)
         if found is None:
             if content.asked >= ASK_MAX:
+                self._given_up += 1
                 self._give_up(content.tuple)
             while len(self._pending) > PENDING:
+                self._pushed_out += 1
                 self._give_up(next(iter(self._pending)))
             return
         del self._pending[content.tuple]
         self._decide(content.tuple, found)
+
+    def counters(self) -> dict[str, int]:
+        """Connections whose contents told no name: those of which enough was seen, and those that
+        made room for newer ones (a flood of them)."""
+        return {"given-up": self._given_up, "pushed-out": self._pushed_out}
 
     def name_of(self, number: int) -> tuple[str, str] | None:
         """Kind and name by number; for what is shown."""
@@ -94,7 +102,6 @@ class Inspector:
 
     def _give_up(self, flow: Tuple) -> None:
         del self._pending[flow]
-        self.given_up += 1
         self._decide(flow, ("", ""))
 
     def _decide(self, flow: Tuple, found: tuple[str, str]) -> None:

@@ -41,6 +41,7 @@ from hostsim.mirror import Mirror
 from hostsim.model import HostSpec, Json
 from hostsim.nics import Nics
 from hostsim.osnodes import OsNodes
+from hostsim.refrain import AN_AGENT, AgentLog, shown
 from hostsim.vm import Vm
 from hostsim.wire import Message, Type
 from netns import freezer
@@ -97,6 +98,7 @@ class Kmc:
         self._overruled = dict.fromkeys(oses, 0)
         self._flips = 0
         self._asks = {name: Bucket(ASK_RATE, ASK_BURST) for name in oses}
+        self._log = AgentLog()
         self._owners: set[str] = set()  # what the machine's owner waits for
         self._unanswered = dict.fromkeys(oses, 0)
         self._heart: asyncio.TimerHandle | None = None
@@ -167,6 +169,7 @@ class Kmc:
             port.close()
         for nodes in self._nodes.values():
             nodes.close()
+        self._log.tell(everything=True)
 
     def vm_gone(self, name: str) -> None:
         """An OS's process 1 has ended: what it had goes to the next in line."""
@@ -248,14 +251,15 @@ class Kmc:
                 raise Refused(f"the machine's owner waits for {waiting}")
             actions = self._machine.flip(name)
         except Refused as refused:
-            log.info("flip to %s, asked by %s: refused: %s", name, by, refused)
+            self._log.say(by, "refusals", f"flip to {name}, asked by {by}: refused: {refused}")
             future.set_exception(HostsimError(f"flip to {name}", str(refused)))
             return
         if owner:
             self._owners.add(name)
         self._asked.append(_Asked(name, by, begun, future))
         self._act(actions)
-        log.info("flip to %s, asked by %s", name, by)  # while the agent thinks, as a rule
+        # While the agent thinks, as a rule.
+        self._log.say(by, "requests", f"flip to {name}, asked by {by}")
 
     def _act(self, actions: Sequence[Action]) -> None:
         todo = deque(actions)
@@ -344,7 +348,7 @@ class Kmc:
         asked, self._asked = self._asked_for(name)
         self._owners.discard(name)
         for one in asked:
-            log.info("flip to %s, asked by %s: refused: %s", name, one.by, why)
+            self._log.say(one.by, "refusals", f"flip to {name}, asked by {one.by}: refused: {why}")
             if not one.future.done():
                 one.future.set_exception(HostsimError(f"flip to {name}", why))
 
@@ -390,17 +394,22 @@ class Kmc:
         future: asyncio.Future[Json] = asyncio.get_running_loop().create_future()
         future.add_done_callback(lambda done: _answer(connection, message.sequence, done))
         try:
-            wanted = self._machine.next() if message.type is Type.NEXT else message.body
+            wanted = self._machine.next() if message.type is Type.NEXT else shown(message.body)
             if not {"*", name} & set(self._spec.kmc.may_flip):
                 raise Refused(f"{name} may not ask for it ([kmc] may_flip)")
             if not self._asks[name].take(time.monotonic()):
                 raise Refused(f"{name} asks too often")
         except Refused as refused:
-            what = "flip to the next OS" if message.type is Type.NEXT else f"flip to {message.body}"
-            log.info("%s, asked by the agent of %s: refused: %s", what, name, refused)
+            to = "the next OS" if message.type is Type.NEXT else shown(message.body)
+            what, by = f"flip to {to}", f"{AN_AGENT}{name}"
+            self._log.say(by, "refusals", f"{what}, asked by {by}: refused: {refused}")
             future.set_exception(HostsimError(what, str(refused)))
             return
-        self._request(wanted, f"the agent of {name}", future, owner=False)
+        self._request(wanted, f"{AN_AGENT}{name}", future, owner=False)
+
+    def offence(self, name: str, why: str) -> None:
+        """See `agents.Handler`."""
+        self._log.say(AN_AGENT + name, "offences", f"agent socket of {name}: {why}")
 
     def beat(self, name: str) -> None:
         """See `agents.Handler`."""
@@ -408,6 +417,7 @@ class Kmc:
 
     def _beat(self) -> None:
         self._heart = asyncio.get_running_loop().call_later(BEAT, self._beat)
+        self._log.tell()
         for name, vm in self._oses.items():
             if not vm.alive or freezer.asked(vm.cgroup) or self._ports[name].resident is None:
                 self._unanswered[name] = 0

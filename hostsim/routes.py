@@ -16,13 +16,16 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from cext import bpf, dataplane, words
+from cext.drops import SWITCH
 from hostsim import explain, flows, matchtext, switch, transfer, verify
 from hostsim.accounts import Snapshot
 from hostsim.bypass import DirectLinks
 from hostsim.errors import HostsimError
 from hostsim.inspector import Inspector
+from hostsim.kerneldrops import KernelDrops
 from hostsim.model import FilterSpec, HostSpec, Json, MirrorSpec, RouteSpec
 from hostsim.policy import SYN, First, compile_lists, first_match
+from hostsim.retained import Retained
 from hostsim.vm import Vm
 
 log = logging.getLogger("hostsim.routes")
@@ -74,8 +77,8 @@ class Dataplane:
         """Flows, by the VM that sends them, with a current rule into a ring, and whose it is."""
         self.ports: Callable[[], Snapshot] = Snapshot
         """What the ports of packet functions have counted."""
-        self.on_gone: Callable[[int], None] = lambda vm: None
-        """Called when all flows of a VM have been forgotten."""
+        self.retained = Retained()
+        """What is kept of the flows that are forgotten."""
         self.on_epoch: Callable[[int], None] = lambda epoch: None
         """Called with each new epoch, before anyone hears of it."""
         self._version = 0
@@ -85,6 +88,7 @@ class Dataplane:
         self._object: bpf.Object | None = None
         self._ring: bpf.Ring | None = None
         self._links: DirectLinks | None = None
+        self._drops = KernelDrops()
         self._inspector = Inspector(self._map, self._forget, tuple(self._by_number))
 
     # -- life -------------------------------------------------------------------------------------
@@ -93,6 +97,7 @@ class Dataplane:
         """Load the programs; the verifier takes its time. Blocks, and needs nothing but this
         object, so that another thread can do it early. Raises OSError."""
         self._object = bpf.Object("classifier")
+        self._drops.load()
 
     def start(self) -> None:
         """Attach the programs, loaded or not, and write the policy. Raises OSError,
@@ -107,7 +112,9 @@ class Dataplane:
             self._map("pairs"),
         )
         self._ring = bpf.Ring(self._map("events"), self._event)
+        self._drops.watch(SWITCH, self._switch.netns_fd)
         for vm in self._vms.values():
+            self._drops.watch(vm.index, vm.netns_fd)
             self._write_vm(vm)
             self._rate(vm, vm.spec.rate)
         self._prepare(self._policy.routes)
@@ -123,6 +130,7 @@ class Dataplane:
 
     def close(self) -> None:
         """Drop programs and maps; the kernel's last reference goes with the interfaces."""
+        self._drops.close()
         if self._ring is not None:
             self._ring.close()
             self._ring = None
@@ -141,8 +149,10 @@ class Dataplane:
         self._ring.consume()
 
     def tick(self) -> None:
-        """Sweep what has been idle. Raises OSError."""
+        """Sweep what has been idle; its counts are retained. Raises OSError."""
         self._sweep(0)
+        idle = time.clock_gettime_ns(time.CLOCK_MONOTONIC) - int(FLOW_IDLE * 1e9)
+        self.retained.fold_drops(self._drops.take(idle, self._remembered))
 
     def vm_gone(self, name: str) -> None:
         """A VM's init died: its links are gone for good."""
@@ -153,7 +163,8 @@ class Dataplane:
 
     def link_lost(self, name: str) -> None:
         """A VM cannot be reached by the switch: rules to and from it go at once, and its flows are
-        judged again, by their route's on_failure. Twice is harmless."""
+        judged again, by their route's on_failure; what was counted of them stays, as for any flow
+        that has become idle. Twice is harmless."""
         vm = self._vms[name]
         if vm.index in self._gone or self._object is None:
             return
@@ -161,7 +172,6 @@ class Dataplane:
         self._write_vm(vm)
         self._next_epoch()
         self._sweep(vm.index)
-        self.on_gone(vm.index)
 
     def link_back(self, name: str) -> None:
         """A living VM's link is back. Twice is harmless."""
@@ -178,6 +188,7 @@ class Dataplane:
         assert self._object is not None
         vm = self._vms[name]
         self._attached.discard(vm.index)
+        self._drops.watch(vm.index, vm.netns_fd)
         self._rate(vm, self._rates.pop(vm.index, None))
         self._prepare(self._policy.routes)
         classify = self._object.program("classify")
@@ -324,6 +335,11 @@ class Dataplane:
             gone,
         )
 
+    def _remembered(self, vm: int, flow: words.Tuple) -> bool:
+        """Whether anything is known of a flow that a VM sends."""
+        key = dataplane.pack_key(vm, flow)
+        return any(self._map(name).get(key) is not None for name in ("rules", "flows"))
+
     def function_flows(self) -> list[words.Flow]:
         """Flows at the ports of packet functions."""
         return [
@@ -420,8 +436,16 @@ class Dataplane:
         their way show as missing: ask again."""
         sent = list(dataplane.read_rules(self._map("rules")))
         seen = list(dataplane.read_flows(self._map("flows")))
-        drops = {vm.index: transfer.queue_drops(vm) for vm in self._vms.values() if vm.alive}
-        return verify.check(seen, sent, drops, self._view())
+        losses = verify.Losses(
+            {}
+            if self._drops.known
+            else {vm.index: transfer.queue_drops(vm) for vm in self._vms.values() if vm.alive},
+            self._drops.read(),
+            list(dataplane.read_ended(self._map("ended"))),
+            self.retained,
+            frozenset(row.route for row in self._lists.mirrors),
+        )
+        return verify.check(seen, sent, losses, self._view())
 
     def flows(self) -> list[Json]:
         """The contract's `flows`."""
@@ -455,5 +479,16 @@ class Dataplane:
         ]
 
     def counters(self) -> dict[str, int]:
-        """Packets by reason, since the start."""
-        return dataplane.read_counters(self._map("counters"))
+        """What was counted by name, since the start: packets, but for `given-up` and `pushed-out`,
+        which are connections whose contents were given up."""
+        found = dataplane.read_counters(self._map("counters")) | self._inspector.counters()
+        return found | {"uncounted-drops": self._drops.missed()}
+
+    def kernel_drops(self) -> dict[str, dict[str, int]] | None:
+        """Packets that the kernel dropped, by its own reasons, in each VM, and in the switch's
+        namespace (the empty name); None where the kernel does not tell."""
+        totals = self._drops.totals()
+        if totals is None:
+            return None
+        numbers = {name: vm.index for name, vm in self._vms.items()} | {"": SWITCH}
+        return {name: totals.get(number, {}) for name, number in numbers.items()}

@@ -82,15 +82,36 @@ def status(found: dict[str, Any]) -> None:
     known = [f"{name} {n:,}" for name, n in found["switch"].get("counters", {}).items() if n]
     if known:
         console().print(f"switch: {', '.join(known)}")
+    _drops(found)
     if found["devices"]:
         devices(found["devices"])
+
+
+def _drops(found: dict[str, Any]) -> None:
+    """What the kernel dropped, where it did or does not tell."""
+    if switch_drops := found["switch"].get("drops", {}):
+        known = [("switch", switch_drops)]
+    elif switch_drops is None:
+        console().print("this kernel does not say why it drops packets (hostsim check)")
+        return
+    else:
+        known = []
+    known += [(n["name"], n["drops"]) for n in found["vms"] + found["endpoints"] if n.get("drops")]
+    if known:
+        table = _table("dropped by the kernel", ("where", "packets by reason"))
+        for name, drops in known:
+            most = sorted(drops.items(), key=lambda one: -one[1])
+            table.add_row(name, ", ".join(f"{reason} {count:,}" for reason, count in most))
+        _put(table, "")
 
 
 def _functions(nodes: Rows) -> Table:
     table = _table("network functions", ("VM", "nf", "state", "restarts", "counted"))
     for node in nodes:
         nf = node["nf"]
-        counted = (f"{name} {count:,}" for name, count in nf["counters"].items() if count)
+        counted = [f"{name} {count:,}" for name, count in nf["counters"].items() if count]
+        if nf.get("silent"):
+            counted.append("(it does not answer)")
         table.add_row(
             node["name"],
             nf["name"],

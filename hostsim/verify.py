@@ -3,94 +3,195 @@ by name account for. Pure.
 
 The transfer component counts, in the VM, what it lets go to the switch and what it sends by a
 direct link; the classifier counts what came in by the VM's port, and `transfer_in` what came out
-of the link. Between the two there is one queue, the CPU's backlog; what it drops, the kernel
-counts on the sending interface (tx_dropped, veth.c).
+of the link. Between the two there is one queue, the CPU's backlog.
+
+What the kernel dropped has the kernel's own reason (cext/drops.py), in capitals: in that queue;
+behind the classifier or the link, which have counted it; or in the VM itself, where the packet had
+come in, or came from, and was not sent on. Such a packet counts as `sent` too, so that the sum of a
+row is all that the VM had in hand and did not take in. Where the kernel tells no reasons, what the
+queue drops is `queue-full`, which it counts on the sending interface (tx_dropped, veth.c).
 
 A packet function's port counts what the function gave it to send, and what it lost of that, by
 reason; what went by ring is counted by the port that took it from there. Packets whose flow the
 port cannot tell (fragments) and the switch can are `sent` as far as the port sent any. A function
 that is killed may take with it what was in its hands, its socket and its rings, and no more: that
 many may be missing and are `function-died`.
+
+Flows that are forgotten are one row for each VM, ENDED (retained.py).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
 
-from cext.words import Flow, Rule, Tuple
+from cext.words import AT_EXIT, BEHIND, IN_SWITCH, IN_VM, Drop, Ended, Flow, Rule, Tuple
 from hostsim.flows import View, key_text
 from hostsim.model import Json
+from hostsim.retained import NOTHING, PortSums, Retained
+
+ENDED = "ended flows"
+K = TypeVar("K")
 
 
-def check(
-    flows: Sequence[Flow], rules: Sequence[Rule], queue_drops: Mapping[int, int], view: View
-) -> list[Json]:
-    """One row for each VM and flow: sent, switch, veth, drops by reason, and `missing`, 0 where
-    the sum holds. queue_drops: packets that the kernel dropped on the way out of a VM, by VM."""
+@dataclass(frozen=True)
+class Losses:
+    """What is known besides flows and rules. queue: packets that the kernel dropped on the way out
+    of a VM, by VM, where it tells no reasons; drops: where it does; ended, retained: what is kept
+    of flows that are forgotten; copies: VMs that get copies of packets now."""
+
+    queue: Mapping[int, int] = field(default_factory=dict)
+    drops: Sequence[Drop] = ()
+    ended: Sequence[Ended] = ()
+    retained: Retained = NOTHING
+    copies: frozenset[int] = frozenset()
+
+
+@dataclass
+class _Row:
+    """One VM and flow, as it is added up. arrived: at the switch; taken: those who may have taken
+    some from its rings."""
+
+    vm: int
+    key: str
+    sent: int
+    arrived: int = 0
+    veth: int = 0
+    ring: int = 0
+    drops: dict[str, int] = field(default_factory=dict)
+    kernel: Iterable[Drop] = ()
+    copies: frozenset[int] = frozenset()
+    takers: Iterable[int] = ()
+
+
+def check(flows: Sequence[Flow], rules: Sequence[Rule], losses: Losses, view: View) -> list[Json]:
+    """One row for each VM and flow: sent, switch, veth, ring, drops by reason, and `missing`, 0
+    where the sum holds."""
     ports = {(flow.vm, flow.tuple): flow for flow in flows}
-    queue = dict(queue_drops)
-    rows: list[Json] = []
+    kernel: dict[tuple[int, Tuple], list[Drop]] = {}
+    for drop in losses.drops:
+        if drop.tuple is not None:
+            kernel.setdefault((drop.vm, drop.tuple), []).append(drop)
+    found: list[_Row] = []
     for rule in sorted(rules, key=lambda rule: (rule.vm, rule.tuple)):
-        flow = ports.get((rule.vm, rule.tuple))
-        arrived = flow.packets if flow else 0
-        sent = rule.switch_packets + rule.veth_packets
-        missing = sent - arrived - rule.got_packets
-        dropped = _take(queue, rule.vm, missing)
-        drops = {"queue-full": dropped} if dropped else {}
-        drops |= _by_switch(flow)
-        rows.append(
-            {
-                "vm": view.names[rule.vm],
-                "key": key_text(rule.tuple),
-                "sent": sent,
-                "switch": arrived - (flow.dropped if flow else 0),
-                "veth": rule.got_packets,
-                "ring": 0,
-                "drops": drops,
-                "missing": missing - dropped,
-            }
-        )
-    return rows + _ports(ports, queue, view)
-
-
-def _ports(
-    ports: Mapping[tuple[int, Tuple], Flow], queue: dict[int, int], view: View
-) -> list[Json]:
-    """The rows of VMs with a packet function."""
-    seen = view.ports
-    untold, taken, died = dict(seen.other_sent), dict(seen.other_got), dict(seen.died)
-    rows: list[Json] = []
-    for (vm, key), account in sorted(seen.sent.items()):
+        row = _Row(rule.vm, key_text(rule.tuple), rule.switch_packets + rule.veth_packets)
+        row.veth = rule.got_packets
+        found.append(_seen(row, ports.get((rule.vm, rule.tuple))))
+        found[-1].kernel = kernel.pop((rule.vm, rule.tuple), ())
+    for (vm, key), account in sorted(view.ports.sent.items()):
+        row = _Row(vm, key_text(key), account.sent, drops=account.drops)
+        row.ring = view.ports.got.get((vm, key), 0)
+        row.takers = view.ports.takers.get((vm, key), ())
+        found.append(_seen(row, ports.get((vm, key))))
+        found[-1].kernel = kernel.pop((vm, key), ())
+    for (vm, key), drops in sorted(kernel.items()):
         flow = ports.get((vm, key))
-        arrived = flow.packets if flow else 0
-        got = seen.got.get((vm, key), 0)
-        drops = account.drops
-        missing = account.sent - arrived - got - sum(drops.values())
-        more = _take(untold, vm, -missing)
-        missing += more
-        for name, budget, whose in (
-            ("queue-full", queue, [vm]),
-            ("function-died", died, [vm]),
-            ("", taken, seen.takers.get((vm, key), ())),
-        ):
-            for one in whose:
-                part = _take(budget, one, missing)
-                missing -= part
-                if name:
-                    drops |= {name: part} if part else {}
-                else:
-                    got += part
-        rows.append(
-            {
-                "vm": view.names[vm],
-                "key": key_text(key),
-                "sent": account.sent + more,
-                "switch": arrived - (flow.dropped if flow else 0),
-                "veth": 0,
-                "ring": got,
-                "drops": drops | _by_switch(flow),
-                "missing": missing,
-            }
-        )
+        copies = frozenset({flow.mirror} if flow else ())
+        if vm in view.names and any(_counts(drop, copies) for drop in drops):
+            found.append(_Row(vm, key_text(key), 0, kernel=drops, copies=copies))
+    budgets = _Budgets(losses, view)
+    return [budgets.settle(row) for row in [*found, *_ended(losses, view)]]
+
+
+def _seen(row: _Row, flow: Flow | None) -> _Row:
+    """With what the switch has seen of it."""
+    if flow is not None:
+        row.arrived = flow.packets
+        row.copies = frozenset({flow.mirror})
+        _add(row.drops, "filter", flow.dropped)
+        _add(row.drops, "vm-gone", flow.gone)
+        row.arrived -= flow.dropped + flow.gone
+    return row
+
+
+def _ended(losses: Losses, view: View) -> list[_Row]:
+    """One row for each VM of which flows are forgotten."""
+    by_kernel = {one.vm: one for one in losses.ended}
+    ports = losses.retained.ports
+    kernel: dict[int, list[Drop]] = {}
+    for drop in losses.retained.drops:
+        kernel.setdefault(drop.vm, []).append(drop)
+    rows = []
+    for vm in sorted((by_kernel.keys() | ports.keys() | kernel.keys()) & view.names.keys()):
+        sums, port = by_kernel.get(vm, Ended(vm)), ports.get(vm, PortSums())
+        seen = port.seen
+        row = _Row(vm, ENDED, sums.switch_packets + sums.veth_packets + port.sent)
+        row.drops = dict(port.drops)
+        _add(row.drops, "filter", sums.dropped + seen.dropped)
+        _add(row.drops, "vm-gone", sums.gone + seen.gone)
+        row.arrived = sums.packets - sums.dropped - sums.gone
+        row.arrived += seen.packets - seen.dropped - seen.gone
+        row.veth, row.ring = sums.got_packets, port.got
+        row.kernel, row.copies, row.takers = kernel.get(vm, ()), losses.copies, port.takers
+        rows.append(row)
     return rows
+
+
+class _Budgets:
+    """Losses that are known by VM and not by flow: each is put down to a flow once."""
+
+    def __init__(self, losses: Losses, view: View) -> None:
+        self._view = view
+        self._queue = dict(losses.queue)
+        self._died = dict(view.ports.died)
+        self._untold_sent = dict(view.ports.other_sent)
+        self._untold_got = dict(view.ports.other_got)
+        self._untold: dict[str, dict[int, int]] = {}  # of no flow that the kernel's look could tell
+        for drop in losses.drops:
+            if drop.tuple is None and drop.place == AT_EXIT:
+                _add(self._untold.setdefault(drop.reason, {}), drop.vm, drop.packets)
+
+    def settle(self, row: _Row) -> Json:
+        """The row as `verify` shows it."""
+        missing = row.sent - row.arrived - row.veth - row.ring - sum(row.drops.values())
+        for drop in row.kernel:
+            if not _counts(drop, row.copies):
+                continue
+            _add(row.drops, drop.reason, drop.packets)
+            before = drop.packets
+            if drop.place == AT_EXIT:
+                before = max(0, min(missing, drop.packets))
+                missing -= before
+            elif drop.place == IN_SWITCH:
+                before = min(row.arrived, drop.packets)
+                row.arrived -= before
+            elif drop.place == BEHIND:
+                before = min(row.veth, drop.packets)
+                row.veth -= before
+            row.sent += drop.packets - (0 if drop.place == IN_VM else before)
+        more = _take(self._untold_sent, row.vm, -missing)
+        row.sent += more
+        missing += more
+        for name, budget in (*self._untold.items(), ("queue-full", self._queue)):
+            part = _take(budget, row.vm, missing)
+            missing -= part
+            _add(row.drops, name, part)
+        part = _take(self._died, row.vm, missing)
+        missing -= part
+        _add(row.drops, "function-died", part)
+        for taker in row.takers:
+            part = _take(self._untold_got, taker, missing)
+            missing -= part
+            row.ring += part
+        return {
+            "vm": self._view.names[row.vm],
+            "key": row.key,
+            "sent": row.sent,
+            "switch": row.arrived,
+            "veth": row.veth,
+            "ring": row.ring,
+            "drops": row.drops,
+            "missing": missing,
+        }
+
+
+def _counts(drop: Drop, copies: frozenset[int]) -> bool:
+    """Whether it is a packet itself, and not a copy on its way to a mirror's target."""
+    return not (drop.place == IN_SWITCH and drop.at and drop.at in copies)
+
+
+def _add(sums: dict[K, int], key: K, count: int) -> None:
+    if count:
+        sums[key] = sums.get(key, 0) + count
 
 
 def _take(budget: dict[int, int], vm: int, wanted: int) -> int:
@@ -98,9 +199,3 @@ def _take(budget: dict[int, int], vm: int, wanted: int) -> int:
     part = max(0, min(wanted, budget.get(vm, 0)))
     budget[vm] = budget.get(vm, 0) - part
     return part
-
-
-def _by_switch(flow: Flow | None) -> dict[str, int]:
-    if flow is None or not flow.dropped:
-        return {}
-    return {"vm-gone" if flow.verdict.to else "filter": flow.dropped}

@@ -1,0 +1,247 @@
+/* What the kernel drops in the namespaces of a host, by its own reason: at the tracepoint
+ * skb:kfree_skb, where only what is lost comes by; what is consumed goes by another.
+ *
+ * A packet is in the namespace of the socket that refused it, or of its device, or, where the
+ * queue that it was in uses that place otherwise, of its route's device. A pointer that is none
+ * reads as nothing, and nothing is in no namespace of ours.
+ *
+ * What has a name already is left out: what the classifier drops (TC_INGRESS on a port). So are
+ * copies for a listener that does not keep up (PACKET_SOCK_ERROR): nothing is lost by them.
+ *
+ * A drop within the few instructions of another one on the same CPU is missed; the kernel counts
+ * it (recursion_misses of the program). */
+#include "drops.h"
+
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/in6.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+/* Of the kernel's structures, what is read here; libbpf finds the places in the kernel's BTF. */
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+struct ns_common {
+    unsigned int inum;
+};
+struct net {
+    struct ns_common ns;
+};
+typedef struct {
+    struct net *net;
+} possible_net_t;
+struct net_device {
+    int ifindex;
+    possible_net_t nd_net;
+};
+struct dst_entry {
+    struct net_device *dev;
+};
+struct sock_common {
+    unsigned short skc_family;
+    possible_net_t skc_net;
+};
+struct sock {
+    struct sock_common __sk_common;
+};
+struct sk_buff {
+    struct net_device *dev;
+    unsigned long _skb_refdst;
+    int skb_iif;
+    __be16 protocol;
+    __u16 network_header, mac_header;
+    unsigned int tail;
+    unsigned char *head, *data;
+};
+struct trace_event_raw_kfree_skb {
+    void *rx_sk; /* from Linux 6.11 on, as the fourth argument */
+};
+#pragma clang attribute pop
+
+enum skb_drop_reason {
+    SKB_DROP_REASON_NETFILTER_DROP = 1,
+    SKB_DROP_REASON_TC_INGRESS,
+    SKB_DROP_REASON_TC_EGRESS,
+    SKB_DROP_REASON_XDP,
+    SKB_DROP_REASON_PACKET_SOCK_ERROR,
+};
+
+/* Whether `reason` is this one of the running kernel's, which may not know it. */
+#define IS(reason, name)                                                                           \
+    (bpf_core_enum_value_exists(enum skb_drop_reason, SKB_DROP_REASON_##name) &&                   \
+     (reason) == bpf_core_enum_value(enum skb_drop_reason, SKB_DROP_REASON_##name))
+
+enum { HS_UNSET = 0xffff, HS_REFDST_PTR = ~7 };
+
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, 8192);
+    __type(key, __u32); /* inode of the network namespace */
+    __type(value, __u32);
+} homes SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __uint(max_entries, 1 << 15);
+    __type(key, struct hs_drop_key);
+    __type(value, struct hs_drop);
+} drops SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __uint(max_entries, 1 << 16);
+    __type(key, struct hs_reason);
+    __type(value, __u64);
+} reasons SEC(".maps");
+
+static __always_inline __u32 *hs_home(struct net *net) {
+    __u32 inode = BPF_CORE_READ(net, ns.inum);
+
+    return bpf_map_lookup_elem(&homes, &inode);
+}
+
+/* The VM that an interface number of the host belongs to, as its sender. */
+static __always_inline __u32 hs_sender(__u32 index) {
+    if (index & HS_DIRECT)
+        return index >> 12 & HS_VM_MAX;
+    return index - HS_IFINDEX <= HS_VM_MAX ? index - HS_IFINDEX : 0;
+}
+
+static __always_inline int hs_has_ports(__u8 proto) {
+    return proto == IPPROTO_TCP || proto == IPPROTO_UDP || proto == IPPROTO_SCTP ||
+           proto == IPPROTO_UDPLITE;
+}
+
+/* The flow, as the classifier tells it (packet.bpf.h); nothing where it takes more than a look:
+ * fragments, extension headers, ICMP errors, which belong to the flow that they are about. */
+static __noinline int hs_tell(struct sk_buff *skb, __u32 l3, struct hs_tuple *tuple) {
+    unsigned char *head = BPF_CORE_READ(skb, head);
+    __u32 tail = BPF_CORE_READ(skb, tail), l4;
+    __u8 ip[40], next[8];
+
+    if (l3 + 28 > tail || bpf_probe_read_kernel(ip, sizeof(ip), head + l3))
+        return 0;
+    if (ip[0] >> 4 == 4 && (ip[0] & 15) >= 5) {
+        if ((ip[6] & 0x1f) | ip[7])
+            return 0;
+        tuple->proto = ip[9];
+        l4 = l3 + (ip[0] & 15) * 4;
+    } else if (ip[0] >> 4 == 6 && l3 + 48 <= tail) {
+        tuple->proto = ip[6];
+        l4 = l3 + 40;
+    } else {
+        return 0;
+    }
+    if (l4 + 8 > tail || bpf_probe_read_kernel(next, sizeof(next), head + l4))
+        return 0;
+    if (hs_has_ports(tuple->proto)) {
+        __builtin_memcpy(&tuple->sport, next, 2);
+        __builtin_memcpy(&tuple->dport, next + 2, 2);
+    } else if ((tuple->proto == IPPROTO_ICMP && (next[0] == 8 || next[0] == 0)) ||
+               (tuple->proto == IPPROTO_ICMPV6 && (next[0] == 128 || next[0] == 129))) {
+        __builtin_memcpy(&tuple->sport, next + 4, 2);
+        tuple->dport = tuple->sport;
+    } else if (tuple->proto == IPPROTO_ICMP || tuple->proto == IPPROTO_ICMPV6 ||
+               tuple->proto == IPPROTO_HOPOPTS || tuple->proto == IPPROTO_ROUTING ||
+               tuple->proto == IPPROTO_FRAGMENT || tuple->proto == IPPROTO_DSTOPTS ||
+               tuple->proto == IPPROTO_AH) {
+        return 0;
+    }
+    tuple->family = ip[0] >> 4;
+    if (tuple->family == 4) {
+        __builtin_memcpy(tuple->src, ip + 12, 4);
+        __builtin_memcpy(tuple->dst, ip + 16, 4);
+    } else {
+        __builtin_memcpy(tuple->src, ip + 8, 16);
+        __builtin_memcpy(tuple->dst, ip + 24, 16);
+    }
+    return 1;
+}
+
+static __always_inline void hs_add(struct hs_drop_key *key) {
+    struct hs_drop *drop = bpf_map_lookup_elem(&drops, key), none = {};
+
+    if (!drop) {
+        if (bpf_map_update_elem(&drops, key, &none, BPF_NOEXIST) == -7 /* E2BIG */) {
+            __builtin_memset(&key->key.tuple, 0, sizeof(key->key.tuple));
+            bpf_map_update_elem(&drops, key, &none, BPF_NOEXIST);
+        }
+        drop = bpf_map_lookup_elem(&drops, key);
+    }
+    if (drop) {
+        __sync_fetch_and_add(&drop->packets, 1);
+        drop->last = bpf_ktime_get_ns();
+    }
+}
+
+SEC("tp_btf/kfree_skb")
+int kernel_drop(__u64 *ctx) {
+    struct sk_buff *skb = (struct sk_buff *)ctx[0];
+    struct net_device *dev = BPF_CORE_READ(skb, dev);
+    struct hs_drop_key key = {.reason = ctx[2]};
+    struct hs_reason reason = {.reason = ctx[2]};
+    __u32 *home = 0, index = 0, from, l3;
+    __u64 *count, none = 0;
+    __u16 mac, network, data;
+    int framed;
+
+    if (bpf_core_field_exists(struct trace_event_raw_kfree_skb, rx_sk) && ctx[3]) {
+        struct sock *sk = (struct sock *)ctx[3];
+        __u16 family = BPF_CORE_READ(sk, __sk_common.skc_family);
+
+        if (family == 2 || family == 10) /* AF_INET, AF_INET6 */
+            home = hs_home(BPF_CORE_READ(sk, __sk_common.skc_net.net));
+    }
+    if (!home) {
+        home = hs_home(BPF_CORE_READ(dev, nd_net.net));
+        if (home)
+            index = BPF_CORE_READ(dev, ifindex);
+    }
+    if (!home) {
+        unsigned long refdst = BPF_CORE_READ(skb, _skb_refdst) & HS_REFDST_PTR;
+
+        home = hs_home(BPF_CORE_READ((struct dst_entry *)refdst, dev, nd_net.net));
+    }
+    if (!home || IS(key.reason, PACKET_SOCK_ERROR))
+        return 0;
+    reason.home = *home;
+    if (*home == HS_HOME_SWITCH && IS(key.reason, TC_INGRESS))
+        return 0;
+
+    count = bpf_map_lookup_elem(&reasons, &reason);
+    if (!count) {
+        bpf_map_update_elem(&reasons, &reason, &none, BPF_NOEXIST);
+        count = bpf_map_lookup_elem(&reasons, &reason);
+    }
+    if (count)
+        __sync_fetch_and_add(count, 1);
+
+    mac = BPF_CORE_READ(skb, mac_header);
+    network = BPF_CORE_READ(skb, network_header);
+    data = BPF_CORE_READ(skb, data) - BPF_CORE_READ(skb, head);
+    framed = mac != HS_UNSET && data == mac; /* the device has it, or is to have it */
+    if (*home == HS_HOME_SWITCH) {
+        from = BPF_CORE_READ(skb, skb_iif); /* 0 until it is received: veth clears it */
+        key.key.vm = hs_sender(from ? from : index);
+        key.place = !from ? HS_AT_EXIT : from & HS_DIRECT ? HS_BEHIND : HS_IN_SWITCH;
+        if (from && from != index)
+            key.at = hs_sender(index);
+    } else {
+        key.key.vm = *home;
+        if (framed && (index & HS_DIRECT || index == HS_IFINDEX + *home) &&
+            !IS(key.reason, NETFILTER_DROP) && !IS(key.reason, TC_EGRESS) &&
+            !IS(key.reason, TC_INGRESS) && !IS(key.reason, XDP))
+            key.place = HS_AT_EXIT;
+    }
+    /* What a packet function sends has no network header before someone has received it. */
+    l3 = mac != HS_UNSET && network < mac + ETH_HLEN ? mac + ETH_HLEN : network;
+    if (!hs_tell(skb, l3, &key.key.tuple))
+        __builtin_memset(&key.key.tuple, 0, sizeof(key.key.tuple));
+    hs_add(&key);
+    return 0;
+}

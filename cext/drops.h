@@ -1,0 +1,41 @@
+/* What the program at the kernel's drops (drops.bpf.c) and the daemon agree on.
+ *
+ * Everything is in host byte order, but for the tuple (dataplane.h). Reasons are the kernel's own
+ * numbers (enum skb_drop_reason); their names come from its BTF, by the daemon. */
+#ifndef HS_DROPS_H
+#define HS_DROPS_H
+#include "dataplane.h"
+
+enum { HS_HOME_SWITCH = 0 }; /* in `homes`, the switch's namespace; else a VM's number */
+
+/* Where a packet was dropped, by what had counted it until then. */
+enum hs_place {
+    HS_IN_VM,     /* in a VM, and nobody has counted it as sent by it */
+    HS_AT_EXIT,   /* sent by the transfer component, and not yet at the port or the link's end */
+    HS_IN_SWITCH, /* behind the classifier, which has counted it */
+    HS_BEHIND,    /* behind the direct link, where transfer_in has counted it */
+};
+
+/* `drops`: packets of a flow (family 0: of none that can be told), by VM: the one it was in, or,
+ * past its exit, the one that had sent it. */
+struct hs_drop_key {
+    struct hs_key key;
+    __u32 reason;
+    __u16 at; /* the VM whose port it was on its way out of, in the switch; else 0 */
+    __u8 place;
+    __u8 pad;
+};
+_Static_assert(sizeof(struct hs_drop_key) == 52, "hash key without padding");
+
+struct hs_drop {
+    __u64 packets;
+    __u64 last; /* CLOCK_MONOTONIC, ns */
+};
+
+/* `reasons`: packets by where they were dropped (as in `homes`) and why, since the start. */
+struct hs_reason {
+    __u32 home;
+    __u32 reason;
+};
+
+#endif

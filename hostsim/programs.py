@@ -1,0 +1,157 @@
+"""The programs that a host file gives its VMs and endpoints (`run`): started when the switch
+stands, each with a log of its own, and watched until it ends.
+"""
+
+import asyncio
+import logging
+import os
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hostsim.errors import HostsimError
+from hostsim.vm import Vm
+from netns.process import Process
+
+log = logging.getLogger("hostsim.host")
+
+SETTLE = 1.0
+"""Seconds a program may take to end or to listen before `up` goes on without knowing."""
+
+
+class Programs:
+    """Starts them in `folder`, with logs in `logs`. watch, unwatch: a descriptor, in the host's
+    loop. failed: the VMs whose program ended with a status that is not 0."""
+
+    def __init__(
+        self,
+        vms: Mapping[str, Vm],
+        folder: Path,
+        logs: Path,
+        watch: Callable[[int, Callable[[], Any]], None],
+        unwatch: Callable[[int], None],
+    ) -> None:
+        self._vms = vms
+        self._folder = folder
+        self._logs = logs
+        self._watch = watch
+        self._unwatch = unwatch
+        self._running: dict[str, Process] = {}
+        self._watched: set[str] = set()
+        self.failed: set[str] = set()
+
+    async def start(self, names: Sequence[str]) -> None:
+        """Start those of these VMs; returns when each has ended well, listens, or had SETTLE to.
+        Raises HostsimError."""
+        for name in names:
+            self._start(name)
+        await asyncio.gather(*(self._settled(name) for name in names))
+        for name in names:
+            self._check(name)
+
+    def start_again(self, name: str) -> None:
+        """Start one in a VM that is new, and do not wait. Raises HostsimError."""
+        self._start(name)
+        self.failed.discard(name)
+        self._attend(name)
+
+    def forget(self, name: str) -> None:
+        """Its VM is dead: let go of what ran there, if anything did."""
+        program = self._running.pop(name, None)
+        if program is not None:
+            self._leave(name, program)
+            program.close()
+
+    def kill(self) -> None:
+        """SIGKILL them all, and do not wait."""
+        for program in self._running.values():
+            program.kill()
+
+    def close(self) -> None:
+        """Let go of them. Twice is harmless."""
+        while self._running:
+            self._running.popitem()[1].close()
+
+    def _start(self, name: str) -> None:
+        run = self._vms[name].spec.run
+        assert run is not None
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        output = os.open(self._log_of(name), flags, 0o600)
+        try:
+            self._running[name] = self._vms[name].popen(
+                shlex.split(run), cwd=str(self._folder), stdout=output, stderr=output
+            )
+        finally:
+            os.close(output)
+
+    async def _settled(self, name: str) -> None:
+        """Wait until the program has ended, its VM has a socket that listens, or SETTLE is over."""
+        loop = asyncio.get_running_loop()
+        program = self._running[name]
+        ended = asyncio.Event()
+        loop.add_reader(program.fileno(), ended.set)
+        deadline = loop.time() + SETTLE
+        try:
+            while not _listens(self._vms[name].pid) and loop.time() < deadline:
+                try:
+                    await asyncio.wait_for(ended.wait(), 0.01)
+                except TimeoutError:
+                    continue
+                return
+        finally:
+            loop.remove_reader(program.fileno())
+
+    def _check(self, name: str) -> None:
+        status = self._running[name].poll()
+        if status is None:
+            self._attend(name)
+        elif status != 0:
+            raise HostsimError(
+                f"{name}: run",
+                f"{self._vms[name].spec.run!r} ended with status {status}: {self._last_line(name)}",
+                "hostsim up --foreground shows more" if not self._last_line(name) else "",
+            )
+
+    def _attend(self, name: str) -> None:
+        self._watched.add(name)
+        self._watch(self._running[name].fileno(), lambda: self._ended(name))
+
+    def _leave(self, name: str, program: Process) -> None:
+        if name in self._watched:
+            self._watched.discard(name)
+            self._unwatch(program.fileno())
+
+    def _ended(self, name: str) -> None:
+        program = self._running[name]
+        self._leave(name, program)
+        status = program.poll()
+        if status != 0:
+            self.failed.add(name)
+        log.log(
+            logging.INFO if status == 0 else logging.ERROR,
+            "%s: its program ended with status %s; %s",
+            name,
+            status,
+            self._last_line(name),
+        )
+
+    def _log_of(self, name: str) -> Path:
+        return self._logs / f"{name}.log"
+
+    def _last_line(self, name: str) -> str:
+        lines = self._log_of(name).read_text(errors="replace").strip().splitlines()
+        return lines[-1].strip() if lines else ""
+
+
+def _listens(pid: int) -> bool:
+    """Whether a TCP socket listens or a UDP socket is bound in the network namespace of `pid`
+    (/proc/PID/net, proc(5): state 0A is LISTEN; 07 is what an unconnected UDP socket shows)."""
+    for name, state in (("tcp", "0A"), ("tcp6", "0A"), ("udp", "07"), ("udp6", "07")):
+        try:
+            lines = Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]
+        except OSError:
+            continue
+        if any(line.split()[3] == state for line in lines):
+            return True
+    return False
