@@ -5,8 +5,10 @@
  * queue that it was in uses that place otherwise, of its route's device. A pointer that is none
  * reads as nothing, and nothing is in no namespace of ours.
  *
- * What has a name already is left out: what the classifier drops (TC_INGRESS on a port). So are
- * copies for a listener that does not keep up (PACKET_SOCK_ERROR): nothing is lost by them.
+ * What has a name already is left out: what the classifier drops (TC_INGRESS on a port). So is what
+ * nobody has lost anything by: copies for a listener that does not keep up (PACKET_SOCK_ERROR);
+ * copies of what went to a group, where nobody belongs to it; and the echo reply that a raw socket
+ * has a clone of, and no ping socket wants.
  *
  * A drop within the few instructions of another one on the same CPU is missed; the kernel counts
  * it (recursion_misses of the program). */
@@ -14,6 +16,7 @@
 
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
+#include <linux/if_packet.h>
 #include <linux/in.h>
 #include <linux/in6.h>
 #include <bpf/bpf_core_read.h>
@@ -55,6 +58,8 @@ struct sk_buff {
     __u16 network_header, mac_header;
     unsigned int tail;
     unsigned char *head, *data;
+    __u8 pkt_type : 3;
+    __u8 cloned : 1;
 };
 struct trace_event_raw_kfree_skb {
     void *rx_sk; /* from Linux 6.11 on, as the fourth argument */
@@ -62,7 +67,11 @@ struct trace_event_raw_kfree_skb {
 #pragma clang attribute pop
 
 enum skb_drop_reason {
-    SKB_DROP_REASON_NETFILTER_DROP = 1,
+    SKB_DROP_REASON_NOT_SPECIFIED = 1,
+    SKB_DROP_REASON_NO_SOCKET,
+    SKB_DROP_REASON_IPV6DISABLED,
+    SKB_DROP_REASON_UNHANDLED_PROTO,
+    SKB_DROP_REASON_NETFILTER_DROP,
     SKB_DROP_REASON_TC_INGRESS,
     SKB_DROP_REASON_TC_EGRESS,
     SKB_DROP_REASON_XDP,
@@ -163,6 +172,19 @@ static __noinline int hs_tell(struct sk_buff *skb, __u32 l3, struct hs_tuple *tu
     return 1;
 }
 
+/* Whether it is a copy that nothing is lost by. */
+static __always_inline int hs_spare(struct sk_buff *skb, __u32 reason, struct hs_tuple *tuple) {
+    __u8 type = BPF_CORE_READ_BITFIELD_PROBED(skb, pkt_type);
+
+    if (IS(reason, PACKET_SOCK_ERROR))
+        return 1;
+    if (type == PACKET_BROADCAST || type == PACKET_MULTICAST)
+        return IS(reason, NOT_SPECIFIED) || IS(reason, IPV6DISABLED) || IS(reason, UNHANDLED_PROTO);
+    return IS(reason, NO_SOCKET) &&
+           (tuple->proto == IPPROTO_ICMP || tuple->proto == IPPROTO_ICMPV6) &&
+           BPF_CORE_READ_BITFIELD_PROBED(skb, cloned);
+}
+
 static __always_inline void hs_add(struct hs_drop_key *key) {
     struct hs_drop *drop = bpf_map_lookup_elem(&drops, key), none = {};
 
@@ -207,23 +229,21 @@ int kernel_drop(__u64 *ctx) {
 
         home = hs_home(BPF_CORE_READ((struct dst_entry *)refdst, dev, nd_net.net));
     }
-    if (!home || IS(key.reason, PACKET_SOCK_ERROR))
+    if (!home)
         return 0;
     reason.home = *home;
     if (*home == HS_HOME_SWITCH && IS(key.reason, TC_INGRESS))
         return 0;
 
-    count = bpf_map_lookup_elem(&reasons, &reason);
-    if (!count) {
-        bpf_map_update_elem(&reasons, &reason, &none, BPF_NOEXIST);
-        count = bpf_map_lookup_elem(&reasons, &reason);
-    }
-    if (count)
-        __sync_fetch_and_add(count, 1);
-
     mac = BPF_CORE_READ(skb, mac_header);
     network = BPF_CORE_READ(skb, network_header);
     data = BPF_CORE_READ(skb, data) - BPF_CORE_READ(skb, head);
+    /* What a packet function sends has no network header before someone has received it. */
+    l3 = mac != HS_UNSET && network < mac + ETH_HLEN ? mac + ETH_HLEN : network;
+    if (!hs_tell(skb, l3, &key.key.tuple))
+        __builtin_memset(&key.key.tuple, 0, sizeof(key.key.tuple));
+    if (hs_spare(skb, key.reason, &key.key.tuple))
+        return 0;
     framed = mac != HS_UNSET && data == mac; /* the device has it, or is to have it */
     if (*home == HS_HOME_SWITCH) {
         from = BPF_CORE_READ(skb, skb_iif); /* 0 until it is received: veth clears it */
@@ -238,10 +258,13 @@ int kernel_drop(__u64 *ctx) {
             !IS(key.reason, TC_INGRESS) && !IS(key.reason, XDP))
             key.place = HS_AT_EXIT;
     }
-    /* What a packet function sends has no network header before someone has received it. */
-    l3 = mac != HS_UNSET && network < mac + ETH_HLEN ? mac + ETH_HLEN : network;
-    if (!hs_tell(skb, l3, &key.key.tuple))
-        __builtin_memset(&key.key.tuple, 0, sizeof(key.key.tuple));
+    count = bpf_map_lookup_elem(&reasons, &reason);
+    if (!count) {
+        bpf_map_update_elem(&reasons, &reason, &none, BPF_NOEXIST);
+        count = bpf_map_lookup_elem(&reasons, &reason);
+    }
+    if (count)
+        __sync_fetch_and_add(count, 1);
     hs_add(&key);
     return 0;
 }

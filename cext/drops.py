@@ -30,12 +30,13 @@ assert (words.IN_VM, words.AT_EXIT, words.IN_SWITCH, words.BEHIND) == (
 
 
 class Drops:
-    """The program, attached, and its maps, until `close`. Raises OSError where the kernel lacks
-    the tracepoint, its reasons or BTF."""
+    """The program, attached, and its maps, until `close`. entries: flows and reasons that it can
+    tell apart; the rest is counted without its flow. Raises OSError where the kernel lacks the
+    tracepoint, its reasons or BTF."""
 
-    def __init__(self) -> None:
+    def __init__(self, entries: int = 1 << 15) -> None:
         self._names = reasons()
-        self._object = bpf.Object("drops")
+        self._object = bpf.Object("drops", {"drops": entries})
         try:
             self._object.attach("kernel_drop")
         except OSError:

@@ -1,18 +1,22 @@
 """Packet network functions in a chain, on AF_XDP sockets and rings, between kernel-stack endpoints
 that have every offload on: what arrives is whole, and the paths are what the counters say."""
 
+import asyncio
 import hashlib
 import os
 import select
+import signal
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cli import until
 from net import ENDS
 from nfnet import Chain, chained
 
+from hostsim import functions
 from hostsim.hostfile import parse
 from netns.process import Process
 
@@ -143,3 +147,36 @@ def test_a_killed_function_comes_back_with_its_rings(chain: Chain) -> None:
         before = chain.functions.counters()["three"]["ring_in"]
         chain.send(7, 20)
         assert chain.functions.counters()["three"]["ring_in"] - before >= 20
+
+
+def test_a_function_that_hangs_is_waited_for_once(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nobody else waits meanwhile. What it counted last stays to be seen."""
+    chain.send(7, 5)
+    process = chain.functions.process("two")
+    assert process is not None
+
+    async def twice() -> tuple[Any, Any]:
+        fine = await chain.functions.report()
+        os.kill(process.pid, signal.SIGSTOP)
+        monkeypatch.setattr(functions, "ANSWER", 0.2)
+        others = asyncio.Event()
+        asyncio.get_running_loop().call_soon(others.set)
+        first = asyncio.create_task(chain.functions.report())
+        await others.wait()
+        assert not first.done()
+        await first
+        monkeypatch.setattr(functions, "ANSWER", 1000.0)  # nobody is to wait so long
+        hung = await chain.functions.report()
+        os.kill(process.pid, signal.SIGCONT)
+        return fine, hung
+
+    try:
+        fine, hung = asyncio.run(twice())
+    finally:
+        os.kill(process.pid, signal.SIGCONT)
+    assert any(fine["two"]["counters"].values())
+    assert hung["two"]["counters"] == fine["two"]["counters"]
+    assert [hung[name]["silent"] for name in ("one", "two", "three")] == [False, True, False]
+    until(lambda: not asyncio.run(chain.functions.report())["two"]["silent"])

@@ -155,9 +155,10 @@ def test_rules_and_counts_of_idle_flows_go(made: Chain, monkeypatch: pytest.Monk
         return not made.net.dataplane.rules()
 
     until(aged)
-    for vm in ("one", "two"):  # 10: by_ring
-        (row,) = [row for row in made.net.dataplane.verify() if row["vm"] == vm]
-        assert (row["key"], row["sent"], row["missing"]) == ("ended flows", 60, 0)
+    for name in ("one", "two"):  # 10: by_ring; and errors that came back
+        (row,) = [row for row in made.net.dataplane.verify() if row["vm"] == name]
+        assert row["sent"] >= 60
+        assert (row["key"], row["missing"]) == ("ended flows", 0)
     made.send(7, 5)
     assert made.row("one") | {"key": ""} == {
         "vm": "one", "key": "", "sent": 5, "switch": 5, "veth": 0, "ring": 0, "drops": {},

@@ -1,5 +1,8 @@
-"""Each flip and each refusal is in the daemon's log, with who asked for it."""
+"""Flips and refusals are in the daemon's log, with who asked for it; a flood of refusals is a few
+lines and a number."""
 
+import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,3 +72,51 @@ def test_a_flip_that_an_os_dies_of_is_in_the_log(log: Path) -> None:
     until(lambda: said(log, "play is foreground after work, by the end of work"))
     hostsim("flip", "work", check=False)
     assert said(log, "flip to work, asked by cli: refused: it is not running")
+
+
+FLOOD = """
+import socket, struct
+refused = cut_off = 0
+body = b"work\\n2026-01-01 00:00:00,000 INFO work is foreground after play"
+while cut_off < 20:
+    s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    s.connect("/run/hostsim/agent.sock")
+    answer = b"x"
+    while answer:
+        try:
+            s.send(struct.pack("=2sBBI", b"hA", 1, 2, 7) + body)
+            answer = s.recv(5000)
+        except OSError:
+            answer = b""
+        refused += bool(answer)
+    cut_off += 1
+    s.close()
+print(refused, cut_off)
+"""
+
+
+def test_an_os_that_is_refused_without_end_does_not_fill_the_log(tmp_path: Path) -> None:
+    file = tmp_path / "hstw.toml"
+    file.write_text(FILE)
+    written = tmp_path / "written"
+    with written.open("w") as log:
+        daemon = subprocess.Popen([HOSTSIM, "up", "--foreground", str(file)], stderr=log)
+        try:
+            until(lambda: "is up" in written.read_text(), 20)
+            said = hostsim("exec", "play", "--", "python3", "-c", FLOOD).stdout
+        finally:
+            hostsim("down", "--host", "hstw")
+            assert daemon.wait(20) == 0
+    refused, cut_off = map(int, said.split())
+    lines = written.read_text().splitlines()
+    assert not [line for line in lines if line.startswith("2026-01-01")]
+    for kind, count, pattern in (
+        ("refusals", refused, "asked by the agent of play: refused"),
+        ("offences", cut_off, "agent socket of play: more than"),
+    ):
+        shown = sum(pattern in line for line in lines)
+        (more,) = [re.search(f"and ([0-9,]+) more {kind} from play", line) for line in lines
+                   if f"more {kind}" in line]  # fmt: skip
+        assert more is not None
+        assert shown == 5
+        assert shown + int(more[1].replace(",", "")) == count > 5

@@ -1,0 +1,315 @@
+"""What the kernel drops has the kernel's name, to the packet: in a VM, on its way out, in the
+switch; and nothing has that is not lost, is another's, or has a name already."""
+
+import errno
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli import HOSTSIM, ask, hostsim, run, until
+from net import ADDRESSES, Net, made
+
+from cext import bpf_ids, drops
+from hostsim import kerneldrops, routes
+from hostsim.hostfile import parse
+
+pytestmark = pytest.mark.root
+
+HOST = f'{ADDRESSES}[[route]]\nmatch = {{ proto = "udp" }}\nthrough = ["fw", "ids"]\n'
+SEND = """
+import socket, sys
+source, port, count, target = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+s = socket.socket(10 if ":" in target else 2, 2)
+s.bind(("", source))
+for _ in range(count):
+    s.sendto(bytes(64), (target, port))
+"""
+UNREAD = """
+import socket, sys
+s = socket.socket(2, 2)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2304)
+s.bind(("", 9))
+print("up", flush=True)
+sys.stdin.readline()
+s.setblocking(False)
+read = 0
+try:
+    while s.recv(100):
+        read += 1
+except BlockingIOError:
+    print(read)
+"""
+
+TAKE = """
+import socket
+s = socket.socket(2, 2)
+s.bind(("", 9))
+print("up", flush=True)
+for _ in range(50):
+    s.recv(100)
+"""
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> Iterator[Net]:
+    with made("dr", HOST, tmp_path) as net:
+        yield net
+
+
+def send(net: Net, port: int, count: int, target: str = "198.18.0.20", source: int = 777) -> None:
+    words = [str(source), str(port), str(count), target]
+    net.run("client", "python3", "-c", SEND, *words)
+    net.pump()
+
+
+def nft(net: Net, vm: str, *rules: str) -> None:
+    for rule in ("add table inet t", *rules):
+        net.run(vm, "nft", rule)
+
+
+def row(net: Net, vm: str, key: str) -> Any:
+    """The one row of `verify` of a VM for a flow to this."""
+    (found,) = [
+        one for one in net.dataplane.verify() if one["vm"] == vm and one["key"].endswith(key)
+    ]
+    parts = found["switch"] + found["veth"] + found["ring"] + sum(found["drops"].values())
+    assert found["sent"] == parts + found["missing"], found
+    return found
+
+
+def kernel(net: Net, name: str) -> dict[str, int]:
+    """What `status` has: by reason, in a VM, or with "" in the switch."""
+    found = net.dataplane.kernel_drops()
+    assert found is not None
+    return found[name]
+
+
+@pytest.mark.parametrize("target", ["198.18.0.20", "fd00:18::20"])
+def test_a_filter_of_the_vms_own(net: Net, target: str) -> None:
+    hook = "add chain inet t f { type filter hook forward priority 0; }"
+    nft(net, "fw", hook, "add rule inet t f udp dport 9 drop")
+    send(net, 7, 4, target)
+    before = kernel(net, "fw").get("NETFILTER_DROP", 0)
+    send(net, 9, 23, target)
+    assert kernel(net, "fw")["NETFILTER_DROP"] - before == 23
+    found = row(net, "fw", ":9")
+    assert (found["sent"], found["drops"]) == (23, {"NETFILTER_DROP": 23})
+    assert row(net, "fw", ":7")["drops"] == {}
+    assert not any(one["missing"] for one in net.dataplane.verify())
+
+
+def test_no_route(net: Net) -> None:
+    net.ip("client", "route", "add", "203.0.113.0/24", "via", "198.18.0.1")
+    send(net, 9, 11, "203.0.113.9")
+    assert row(net, "fw", "203.0.113.9:9")["drops"] == {"IP_INNOROUTES": 11}
+    assert kernel(net, "fw")["IP_INNOROUTES"] == 11
+
+
+def test_a_socket_that_is_full(net: Net) -> None:
+    server = net.vms["server"].popen(
+        ["python3", "-c", UNREAD], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert server.stdin is not None
+    assert server.stdout is not None
+    assert server.stdout.readline() == b"up\n"
+    send(net, 9, 40)
+    until(lambda: row(net, "ids", "20:9")["switch"] == 40)
+    server.stdin.write(b"\n")
+    server.stdin.flush()
+    got = int(server.stdout.readline())
+    assert 0 < got < 40
+    assert row(net, "server", "20:9")["drops"] == {"SOCKET_RCVBUFF": 40 - got}
+    assert kernel(net, "server")["SOCKET_RCVBUFF"] == 40 - got
+    server.close()
+
+
+def test_behind_the_transfer_component(net: Net) -> None:
+    """What a queue of the VM's own drops has been counted as sent: it is missing at the switch, and
+    the kernel says why."""
+    qdisc = ("tc", "-n", net.vms["fw"].netns, "qdisc", "replace", "dev", "eth0", "root", "tbf")
+    subprocess.run((*qdisc, "rate", "8kbit", "burst", "300", "limit", "300"), check=True)
+    send(net, 9, 20)
+    until(lambda: not row(net, "fw", "20:9")["missing"])  # what waits there goes on
+    found = row(net, "fw", "20:9")
+    assert found["sent"] == 20
+    assert sum(found["drops"].values()) == 20 - found["switch"] > 0
+    assert "QDISC_DROP" in found["drops"]
+
+
+def test_in_the_switch_behind_the_classifier(net: Net) -> None:
+    """What a VM's rate drops on the way to it, was the sender's."""
+    limited = HOST.replace('name = "ids"', 'name = "ids"\nrate = "1mbit"')
+    net.dataplane.apply(parse(f'[host]\nname = "dr"\n{limited}', Path("dr.toml")))
+    before = net.port("ids")["tx_packets"]
+    send(net, 9, 5000)
+    found = row(net, "fw", "20:9")
+    assert (found["sent"], found["missing"]) == (5000, 0)
+    lost = sum(found["drops"].values())
+    assert 0 < lost < 5000
+    assert kernel(net, "")["QDISC_DROP"] + kernel(net, "").get("NOT_SPECIFIED", 0) >= lost
+    assert found["switch"] == 5000 - lost
+    until(lambda: row(net, "ids", "20:9")["sent"] >= found["switch"])
+    assert net.port("ids")["tx_packets"] - before >= found["switch"]
+    assert row(net, "ids", "20:9")["sent"] == found["switch"]
+
+
+def test_a_copy_that_is_lost_is_not_the_packet(net: Net) -> None:
+    """The mirror's target is slow: the flow itself loses nothing."""
+    text = HOST + '[[mirror]]\nmatch = { proto = "udp", dport = 9 }\nto = "server"\n'
+    net.dataplane.apply(parse(f'[host]\nname = "dr"\n{text}', Path("dr.toml")))
+    qdisc = ("tc", "-n", net.switch.netns, "qdisc", "replace", "dev", "server", "root", "tbf")
+    subprocess.run((*qdisc, "rate", "80kbit", "burst", "2000", "limit", "2000"), check=True)
+    send(net, 9, 100)
+    assert kernel(net, "")["QDISC_DROP"] > 100  # copies, and packets behind the chain
+    assert row(net, "fw", "20:9")["drops"] == {}
+    assert sum(row(net, "ids", "20:9")["drops"].values()) < 100
+    assert not [one for one in net.dataplane.verify() if one["vm"] == "client"]
+
+
+def test_what_has_a_name_already_is_not_counted_twice(net: Net) -> None:
+    text = HOST + '[[filter]]\nmatch = { proto = "udp", dport = 9 }\n'
+    net.dataplane.apply(parse(f'[host]\nname = "dr"\n{text}', Path("dr.toml")))
+    before = kernel(net, "")
+    send(net, 9, 50)
+    assert net.dataplane.counters()["filter"] == 50
+    now = kernel(net, "")
+    assert {k: n for k, n in now.items() if n != before.get(k, 0)} == {}
+    assert not [one for one in net.dataplane.verify() if one["vm"] == "client"]
+
+
+def test_a_filters_drops_stay_a_filters(net: Net) -> None:
+    """When it is taken away, what it dropped of a flow is not put down to a VM that is gone."""
+    send(net, 9, 5)
+    text = HOST + '[[filter]]\nmatch = { proto = "udp", dport = 9 }\n'
+    program = ("tc", "-n", net.switch.netns, "filter", "del", "dev", "client", "ingress")
+    subprocess.run(program, check=True)  # so that it reaches fw, and is dropped behind it
+    net.ip("client", "neigh", "replace", "198.18.0.20", "lladdr", net.vms["fw"].mac, "dev", "eth0")
+    net.dataplane.apply(parse(f'[host]\nname = "dr"\n{text}', Path("dr.toml")))
+    send(net, 9, 5)
+    assert row(net, "fw", "20:9")["drops"] == {"filter": 5}
+    net.dataplane.apply(parse(f'[host]\nname = "dr"\n{HOST}', Path("dr.toml")))
+    send(net, 9, 5)
+    found = row(net, "fw", "20:9")
+    assert (found["sent"], found["drops"], found["missing"]) == (15, {"filter": 5}, 0)
+
+
+def test_what_arrives_is_no_drop(net: Net) -> None:
+    """UDP and ICMP that are taken in, and frames to everybody that nobody waits for."""
+    net.ping(20)
+    server = net.vms["server"].popen(["python3", "-c", TAKE], stdout=subprocess.PIPE)
+    assert server.stdout is not None
+    assert server.stdout.readline() == b"up\n"
+    send(net, 9, 50)
+    server.wait(10)
+    server.close()
+    assert not any(kernel(net, name) for name in ("", *net.vms))
+    assert not [one for one in net.dataplane.verify() if one["drops"]]
+
+
+def test_other_namespaces_do_not_count(net: Net) -> None:
+    """A drop in a namespace that is not the host's."""
+    before = {name: dict(kernel(net, name)) for name in ("", "fw", "client", "server")}
+    run("ip", "netns", "add", "drtest")
+    try:
+        run("ip", "-n", "drtest", "link", "set", "lo", "up")
+        words = ("ip", "netns", "exec", "drtest", "python3", "-c", SEND)
+        run(*words, "777", "9", "1", "127.0.0.1", check=False)
+    finally:
+        run("ip", "netns", "del", "drtest")
+    for name, counts in before.items():
+        assert "NO_SOCKET" not in kernel(net, name).keys() - counts.keys()
+
+
+def test_more_flows_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The rest is counted without its flow, and not lost."""
+    small = drops.Drops
+    monkeypatch.setattr(kerneldrops, "Drops", lambda: small(entries=64))
+    with made("dr", HOST, tmp_path) as net:
+        hook = "add chain inet t f { type filter hook forward priority 0; }"
+        nft(net, "fw", hook, "add rule inet t f udp dport 9 drop")
+        many = "import socket\ns = socket.socket(2, 2)\nfor n in range(400):\n"
+        many += (
+            "    t = socket.socket(2, 2)\n    t.sendto(b'x', ('198.18.0.20', 9))\n    t.close()\n"
+        )
+        net.run("client", "python3", "-c", many)
+        assert kernel(net, "fw")["NETFILTER_DROP"] == 400
+        rows = [one for one in net.dataplane.verify() if one["vm"] == "fw"]
+        assert 0 < sum(one["drops"].get("NETFILTER_DROP", 0) for one in rows) < 400
+
+
+def test_a_kernel_that_does_not_tell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Everything else works, and a loss in the queue has the name that hostsim gives it."""
+
+    def none() -> drops.Drops:
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    monkeypatch.setattr(kerneldrops, "Drops", none)
+    with made("dr", HOST, tmp_path) as net:
+        assert net.dataplane.kernel_drops() is None
+        send(net, 9, 20)
+        assert row(net, "fw", "20:9")["missing"] == 0
+        assert not [name for _, name in bpf_ids.programs() if name == "kernel_drop"]
+
+
+def test_counts_outlive_the_vm_and_its_flows(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Losses of a VM before it died are seen, while its flows are remembered and after that."""
+    monkeypatch.setattr(routes, "FLOW_IDLE", 0.3)
+    hook = "add chain inet t f { type filter hook forward priority 0; }"
+    nft(net, "fw", hook, "add rule inet t f udp dport 11 drop")
+    send(net, 9, 10)
+    send(net, 11, 6)
+    tc = ("ip", "netns", "exec", net.switch.netns, "tc", "filter", "del", "dev", "fw", "ingress")
+    subprocess.run(tc, check=True)
+    send(net, 9, 7)
+    assert row(net, "fw", "20:9")["missing"] == 7
+    net.vms["fw"].kill()
+    until(lambda: not net.vms["fw"].alive)
+    net.dataplane.vm_gone("fw")
+    found = row(net, "fw", "20:9")
+    assert (found["sent"], found["missing"]) == (17, 7)
+    assert not net.dataplane.rules()
+
+    def ended() -> Any:
+        net.dataplane.tick()
+        return [
+            one for one in net.dataplane.verify() if one["vm"] == "fw" and "ended" in one["key"]
+        ]
+
+    (kept,) = until(lambda: (rows := ended()) and not still(net) and rows)
+    assert (kept["missing"], kept["drops"]["NETFILTER_DROP"]) == (7, 6)
+    assert kept["sent"] == kept["switch"] + kept["veth"] + 7 + sum(kept["drops"].values())
+    (fine,) = [one for one in net.dataplane.verify() if one["vm"] == "ids"]
+    assert (fine["key"], fine["missing"]) == ("ended flows", 0)
+    assert fine["sent"] >= 10
+
+
+def still(net: Net) -> list[Any]:
+    return [one for one in net.dataplane.verify() if one["key"] != "ended flows"]
+
+
+def test_status_and_verify_show_it(tmp_path: Path) -> None:
+    path = tmp_path / "drcli.toml"
+    path.write_text(f'[host]\nname = "drcli"\n{HOST}')
+    hostsim("up", str(path))
+    try:
+        for rule in (
+            "add table inet t",
+            "add chain inet t f { type filter hook forward priority 0; }",
+            "add rule inet t f udp dport 9 drop",
+        ):
+            hostsim("exec", "fw", "--", "nft", rule)
+        hostsim("exec", "client", "--", "python3", "-c", SEND, "777", "9", "12", "198.18.0.20")
+        found = ask("status")
+        (fw,) = [vm for vm in found["vms"] if vm["name"] == "fw"]
+        assert fw["drops"]["NETFILTER_DROP"] == 12
+        assert isinstance(found["switch"]["drops"], dict)
+        assert "NETFILTER_DROP 12" in hostsim("status").stdout
+        assert "12 NETFILTER_DROP" in hostsim("verify").stdout
+        (fw,) = [one for one in ask("verify") if one["vm"] == "fw"]
+        assert (fw["sent"], fw["drops"], fw["missing"]) == (12, {"NETFILTER_DROP": 12}, 0)
+        assert [name for _, name in bpf_ids.programs() if name == "kernel_drop"]
+    finally:
+        run(HOSTSIM, "down")

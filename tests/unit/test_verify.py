@@ -1,0 +1,107 @@
+"""Conservation with the kernel's drops, and with what is kept of flows that are forgotten."""
+
+import pytest
+
+from cext.words import (
+    AT_EXIT,
+    BEHIND,
+    IN_SWITCH,
+    IN_VM,
+    STEER,
+    Account,
+    Drop,
+    Ended,
+    Flow,
+    Rule,
+    Tuple,
+    Verdict,
+)
+from hostsim import flows, verify
+from hostsim.accounts import Books
+from hostsim.model import Json
+from hostsim.retained import Retained
+from hostsim.verify import Losses
+
+KEY = Tuple(4, 17, bytes((198, 18, 0, 10)), 4000, bytes((198, 18, 0, 20)), 7)
+NAMES = {1: "a", 2: "b", 3: "probe"}
+VIEW = flows.View((), {name: n for n, name in NAMES.items()}, NAMES, frozenset(), frozenset(), 1, 0)
+
+
+def drop(reason: str, place: int, packets: int, vm: int = 1, at: int = 0) -> Drop:
+    return Drop(vm, KEY, reason, at, place, packets, 0)
+
+
+def rule(switch: int, veth: int, got: int) -> Rule:
+    return Rule(1, KEY, Verdict(1, 0, STEER, 2), switch, 0, veth, 0, 0, got)
+
+
+def flow(packets: int, dropped: int = 0, gone: int = 0, mirror: int = 0) -> Flow:
+    verdict = Verdict(1, 0, STEER, 2)
+    return Flow(1, KEY, verdict, packets, 0, 0, 0, False, 0, dropped, mirror, 0, gone)
+
+
+def only(found: list[Json]) -> Json:
+    (row,) = found
+    parts = row["switch"] + row["veth"] + row["ring"] + sum(row["drops"].values())
+    assert row["sent"] == parts + row["missing"], row
+    return row
+
+
+@pytest.mark.parametrize(
+    ("drops", "shown"),
+    [
+        # sent, switch, veth, drops, missing; of 10 by the switch, 8 arrived, of 5 by veth, 5
+        ([], (15, 8, 5, {}, 2)),
+        ([drop("X", AT_EXIT, 2)], (15, 8, 5, {"X": 2}, 0)),
+        ([drop("X", AT_EXIT, 1)], (15, 8, 5, {"X": 1}, 1)),
+        ([drop("X", IN_VM, 2)], (17, 8, 5, {"X": 2}, 2)),  # does not explain what is missing
+        ([drop("X", IN_SWITCH, 3)], (15, 5, 5, {"X": 3}, 2)),
+        ([drop("X", IN_SWITCH, 3, at=3)], (15, 8, 5, {}, 2)),  # a mirror's copy
+        ([drop("X", IN_SWITCH, 3, at=2)], (15, 5, 5, {"X": 3}, 2)),
+        ([drop("X", BEHIND, 4)], (15, 8, 1, {"X": 4}, 2)),
+        ([drop("X", AT_EXIT, 1), drop("Y", AT_EXIT, 1)], (15, 8, 5, {"X": 1, "Y": 1}, 0)),
+        ([drop("X", AT_EXIT, 1), drop("X", IN_VM, 1)], (16, 8, 5, {"X": 2}, 1)),
+        ([drop("X", AT_EXIT, 2)._replace(tuple=None)], (15, 8, 5, {"X": 2}, 0)),
+        ([drop("X", IN_VM, 2)._replace(tuple=None)], (15, 8, 5, {}, 2)),
+        ([drop("X", AT_EXIT, 2, vm=2)._replace(tuple=None)], (15, 8, 5, {}, 2)),
+    ],
+)
+def test_where_the_kernel_dropped_it(
+    drops: list[Drop], shown: tuple[int, int, int, dict[str, int], int]
+) -> None:
+    row = only(verify.check([flow(8, mirror=3)], [rule(10, 5, 5)], Losses(drops=drops), VIEW))
+    assert tuple(row[part] for part in ("sent", "switch", "veth", "drops", "missing")) == shown
+
+
+def test_what_only_came_in_has_a_row() -> None:
+    row = only(verify.check([], [], Losses(drops=[drop("SOCKET_RCVBUFF", IN_VM, 4, vm=2)]), VIEW))
+    assert (row["vm"], row["sent"], row["drops"]) == ("b", 4, {"SOCKET_RCVBUFF": 4})
+
+
+def test_a_filter_and_a_dead_vm_keep_their_names() -> None:
+    row = only(verify.check([flow(10, dropped=3, gone=2)], [rule(10, 0, 0)], Losses(), VIEW))
+    assert (row["switch"], row["drops"], row["missing"]) == (5, {"filter": 3, "vm-gone": 2}, 0)
+
+
+def test_forgotten_flows_hold_or_fail() -> None:
+    kept = Retained()
+    kept.fold_drops([drop("X", IN_VM, 2), drop("Y", AT_EXIT, 1)])
+    kept.fold_drops([drop("X", IN_VM, 1)])
+    sums = Ended(1, flows=3, switch_packets=10, veth_packets=5, got_packets=5, packets=8, gone=1)
+    row = only(verify.check([], [], Losses(ended=[sums], retained=kept), VIEW))
+    assert row["key"] == "ended flows"
+    assert (row["sent"], row["switch"], row["veth"], row["missing"]) == (18, 7, 5, 1)
+    assert row["drops"] == {"X": 3, "Y": 1, "vm-gone": 1}
+
+
+def test_forgotten_flows_of_ports() -> None:
+    counts = (10, 6, 600, 3, 300, 1, 0, 0)
+    gone = [Account(1, KEY, 0, 2, 0, counts), Account(2, KEY, 1, 2, 0, (0, 6, 600, 0, 0, 0, 0, 0))]
+    kept = Retained()
+    kept.fold_ports(Books().snapshot(gone, {}), [flow(3)])
+    row = only(verify.check([], [], Losses(retained=kept), VIEW))
+    assert (row["sent"], row["switch"], row["ring"], row["missing"]) == (10, 3, 6, 0)
+    assert row["drops"] == {"full-ring": 1}
+    kept.fold_ports(Books().snapshot(gone[:1], {}), [])
+    row = only(verify.check([], [], Losses(retained=kept), VIEW))
+    assert (row["sent"], row["missing"]) == (20, 9)  # what nobody took, and the switch never saw
