@@ -81,17 +81,27 @@ def parse_key(text: str) -> Tuple:
             return _parse_frame(text)
         proto_text, rest = text.split(":", 1)
         proto_text, _, vlan = proto_text.partition("@")
-        proto = NUMBERS[proto_text] if proto_text in NUMBERS else int(proto_text)
+        proto = NUMBERS[proto_text] if proto_text in NUMBERS else _number(proto_text)
         source, target = rest.split(">")
         src, sport = _parse_host(source, proto)
         dst, dport = _parse_host(target, proto)
-        if len(src) != len(dst) or not 0 <= proto <= 255 or not 0 <= int(vlan or 0) <= VLAN_MAX:
+        if len(src) != len(dst) or proto > 255 or (proto in ICMP and sport != dport):
             raise ValueError(text)
-        return Tuple(4 if len(src) == 4 else 6, proto, src, sport, dst, dport, int(vlan or 0))
+        tag = _number(vlan or "0", VLAN_MAX)
+        return Tuple(4 if len(src) == 4 else 6, proto, src, sport, dst, dport, tag)
     except ValueError:
         raise UsageError(
-            f"flow {text!r}", "is not a flow", "write it as tcp:198.18.0.10:40000>198.18.0.20:80"
+            f"flow {text!r}",
+            "is not a flow",
+            "write it as tcp:198.18.0.10:40000>198.18.0.20:80, or udp:[fd00::1]:5>[fd00::2]:53",
         ) from None
+
+
+def _number(text: str, most: int = 0xFFFF) -> int:
+    """Digits and nothing else."""
+    if not (text.isascii() and text.isdigit()) or int(text) > most:
+        raise ValueError(text)
+    return int(text)
 
 
 def _parse_frame(text: str) -> Tuple:
@@ -120,10 +130,9 @@ def _parse_host(text: str, proto: int) -> tuple[bytes, int]:
         host, _, port = text.partition(":")
     if proto in HAS_PORTS and not port:
         raise ValueError(text)
-    number = int(port or 0)
-    if not 0 <= number <= 0xFFFF:
+    if "%" in host:  # a scope is of one machine, not of a packet
         raise ValueError(text)
-    return ip_address(host).packed, number
+    return ip_address(host).packed, _number(port or "0")
 
 
 def flow_rows(flows: Sequence[Flow], rules: Sequence[Rule], view: View) -> list[Json]:

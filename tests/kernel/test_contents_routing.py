@@ -1,5 +1,6 @@
 """Routing by what is said above L4: real TLS, HTTP and DNS clients, through different VMs."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -98,7 +99,12 @@ sock.bind(("", 53))
 print("up", flush=True)
 while True:
     data, where = sock.recvfrom(512)
-    sock.sendto(data[:2] + b"\\x80" + data[3:], where)
+    end = 12
+    while data[end]:
+        end += data[end] + 1
+    question = data[12 : end + 5]
+    head = data[:2] + bytes.fromhex("85800001000100000000")
+    sock.sendto(head + question + bytes.fromhex("c00c000100010000003c0004c6120063"), where)
 """
 QUERY = """
 import socket, sys
@@ -120,9 +126,16 @@ class Daemon:
         self.net = net
 
     def run(self, *words: str) -> str:
-        client = self.net.vms["client"].popen(
-            [sys.executable, "-c", *words], stdout=subprocess.PIPE
-        )
+        return self.tool(sys.executable, "-c", *words)
+
+    def tool(self, *words: str) -> str:
+        nothing = os.open(os.devnull, os.O_RDWR)
+        try:
+            client = self.net.vms["client"].popen(
+                words, stdin=nothing, stdout=subprocess.PIPE, stderr=nothing
+            )
+        finally:
+            os.close(nothing)
         assert client.stdout is not None
         while client.poll() is None:
             self.net.pump()
@@ -202,6 +215,55 @@ def test_dns_by_name(net: Net, name: str, route: int | None) -> None:
     assert flow(net, f"udp:198.18.0.10:{port}>")[0] == route
 
 
+DIG = ("dig", "+short", "+tries=1", "+time=5", "@198.18.0.20")
+TLS_CLIENT = ("openssl", "s_client", "-connect", "198.18.0.20:443", "-bind")
+CURL = ("curl", "-s", "-k", "-m", "5", "-w", "%{http_code}", "-o", "/dev/null")
+
+
+@pytest.mark.parametrize(
+    ("words", "said", "key", "route"),
+    [
+        ((*DIG, "-b", "198.18.0.10#40001", "db.internal"), "198.18.0.99", "udp:{}:40001", 3),
+        ((*DIG, "-b", "198.18.0.10#40002", "DB.Internal."), "198.18.0.99", "udp:{}:40002", 3),
+        ((*DIG, "-b", "198.18.0.10#40003", "internal.net"), "198.18.0.99", "udp:{}:40003", None),
+        (
+            (*CURL, "--local-port", "40004", "-H", "Host: web.test", "http://198.18.0.20:8080/"),
+            "200",
+            "tcp:{}:40004",
+            2,
+        ),
+        (
+            (*TLS_CLIENT, "198.18.0.10:40005", "-servername", "www.example.com"),
+            "CONNECTED",
+            "tcp:{}:40005",
+            0,
+        ),
+        (
+            (*TLS_CLIENT, "198.18.0.10:40006", "-noservername"),
+            "CONNECTED",
+            "tcp:{}:40006",
+            None,
+        ),
+    ],
+    ids=["dig", "dig-capitals", "dig-other", "curl", "openssl", "openssl-no-name"],
+)
+def test_the_tools_that_people_use(
+    net: Net, words: tuple[str, ...], said: str, key: str, route: int | None
+) -> None:
+    assert said in Daemon(net).tool(*words)
+    assert flow(net, key.format("198.18.0.10"))[0] == route
+
+
+def test_host_asks_by_name(net: Net) -> None:
+    """And its port is its own."""
+    before = {row["key"] for row in net.dataplane.flows() if row["route"] == 3}
+    assert "has address 198.18.0.99" in Daemon(net).tool(
+        "host", "-t", "A", "h.internal", "198.18.0.20"
+    )
+    found = [row["key"] for row in net.dataplane.flows() if row["route"] == 3]
+    assert len([key for key in found if key not in before]) == 2  # and the reply
+
+
 def test_a_flood_of_undecided_flows_starves_nobody(net: Net) -> None:
     """More flows with contents than the ring buffer holds, and nobody reads it meanwhile: all of
     them pass, what was lost is counted, and a name is still found afterwards."""
@@ -219,3 +281,28 @@ def test_a_flood_of_undecided_flows_starves_nobody(net: Net) -> None:
     net.pump()
     port = Daemon(net).run(SAY, "www.example.com", "443")
     assert flow(net, f"tcp:198.18.0.10:{port}>") == (0, ["a"])
+
+
+def test_what_is_given_up_is_counted(net: Net) -> None:
+    """A request that goes on without an end, and more unfinished ones than are kept.
+    The last one here, for its connections take many ports."""
+    before = net.dataplane.counters()
+    slow = (
+        "import socket\ns = socket.create_connection(('198.18.0.20', 8080))\n"
+        "s.setsockopt(6, 1, 1)\nfor n in range(12):\n    s.send(b'GET /' if not n else b'x')\n"
+    )
+    Daemon(net).run(slow)
+    assert net.dataplane.counters()["given-up"] == before["given-up"] + 1
+    many = (
+        "import socket\nfor n in range(1200):\n"
+        "    s = socket.create_connection(('198.18.0.20', 8081))\n    s.send(b'GE')\n"
+        "    s.close()\n"
+    )
+    listener = serve(
+        net,
+        "import signal, socket\ns = socket.create_server(('', 8081), backlog=4096)\n"
+        "print('up', flush=True)\nsignal.pause()\n",
+    )
+    Daemon(net).run(many)
+    listener.close()
+    assert net.dataplane.counters()["pushed-out"] - before["pushed-out"] > 100
