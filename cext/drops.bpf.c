@@ -8,7 +8,8 @@
  * What has a name already is left out: what the classifier drops (TC_INGRESS on a port). So is what
  * nobody has lost anything by: copies for a listener that does not keep up (PACKET_SOCK_ERROR);
  * copies of what went to a group, where nobody belongs to it; and the echo reply that a raw socket
- * has a clone of, and no ping socket wants.
+ * has a clone of, and no ping socket wants. A frame that is addressed to somebody else counts where
+ * it was (`reasons`), and not as its flow's.
  *
  * A drop within the few instructions of another one on the same CPU is missed; the kernel counts
  * it (recursion_misses of the program). */
@@ -69,6 +70,7 @@ struct trace_event_raw_kfree_skb {
 enum skb_drop_reason {
     SKB_DROP_REASON_NOT_SPECIFIED = 1,
     SKB_DROP_REASON_NO_SOCKET,
+    SKB_DROP_REASON_OTHERHOST,
     SKB_DROP_REASON_IPV6DISABLED,
     SKB_DROP_REASON_UNHANDLED_PROTO,
     SKB_DROP_REASON_NETFILTER_DROP,
@@ -265,6 +267,8 @@ int kernel_drop(__u64 *ctx) {
     }
     if (count)
         __sync_fetch_and_add(count, 1);
+    if (IS(key.reason, OTHERHOST))
+        return 0; /* a flood's or a mirror's copy, addressed to somebody else */
     hs_add(&key);
     return 0;
 }

@@ -17,6 +17,9 @@ import hostsim
 from hostsim import client
 from hostsim.errors import HostsimError, UsageError
 
+SHADOWS = 10
+"""Most routes without a match that are named one by one."""
+
 BENCHES = ("ring", "path", "chain", "flows", "flip", "input", "up")
 EPILOG = "A host file describes a host; edge, duo and both ship: hostsim up edge starts one."
 
@@ -215,6 +218,11 @@ def _routes(arguments: argparse.Namespace) -> int:
     spec = hostfile.load(arguments.file)  # a wrong file is refused here, in the caller's folder
     _warn_of_shadows(spec)
     done = client.ask(host, "apply", file=str(spec.path))
+    if done["ignored"]:
+        print(
+            f"hostsim: warning: not applied, since only `up` does: {', '.join(done['ignored'])}",
+            file=sys.stderr,
+        )
     if arguments.json:
         print(json.dumps(done))
     else:
@@ -257,15 +265,18 @@ def _up(arguments: argparse.Namespace) -> int:
 
 
 def _warn_of_shadows(spec: Any) -> None:
-    """Say which routes can never match."""
+    """Say which routes can never match: the first ones, and how many more there are."""
     from hostsim import matchtext
 
-    for route, above in matchtext.shadowed(spec.routes):
+    found = list(matchtext.shadowed(spec.routes))
+    for route, above in found[:SHADOWS]:
         print(
             f"hostsim: warning: [[route]] {route.index + 1} never matches: "
             f"[[route]] {above.index + 1} takes all of its packets",
             file=sys.stderr,
         )
+    if len(found) > SHADOWS:
+        print(f"hostsim: warning: and {len(found) - SHADOWS:,} more such routes", file=sys.stderr)
 
 
 def _down(arguments: argparse.Namespace) -> int:

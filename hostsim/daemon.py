@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hostsim import hostfile, protocol
+from hostsim import difference, hostfile, protocol
 from hostsim.errors import HostsimError
 from hostsim.host import Host
 from hostsim.model import HostSpec
@@ -46,7 +46,7 @@ class Daemon:
             "flows": lambda _: host.dataplane.flows(),
             "rules": lambda _: host.dataplane.rules(),
             "routes": lambda _: host.dataplane.routes(),
-            "apply": lambda request: host.dataplane.apply(hostfile.load(_text(request, "file"))),
+            "apply": lambda request: _apply(host, hostfile.load(_text(request, "file"))),
             "explain": lambda request: host.dataplane.explain(
                 _text(request, "vm"), _text(request, "flow")
             ),
@@ -103,6 +103,10 @@ class Daemon:
             raise HostsimError(f"operation {request.get('op')!r}", "this daemon does not know it")
         result = op(request)
         return await result if inspect.isawaitable(result) else result
+
+
+def _apply(host: Host, spec: HostSpec) -> dict[str, Any]:
+    return host.dataplane.apply(spec) | {"ignored": difference.unapplied(host.spec, spec)}
 
 
 def _text(request: dict[str, Any], key: str) -> str:

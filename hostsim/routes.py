@@ -118,7 +118,7 @@ class Dataplane:
             self._write_vm(vm)
             self._rate(vm, vm.spec.rate)
         self._prepare(self._policy.routes)
-        self._write_policy(self._policy)
+        self._write_policy(self._policy, self._compile(self._policy))
         classify = self._object.program("classify")
 
         def fill(batch: object) -> None:
@@ -201,14 +201,18 @@ class Dataplane:
 
     # -- policy -----------------------------------------------------------------------------------
 
-    def _write_policy(self, policy: Policy) -> None:
-        """Write rows and routes into a free region, then let the next epoch name it."""
+    def _compile(self, policy: Policy) -> words.Lists:
+        """The policy's rows. Raises HostsimError where there are too many."""
         numbers = {name: vm.index for name, vm in self._vms.items()}
         lists = compile_lists(policy.routes, policy.filters, policy.mirrors, numbers)
-        if len(lists.rows) > words.ROWS_MAX or len(policy.routes) > words.ROWS_MAX:
-            raise HostsimError(
-                "routes", f"{len(lists.rows)} rows of matches", f"at most {words.ROWS_MAX}"
-            )
+        count = max(len(lists.rows), len(policy.routes))
+        if count > words.ROWS_MAX:
+            raise HostsimError("routes", f"{count} rows of matches", f"at most {words.ROWS_MAX}")
+        return lists
+
+    def _write_policy(self, policy: Policy, lists: words.Lists) -> None:
+        """Write rows and routes into a free region, then let the next epoch name it."""
+        numbers = {name: vm.index for name, vm in self._vms.items()}
         used = set(self._regions.values())
         region = next(r for r in range(words.REGIONS) if r not in used)
         base = region * words.ROWS_MAX
@@ -241,10 +245,11 @@ class Dataplane:
                 f"the host has: {', '.join(mine)}",
             )
         policy = Policy(spec.routes, spec.filters, spec.mirrors)
+        lists = self._compile(policy)
         self._prepare(policy.routes)
         for name, vm in self._vms.items():
             self._rate(vm, theirs[name].rate)
-        self._write_policy(policy)
+        self._write_policy(policy, lists)
         return {"epoch": self._epoch, "routes": len(policy.routes)}
 
     def refresh(self) -> None:

@@ -134,6 +134,20 @@ def test_a_file_of_other_vms_changes_nothing(net: Net) -> None:
     assert net.dataplane.routes() == before
 
 
+def test_a_policy_that_is_too_large_changes_nothing(net: Net) -> None:
+    before = net.dataplane.routes()
+    text = HOST.replace('name = "b"', 'name = "b"\nrate = "80mbit"') + UDP + '["a"]\n'
+    text += "".join(
+        f'[[route]]\nmatch = {{ proto = "tcp", dport = {port} }}\nthrough = ["b"]\n'
+        for port in range(1, 2100)
+    )
+    with pytest.raises(HostsimError, match="at most 2048"):
+        net.dataplane.apply(parse(f'[host]\nname = "ap"\n{text}', Path("ap.toml")))
+    assert net.dataplane.routes() == before
+    qdisc = ("ip", "netns", "exec", net.switch.netns, "tc", "qdisc", "show", "dev", "b", "root")
+    assert "tbf" not in subprocess.run(qdisc, capture_output=True, text=True, check=True).stdout
+
+
 FILTER = '[[filter]]\nmatch = { proto = "udp", dport = 9, src = "198.18.0.10/32" }\n'
 MIRROR = '[[mirror]]\nmatch = { proto = "udp", dport = 9 }\nto = "probe"\n'
 

@@ -156,6 +156,15 @@ def test_in_the_switch_behind_the_classifier(net: Net) -> None:
     assert row(net, "ids", "20:9")["sent"] == found["switch"]
 
 
+def test_a_frame_for_somebody_else_is_not_lost(net: Net) -> None:
+    """A mirror's target that only looks on: in its status, and not among losses of the flow."""
+    text = HOST + '[[mirror]]\nmatch = { proto = "icmp" }\nto = "ids"\n'
+    net.dataplane.apply(parse(f'[host]\nname = "dr"\n{text}', Path("dr.toml")))
+    net.ping(10)
+    assert kernel(net, "ids")["OTHERHOST"] >= 10
+    assert not [one for one in net.dataplane.verify() if one["drops"]]
+
+
 def test_a_copy_that_is_lost_is_not_the_packet(net: Net) -> None:
     """The mirror's target is slow: the flow itself loses nothing."""
     text = HOST + '[[mirror]]\nmatch = { proto = "udp", dport = 9 }\nto = "server"\n'

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from hostsim import cli, difference
+from hostsim.hostfile import parse
+
 HOSTSIM = Path(sys.executable).with_name("hostsim")
 
 
@@ -65,3 +68,28 @@ def test_completion(shell: str) -> None:
     found = hostsim("completion", shell)
     assert found.returncode == 0
     assert "hostsim" in found.stdout
+
+
+VMS = '[host]\nname = "x"\n[[vm]]\nname = "a"\n[[vm]]\nname = "b"\naddress = "198.18.0.1/24"\n'
+
+
+def test_many_shadowed_routes_are_a_few_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    route = '[[route]]\nmatch = { proto = "udp" }\nthrough = ["a"]\n'
+    cli._warn_of_shadows(parse(VMS + route * 3, Path("x.toml")))
+    assert len(capsys.readouterr().err.splitlines()) == 2
+    cli._warn_of_shadows(parse(VMS + route * 1201, Path("x.toml")))
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 11
+    assert lines[-1] == "hostsim: warning: and 1,190 more such routes"
+
+
+def test_what_only_up_applies_is_named() -> None:
+    running = parse(VMS, Path("x.toml"))
+    assert difference.unapplied(running, running) == []
+    other = (
+        VMS.replace('"x"', '"y"').replace("0.1/24", "0.2/24").replace('"a"', '"a"\nnf = "count"')
+    )
+    found = difference.unapplied(running, parse(other, Path("y.toml")))
+    assert found == ["[host] name", "nf of a", "address of b"]
+    rated = VMS.replace('"a"', '"a"\nrate = "1mbit"')
+    assert difference.unapplied(running, parse(rated, Path("x.toml"))) == []
