@@ -3,6 +3,7 @@ sees the translator's address alone, replies find their way back through the who
 hops between the functions leave the switch for the rings. And the source, which is counted to the
 packet."""
 
+import asyncio
 import hashlib
 import os
 import select
@@ -176,7 +177,8 @@ def test_a_connection_outlives_firewall_and_translator(tmp_path: Path) -> None:
         digest = hashlib.sha256(got.read_bytes()).hexdigest()
         assert digest == hashlib.sha256(body).hexdigest()
         assert len((tmp_path / "log").read_text().splitlines()) == 1  # one connection
-        assert {one["restarts"] for one in made.functions.report().values()} == {0, 2}
+        reported = asyncio.run(made.functions.report())
+        assert {one["restarts"] for one in reported.values()} == {0, 2}
     finally:
         made.close()
         os.close(log)
