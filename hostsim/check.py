@@ -378,16 +378,16 @@ def show(found: Json) -> None:
     table = Table(box=box.SIMPLE_HEAD)
     for column in ("", "what", "detail", "what works without"):
         table.add_column(column, overflow="fold")
-    marks = {True: "[green]yes[/green]", False: "[red]no[/red]", None: "[yellow]?[/yellow]"}
+    marks = {True: ("yes", "green"), False: ("no", "red"), None: ("?", "yellow")}
     for row in found["checks"]:
         works = "" if row["ok"] else row["without"]
         table.add_row(
-            marks[row["ok"]], *(Text(word) for word in (row["name"], row["detail"], works))
+            Text(*marks[row["ok"]]), *(Text(word) for word in (row["name"], row["detail"], works))
         )
     out = console()
     out.print(table)
     programs = ", ".join(sorted(path.name.split(".")[0] for path in HERE.glob("*.bpf.o")))
-    out.print(f"[dim]Linux {found['kernel']}; BPF objects: {programs}[/dim]")
+    out.print(Text(f"Linux {found['kernel']}; BPF objects: {programs}", style="dim"))
 
 
 if __name__ == "__main__":

@@ -61,6 +61,9 @@ def test_check_needs_no_root() -> None:
     found = hostsim("check", "--json", root=False)
     assert found.returncode == 0, found.stderr
     assert json.loads(found.stdout)
+    shown = hostsim("check", root=False)
+    assert "yes" in shown.stdout
+    assert "[/" not in shown.stdout  # markup that nobody has read
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
