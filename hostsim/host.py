@@ -99,7 +99,7 @@ class Host:
         self._monitor = LinkMonitor(self._switch.netns_fd)
         self._watch(self._monitor.fileno(), self._links_changed)
         for vm in self.vms.values():
-            self._watch(vm.pidfd, partial(self._vm_gone, vm))
+            self._watch_vm(vm)
         await self._start_functions()
         await self._start_programs()
         oses = {name: self.vms[name] for name in self.spec.os_names()}
@@ -214,7 +214,7 @@ class Host:
         loop.add_reader(program.fileno(), ended.set)
         deadline = loop.time() + SETTLE
         try:
-            while not _listens(self.vms[name].pid) and loop.time() < deadline:
+            while not namespace.listens(self.vms[name].pid) and loop.time() < deadline:
                 try:
                     await asyncio.wait_for(ended.wait(), 0.01)
                 except TimeoutError:
@@ -298,14 +298,27 @@ class Host:
         asyncio.get_running_loop().remove_reader(fd)
         self._watched.remove(fd)
 
+    def _watch_vm(self, vm: Vm) -> None:
+        self._watch(vm.pidfd, partial(self._vm_gone, vm))
+        if vm.spec.os is not None:
+            self._watch(vm.life_fd, partial(self._vm_ends, vm))
+
+    def _vm_ends(self, vm: Vm) -> None:
+        """An OS's process 1 ends: its equipment does not wait for the others, or for their reapers.
+        Whatever let go of the pipe, what is in there ends now."""
+        self._unwatch(vm.life_fd)
+        vm.kill()
+        if self._kmc is not None:
+            self._kmc.vm_gone(vm.spec.name)
+
     def _vm_gone(self, vm: Vm) -> None:
+        if vm.life_fd in self._watched:
+            self._vm_ends(vm)
         self._unwatch(vm.pidfd)
         self._states[vm.spec.name] = "dead"
         log.error("%s: its init died", vm.spec.name)
         if self._dataplane is not None:
             self._dataplane.vm_gone(vm.spec.name)
-        if self._kmc is not None and vm.spec.os is not None:
-            self._kmc.vm_gone(vm.spec.name)
         if self._up and vm.spec.os is not None and vm.spec.os.restart == "on-failure":
             if restart.failed(vm.ended()):
                 self._restart_later(vm)
@@ -334,7 +347,7 @@ class Host:
             self._restart_later(vm)
             return
         self._states[name] = "running"
-        self._watch(vm.pidfd, partial(self._vm_gone, vm))
+        self._watch_vm(vm)
         self._backoffs[name].started(asyncio.get_running_loop().time())
         log.info("%s: started again", name)
 
@@ -492,16 +505,3 @@ class Host:
         if vm.spec.nf is not None and self._functions is not None:
             return self._functions.state(vm.spec.name)
         return self._states[vm.spec.name]
-
-
-def _listens(pid: int) -> bool:
-    """Whether a TCP socket listens or a UDP socket is bound in the network namespace of `pid`
-    (/proc/PID/net, proc(5): state 0A is LISTEN; 07 is what an unconnected UDP socket shows)."""
-    for name, state in (("tcp", "0A"), ("tcp6", "0A"), ("udp", "07"), ("udp6", "07")):
-        try:
-            lines = Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]
-        except OSError:
-            continue
-        if any(line.split()[3] == state for line in lines):
-            return True
-    return False
