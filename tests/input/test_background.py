@@ -2,11 +2,12 @@
 
 import os
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from rig import Rig, spec, wait_for
+from rig import DEADLINE, Rig, spec, wait_for
 
 from hostsim.errors import HostsimError
 from hostsim.model import KmcSpec, OsSpec
@@ -79,6 +80,30 @@ def test_the_agents_hooks_run_at_each_change(tmp_path: Path) -> None:
             lambda: file.exists() and "".join(file.read_text().split())[-3:] == "+-+",
             "work's hooks ran",
         )
+    finally:
+        rig.stop()
+
+
+def test_a_hook_that_hangs_or_fails_holds_no_flip(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Those after one that hangs wait for it; one that fails is said."""
+    made = spec("mirror", kmc=KmcSpec("work", 5.0))
+    work = replace(made.vms[0], os=OsSpec("run", "sleep 1000", "echo - >>/run/hook"))
+    play = replace(made.vms[1], os=OsSpec("run", "exit 3", "kill -9 $$"))
+    rig = Rig(replace(made, vms=(work, play)), tmp_path)
+    try:
+        rig.start()
+        for name in ("play", "work") * 2:
+            assert rig.flip(name)["ms"] < 5000
+        assert [os["overruled"] for os in rig.status()["oses"]] == [0, 0]
+        said = ""
+        wanted = ("on_foreground ended with status 3", "on_background ended with signal 9")
+        deadline = time.monotonic() + DEADLINE
+        while not all(text in said for text in wanted):
+            assert time.monotonic() < deadline, said
+            said += capfd.readouterr().err
+        assert not Path(f"/proc/{rig.vms['work'].pid}/root/run/hook").exists()
     finally:
         rig.stop()
 
