@@ -313,6 +313,8 @@ class Kmc:
             except OSError:
                 # Whether the OS still has it is unknown, so nobody else may get it.
                 log.exception("%s cannot be taken from %s; it is out of use", driver, name)
+                if isinstance(driver, Mirror | Direct):
+                    self._unwatch(driver.fileno())
                 driver.close()
 
     def _take(self, name: str) -> None:
@@ -466,6 +468,10 @@ class Kmc:
     def _watch(self, fd: int, callback: Callable[[], None]) -> None:
         asyncio.get_running_loop().add_reader(fd, callback)
         self._readers.append(fd)
+
+    def _unwatch(self, fd: int) -> None:
+        asyncio.get_running_loop().remove_reader(fd)
+        self._readers.remove(fd)
 
 
 def _answer(connection: Connection, sequence: int, done: asyncio.Future[Json]) -> None:

@@ -179,7 +179,7 @@ def test_an_os_that_holds_on_is_killed_before_another_has_the_device(
 
 
 def test_what_nobody_can_take_away_nobody_else_gets(
-    started: Callable[[], Rig], monkeypatch: Patch
+    started: Callable[[], Rig], monkeypatch: Patch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Even with the OS killed, the devices are found open: somebody else in the host has them."""
     never = Revoked(0, 1, 0, 0, 50, True, False)
@@ -190,3 +190,7 @@ def test_what_nobody_can_take_away_nobody_else_gets(
     assert rig.flip("play")["foreground"] == "play"
     assert rig.devices() == []
     assert rig.vms["play"].run(["ls", "/dev/input"]).stdout == b""
+    rig.typist("keyboard", "Test Keyboard 2")
+    wait_for(lambda: "direct mode are out of use" in caplog.text, "nor a device that comes later")
+    assert rig.flip("work")["foreground"] == "work"
+    assert rig.devices() == []
