@@ -54,13 +54,19 @@ static void run_hooks(int states) {
         const char *command =
             getenv(state == 'f' ? "HOSTSIM_ON_FOREGROUND" : "HOSTSIM_ON_BACKGROUND");
         pid_t pid = command ? fork() : -1;
+        int status = 0;
 
         if (pid == 0) {
             execl("/bin/sh", "sh", "-c", command, (char *)NULL);
             _exit(127);
         }
-        while (pid > 0 && waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+        while (pid > 0 && waitpid(pid, &status, 0) < 0 && errno == EINTR)
             ;
+        if (status != 0) /* an exit status, or a signal */
+            fprintf(stderr, "hostsim-os-agent: %s ended with %s %d\n",
+                    state == 'f' ? "on_foreground" : "on_background",
+                    WIFEXITED(status) ? "status" : "signal",
+                    WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status));
     }
 }
 

@@ -1,7 +1,8 @@
 /* hostsim-init: process 1 of a VM. It adopts and reaps what the VM's programs leave behind, ends
- * everything on SIGTERM, and costs nothing in between: it sleeps in sigwaitinfo(2), holds no file
- * but /dev/null, and allocates no memory. When it ends, the kernel kills the rest of the VM
- * (pid_namespaces(7)). It takes no arguments. */
+ * everything on SIGTERM, and costs nothing in between: it sleeps in sigwaitinfo(2), allocates no
+ * memory, and holds no file but /dev/null and, as its standard input, the daemon's pipe that tells
+ * of its end. When it ends, the kernel kills the rest of the VM (pid_namespaces(7)). It takes no
+ * arguments. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <signal.h>

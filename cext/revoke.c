@@ -198,7 +198,9 @@ static bool threads_hide(struct job *job, int pid) {
 }
 
 static void scan_process(struct job *job, int pid) {
+    uint32_t hidden = job->count->hidden;
     char path[64];
+    bool hides;
     int pidfd;
 
     pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
@@ -207,8 +209,10 @@ static void scan_process(struct job *job, int pid) {
     job->count->processes++;
     snprintf(path, sizeof(path), "/proc/%d/fd", pid);
     scan_table(job, path, pidfd);
-    if (has_threads(pid) && threads_hide(job, pid) &&
-        syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0) == 0)
+    hides = has_threads(pid) && threads_hide(job, pid);
+    if (job->count->hidden != hidden)
+        hides = true;
+    if (hides && syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0) == 0)
         job->count->killed++;
     close(pidfd);
 }

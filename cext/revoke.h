@@ -10,8 +10,9 @@
 struct hs_revoke_count {
     uint32_t processes; /* looked at, over all passes */
     uint32_t revoked;   /* open files that lost their device now */
-    uint32_t killed;    /* processes that held one where it could not be reached */
-    uint32_t hidden;    /* descriptors in flight in sockets that could not be looked into */
+    uint32_t killed;    /* processes that held, or may have held, one where it was out of reach */
+    uint32_t hidden;    /* descriptors in flight in sockets that could not be looked into; again in
+                           each pass */
     uint32_t passes;    /* over the processes */
     uint32_t restless;  /* 1: the loser's processes did not come to rest in time */
     uint32_t clean;     /* 1: nobody has a device any more; 0: they were still found at the end */
@@ -40,8 +41,10 @@ int hs_hold_end(struct hs_hold *hold);
  * it finds none, at most `passes` times.
  *
  * Descriptors that wait in a UNIX socket's queue are found too (MSG_PEEK on a copy of the socket).
- * A process is killed where one of its threads has a descriptor table of its own that holds a
- * device: the kernel offers no way to that open file.
+ * A process is killed where the kernel offers no way to what may be a device's open file: a thread
+ * of it has a descriptor table of its own that holds a device, or a socket of it holds descriptors
+ * that cannot be looked at (of a connection that is not accepted, behind many messages, or deep in
+ * sockets within sockets).
  * keeper: has the revoked files for a while.
  * Sets *count. Returns 0 or a negative errno. Not for two threads at once. */
 int hs_revoke(struct hs_keeper *keeper, const struct hs_hold *hold, const char *all,

@@ -223,7 +223,7 @@ static int start_vm(struct child *child) {
     setsid();
     STEP(STEP_STDIO, CALL(init = fcntl(spec->init_fd, F_DUPFD_CLOEXEC, 3)));
     STEP(STEP_STDIO, CALL(null = open("/dev/null", O_RDWR | O_CLOEXEC)));
-    STEP(STEP_STDIO, set_stdio((const int[]){null, null, null}));
+    STEP(STEP_STDIO, set_stdio((const int[]){spec->life_fd, null, null}));
     STEP(STEP_STDIO, CALL(chdir("/")));
     STEP(STEP_CONFINE, hs_confine());
     reset_files_limit();

@@ -20,6 +20,8 @@ struct hs_vm_spec {
     int base_fd;     /* mount namespace to start from: hs_mount_base */
     int init_fd;     /* the program that becomes process 1, O_PATH */
     int cgroup_fd;   /* directory in the v2 tree */
+    int life_fd;     /* becomes file 0 of process 1 and nobody else's: closed when that ends, before
+                        it waits for the end of the others, which its pidfd tells */
     const int *join; /* cgroup.procs files of v1 hierarchies, open for writing */
     size_t joins;
     const char *const *sealed; /* paths below /proc that become read-only, NULL at the end */

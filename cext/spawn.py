@@ -32,6 +32,7 @@ def spawn_vm(
     base_fd: int,
     init_fd: int,
     cgroup_fd: int,
+    life_fd: int,
     join: Sequence[int],
     sealed: Sequence[str],
 ) -> tuple[int, int]:
@@ -45,6 +46,7 @@ def spawn_vm(
     spec.base_fd = base_fd
     spec.init_fd = init_fd
     spec.cgroup_fd = cgroup_fd
+    spec.life_fd = life_fd
     spec.join = _kept(keep, ffi.new("int[]", list(join)))
     spec.joins = len(join)
     spec.sealed = _strings(keep, sealed)

@@ -16,21 +16,23 @@ are those that the device was found with, and no LED lit. They are remembered fo
 unplugged and comes back, as they were at the OS's last release.
 
 Order of a release, which leaves no window for two readers: the OS is held still; no new open (node
-unlinked, device list); every open file revoked (cext/revoke.h); the OS may run again. That the node
-went is announced when the next owner has it: nobody waits for that. Until there is a first owner,
-and after the last, the KMC has the device grabbed. From one owner to the next it has not: no OS can
-open the node in between, and the end of a grab waits for the kernel's RCU, which takes longer than
-all the rest.
+unlinked, device list); every open file revoked (cext/revoke.h); the OS may run again. An OS in
+which files are still found after PASSES is killed, and looked through once more; where even that
+does not do, nobody gets the devices: this driver is out of use. That the node went is announced
+when the next owner has it: nobody waits for that. Until there is a first owner, and after the last,
+the KMC has the device grabbed. From one owner to the next it has not: no OS can open the node in
+between, and the end of a grab waits for the kernel's RCU, which takes longer than all the rest.
 """
 
 import contextlib
+import errno
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cext import forward
-from cext.revoke import Revoked, Revoker
+from cext.revoke import Hold, Revoker
 from hostsim.model import DeviceSpec, Held, Json
 from hostsim.osnodes import Node, OsNodes, node_path, udev_links, udev_properties
 from netns import evstate, leds
@@ -103,7 +105,9 @@ class Direct:
     def add(self, source: Source, node: InputNode, spec: DeviceSpec) -> None:
         """Take a device over from the machine; `source` is ours then. Raises OSError, and then the
         source is closed."""
-        assert self._watcher is not None
+        if self._watcher is None:
+            source.close()
+            raise OSError(errno.ENODEV, "devices in direct mode are out of use")
         triggers = leds.triggers(node.sysname)
         try:
             chord = [key_code(name) for name in spec.hotkey]
@@ -175,7 +179,8 @@ class Direct:
 
     def release(self, name: str) -> None:
         """See the top of the module."""
-        assert self._revoker is not None
+        if self._revoker is None:
+            return  # out of use: it has nothing
         nodes = self._oses[name]
         group = nodes.vm.cgroup
         rdevs = [device.source.rdev for device in self._devices.values()]
@@ -183,8 +188,12 @@ class Direct:
             for sysname in self._devices:
                 nodes.withdraw(sysname)
             self._owner = None
-            if hold is not None:
-                _report(group, self._revoker.revoke(hold, group.parent, rdevs, STILL, PASSES))
+            if hold is not None and not self._revoke(hold, group, rdevs):
+                # No other OS may get what this one still reads: whoever opens it there ends.
+                log.error("%s: still opens devices after %d passes: killed", name, PASSES)
+                nodes.vm.kill()
+                if not self._revoke(hold, group, rdevs):
+                    raise OSError(errno.EBUSY, "its devices are still opened")
         for device in self._each():
             device.carried = self._carries - device.hotkey
             with contextlib.suppress(OSError):  # unplugged in this moment: _each drops it
@@ -223,6 +232,16 @@ class Direct:
             self._revoker.close()
             self._revoker = None
 
+    def _revoke(self, hold: Hold, group: Path, rdevs: list[int]) -> bool:
+        """Whether no VM of the host has an open file of the devices any more."""
+        assert self._revoker is not None
+        found = self._revoker.revoke(hold, group.parent, rdevs, STILL, PASSES)
+        if found.restless:
+            log.warning("%s: does not come to rest; revoked all the same", group.name)
+        if found.killed:
+            log.warning("%s: killed %d that hid a device, or may have", group.name, found.killed)
+        return found.clean
+
     def _each(self) -> "list[_Device]":
         """Every device that is still plugged in: one whose kernel object is gone is dropped."""
         for sysname, device in list(self._devices.items()):
@@ -242,14 +261,3 @@ class Direct:
                 device.grabbed = False
             now, device.now = device.now, None
             evstate.apply(device.source, device.saved.get(name, device.fresh), now)
-
-
-def _report(group: Path, found: Revoked) -> None:
-    if found.restless:
-        log.warning("%s: does not come to rest; revoked all the same", group.name)
-    if found.killed:
-        log.warning("%s: killed %d that hid a device", group.name, found.killed)
-    if found.hidden:
-        log.warning("%s: %d descriptors out of sight", group.name, found.hidden)
-    if not found.clean:
-        log.error("%s: still opens devices after %d passes", group.name, PASSES)

@@ -97,7 +97,7 @@ class Host:
         self._monitor = LinkMonitor(self._switch.netns_fd)
         self._watch(self._monitor.fileno(), self._links_changed)
         for vm in self.vms.values():
-            self._watch(vm.pidfd, partial(self._vm_gone, vm))
+            self._watch_vm(vm)
         await self._start_functions()
         await self._programs.start([n for n, vm in self.vms.items() if vm.spec.run is not None])
         oses = {name: self.vms[name] for name in self.spec.os_names()}
@@ -219,13 +219,26 @@ class Host:
         asyncio.get_running_loop().remove_reader(fd)
         self._watched.remove(fd)
 
+    def _watch_vm(self, vm: Vm) -> None:
+        self._watch(vm.pidfd, partial(self._vm_gone, vm))
+        if vm.spec.os is not None:
+            self._watch(vm.life_fd, partial(self._vm_ends, vm))
+
+    def _vm_ends(self, vm: Vm) -> None:
+        """An OS's process 1 ends: its equipment does not wait for the others, or for their reapers.
+        Whatever let go of the pipe, what is in there ends now."""
+        self._unwatch(vm.life_fd)
+        vm.kill()
+        if self._kmc is not None:
+            self._kmc.vm_gone(vm.spec.name)
+
     def _vm_gone(self, vm: Vm) -> None:
+        if vm.life_fd in self._watched:
+            self._vm_ends(vm)
         self._unwatch(vm.pidfd)
         log.error("%s: its init died", vm.spec.name)
         if self._dataplane is not None:
             self._dataplane.vm_gone(vm.spec.name)
-        if self._kmc is not None and vm.spec.os is not None:
-            self._kmc.vm_gone(vm.spec.name)
         if self._up and vm.spec.os is not None and vm.spec.os.restart == "on-failure":
             if restart.failed(vm.ended()):
                 self._restart_later(vm)
@@ -253,7 +266,7 @@ class Host:
                 self._kmc.vm_gone(name)
             self._restart_later(vm)
             return
-        self._watch(vm.pidfd, partial(self._vm_gone, vm))
+        self._watch_vm(vm)
         self._backoffs[name].started(asyncio.get_running_loop().time())
         log.info("%s: started again", name)
 

@@ -172,14 +172,15 @@ class Kmc:
         self._log.tell(everything=True)
 
     def vm_gone(self, name: str) -> None:
-        """An OS's process 1 has ended: what it had goes to the next in line."""
+        """An OS's process 1 has ended, or is about to: what it had goes to the next in line, before
+        anything else is done about it."""
         if name in self._oses:
-            log.warning("%s died", name)
             self._by = f"the end of {name}"
             if name in self._returning:
                 self._returning.pop(name).cancel()
-            self._ports[name].close()
             self._act(self._machine.gone(name))
+            log.warning("%s died", name)
+            self._ports[name].close()
 
     def vm_back(self, name: str) -> None:
         """An OS that died was started again. Once its agent is there (or AGENT_START is over) it is
@@ -257,16 +258,18 @@ class Kmc:
         if owner:
             self._owners.add(name)
         self._asked.append(_Asked(name, by, begun, future))
-        self._act(actions)
+        self._act(actions, begun)
         # While the agent thinks, as a rule.
         self._log.say(by, "requests", f"flip to {name}, asked by {by}")
 
-    def _act(self, actions: Sequence[Action]) -> None:
+    def _act(self, actions: Sequence[Action], begun: float | None = None) -> None:
+        """begun: when that was asked for which these begin; else they begin now."""
         todo = deque(actions)
         while todo:
             match todo.popleft():
                 case AskRelease(name):
-                    todo.extendleft(reversed(self._ask_release(name)))
+                    since, begun = begun or time.monotonic(), None
+                    todo.extendleft(reversed(self._ask_release(name, since)))
                 case Release(name):
                     self._release(name)
                     todo.extendleft(reversed(self._machine.released(name)))
@@ -286,25 +289,21 @@ class Kmc:
                 case Abandoned(name):
                     self._fail(name, "it died")
 
-    def _ask_release(self, name: str) -> list[Action]:
+    def _ask_release(self, name: str, since: float) -> list[Action]:
         self._release_number += 1
         timeout = self._spec.kmc.release_timeout
         ask = Message(Type.RELEASE, self._release_number, str(round(timeout * 1000)))
         if not self._ports[name].tell(ask):
             return self._machine.agent_released(name)
-        loop = asyncio.get_running_loop()
-        self._deadline = loop.call_later(timeout, self._overrule, name)
+        self._deadline = asyncio.get_running_loop().call_at(since + timeout, self._overrule, name)
         return []
 
     def _overrule(self, name: str) -> None:
         self._deadline = None
         self._overruled[name] += 1
-        log.warning("%s did not release within %g s: overruled", name, self._timeout)
         self._act(self._machine.deadline(name))
-
-    @property
-    def _timeout(self) -> float:
-        return self._spec.kmc.release_timeout
+        timeout = self._spec.kmc.release_timeout
+        log.warning("%s did not release within %g s: overruled", name, timeout)
 
     def _release(self, name: str) -> None:
         if self._deadline is not None:
@@ -318,6 +317,8 @@ class Kmc:
             except OSError:
                 # Whether the OS still has it is unknown, so nobody else may get it.
                 log.exception("%s cannot be taken from %s; it is out of use", driver, name)
+                if isinstance(driver, Mirror | Direct):
+                    self._unwatch(driver.fileno())
                 driver.close()
 
     def _take(self, name: str) -> None:
@@ -477,6 +478,10 @@ class Kmc:
     def _watch(self, fd: int, callback: Callable[[], None]) -> None:
         asyncio.get_running_loop().add_reader(fd, callback)
         self._readers.append(fd)
+
+    def _unwatch(self, fd: int) -> None:
+        asyncio.get_running_loop().remove_reader(fd)
+        self._readers.remove(fd)
 
 
 def _answer(connection: Connection, sequence: int, done: asyncio.Future[Json]) -> None:

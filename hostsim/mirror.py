@@ -11,6 +11,7 @@ Events carry the time at which they entered the clone.
 """
 
 import contextlib
+import errno
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -91,7 +92,9 @@ class Mirror:
     def add(self, source: Source, node: InputNode, spec: DeviceSpec) -> None:
         """Take a device over from the machine; `source` is ours then. Raises OSError, HostsimError;
         then the source is closed."""
-        assert self._forwarder is not None
+        if self._forwarder is None:
+            source.close()
+            raise OSError(errno.ENODEV, "devices in mirror mode are out of use")
         try:
             fresh = replace(evstate.read(source), leds=(), keys=())
             device = _Mirrored(source, udev_properties(source, node), udev_links(node), fresh)
@@ -173,7 +176,8 @@ class Mirror:
 
     def release(self, name: str) -> None:
         """What was queued is delivered, keys and touches are lifted, then the old OS is silent."""
-        assert self._forwarder is not None
+        if self._forwarder is None:
+            return  # out of use: it has nothing
         self._forwarder.release()
         self._owner = None
 
@@ -182,7 +186,8 @@ class Mirror:
 
     def take(self, name: str) -> None:
         """LEDs, axes and switches as they are to be, then events."""
-        assert self._forwarder is not None
+        if self._forwarder is None:
+            return
         self._owner = name
         self._forwarder.take(self._index[name])
 

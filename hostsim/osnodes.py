@@ -118,7 +118,11 @@ class OsNodes:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(node.sysname, dir_fd=self.vm.input_fd)  # whatever the OS put there
             # first what a program can read from, then what libudev's readers look at
-            os.mknod(node.sysname, stat.S_IFCHR | 0o660, node.rdev, dir_fd=self.vm.input_fd)
+            before = os.umask(0)  # the group writes too: LEDs, effects
+            try:
+                os.mknod(node.sysname, stat.S_IFCHR | 0o660, node.rdev, dir_fd=self.vm.input_fd)
+            finally:
+                os.umask(before)
             os.chown(
                 node.sysname, 0, _input_group(), dir_fd=self.vm.input_fd, follow_symlinks=False
             )

@@ -12,6 +12,7 @@ from typing import Any
 
 from hostsim.errors import HostsimError
 from hostsim.vm import Vm
+from netns import namespace
 from netns.process import Process
 
 log = logging.getLogger("hostsim.host")
@@ -93,7 +94,7 @@ class Programs:
         loop.add_reader(program.fileno(), ended.set)
         deadline = loop.time() + SETTLE
         try:
-            while not _listens(self._vms[name].pid) and loop.time() < deadline:
+            while not namespace.listens(self._vms[name].pid) and loop.time() < deadline:
                 try:
                     await asyncio.wait_for(ended.wait(), 0.01)
                 except TimeoutError:
@@ -142,16 +143,3 @@ class Programs:
     def _last_line(self, name: str) -> str:
         lines = self._log_of(name).read_text(errors="replace").strip().splitlines()
         return lines[-1].strip() if lines else ""
-
-
-def _listens(pid: int) -> bool:
-    """Whether a TCP socket listens or a UDP socket is bound in the network namespace of `pid`
-    (/proc/PID/net, proc(5): state 0A is LISTEN; 07 is what an unconnected UDP socket shows)."""
-    for name, state in (("tcp", "0A"), ("tcp6", "0A"), ("udp", "07"), ("udp6", "07")):
-        try:
-            lines = Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]
-        except OSError:
-            continue
-        if any(line.split()[3] == state for line in lines):
-            return True
-    return False

@@ -33,6 +33,9 @@ class Vm:
 
     index: 1 and up, unique within the host. netns: the name in /run/netns. cgroup: the v2
     directory. netns_fd, pid, pidfd, cgroup_fd: of the running VM, else -1; they stay ours.
+    life_fd: the same; a pipe, in error (POLLERR) once process 1 begins to end, whereas its pidfd is
+    readable only when all others in the VM have ended, and who started them has reaped them. A
+    process in the VM that keeps the pipe open can only undo the first.
     mac, eth0, port: the MAC address of eth0, its interface index in the VM, and its port's in the
     switch's namespace; the switch fills them in.
     """
@@ -45,6 +48,7 @@ class Vm:
         self.netns_fd = -1
         self.pid = -1
         self.pidfd = -1
+        self.life_fd = -1
         self.mac = ""
         self.eth0 = 0
         self.port = 0
@@ -122,9 +126,13 @@ class Vm:
             self._group.make()
             self.devices.attach(self._group.fd)
             base_fd, init_fd, sealed = _common()
-            self.pid, self.pidfd = spawn.spawn_vm(
-                self.spec.name, base_fd, init_fd, self._group.fd, self._group.join, sealed
-            )
+            life, self.life_fd = os.pipe2(os.O_CLOEXEC)
+            try:
+                self.pid, self.pidfd = spawn.spawn_vm(
+                    self.spec.name, base_fd, init_fd, self._group.fd, life, self._group.join, sealed
+                )
+            finally:
+                os.close(life)
             self.netns_fd = os.open(f"/proc/{self.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
             namespace.add(self.netns, self.pid)
             self._named = True
@@ -218,10 +226,10 @@ class Vm:
         if self._named:
             namespace.remove(self.netns)
             self._named = False
-        for fd in (self.netns_fd, *self._directories.values()):
+        for fd in (self.netns_fd, self.life_fd, *self._directories.values()):
             if fd >= 0:
                 os.close(fd)
-        self.netns_fd = -1
+        self.netns_fd = self.life_fd = -1
         self._directories.clear()
         self._group.remove()
         self.devices.close()

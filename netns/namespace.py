@@ -100,3 +100,16 @@ def write_sysctls(netns_fd: int, values: dict[str, str]) -> None:
             raise ValueError(f"{name} is not a parameter of a network namespace")
         paths[f"/proc/sys/{path}"] = value
     spawn.write_sysctls(netns_fd, paths)
+
+
+def listens(pid: int) -> bool:
+    """Whether a TCP socket listens or a UDP socket is bound in the network namespace of `pid`
+    (/proc/PID/net, proc(5): state 0A is LISTEN; 07 is what an unconnected UDP socket shows)."""
+    for name, state in (("tcp", "0A"), ("tcp6", "0A"), ("udp", "07"), ("udp6", "07")):
+        try:
+            lines = Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]
+        except OSError:
+            continue
+        if any(line.split()[3] == state for line in lines):
+            return True
+    return False

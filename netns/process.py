@@ -129,7 +129,8 @@ class Process:
             self._pidfd = -1
         for stream in (self.stdin, self.stdout, self.stderr):
             if stream is not None:
-                stream.close()
+                with contextlib.suppress(BrokenPipeError):  # what it did not live to be told
+                    stream.close()
 
 
 def wait_end(pidfd: int, timeout: float | None) -> bool:

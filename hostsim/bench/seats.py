@@ -44,6 +44,11 @@ class Client:
         )
         self.expect("ready")
 
+    @property
+    def pid(self) -> int:
+        """Of the program, or of the `hostsim exec` that started it."""
+        return self._process.pid
+
     def tell(self, line: str) -> None:
         """Write a line to it."""
         assert self._process.stdin is not None

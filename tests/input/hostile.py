@@ -20,6 +20,7 @@ import threading
 
 PATH = "/run/hostsim/agent.sock"
 CLONE_FILES = 0x400
+MANY = 520  # more than cext/revoke.c looks at in one queue
 
 
 def keep(node: str) -> None:
@@ -111,6 +112,7 @@ class Puppet:
 
     def __init__(self) -> None:
         self._sockets: dict[str, socket.socket] = {}
+        self._thread: HidingThread | None = None
 
     def open(self, path: str) -> str:
         """A descriptor."""
@@ -163,6 +165,74 @@ class Puppet:
         """The descriptor that somebody gave."""
         return str(fetch(self._sockets[path], 1)[0])
 
+    def hide(self, how: str, node: str) -> str:
+        """Open it, and keep it where it is hard to find:
+
+        queue      in a socket's queue
+        nested     in the queue of a socket in a queue
+        many       in a queue, behind as many descriptors as fit
+        backlog    in a connection that nobody has accepted
+        thread     in a thread's own descriptor table
+        """
+        if how == "thread":
+            self._thread = HidingThread(node)
+            return "done"
+        fd = os.open(node, os.O_RDONLY | os.O_NONBLOCK)
+        give, self._sockets[how] = socket.socketpair()
+        if how == "nested":
+            outer, self._sockets[how] = give, self._sockets[how]
+            give, inner = socket.socketpair()
+            socket.send_fds(outer, [b"x"], [inner.fileno()])
+            inner.close()
+        elif how == "many":
+            give.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+            null = os.open("/dev/null", os.O_RDONLY)
+            for _ in range(MANY):
+                socket.send_fds(give, [b"x"], [null], socket.MSG_DONTWAIT)
+            os.close(null)
+        elif how == "backlog":
+            self._sockets[how] = socket.socket(socket.AF_UNIX)
+            self._sockets[how].bind("\0backlog")
+            self._sockets[how].listen()
+            give = socket.socket(socket.AF_UNIX)
+            give.connect("\0backlog")
+        socket.send_fds(give, [b"x"], [fd], socket.MSG_DONTWAIT)
+        os.close(fd)
+        if how != "nested":
+            give.close()
+        return "done"
+
+    def find(self, how: str) -> str:
+        """Fetch it back: how many bytes it reads."""
+        if how == "thread":
+            assert self._thread is not None
+            return self._thread.read()
+        sock = self._sockets[how]
+        if how == "backlog":
+            sock, _ = sock.accept()
+        if how == "nested":
+            sock = socket.socket(fileno=fetch(sock, 1)[0])
+        for _ in range(MANY if how == "many" else 0):
+            os.close(fetch(sock, 1)[0])
+        return self.read(str(fetch(sock, 1)[0]))
+
+    def run(self, node: str, path: str) -> str:
+        """Have it run from process to process, each the child of the one before; what it reads is
+        appended to the file."""
+        fd = os.open(node, os.O_RDONLY | os.O_NONBLOCK)
+        if os.fork() == 0:
+            out = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            while os.fork() == 0:
+                try:
+                    os.write(out, os.read(fd, 4096))
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    break
+            os._exit(0)
+        os.close(fd)
+        return "done"
+
     def say(self, text: str, times: str) -> str:
         """One message (hexadecimal) to the agent socket, again and again over one connection: how
         many answers come before the other side closes it, or there is one for each."""
@@ -194,6 +264,37 @@ class Puppet:
             except (BrokenPipeError, ConnectionResetError):
                 continue
         return str(answers)
+
+
+class HidingThread:
+    """A thread with a descriptor table of its own (CLONE_FILES), and the node open in it."""
+
+    def __init__(self, node: str) -> None:
+        self._node = node
+        self._turns = threading.Semaphore(0)
+        self._done = threading.Semaphore(0)
+        self._answer = ""
+        threading.Thread(target=self._run, daemon=True).start()
+        self._done.acquire()
+
+    def read(self) -> str:
+        """How many bytes there are."""
+        self._turns.release()
+        self._done.acquire()
+        return self._answer
+
+    def _run(self) -> None:
+        import ctypes
+
+        assert ctypes.CDLL(None).unshare(CLONE_FILES) == 0
+        fd = os.open(self._node, os.O_RDONLY | os.O_NONBLOCK)
+        self._done.release()
+        self._turns.acquire()
+        try:
+            self._answer = str(len(os.read(fd, 4096)))
+        except OSError as error:
+            self._answer = errno.errorcode.get(error.errno or 0, "?")
+        self._done.release()
 
 
 def agent() -> socket.socket:

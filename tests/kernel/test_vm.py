@@ -2,6 +2,7 @@
 
 import os
 import platform
+import select
 import signal
 import socket
 import subprocess
@@ -272,6 +273,29 @@ def test_the_end_of_process_1_ends_the_vm(vm: Vm) -> None:
     with pytest.raises(HostsimError, match="does not run"):
         vm.popen(["true"])
     vm.stop()
+
+
+def test_the_end_of_process_1_is_told_before_its_programs_are_reaped(vm: Vm) -> None:
+    program = vm.popen(["sleep", "60"])
+    life = select.poll()
+    life.register(vm.life_fd, select.POLLIN)
+    assert life.poll(0) == []
+    os.kill(vm.pid, signal.SIGKILL)
+    assert life.poll(5000) == [(vm.life_fd, select.POLLERR)]
+    assert process.wait_end(program.fileno(), 5)
+    assert not process.wait_end(vm.pidfd, 0)  # nobody has asked for the program's status
+    program.close()
+    assert process.wait_end(vm.pidfd, 5)
+
+
+def test_stop_with_something_left_to_say_to_a_program(vm: Vm, host_name: str) -> None:
+    program = vm.popen(["sleep", "60"], stdin=subprocess.PIPE)
+    assert program.stdin is not None
+    program.stdin.write(b"unheard")
+    program.kill()
+    program.wait(5)
+    vm.stop()
+    assert not Path(f"/run/netns/hs-{host_name}-a").exists()
 
 
 def test_shutdown_from_inside(vm: Vm) -> None:

@@ -1,0 +1,196 @@
+"""What an OS does to keep a device that it has opened, past the look through open files
+(cext/revoke.c): each try fails, and succeeds where the one piece of that code against it is left
+out. The product has no switch for this: a copy of the source is changed and compiled.
+"""
+
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cffi import FFI
+from rig import HERE, Puppet, Rig, spec, wait_for
+
+import cext.revoke
+from cext.revoke import Hold, Revoked, Revoker
+from hostsim.vm import Vm
+
+pytestmark = [pytest.mark.uinput, pytest.mark.timeout(240)]
+
+SOURCES = HERE.parents[1] / "cext"
+Patch = pytest.MonkeyPatch
+
+QUEUES = {"if (!wanted && !S_ISSOCK(st.st_mode))": "if (!wanted)"}
+DEEPER = {"look_into(job, fd, depth + 1);": "if (depth == 0) look_into(job, fd, 9 * (depth + 1));"}
+HIDDEN = {"if (job->count->hidden != hidden)": "if (false)"}
+THREADS = {"hides = has_threads(pid) && threads_hide(job, pid);": "hides = false;"}
+FREEZE = {
+    'else if (write(hold->control, "1", 1) < 0)': "else if (false)",
+    "still = at_rest(hold, still_ms);": "still = true; (void)at_rest; (void)still_ms;",
+}
+
+
+@pytest.fixture(params=[True, False], ids=["defended", "defence out"])
+def defended(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+@pytest.fixture
+def leave_out(tmp_path: Path, monkeypatch: Patch) -> Callable[[dict[str, str]], None]:
+    """leave_out({code: what stands there instead}): from now on revokes go without."""
+
+    def change(pieces: dict[str, str]) -> None:
+        text = (SOURCES / "revoke.c").read_text()
+        for code, other in pieces.items():
+            assert text.count(code) == 1, code
+            text = text.replace(code, other)
+        changed = tmp_path / "revoke.c"
+        changed.write_text(text)
+        library = tmp_path / "revoke.so"
+        command = ["cc", "-O1", "-shared", "-fPIC", "-pthread", f"-I{SOURCES}", "-o", str(library)]
+        subprocess.run([*command, str(changed), str(SOURCES / "keeper.c")], check=True)
+        ffi = FFI()
+        ffi.cdef(re.sub("(?m)^#.*$", "", (SOURCES / "revoke.cdef").read_text()))
+        monkeypatch.setattr(cext.revoke, "ffi", ffi)
+        monkeypatch.setattr(cext.revoke, "lib", ffi.dlopen(str(library)))
+
+    return change
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[Callable[[], Rig]]:
+    """started(): the OSes are up."""
+    rigs: list[Rig] = []
+
+    def start() -> Rig:
+        rigs.append(Rig(spec("direct"), tmp_path))
+        rigs[-1].start()
+        return rigs[-1]
+
+    yield start
+    for rig in rigs:
+        rig.stop()
+
+
+def reads(attacker: Puppet, *words: str) -> bool:
+    """Whether it has read anything: one that was killed has not."""
+    try:
+        answer = attacker(*words)
+    except BrokenPipeError:
+        return False
+    assert answer.isdigit() or answer in ("", "ENODEV", "EAGAIN"), answer
+    return answer.isdigit() and int(answer) > 0
+
+
+@pytest.mark.parametrize(
+    ("how", "pieces"),
+    [
+        ("queue", QUEUES),
+        ("nested", DEEPER | HIDDEN),
+        ("many", HIDDEN),
+        ("backlog", HIDDEN),
+        ("thread", THREADS),
+    ],
+)
+def test_a_hidden_descriptor_reads_nothing(
+    leave_out: Callable[[dict[str, str]], None],
+    started: Callable[[], Rig],
+    defended: bool,
+    how: str,
+    pieces: dict[str, str],
+) -> None:
+    if not defended:
+        leave_out(pieces)
+    rig = started()
+    keyboard = rig.typist("keyboard", "Test Keyboard")
+    wait_for(rig.devices, "the KMC has the keyboard")
+    attacker, play = Puppet(rig.vms["work"]), rig.reader("play")
+    assert attacker("hide", how, keyboard.node) == "done"
+    rig.flip("play")
+    wait_for(lambda: play.opened() == 1, "play has the keyboard")
+    keyboard("tap KEY_A")
+    wait_for(lambda: play.pressed() == [(30, 1), (30, 0)], "play reads")
+    assert reads(attacker, "find", how) is not defended
+    assert rig.vms["work"].alive
+
+
+RUNNERS, FLIPS = 2, 10
+
+
+def test_a_descriptor_that_runs_from_process_to_process_reads_nothing(
+    leave_out: Callable[[dict[str, str]], None],
+    started: Callable[[], Rig],
+    defended: bool,
+    tmp_path: Path,
+) -> None:
+    """Defence: the OS is frozen while it is looked through."""
+    if not defended:
+        leave_out(FREEZE)
+    rig = started()
+    keyboard = rig.typist("keyboard", "Test Keyboard")
+    wait_for(rig.devices, "the KMC has the keyboard")
+    attacker, play = Puppet(rig.vms["work"]), rig.reader("play")
+    out = tmp_path / "out"
+    out.touch()
+    for _ in range(FLIPS):
+        for _ in range(RUNNERS):
+            assert attacker("run", keyboard.node, str(out)) == "done"
+        rig.flip("play")
+        wait_for(lambda: play.opened() == 1, "play has the keyboard")
+        before = len(play.pressed())
+        keyboard("tap KEY_A")
+        wait_for(lambda: len(play.pressed()) == before + 2, "play reads")  # noqa: B023
+        rig.flip("work")
+        wait_for(lambda: play.opened() == 0, "play has lost it")
+        if not defended and out.stat().st_size:
+            break
+    assert (out.stat().st_size > 0) is not defended
+
+
+def test_an_os_that_holds_on_is_killed_before_another_has_the_device(
+    started: Callable[[], Rig], defended: bool, monkeypatch: Patch
+) -> None:
+    """The look through it comes to no end: here, the first does nothing and says so. Defence: the
+    OS is killed, and looked through again; the driver goes out of use where that does not do."""
+    whole, answers = Revoker.revoke, [Revoked(0, 1, 0, 0, 50, True, False)]
+
+    def first_without(self: Revoker, hold: Hold, *rest: Any) -> Revoked:
+        return answers.pop() if answers else whole(self, hold, *rest)
+
+    monkeypatch.setattr(Revoker, "revoke", first_without)
+    if not defended:
+        answers *= 2
+        answers[0] = Revoked(0, 0, 0, 0, 1, False, True)  # the second look says that all is well
+        monkeypatch.setattr(Vm, "kill", lambda _: None)
+    rig = started()
+    keyboard = rig.typist("keyboard", "Test Keyboard")
+    wait_for(rig.devices, "the KMC has the keyboard")
+    attacker, play = Puppet(rig.vms["work"]), rig.reader("play")
+    fd = attacker("open", keyboard.node)
+    rig.flip("play")
+    wait_for(lambda: play.opened() == 1, "play has the keyboard")
+    keyboard("tap KEY_A")
+    wait_for(lambda: play.pressed() == [(30, 1), (30, 0)], "play reads")
+    assert reads(attacker, "read", fd) is not defended
+    if defended:
+        wait_for(lambda: not rig.vms["work"].alive, "work is dead")
+
+
+def test_what_nobody_can_take_away_nobody_else_gets(
+    started: Callable[[], Rig], monkeypatch: Patch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Even with the OS killed, the devices are found open: somebody else in the host has them."""
+    never = Revoked(0, 1, 0, 0, 50, True, False)
+    rig = started()
+    rig.typist("keyboard", "Test Keyboard")
+    wait_for(rig.devices, "the KMC has the keyboard")
+    monkeypatch.setattr(Revoker, "revoke", lambda *_: never)
+    assert rig.flip("play")["foreground"] == "play"
+    assert rig.devices() == []
+    assert rig.vms["play"].run(["ls", "/dev/input"]).stdout == b""
+    rig.typist("keyboard", "Test Keyboard 2")
+    wait_for(lambda: "direct mode are out of use" in caplog.text, "nor a device that comes later")
+    assert rig.flip("work")["foreground"] == "work"
+    assert rig.devices() == []
