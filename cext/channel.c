@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+enum { RETURNS = 64 }; /* frames of a batch */
+
 static uint64_t ring_at(void) {
     return HS_APART;
 }
@@ -19,7 +21,7 @@ static uint64_t data_at(const struct hs_channel_shape *shape) {
     uint64_t at = returns_at(shape);
 
     if (shape->mode == HS_SHARED)
-        at += hs_ring_bytes(shape->ring_size, sizeof(struct xdp_desc));
+        at += hs_ring_bytes(shape->ring_size, sizeof(hs_frame));
     return (at + 4095) & ~UINT64_C(4095);
 }
 
@@ -108,6 +110,11 @@ void hs_channel_close(struct hs_channel *c) {
     memset(c, 0, sizeof(*c));
 }
 
+/* What a packet takes of the byte ring. */
+static uint32_t round_up(uint32_t len) {
+    return (len + HS_LINE - 1) & ~(uint32_t)(HS_LINE - 1);
+}
+
 static uint64_t bad_indices(const struct hs_channel *c) {
     return c->packets.bad_index + c->returns.bad_index;
 }
@@ -128,6 +135,48 @@ static void refresh_tail(struct hs_channel *c) {
     update_tail(c);
 }
 
+/* The usual burst: good packets, one behind the other in the byte ring, and descriptors that do not
+ * wrap. First the packets and then what is to be said of them: a processor sees from the stores
+ * which lines come next, and fetches them back from the other core ahead of time, if nothing else
+ * is stored in between. How many packets of the burst went; the others are for send_copies. */
+static uint32_t send_run(struct hs_channel *c, const struct xdp_desc *batch, uint32_t n) {
+    const struct hs_ring *r = &c->packets;
+    const uint8_t *const from = c->umem->base;
+    const uint32_t size = c->shape.data_size, max_len = c->shape.max_len;
+    const uint32_t first = r->own & r->mask, most = round_up(max_len);
+    uint32_t head = c->head, run = size - (head & (size - 1)), room = r->mask + 1 - first, i;
+    uint32_t *const ends = c->ends + first;
+    hs_brief *const brief = hs_ring_briefs(r) + first;
+    uint8_t *at = c->data + (head & (size - 1));
+    uint64_t bytes = 0;
+
+    if (run > c->tail + size - head)
+        run = c->tail + size - head;
+    if (room > r->mask + 1 - (r->own - r->peer))
+        room = r->mask + 1 - (r->own - r->peer);
+    if (n > room)
+        n = room;
+    for (i = 0; i < n && run >= most && batch[i].len - 1 < max_len; i++) {
+        const uint32_t need = round_up(batch[i].len);
+
+        hs_copy(at, from + batch[i].addr, batch[i].len);
+        at += need;
+        run -= need;
+    }
+    n = i;
+    for (i = 0; i < n; i++) {
+        brief[i] = batch[i].len | batch[i].options << HS_BRIEF_LEN_BITS;
+        bytes += batch[i].len;
+    }
+    for (i = 0; i < n; i++) {
+        head += round_up(batch[i].len);
+        ends[i] = head;
+    }
+    c->head = head;
+    c->bytes += bytes;
+    return n;
+}
+
 /* The loops below keep everything they need in locals: a store through a byte pointer may alias any
  * structure, and would make the compiler load each field again for each packet. `run` is how many
  * bytes may be used without another look at limits: in the usual case the next packet's place costs
@@ -140,14 +189,16 @@ static uint32_t send_copies(struct hs_channel *c, const struct xdp_desc *batch, 
     uint32_t *const ends = c->ends;
     const uint32_t size = c->shape.data_size, max_len = c->shape.max_len;
     const uint32_t mask = r->mask, own = r->own;
-    uint32_t head = c->head, run = 0;
-    uint32_t room = mask + 1 - (own - r->peer), put = 0, i;
+    uint32_t head, run = 0;
+    uint32_t room = mask + 1 - (own - r->peer), put, i;
     uint64_t bytes = 0;
 
     update_tail(c); /* someone else may have looked at the index */
-    for (i = 0; i < n; i++) {
+    put = send_run(c, batch, n);
+    head = c->head;
+    for (i = put; i < n; i++) {
         const uint32_t len = batch[i].len;
-        const uint32_t need = (len + HS_LINE - 1) & ~(uint32_t)(HS_LINE - 1);
+        const uint32_t need = round_up(len);
         uint32_t slot;
 
         if (__builtin_expect(len - 1 >= max_len, 0)) {
@@ -196,26 +247,28 @@ static uint32_t send_frames(struct hs_channel *c, const struct xdp_desc *batch, 
     struct xdp_desc *const desc = hs_ring_descs(r);
     const uint8_t lent = (uint8_t)(HS_LENT | c->number << 2);
     const uint32_t mask = r->mask, own = r->own;
-    uint32_t put = 0, i;
+    uint32_t put = 0, i = 0;
     uint64_t bytes = 0;
 
-    for (i = 0; i < n; i++) {
-        const uint32_t len = batch[i].len;
-        const uint32_t frame = hs_umem_frame(u, batch[i].addr);
+    while (i < n && put < room) {
+        const uint32_t first = i, slot = (own + put) & mask;
+        uint32_t most = n - i < room - put ? n - i : room - put;
 
-        if (put == room) {
-            c->counters[HS_FULL]++;
-            break;
+        if (most > mask + 1 - slot)
+            most = mask + 1 - slot;
+        for (most += i; i < most && state[hs_umem_frame(u, batch[i].addr)] == HS_OWN; i++) {
+            state[hs_umem_frame(u, batch[i].addr)] = lent;
+            bytes += batch[i].len;
         }
-        if (state[frame] != HS_OWN) {
+        memcpy(&desc[slot], &batch[first], (i - first) * sizeof(*desc)); /* see send_run */
+        put += i - first;
+        if (i < most) {
             c->counters[HS_BAD_STATE]++;
-            continue;
+            i++;
         }
-        state[frame] = lent;
-        desc[(own + put) & mask] = batch[i];
-        bytes += len;
-        put++;
     }
+    if (i < n)
+        c->counters[HS_FULL]++;
     if (put)
         hs_ring_submit(r, put);
     c->moved += put;
@@ -238,7 +291,7 @@ static uint32_t recv_copies(struct hs_channel *c, struct xdp_desc *batch, uint32
     uint8_t *const to = u->base;
     const uint32_t size = c->shape.data_size, max_len = c->shape.max_len;
     const uint32_t mask = r->mask, own = r->own, shift = u->frame_shift;
-    const uint32_t color = u->colors - 1;
+    const uint32_t color = u->colors - 1, color_shift = u->color_shift;
     const uint32_t *top;
     uint32_t at = c->head, run = size - at;
     uint32_t avail = hs_ring_avail(r, n), got = 0, i;
@@ -256,7 +309,7 @@ static uint32_t recv_copies(struct hs_channel *c, struct xdp_desc *batch, uint32
     for (i = 0; i < avail; i++) {
         const hs_brief d = __atomic_load_n(&brief[(own + i) & mask], __ATOMIC_RELAXED);
         const uint32_t len = d & ((1u << HS_BRIEF_LEN_BITS) - 1);
-        const uint32_t need = (len + HS_LINE - 1) & ~(uint32_t)(HS_LINE - 1);
+        const uint32_t need = round_up(len);
         const uint8_t *place;
         uint64_t frame;
 
@@ -276,7 +329,8 @@ static uint32_t recv_copies(struct hs_channel *c, struct xdp_desc *batch, uint32
             continue;
         }
         frame = (uint64_t)*top << shift;
-        frame += (*top-- & color) * HS_LINE;
+        frame += ((*top >> color_shift ^ *top >> 6) & color) * HS_LINE;
+        top--;
         hs_copy(to + frame, place, len);
         batch[got++] = (struct xdp_desc){.addr = frame, .len = len};
         bytes += len;
@@ -295,6 +349,7 @@ static uint32_t recv_frames(struct hs_channel *c, struct xdp_desc *batch, uint32
     struct hs_umem *u = c->umem;
     const struct xdp_desc *const desc = hs_ring_descs(r);
     uint8_t *const state = u->state, *const origin = u->origin;
+    const uint8_t *const base = u->base;
     const uint64_t size = u->size;
     const uint32_t in_frame = u->frame_size - 1, shift = u->frame_shift;
     const uint32_t max_len = c->shape.max_len, mask = r->mask, own = r->own;
@@ -304,8 +359,14 @@ static uint32_t recv_frames(struct hs_channel *c, struct xdp_desc *batch, uint32
 
     if (avail > n)
         avail = n;
+    for (i = 0; i < avail; i++)
+        batch[i] = hs_desc_read(&desc[(own + i) & mask]);
+    if (avail) { /* `batch` is what counts from here on */
+        hs_ring_advance(r, avail);
+        hs_ring_release(r);
+    }
     for (i = 0; i < avail; i++) {
-        const struct xdp_desc d = hs_desc_read(&desc[(own + i) & mask]);
+        const struct xdp_desc d = batch[i];
         uint32_t frame;
 
         if (__builtin_expect(d.len - 1 >= max_len, 0)) {
@@ -328,11 +389,8 @@ static uint32_t recv_frames(struct hs_channel *c, struct xdp_desc *batch, uint32
         state[frame] = HS_OWN;
         origin[frame] = number;
         batch[got++] = d;
+        __builtin_prefetch(base + d.addr); /* its headers are looked at next */
         bytes += d.len;
-    }
-    if (avail) {
-        hs_ring_advance(r, avail);
-        hs_ring_release(r);
     }
     c->moved += got;
     c->bytes += bytes;
@@ -349,23 +407,21 @@ uint32_t hs_channel_recv(struct hs_channel *c, struct xdp_desc *batch, uint32_t 
 static uint32_t reclaim_frames(struct hs_channel *c) {
     struct hs_ring *r = &c->returns;
     struct hs_umem *u = c->umem;
-    const struct xdp_desc *const desc = hs_ring_descs(r);
+    const hs_frame *const returned = hs_ring_frames(r);
     uint8_t *const state = u->state;
     const uint8_t *const origin = u->origin;
     const uint8_t lent = (uint8_t)(HS_LENT | c->number << 2);
-    const uint64_t size = u->size;
+    const uint32_t frames = u->frames;
     uint32_t free_count = u->free_count, got = 0, avail, i;
 
     avail = hs_ring_avail(r, 1);
     for (i = 0; i < avail; i++) {
-        const struct xdp_desc d = hs_desc_read(&desc[(r->own + i) & r->mask]);
-        uint32_t frame;
+        const hs_frame frame = __atomic_load_n(&returned[(r->own + i) & r->mask], __ATOMIC_RELAXED);
 
-        if (__builtin_expect(d.addr >= size, 0)) {
+        if (__builtin_expect(frame >= frames, 0)) {
             c->counters[HS_BAD_ADDR]++;
             continue;
         }
-        frame = hs_umem_frame(u, d.addr);
         if (__builtin_expect(state[frame] != lent, 0)) {
             c->counters[HS_BAD_STATE]++;
             continue;
@@ -394,20 +450,28 @@ uint32_t hs_channel_return(struct hs_channel *c, const uint64_t *addrs, uint32_t
     struct hs_ring *r = &c->returns;
     struct hs_umem *u = c->umem;
     uint8_t *const state = u->state, *const origin = u->origin;
-    struct xdp_desc *const desc = hs_ring_descs(r);
+    hs_frame *const returned = hs_ring_frames(r);
     const uint32_t mask = r->mask, own = r->own, room = hs_ring_free(r, n);
-    uint32_t put = 0, i;
+    uint32_t put = 0, i = 0, k;
 
-    for (i = 0; i < n && put < room; i++) {
-        const uint32_t frame = hs_umem_frame(u, addrs[i]);
+    while (i < n && put < room) {
+        hs_frame frames[RETURNS]; /* stored in one go, see send_run */
+        uint32_t some = 0;
 
-        if (state[frame] != HS_OWN || origin[frame] != c->number) {
-            c->counters[HS_BAD_STATE]++;
-            continue;
+        for (; i < n && some < RETURNS && put + some < room; i++) {
+            const hs_frame frame = hs_umem_frame(u, addrs[i]);
+
+            if (state[frame] != HS_OWN || origin[frame] != c->number) {
+                c->counters[HS_BAD_STATE]++;
+                continue;
+            }
+            state[frame] = HS_FOREIGN;
+            origin[frame] = 0;
+            frames[some++] = frame;
         }
-        state[frame] = HS_FOREIGN;
-        origin[frame] = 0;
-        desc[(own + put++) & mask] = (struct xdp_desc){.addr = addrs[i]};
+        for (k = 0; k < some; k++)
+            returned[(own + put + k) & mask] = frames[k];
+        put += some;
     }
     if (put)
         hs_ring_submit(r, put);

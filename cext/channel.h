@@ -4,7 +4,7 @@
  *
  *     offset 0          struct hs_channel_shared: what it is; written once, before anyone maps it
  *     packets           a ring of descriptors, sender to receiver: hs_brief or struct xdp_desc
- *     returns           shared mode: a ring of descriptors, receiver to sender: frames going home
+ *     returns           shared mode: a ring of hs_frame, receiver to sender: frames going home
  *     data              isolated mode: data_size bytes that hold the packets themselves
  *
  * Isolated mode: the sender copies each packet out of its umem into `data`, which it uses as a byte
@@ -26,7 +26,7 @@
 #include "umem.h"
 
 #define HS_CHANNEL_MAGIC 0x68534368u /* "hCSh" */
-#define HS_CHANNEL_VERSION 1
+#define HS_CHANNEL_VERSION 2
 #define HS_CHANNELS_MAX 64 /* of one process; number 0 is "own" in the book of frames */
 #define HS_DATA_MAX (1u << 28)
 

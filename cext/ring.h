@@ -1,11 +1,12 @@
 /* A ring of packet descriptors in shared memory: one producer, one consumer, neither trusted.
  *
  * The layout is AF_XDP's: free-running 32-bit indices (the slot is index & mask) and a slot for
- * each descriptor: struct xdp_desc (linux/if_xdp.h), or, where both sides know the address anyway,
- * a hs_brief, sixteen to a cache line instead of four. Each side keeps its own index in private
- * memory and only publishes it; it reads the peer's index rarely, into a private copy, and believes
- * it only as far as it can be true. Verbs: the producer reserves, fills and submits; the consumer
- * peeks, reads and releases; both in batches, so that a batch costs one publication.
+ * each descriptor: struct xdp_desc (linux/if_xdp.h), or, where that would say what both sides know
+ * anyway, a hs_brief or a hs_frame, sixteen to a cache line instead of four. Each side keeps its
+ * own index in private memory and only publishes it; it reads the peer's index rarely, into a
+ * private copy, and believes it only as far as it can be true. Verbs: the producer reserves, fills
+ * and submits; the consumer peeks, reads and releases; both in batches, so that a batch costs one
+ * publication.
  *
  * Which atomic pairs with which:
  *     producer  written by submit (release)  read by the consumer's refresh (acquire):
@@ -35,8 +36,11 @@ struct hs_ring_shared {
     _Alignas(HS_APART) _Atomic uint32_t consumer;
     /* On a line that is written only when someone goes to sleep: looking at it costs nothing. */
     _Alignas(HS_APART) _Atomic uint32_t sleeps[2]; /* by enum hs_side */
-    _Alignas(HS_APART) unsigned char slots[];      /* struct xdp_desc or hs_brief */
+    _Alignas(HS_APART) unsigned char slots[];      /* struct xdp_desc, hs_brief or hs_frame */
 };
+
+/* The number of a frame that goes home: what lies in it matters to nobody any more. */
+typedef uint32_t hs_frame;
 
 /* Length and options of a packet whose address follows from those before it. */
 typedef uint32_t hs_brief;
@@ -127,6 +131,10 @@ static inline struct xdp_desc *hs_ring_descs(const struct hs_ring *r) {
 
 static inline hs_brief *hs_ring_briefs(const struct hs_ring *r) {
     return (hs_brief *)(void *)r->shared->slots;
+}
+
+static inline hs_frame *hs_ring_frames(const struct hs_ring *r) {
+    return (hs_frame *)(void *)r->shared->slots;
 }
 
 /* Producer: publish the next `n` slots; the caller has filled them: own & mask and on. */

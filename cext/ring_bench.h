@@ -15,11 +15,13 @@ struct hs_bench {
 };
 
 /* Isolated: each byte is copied in from the umem; one packet of a burst carries its number.
- * Shared: each packet's first HS_BENCH_HEADER bytes are written, with its number. */
+ * Shared: each packet's first HS_BENCH_HEADER bytes are written: its number, and a pattern that
+ * follows from the packet's length, which is the longest that the channel takes. */
 #define HS_BENCH_HEADER 48
 void hs_bench_source(struct hs_channel *c, struct hs_bench *b, uint32_t len);
 
-/* Isolated: each byte is copied out. Shared: each header is read. Numbers are checked. */
+/* Isolated: each byte is copied out. Shared: each header is read, whole. What is read is checked.
+ */
 void hs_bench_sink(struct hs_channel *c, struct hs_bench *b);
 
 /* The bare limit: the same copies through the same kind of memory, with indices and nothing else:

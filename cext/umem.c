@@ -10,6 +10,8 @@
 #include <unistd.h>
 
 #define HUGE (2u << 20)
+#define PAGE 4096u /* that first-level caches index by, whatever the machine's pages are */
+#define COLORS_MAX 32
 #define SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
 
 static uint64_t whole_pages(uint64_t size) {
@@ -99,6 +101,7 @@ int hs_umem_open(struct hs_umem *u, int fd, uint32_t frames, uint32_t frame_size
     u->frames = frames;
     u->frames_own = count;
     u->colors = 1;
+    u->color_shift = frame_size < PAGE ? (uint32_t)__builtin_ctz(PAGE / frame_size) : 0;
     u->frame_size = frame_size;
     u->frame_shift = (uint32_t)__builtin_ctz(frame_size);
     u->size = (uint64_t)frames * frame_size;
@@ -130,7 +133,7 @@ int hs_umem_open(struct hs_umem *u, int fd, uint32_t frames, uint32_t frame_size
 void hs_umem_spread(struct hs_umem *u, uint32_t max_len) {
     uint32_t colors = 1;
 
-    while (colors < 8 && max_len + (2 * colors - 1) * HS_LINE <= u->frame_size)
+    while (colors < COLORS_MAX && max_len + (2 * colors - 1) * HS_LINE <= u->frame_size)
         colors *= 2;
     u->colors = colors;
 }

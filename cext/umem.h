@@ -55,10 +55,11 @@ struct hs_umem {
     uint32_t frame_shift;
     uint32_t frames;
     uint32_t frames_own; /* of them, those that this process began with */
-    /* Packets that begin at the same offset of every frame fall into a few sets of the first-level
-     * cache and throw each other out, so they begin on different lines, by frame number. A power of
-     * two; 1 until hs_umem_spread has said how much of a frame stays unused. */
+    /* Packets that begin at the same offset of every frame fall into a few sets of the caches and
+     * throw each other out, so they begin on different lines, by frame number (hs_umem_color). A
+     * power of two; 1 until hs_umem_spread has said how much of a frame stays unused. */
     uint32_t colors;
+    uint32_t color_shift;
     uint32_t free_count;
     uint32_t *free_frames; /* stack: the frame used last is the one that is in the cache */
     uint8_t *state;        /* enum hs_frame_state | channel << 2 where LENT */
@@ -86,12 +87,36 @@ static inline uint32_t hs_umem_frame(const struct hs_umem *u, uint64_t addr) {
     return (uint32_t)(addr >> u->frame_shift);
 }
 
+/* The line of a frame at which to place a packet. First-level caches of today tell 64 lines of a
+ * page apart, so frames that lie at different places of a page need no different colors, and
+ * neighbouring pages do (color_shift); second-level ones see 64 of the smaller frames as different
+ * and the next 64 as the same again (the second shift). */
+static inline uint32_t hs_umem_color(const struct hs_umem *u, uint32_t frame) {
+    return (frame >> u->color_shift ^ frame >> 6) & (u->colors - 1);
+}
+
+/* Where a packet is placed in a frame. */
+static inline uint64_t hs_umem_place(const struct hs_umem *u, uint32_t frame) {
+    return ((uint64_t)frame << u->frame_shift) + hs_umem_color(u, frame) * HS_LINE;
+}
+
 /* Take one free frame, as the offset at which to place a packet. The caller has seen free_count >
  * 0. */
 static inline uint64_t hs_umem_take(struct hs_umem *u) {
-    uint32_t frame = u->free_frames[--u->free_count];
+    return hs_umem_place(u, u->free_frames[--u->free_count]);
+}
 
-    return ((uint64_t)frame << u->frame_shift) + (frame & (u->colors - 1)) * HS_LINE;
+/* Take up to `n` free frames, of which the first lines are about to be written: in shared mode a
+ * neighbour has read them last, and to get them all back takes no longer than to get one. Returns
+ * how many there were. */
+static inline uint32_t hs_umem_take_burst(struct hs_umem *u, uint64_t *addrs, uint32_t n) {
+    if (n > u->free_count)
+        n = u->free_count;
+    for (uint32_t i = 0; i < n; i++) {
+        addrs[i] = hs_umem_take(u);
+        __builtin_prefetch(u->base + addrs[i], 1);
+    }
+    return n;
 }
 
 /* Give an own frame back; any address inside it. */

@@ -90,7 +90,9 @@ static struct xdp_desc plausible(uint64_t *random) {
     return d;
 }
 
-static void vandalise_ring(struct hs_ring *r, uint64_t *random, int mode) {
+enum slots { BRIEFS, DESCS, RETURNED };
+
+static void vandalise_ring(struct hs_ring *r, uint64_t *random, enum slots kind) {
     uint32_t n = draw(random) % 64;
     uint32_t *words = hs_ring_briefs(r);
     uint32_t own = __atomic_load_n(&r->own, __ATOMIC_RELAXED);
@@ -98,9 +100,10 @@ static void vandalise_ring(struct hs_ring *r, uint64_t *random, int mode) {
 
     for (uint32_t i = 0; i < n; i++) {
         uint32_t slot = (start + i) & (RING - 1);
-        if (mode == HS_ISOLATED) {
+        if (kind != DESCS) {
             uint64_t r64 = draw(random);
-            __atomic_store_n(&words[slot], r64 >> 62 ? 1 + r64 % FRAME : nasty(random, 0),
+            uint32_t good = kind == BRIEFS ? 1 + r64 % FRAME : r64 % FRAMES;
+            __atomic_store_n(&words[slot], r64 >> 62 ? good : (uint32_t)nasty(random, 0),
                              __ATOMIC_RELAXED);
         } else if (draw(random) >> 62) {
             struct xdp_desc d = plausible(random);
@@ -130,9 +133,11 @@ static void vandalise_ring(struct hs_ring *r, uint64_t *random, int mode) {
 
 /* The peer also knows this side's private indices, which only makes it a better liar. */
 static void vandalise(struct side *s, uint64_t *random) {
-    vandalise_ring(&s->channel.packets, random, (int)s->channel.shape.mode);
-    if (s->channel.shape.mode == HS_SHARED)
-        vandalise_ring(&s->channel.returns, random, HS_SHARED);
+    const int shared = s->channel.shape.mode == HS_SHARED;
+
+    vandalise_ring(&s->channel.packets, random, shared ? DESCS : BRIEFS);
+    if (shared)
+        vandalise_ring(&s->channel.returns, random, RETURNED);
 }
 
 /* No frame is both free and in hand, or twice either. */
