@@ -131,7 +131,7 @@ static void update_tail(struct hs_channel *c) {
 }
 
 static void refresh_tail(struct hs_channel *c) {
-    hs_ring_free(&c->packets, hs_ring_size(&c->packets) + 1); /* more than can be: it must look */
+    hs_ring_used(&c->packets);
     update_tail(c);
 }
 

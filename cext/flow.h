@@ -14,6 +14,7 @@
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #define HS_RULES_MAGIC 0x6c756872u
 #define HS_RULES_VERSION 1
@@ -39,6 +40,31 @@ struct hs_rules {
     _Alignas(64) struct hs_rules_entry entry[];
 };
 _Static_assert(offsetof(struct hs_rules, entry) == 64, "layout is protocol");
+
+/* Whether a frame is of a flow that hs_flow_parse has found before, told from the bytes as they
+ * stand; TCP and UDP over IPv4 without options. 0: it may be, or not. */
+static inline int hs_flow_again(const uint8_t *frame, uint32_t len, const struct hs_tuple *tuple) {
+    const uint8_t *ip = frame + 14;
+    uint32_t least, total;
+
+    if (tuple->family != 4 || (tuple->proto != 6 && tuple->proto != 17))
+        return 0;
+    least = tuple->proto == 6 ? 20 + 20 : 20 + 8;
+    if (len < 14 + least || (frame[0] & 1) || frame[12] != 0x08 || frame[13] != 0 || ip[0] != 0x45)
+        return 0;
+    total = (uint32_t)(ip[2] << 8 | ip[3]);
+    return total >= least && total <= len - 14 && !((ip[6] & 0x3f) | ip[7]) &&
+           ip[9] == tuple->proto && memcmp(ip + 12, tuple->src, 4) == 0 &&
+           memcmp(ip + 16, tuple->dst, 4) == 0 && memcmp(ip + 20, &tuple->sport, 4) == 0;
+}
+
+static inline int hs_tuple_same(const struct hs_tuple *a, const struct hs_tuple *b) {
+    uint64_t x[5], y[5];
+
+    memcpy(x, a, sizeof(x));
+    memcpy(y, b, sizeof(y));
+    return ((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]) | (x[3] ^ y[3]) | (x[4] ^ y[4])) == 0;
+}
 
 /* A number for a tuple, taken as five words. */
 uint32_t hs_tuple_hash(const uint64_t words[5]);

@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <poll.h>
-#include <sched.h>
 
 /* The packets that go on come first, in their order; the others behind them. */
 static uint32_t part(struct hs_packet *batch, uint32_t n, uint64_t pass) {
@@ -56,10 +55,7 @@ static uint64_t due(const struct hs_port *p, uint64_t left, uint64_t rate, uint6
         if (n > late)
             n = late;
     }
-    /* A source waits for the socket where others drop. */
-    if (p->has_eth0 && n > p->eth0.tx.size - p->eth0.in_tx)
-        n = p->eth0.tx.size - p->eth0.in_tx;
-    return n;
+    return n < hs_port_room(p) ? n : hs_port_room(p);
 }
 
 int hs_nf_source(struct hs_port *p, const uint8_t *packet, uint32_t len, uint64_t count,
@@ -92,9 +88,10 @@ int hs_nf_source(struct hs_port *p, const uint8_t *packet, uint32_t len, uint64_
             ret = hs_port_wait(p, also, UINT64_C(1000000000));
         } else if (rate) {
             ret = hs_port_wait(p, also, 1000000000u / rate + 1);
-        } else { /* frames, or room in the socket, come back without a word */
-            sched_yield();
-            ret = ++rounds % 256 == 0 && poll(&ask, 1, 0) > 0 ? 2 : 0;
+        } else {
+            ret = hs_port_wait_for_frames(p, also);
+            if (ret == 0 && ++rounds % 256 == 0)
+                ret = poll(&ask, 1, 0) > 0 ? 2 : 0;
         }
         if (ret < 0)
             return ret;

@@ -52,7 +52,7 @@ int hs_port_neighbour(struct hs_port *p, uint32_t vm, const struct hs_channel_sh
     n->vm = vm;
     n->bell_in = bell_in;
     n->bell_out = bell_out;
-    n->seen = n->gone = n->stuck = n->deaf = 0;
+    n->seen = n->gone = n->stuck = n->deaf = n->put_off = 0;
     if (number > p->neighbours)
         p->neighbours = number;
     return 0;
@@ -154,19 +154,26 @@ void hs_port_close(struct hs_port *p) {
 /* Frames that belong to the other end of a channel go home. */
 static void send_home(struct hs_port *p) {
     struct hs_umem *u = &p->umem;
-    uint32_t i, kept = 0;
+    uint32_t i = 0, k, kept = 0;
 
-    for (i = 0; i < u->homeward_count; i++) {
-        const uint32_t frame = u->homeward[i], number = u->origin[frame];
-        const uint64_t addr = (uint64_t)frame << u->frame_shift;
+    while (i < u->homeward_count) { /* those of one neighbour that follow each other, together */
+        const uint32_t number = u->origin[u->homeward[i]];
+        struct hs_neighbour *nb = &p->neighbour[number - 1];
+        uint64_t addrs[HS_BURST];
+        uint32_t n = 0, taken;
 
+        for (; n < HS_BURST && i < u->homeward_count && u->origin[u->homeward[i]] == number; i++)
+            addrs[n++] = (uint64_t)u->homeward[i] << u->frame_shift;
         /* The neighbour is gone: nobody to take it, and nobody who would miss it. */
-        if (p->neighbour[number - 1].vm == 0 || p->neighbour[number - 1].gone) {
-            hs_umem_disown(u, frame);
+        if (nb->vm == 0 || nb->gone) {
+            for (k = 0; k < n; k++)
+                hs_umem_disown(u, hs_umem_frame(u, addrs[k]));
             continue;
         }
-        if (hs_channel_return(&p->neighbour[number - 1].in, &addr, 1) == 0)
-            u->homeward[kept++] = frame;
+        taken = hs_channel_return(&nb->in, addrs, n);
+        for (k = taken; k < n; k++) /* behind i: what is there has been looked at */
+            u->homeward[kept++] = hs_umem_frame(u, addrs[k]);
+        hs_port_wake(p, nb, HS_WAKE_FOR_FRAMES);
     }
     u->homeward_count = kept;
 }
@@ -206,23 +213,30 @@ struct hs_tally_entry *hs_port_entry(struct hs_port *p, const struct hs_tuple *t
 /* Count what came from a neighbour, by flow. */
 static void tally_in(struct hs_port *p, const struct hs_packet *batch, uint32_t n, uint32_t peer) {
     const uint64_t now = hs_now();
+    struct hs_tally_entry *entries[HS_BURST];
     struct hs_tuple tuple;
 
     for (uint32_t i = 0; i < n; i++) {
-        struct hs_tally_entry *e = &p->tally->other;
-
-        if (hs_flow_parse(hs_packet_data(p, &batch[i]), batch[i].len, &tuple) == 0) {
-            if (!p->last_in || p->last_in_peer != peer ||
-                memcmp(&tuple, &p->last_in_tuple, sizeof(tuple)) != 0) {
-                p->last_in = hs_port_entry(p, &tuple, peer, now);
-                p->last_in_tuple = tuple;
-                p->last_in_peer = peer;
-            }
-            e = p->last_in;
+        entries[i] = &p->tally->other;
+        if (p->last_in && p->last_in_peer == peer &&
+            hs_flow_again(hs_packet_data(p, &batch[i]), batch[i].len, &p->last_in_tuple)) {
+            entries[i] = p->last_in;
+        } else if (hs_flow_parse(hs_packet_data(p, &batch[i]), batch[i].len, &tuple) == 0) {
+            entries[i] = p->last_in = hs_port_entry(p, &tuple, peer, now);
+            p->last_in_tuple = tuple;
+            p->last_in_peer = peer;
         }
-        atomic_store_explicit(&e->last, now, memory_order_release);
-        hs_tally_add(e, HS_T_RING_BYTES, batch[i].len);
-        hs_tally_add(e, HS_T_RING_PACKETS, 1);
+        if (i == 0 || entries[i] != entries[i - 1]) /* before another flow can get the place */
+            atomic_store_explicit(&entries[i]->last, now, memory_order_release);
+    }
+    for (uint32_t i = 0; i < n;) { /* an entry's packets that follow each other, together */
+        struct hs_tally_entry *e = entries[i];
+        uint64_t bytes = 0, packets = 0;
+
+        for (; i < n && entries[i] == e; i++, packets++)
+            bytes += batch[i].len;
+        hs_tally_add(e, HS_T_RING_BYTES, bytes);
+        hs_tally_add(e, HS_T_RING_PACKETS, packets);
     }
 }
 
@@ -264,8 +278,7 @@ uint32_t hs_port_recv(struct hs_port *p, struct hs_packet *batch, uint32_t n) {
             tally_in(p, batch + got, have, nb->vm);
         got += have;
         p->counters.ring_in += have;
-        if (hs_ring_has_room_for(&nb->in.packets))
-            hs_bell_ring(nb->bell_out);
+        hs_port_wake(p, nb, HS_WAKE_FOR_ROOM);
     }
     return got;
 }

@@ -14,6 +14,13 @@
  * the receiver up to HS_WAIT to make room, asleep after a while. A receiver that let that time pass
  * is stuck: nobody waits for it again until it has taken something.
  *
+ * Cores that others want. Where there are fewer cores than ports that have something to do, polling
+ * takes from the one that is waited for. A port that gives way (sched_yield(2)) and is away for
+ * longer than a system call takes it for a sign of that. For HS_CROWDED it sleeps then where it
+ * would have polled, until half of a ring is free or full, or its neighbour has nothing more to do.
+ * The loops below do not look after each burst either whether a neighbour sleeps, but after
+ * HS_ROUNDS_PUT_OFF bursts, and when they have nothing more to do.
+ *
  * What becomes of each packet is counted by flow in the tally (tally.h): what the function gave to
  * be sent, by which way it went, or why it was lost.
  *
@@ -32,6 +39,9 @@
 
 #define HS_NEIGHBOURS_MAX 16
 #define HS_BURST 64
+#define HS_ROUNDS_PUT_OFF 4
+#define HS_CROWDED UINT64_C(5000000)    /* ns */
+#define HS_AWAY UINT64_C(3000)          /* ns: longer than sched_yield takes by itself */
 #define HS_DRAIN UINT64_C(1000000)      /* ns */
 #define HS_WAIT UINT64_C(50000000)      /* ns */
 #define HS_MOURNING UINT64_C(200000000) /* ns */
@@ -44,6 +54,10 @@ struct hs_packet {
 };
 _Static_assert(sizeof(struct hs_packet) == sizeof(struct xdp_desc), "one batch serves for both");
 
+/* What a neighbour may sleep over: packets it has been sent, room in its ring, frames of its own.
+ */
+enum hs_wake { HS_WAKE_FOR_PACKETS = 1, HS_WAKE_FOR_ROOM = 2, HS_WAKE_FOR_FRAMES = 4 };
+
 struct hs_neighbour {
     uint32_t vm; /* number; 0: none */
     struct hs_channel out, in;
@@ -54,6 +68,7 @@ struct hs_neighbour {
     uint64_t until;        /* shared mode: when its frames may come back, CLOCK_MONOTONIC, ns */
     uint32_t stuck;        /* 1: it let HS_WAIT pass ... */
     uint32_t stuck_at;     /* ... when its index was this */
+    uint32_t put_off;      /* enum hs_wake: it may sleep over what it has not been woken for */
 };
 
 struct hs_port_counters {
@@ -77,6 +92,8 @@ struct hs_port {
     uint64_t rules_size;
     uint64_t spin_ns;
     uint32_t wait_on_full;
+    uint32_t puts_off;      /* 1: in a loop that wakes neighbours by hs_port_ring */
+    uint64_t crowded_until; /* CLOCK_MONOTONIC, ns */
     struct hs_port_counters counters;
     struct hs_tally *tally; /* NULL: nothing is counted by flow */
     uint32_t tally_entries;
@@ -122,9 +139,28 @@ void hs_port_finish(struct hs_port *p, struct hs_packet *batch, uint32_t n, uint
 /* A free frame to make a packet in. 0, or -ENOBUFS. */
 int hs_port_new(struct hs_port *p, struct hs_packet *packet);
 
+/* How many packets of a burst the socket has room for, if all of them go there: one who makes
+ * packets waits for it where others drop. */
+static inline uint32_t hs_port_room(const struct hs_port *p) {
+    const uint32_t room = p->has_eth0 ? p->eth0.tx.size - p->eth0.in_tx : HS_BURST;
+
+    return room < HS_BURST ? room : HS_BURST;
+}
+
 /* Wait until something can be received, `also` (a descriptor, or -1) is readable, or `ns` have
  * passed; polls for spin_ns, then sleeps. Returns 1: packets; 2: also; 0: time; negative errno. */
 int hs_port_wait(struct hs_port *p, int also, uint64_t ns);
+
+/* Wait for frames to make packets in, and room in the socket, which come back without a packet.
+ * Returns as hs_port_wait does; 0 means to try again. */
+int hs_port_wait_for_frames(struct hs_port *p, int also);
+
+/* Loops that never wait for long between two bursts may set puts_off: neighbours that sleep are
+ * then woken by this call, which is due every HS_ROUNDS_PUT_OFF bursts, and with idle != 0 when
+ * there is nothing more to send: then for any packets they have, else, where they said so, for half
+ * a ring. hs_port_wait, hs_port_wait_for_frames and a sender that waits for room make the latter.
+ */
+void hs_port_ring(struct hs_port *p, int idle);
 
 /* A C function's whole loop: recv, judge, send, until `also` is readable. judge: gets a batch, may
  * reorder and change it, and returns how many of it, from its start, go on; the rest is dropped. */

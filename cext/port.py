@@ -83,7 +83,6 @@ class Port:
         count: int | None = None,
     ) -> None:
         self.native = ffi.new("struct hs_port *")
-        check(lib.hs_ring_register(), "membarrier")
         owned = frames - first if count is None else count
         given = -1 if fd is None else fd
         check(

@@ -1,4 +1,4 @@
-"""The two ends of `hostsim bench chain`'s round trips, as network functions. Wraps port_bench.h."""
+"""The ends of `hostsim bench chain`, as network functions. Wraps port_bench.h."""
 
 from cext import check
 from cext._native import ffi, lib
@@ -30,3 +30,24 @@ def ping(port: Port, packet: bytes) -> None:
 def echo(port: Port) -> None:
     """Send UDP packets back to where they came from."""
     port.run(lib.hs_judge_echo)
+
+
+def send(port: Port, packet: bytes) -> None:
+    """Send datagrams like the packet, each with a number and a checksum of its own, as fast as they
+    are taken, until the port's control ends it. Its counter: `made`. Raises OSError."""
+    made = ffi.new("uint64_t *")
+    port.more_counters = lambda: {"made": made[0]}
+    port.native.wait_on_full = 1
+    while True:
+        check(
+            lib.hs_port_datagrams(port.native, packet, len(packet), made, port.control), "datagrams"
+        )
+        if not port.on_control():
+            return
+
+
+def verify(port: Port) -> None:
+    """Verify the datagrams that come, and drop them. Its counters: `good`, `bad`."""
+    native = ffi.new("struct hs_verified *")
+    port.more_counters = lambda: {"good": native.good, "bad": native.bad}
+    port.run(lib.hs_judge_verify, native)

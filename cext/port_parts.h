@@ -7,6 +7,12 @@
 /* The port is done with a frame: it is free, or goes back to the neighbour it came from. */
 void hs_port_let_go(struct hs_port *p, uint64_t addr);
 
+/* Wake a neighbour, if it sleeps and has what it waits for; now, or when hs_port_ring is called. */
+void hs_port_wake(struct hs_port *p, struct hs_neighbour *n, enum hs_wake what);
+
+/* Give way to whoever wants the core; now: ns. */
+void hs_port_yield(struct hs_port *p, uint64_t now);
+
 /* Shared mode: take back what neighbours have let go of, and give back what is theirs. */
 void hs_port_reclaim(struct hs_port *p);
 

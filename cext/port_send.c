@@ -4,13 +4,13 @@
 #include "port_parts.h"
 
 #include <poll.h>
-#include <sched.h>
 
 /* Where packets go, and who keeps count of them. */
 struct way {
     struct hs_neighbour *to; /* NULL: eth0 */
     uint32_t wait;
     struct hs_tally_entry *entry; /* NULL: there is no tally */
+    int known;                    /* p->last_tuple is the flow */
 };
 
 static struct way way_of(struct hs_port *p, const struct hs_packet *packet, uint64_t now) {
@@ -19,21 +19,26 @@ static struct way way_of(struct hs_port *p, const struct hs_packet *packet, uint
     uint32_t withdrawn = 0;
     int same;
 
-    if ((!p->tally && (!p->rules || p->neighbours == 0)) ||
-        hs_flow_parse(hs_packet_data(p, packet), packet->len, &tuple) < 0)
+    if (!p->tally && (!p->rules || p->neighbours == 0))
         return way;
+    same = hs_flow_again(hs_packet_data(p, packet), packet->len, &p->last_tuple);
+    if (!same) {
+        if (hs_flow_parse(hs_packet_data(p, packet), packet->len, &tuple) < 0)
+            return way;
+        same = hs_tuple_same(&tuple, &p->last_tuple);
+        if (!same)
+            p->last_tuple = tuple;
+    }
     if (p->rules)
         withdrawn = atomic_load_explicit(&p->rules->withdrawn, memory_order_acquire);
-    same = memcmp(&tuple, &p->last_tuple, sizeof(tuple)) == 0;
     if (p->tally && (!same || !p->last_sent))
-        p->last_sent = hs_port_entry(p, &tuple, 0, now);
+        p->last_sent = hs_port_entry(p, &p->last_tuple, 0, now);
     if (p->rules && (withdrawn != p->last_withdrawn || p->last_to == 0 || !same)) {
-        p->last_to = hs_rules_find(p->rules, p->rule_entries, &tuple);
+        p->last_to = hs_rules_find(p->rules, p->rule_entries, &p->last_tuple);
         p->last_withdrawn = withdrawn;
     }
-    if (!same)
-        p->last_tuple = tuple;
     way.entry = p->last_sent;
+    way.known = 1;
     for (uint32_t i = 0; p->last_to && i < p->neighbours; i++) {
         struct hs_neighbour *nb = &p->neighbour[i];
 
@@ -44,6 +49,21 @@ static struct way way_of(struct hs_port *p, const struct hs_packet *packet, uint
         }
     }
     return way;
+}
+
+/* Count what went, by flow: an entry's packets that follow each other, together. */
+static void tally_out(struct hs_tally_entry *const *entries, const struct xdp_desc *descs,
+                      uint32_t n, enum hs_tally_count packets, enum hs_tally_count bytes) {
+    for (uint32_t i = 0; i < n;) {
+        struct hs_tally_entry *e = entries[i];
+        const uint32_t first = i;
+        uint64_t size = 0;
+
+        for (; i < n && entries[i] == e; i++)
+            size += descs[i].len;
+        hs_tally_add(e, bytes, size);
+        hs_tally_add(e, packets, i - first);
+    }
 }
 
 /* What a flow loses, and all flows. */
@@ -102,21 +122,19 @@ static void send_eth0(struct hs_port *p, const struct hs_packet *batch,
     if (p->has_eth0)
         taken = hs_xsk_send(&p->eth0, descs, n);
     p->counters.eth0_out += taken;
-    for (i = 0; p->tally && i < taken; i++) {
-        hs_tally_add(entries[i], HS_T_ETH0_BYTES, descs[i].len);
-        hs_tally_add(entries[i], HS_T_ETH0_PACKETS, 1);
-    }
+    if (p->tally)
+        tally_out(entries, descs, taken, HS_T_ETH0_PACKETS, HS_T_ETH0_BYTES);
     for (i = taken; i < n; i++) {
         lose(p, entries[i], HS_T_FULL_ETH0);
         hs_port_let_go(p, descs[i].addr);
     }
 }
 
-static uint32_t put_into_ring(struct hs_neighbour *to, const struct xdp_desc *descs, uint32_t n) {
+static uint32_t put_into_ring(struct hs_port *p, struct hs_neighbour *to,
+                              const struct xdp_desc *descs, uint32_t n) {
     uint32_t taken = hs_channel_send(&to->out, descs, n);
 
-    if (hs_ring_must_ring(&to->out.packets, HS_CONSUMER))
-        hs_bell_ring(to->bell_out);
+    hs_port_wake(p, to, HS_WAKE_FOR_PACKETS);
     return taken;
 }
 
@@ -144,16 +162,16 @@ static uint32_t wait_for_room(struct hs_port *p, struct hs_neighbour *to,
             to->stuck_at = r->peer;
             break;
         }
-        if (waited < p->spin_ns) {
-            sched_yield(); /* the receiver may be waiting for this very core */
+        hs_port_ring(p, 1);
+        if (waited < p->spin_ns && start + waited >= p->crowded_until) {
+            hs_port_yield(p, start + waited);
             if (hs_ring_free(r, half) < half)
                 continue;
         } else {
             if (patient)
-                hs_ring_sleep_for_half(r);
+                hs_ring_sleep_for_half(r, HS_PRODUCER);
             else
                 hs_ring_sleep(r, HS_PRODUCER);
-            (void)hs_ring_barrier(); /* without, a wake-up may be missed: hence the limit */
             /* More than can be free: it must look. */
             if ((hs_ring_free(r, hs_ring_size(r) + 1) < half && patient) || r->peer == before)
                 ppoll(&bell, 1, &limit, NULL);
@@ -161,7 +179,7 @@ static uint32_t wait_for_room(struct hs_port *p, struct hs_neighbour *to,
             if (bell.revents & POLLIN)
                 hs_bell_quiet(to->bell_in);
         }
-        taken += put_into_ring(to, descs + taken, n - taken);
+        taken += put_into_ring(p, to, descs + taken, n - taken);
     }
     return taken;
 }
@@ -182,18 +200,23 @@ static void send_ring(struct hs_port *p, const struct way *way, const struct hs_
         descs[on++] = (struct xdp_desc){.addr = batch[i].addr, .len = batch[i].len};
     }
     hs_channel_reclaim(&to->out);
-    taken = put_into_ring(to, descs, on);
+    taken = put_into_ring(p, to, descs, on);
     if (taken < on && way->wait)
         taken = wait_for_room(p, to, descs, taken, on);
     p->counters.ring_out += taken;
-    for (i = 0; p->tally && i < taken; i++) {
-        hs_tally_add(entries[i], HS_T_RING_BYTES, descs[i].len);
-        hs_tally_add(entries[i], HS_T_RING_PACKETS, 1);
-    }
+    if (p->tally)
+        tally_out(entries, descs, taken, HS_T_RING_PACKETS, HS_T_RING_BYTES);
     for (i = taken; i < on; i++)
         lose(p, entries[i], HS_T_FULL_RING);
     for (i = to->out.data ? 0 : taken; i < on; i++) /* isolated: sent by copy, all are ours still */
         hs_port_let_go(p, descs[i].addr);
+}
+
+/* Entries [*counted, n) are of one flow, and about to be sent. */
+static void count_sent(struct hs_tally_entry *const *entries, uint32_t *counted, uint32_t n) {
+    if (n > *counted && entries[*counted])
+        hs_tally_add(entries[*counted], HS_T_SENT, n - *counted);
+    *counted = n;
 }
 
 void hs_port_send(struct hs_port *p, const struct hs_packet *batch, uint32_t n) {
@@ -204,20 +227,29 @@ void hs_port_send(struct hs_port *p, const struct hs_packet *batch, uint32_t n) 
 
     /* Runs of packets with the same way out, in order. */
     for (start = 0; start < n; start = i) {
+        uint32_t counted = 0;
+
         way = way_of(p, &batch[start], now);
         next = way;
         for (i = start;;) {
-            entries[i - start] = next.entry;
-            if (next.entry) {
-                atomic_store_explicit(&next.entry->last, now, memory_order_release);
-                hs_tally_add(next.entry, HS_T_SENT, 1);
+            struct hs_tally_entry *e = next.entry;
+
+            entries[i - start] = e;
+            if (e && (i == start || e != entries[i - start - 1])) {
+                /* Before another flow can get the place; and `sent` before the packets go. */
+                atomic_store_explicit(&e->last, now, memory_order_release);
+                count_sent(entries, &counted, i - start);
             }
             if (++i == n || i - start == HS_BURST)
                 break;
+            if (next.known &&
+                hs_flow_again(hs_packet_data(p, &batch[i]), batch[i].len, &p->last_tuple))
+                continue;
             next = way_of(p, &batch[i], now);
             if (next.to != way.to || next.wait != way.wait)
                 break;
         }
+        count_sent(entries, &counted, i - start);
         if (way.to)
             send_ring(p, &way, batch + start, entries, i - start);
         else

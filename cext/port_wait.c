@@ -6,6 +6,8 @@
 #include <poll.h>
 #include <sched.h>
 
+enum { PACKETS_PART = 2, FRAMES_PART = 8 };
+
 static int something(struct hs_port *p) {
     if (p->has_eth0 && xsk_cons_nb_avail(&p->eth0.rx, 1))
         return 1;
@@ -15,8 +17,9 @@ static int something(struct hs_port *p) {
     return 0;
 }
 
-/* Whether frames that are another's are lent out: they must go home when they come back, which
- * rings no bell, or their owner, far up the chain, waits for them as long as this port sleeps. */
+/* Whether frames that are another's are lent out: they must go home when they come back, or their
+ * owner, far up the chain, waits for them as long as this port sleeps. The bell rings for
+ * an eighth of a ring (FRAMES_PART); what is less is looked for now and then. */
 static int owes_frames(const struct hs_port *p) {
     for (uint32_t i = 0; i < p->neighbours; i++) {
         const struct hs_neighbour *n = &p->neighbour[i];
@@ -27,10 +30,68 @@ static int owes_frames(const struct hs_port *p) {
     return p->umem.homeward_count > 0;
 }
 
+static void wake(struct hs_neighbour *n, uint32_t what, int idle) {
+    struct hs_ring *in = &n->in.packets, *out = &n->out.packets, *frames = &n->in.returns;
+    int ring = 0;
+
+    if (n->vm == 0 || n->gone)
+        return;
+    if (what & HS_WAKE_FOR_PACKETS)
+        ring |= hs_ring_rings(out, HS_CONSUMER,
+                              idle ? hs_ring_must_ring(out, HS_CONSUMER)
+                                   : hs_ring_has_enough(out, PACKETS_PART));
+    if (what & HS_WAKE_FOR_ROOM)
+        ring |= hs_ring_rings(in, HS_PRODUCER, hs_ring_has_room_for(in));
+    if (what & HS_WAKE_FOR_FRAMES)
+        ring |= hs_ring_rings(frames, HS_CONSUMER, hs_ring_has_enough(frames, FRAMES_PART));
+    if (ring)
+        hs_bell_ring(n->bell_out);
+}
+
+void hs_port_wake(struct hs_port *p, struct hs_neighbour *n, enum hs_wake what) {
+    if (p->puts_off)
+        n->put_off |= what;
+    else
+        wake(n, what, 1);
+}
+
+void hs_port_ring(struct hs_port *p, int idle) {
+    for (uint32_t i = 0; i < p->neighbours; i++) {
+        struct hs_neighbour *n = &p->neighbour[i];
+
+        if (n->put_off)
+            wake(n, n->put_off, idle);
+        if (idle)
+            n->put_off = 0;
+    }
+}
+
+void hs_port_yield(struct hs_port *p, uint64_t now) {
+    uint64_t back;
+
+    sched_yield();
+    back = hs_now();
+    if (back - now > HS_AWAY)
+        p->crowded_until = back + HS_CROWDED;
+}
+
+/* Whether so many have come back that they should go home before this port sleeps. */
+static int frames_are_back(const struct hs_port *p) {
+    for (uint32_t i = 0; i < p->neighbours; i++) {
+        struct hs_ring r = p->neighbour[i].out.returns; /* a look only */
+
+        if (p->neighbour[i].vm && !p->neighbour[i].gone && r.shared &&
+            hs_ring_avail(&r, hs_ring_size(&r)) >= hs_ring_size(&r) / FRAMES_PART)
+            return 1;
+    }
+    return 0;
+}
+
 static int sleep_until(struct hs_port *p, int also, uint64_t ns) {
     struct hs_neighbour *rung[HS_NEIGHBOURS_MAX];
     struct pollfd polled[HS_NEIGHBOURS_MAX + 2];
     struct timespec limit = {(time_t)(ns / 1000000000u), (long)(ns % 1000000000u)};
+    const int crowded = hs_now() < p->crowded_until;
     uint32_t count = 0, bells, i;
     int ret;
 
@@ -39,7 +100,12 @@ static int sleep_until(struct hs_port *p, int also, uint64_t ns) {
 
         if (n->vm == 0 || n->gone || n->deaf)
             continue;
-        hs_ring_sleep(&n->in.packets, HS_CONSUMER);
+        if (crowded)
+            hs_ring_sleep_for_half(&n->in.packets, HS_CONSUMER);
+        else
+            hs_ring_sleep(&n->in.packets, HS_CONSUMER);
+        if (!n->out.data)
+            hs_ring_sleep_for_half(&n->out.returns, HS_CONSUMER);
         polled[count] = (struct pollfd){.fd = n->bell_in, .events = POLLIN};
         rung[count++] = n;
     }
@@ -49,11 +115,10 @@ static int sleep_until(struct hs_port *p, int also, uint64_t ns) {
     if (also >= 0)
         polled[count++] = (struct pollfd){.fd = also, .events = POLLIN};
     if (ns > 1000000 &&
-        ((bells && hs_ring_barrier() < 0) ||                       /* a wake-up may be missed */
-         owes_frames(p) || (p->has_eth0 && p->eth0.in_fill == 0))) /* nothing can come by eth0 */
+        (owes_frames(p) || (p->has_eth0 && p->eth0.in_fill == 0))) /* nothing can come by eth0 */
         limit = (struct timespec){0, 1000000};
     ret = 0;
-    if (!something(p)) {
+    if (!something(p) && !frames_are_back(p)) {
         p->counters.sleeps++;
         ret = ppoll(polled, count, &limit, NULL);
         if (ret < 0)
@@ -61,6 +126,8 @@ static int sleep_until(struct hs_port *p, int also, uint64_t ns) {
     }
     for (i = 0; i < bells; i++) {
         hs_ring_awake(&rung[i]->in.packets, HS_CONSUMER);
+        if (!rung[i]->out.data)
+            hs_ring_awake(&rung[i]->out.returns, HS_CONSUMER);
         if (ret > 0 && polled[i].revents & POLLIN)
             hs_bell_quiet(polled[i].fd);
         else if (ret > 0 && polled[i].revents) /* nobody will ring it any more */
@@ -85,8 +152,9 @@ int hs_port_wait(struct hs_port *p, int also, uint64_t ns) {
             return 0;
         if (p->has_eth0 && p->eth0.in_tx)
             hs_xsk_reap(&p->eth0);
-        if (waited < p->spin_ns) {
-            sched_yield();
+        hs_port_ring(p, 1);
+        if (waited < p->spin_ns && start + waited >= p->crowded_until) {
+            hs_port_yield(p, start + waited);
             continue;
         }
         hs_port_reclaim(p);
@@ -100,7 +168,49 @@ int hs_port_wait(struct hs_port *p, int also, uint64_t ns) {
     }
 }
 
-int hs_port_loop(struct hs_port *p, hs_judge judge, void *state, int also) {
+int hs_port_wait_for_frames(struct hs_port *p, int also) {
+    const struct timespec limit = {0, 1000000};
+    struct pollfd polled[HS_NEIGHBOURS_MAX + 2];
+    const uint64_t now = hs_now();
+    uint32_t count = 0, i;
+    int ret = 0;
+
+    hs_port_ring(p, 1);
+    if (now >= p->crowded_until || (p->has_eth0 && p->eth0.in_tx)) {
+        hs_port_yield(p, now);
+        return 0;
+    }
+    for (i = 0; i < p->neighbours; i++) {
+        struct hs_neighbour *n = &p->neighbour[i];
+
+        if (n->vm == 0 || n->gone || n->deaf || n->out.data)
+            continue;
+        hs_ring_sleep_for_half(&n->out.returns, HS_CONSUMER);
+        polled[count++] = (struct pollfd){.fd = n->bell_in, .events = POLLIN};
+    }
+    if (p->has_eth0)
+        polled[count++] = (struct pollfd){.fd = hs_xsk_fd(&p->eth0), .events = POLLIN};
+    if (also >= 0)
+        polled[count++] = (struct pollfd){.fd = also, .events = POLLIN};
+    hs_port_reclaim(p);
+    if (p->umem.free_count < HS_BURST && !something(p)) {
+        p->counters.sleeps++;
+        ret = ppoll(polled, count, &limit, NULL);
+    }
+    for (i = 0; i < p->neighbours; i++) {
+        struct hs_neighbour *n = &p->neighbour[i];
+
+        if (n->vm == 0 || n->gone || n->deaf || n->out.data)
+            continue;
+        hs_ring_awake(&n->out.returns, HS_CONSUMER);
+        hs_bell_quiet(n->bell_in);
+    }
+    if (ret < 0)
+        return errno == EINTR ? 0 : -errno;
+    return ret > 0 && also >= 0 && polled[count - 1].revents ? 2 : 0;
+}
+
+static int loop(struct hs_port *p, hs_judge judge, void *state, int also) {
     struct hs_packet batch[HS_BURST];
     struct pollfd ask = {.fd = also, .events = POLLIN};
     uint32_t rounds = 0;
@@ -115,7 +225,9 @@ int hs_port_loop(struct hs_port *p, hs_judge judge, void *state, int also) {
                 hs_port_send(p, batch, on);
             if (on < n)
                 hs_port_drop(p, batch + on, n - on);
-            if (++rounds % 1024 == 0 && poll(&ask, 1, 0) > 0)
+            if (++rounds % HS_ROUNDS_PUT_OFF == 0)
+                hs_port_ring(p, 0);
+            if (rounds % 1024 == 0 && poll(&ask, 1, 0) > 0)
                 return 0;
             continue;
         }
@@ -125,6 +237,16 @@ int hs_port_loop(struct hs_port *p, hs_judge judge, void *state, int also) {
         if (ret == 2)
             return 0;
     }
+}
+
+int hs_port_loop(struct hs_port *p, hs_judge judge, void *state, int also) {
+    int ret;
+
+    p->puts_off = 1;
+    ret = loop(p, judge, state, also);
+    p->puts_off = 0;
+    hs_port_ring(p, 1);
+    return ret;
 }
 
 uint32_t hs_judge_forward(void *state, struct hs_port *p, struct hs_packet *batch, uint32_t n) {

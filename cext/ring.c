@@ -1,12 +1,7 @@
 /* See ring.h. */
-#define _GNU_SOURCE
 #include "ring.h"
 
-#include <errno.h>
-#include <linux/membarrier.h>
 #include <string.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 uint64_t hs_ring_bytes(uint32_t size, uint32_t slot) {
     uint64_t bytes;
@@ -21,16 +16,4 @@ void hs_ring_open(struct hs_ring *r, struct hs_ring_shared *shared, uint32_t siz
     memset(r, 0, sizeof(*r));
     r->shared = shared;
     r->mask = size - 1;
-}
-
-int hs_ring_register(void) {
-    if (syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED, 0, 0) < 0)
-        return -errno;
-    return 0;
-}
-
-int hs_ring_barrier(void) {
-    if (syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0) < 0)
-        return -errno;
-    return 0;
 }

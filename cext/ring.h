@@ -13,11 +13,14 @@
  *               the descriptors, and the data they name, were written before
  *     consumer  written by release (release) read by the producer's refresh (acquire):
  *               the descriptors, and the data they name, were read before
- *     sleeps[s] written by side s before it sleeps (relaxed, then a barrier in every thread of the
- *               machine that registered: membarrier(2)), read by the other side after its
- *               publication (relaxed). Either the sleeper sees the publication when it looks
- *               once more, or the other side sees the flag: no publication sleeps. The cost of
- *               the ordering is all on the side that has nothing to do.
+ *     sleeps[s] written by side s before it looks at the rings once more and sleeps; read by the
+ *               other side (hs_ring_must_ring) after it has written its own index again. These four
+ *               are sequentially consistent: either the sleeper sees the publication, or the other
+ *               side sees the flag, so no publication sleeps. It costs the other side a wait for
+ *               its stores, so whoever publishes again and again asks now and then only, and before
+ *               it has nothing more to do. The other side may make HS_RUNG of the flag (relaxed)
+ *               and then rings the bell, which stays rung until the sleeper has heard it: it need
+ *               not be rung for the next publication.
  */
 #ifndef HS_RING_H
 #define HS_RING_H
@@ -72,36 +75,43 @@ uint64_t hs_ring_bytes(uint32_t size, uint32_t slot);
 /* Start at the indices 0 (a new region is all zeroes). */
 void hs_ring_open(struct hs_ring *r, struct hs_ring_shared *shared, uint32_t size);
 
-/* Register this process for the sleepers' barrier. Once per process; without it, its own
- * publications may be noticed late. Returns 0 or a negative errno. */
-int hs_ring_register(void);
-
 /* Say that this side is about to sleep, so that the other rings its bell. After the last ring's
- * call comes hs_ring_barrier, then one more look at every ring, and only then sleep. */
+ * call comes one more look at every ring, and only then sleep. */
 static inline void hs_ring_sleep(struct hs_ring *r, enum hs_side side) {
-    atomic_store_explicit(&r->shared->sleeps[side], 1, memory_order_relaxed);
+    atomic_store_explicit(&r->shared->sleeps[side], 1, memory_order_seq_cst);
 }
 
-/* The sleeper's half of the ordering. Returns 0, or a negative errno where the kernel refuses: then
- * a publication may be missed, and the sleep must have a bound. */
-int hs_ring_barrier(void);
+/* A side may sleep until half of the ring is free, or full, instead of any slot: two that share a
+ * core then change places once for so many packets, and not once for each burst. */
+enum { HS_SLEEPS = 1, HS_SLEEPS_FOR_HALF = 2, HS_RUNG = 3 };
 
-/* A producer may sleep until half of the ring is free, instead of any slot: two that share a core
- * then change places once for so many packets, and not once for each burst. */
-enum { HS_SLEEPS = 1, HS_SLEEPS_FOR_HALF = 2 };
-
-static inline void hs_ring_sleep_for_half(struct hs_ring *r) {
-    atomic_store_explicit(&r->shared->sleeps[HS_PRODUCER], HS_SLEEPS_FOR_HALF,
-                          memory_order_relaxed);
+static inline void hs_ring_sleep_for_half(struct hs_ring *r, enum hs_side side) {
+    atomic_store_explicit(&r->shared->sleeps[side], HS_SLEEPS_FOR_HALF, memory_order_seq_cst);
 }
 
 static inline void hs_ring_awake(struct hs_ring *r, enum hs_side side) {
     atomic_store_explicit(&r->shared->sleeps[side], 0, memory_order_relaxed);
 }
 
-/* Does the other side sleep? To be asked after submit or release. */
-static inline int hs_ring_must_ring(const struct hs_ring *r, enum hs_side other) {
-    return atomic_load_explicit(&r->shared->sleeps[other], memory_order_relaxed) != 0;
+/* Does the other side sleep, and how? To be asked after submit or release. 0: no, or its bell has
+ * been rung. */
+static inline uint32_t hs_ring_must_ring(const struct hs_ring *r, enum hs_side other) {
+    uint32_t how;
+
+    if (other == HS_CONSUMER)
+        atomic_store_explicit(&r->shared->producer, r->published, memory_order_seq_cst);
+    else
+        atomic_store_explicit(&r->shared->consumer, r->published, memory_order_seq_cst);
+    how = atomic_load_explicit(&r->shared->sleeps[other], memory_order_seq_cst);
+    return how != HS_RUNG ? how : 0;
+}
+
+/* Whether the bell is to be rung now for one that sleeps so (0: it does not): once for each sleep.
+ */
+static inline int hs_ring_rings(const struct hs_ring *r, enum hs_side other, uint32_t how) {
+    return how != 0 &&
+           atomic_compare_exchange_strong_explicit(&r->shared->sleeps[other], &how, HS_RUNG,
+                                                   memory_order_relaxed, memory_order_relaxed);
 }
 
 static inline uint32_t hs_ring_size(const struct hs_ring *r) {
@@ -114,8 +124,8 @@ static inline uint32_t hs_ring_free(struct hs_ring *r, uint32_t want) {
     uint32_t used = r->own - r->peer;
 
     if (hs_ring_size(r) - used < want) {
-        /* pairs with the consumer's release */
-        uint32_t seen = atomic_load_explicit(&r->shared->consumer, memory_order_acquire);
+        /* pairs with the consumer's release; seq_cst: see `sleeps` */
+        uint32_t seen = atomic_load_explicit(&r->shared->consumer, memory_order_seq_cst);
         if (r->own - seen > used) /* backwards, or ahead of us: not possible */
             r->bad_index++;
         else
@@ -123,6 +133,11 @@ static inline uint32_t hs_ring_free(struct hs_ring *r, uint32_t want) {
         used = r->own - r->peer;
     }
     return hs_ring_size(r) - used;
+}
+
+/* Producer: how many slots the consumer has not given back, by its index as it is now. */
+static inline uint32_t hs_ring_used(struct hs_ring *r) {
+    return hs_ring_size(r) - hs_ring_free(r, hs_ring_size(r) + 1); /* more than can be: it looks */
 }
 
 static inline struct xdp_desc *hs_ring_descs(const struct hs_ring *r) {
@@ -150,8 +165,8 @@ static inline uint32_t hs_ring_avail(struct hs_ring *r, uint32_t want) {
     uint32_t known = r->peer - r->own;
 
     if (known < want) {
-        /* pairs with the producer's submit */
-        uint32_t seen = atomic_load_explicit(&r->shared->producer, memory_order_acquire);
+        /* pairs with the producer's submit; seq_cst: see `sleeps` */
+        uint32_t seen = atomic_load_explicit(&r->shared->producer, memory_order_seq_cst);
         uint32_t avail = seen - r->own;
         /* More than the slots we have released, or fewer than there were: not possible. */
         if (avail > hs_ring_size(r) - (r->own - r->published) || avail < known)
@@ -163,14 +178,21 @@ static inline uint32_t hs_ring_avail(struct hs_ring *r, uint32_t want) {
     return known;
 }
 
-/* Consumer, after release: does the producer sleep, and has it what it waits for? */
-static inline int hs_ring_has_room_for(struct hs_ring *r) {
-    const uint32_t how =
-        atomic_load_explicit(&r->shared->sleeps[HS_PRODUCER], memory_order_relaxed);
+/* Consumer, after release: does the producer sleep, and has it what it waits for? How, or 0. */
+static inline uint32_t hs_ring_has_room_for(struct hs_ring *r) {
+    const uint32_t how = hs_ring_must_ring(r, HS_PRODUCER);
 
-    if (how == HS_SLEEPS_FOR_HALF)
-        return hs_ring_avail(r, hs_ring_size(r)) <= hs_ring_size(r) / 2;
-    return how != 0;
+    return how == HS_SLEEPS_FOR_HALF && hs_ring_avail(r, hs_ring_size(r)) > hs_ring_size(r) / 2
+               ? 0
+               : how;
+}
+
+/* Producer, after submit: does the consumer sleep, and has it what it waits for: one in `part` of
+ * the ring, where it does not wait for anything at all? How it sleeps, or 0. */
+static inline uint32_t hs_ring_has_enough(struct hs_ring *r, uint32_t part) {
+    const uint32_t how = hs_ring_must_ring(r, HS_CONSUMER);
+
+    return how == HS_SLEEPS_FOR_HALF && hs_ring_used(r) < hs_ring_size(r) / part ? 0 : how;
 }
 
 /* A private copy of a descriptor that the peer may be writing: each half is read exactly once. */

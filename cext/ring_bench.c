@@ -194,8 +194,6 @@ static int await(struct hs_channel *in, int bell, uint64_t spin_ns, uint64_t lim
         if (waited < spin_ns)
             continue;
         hs_ring_sleep(&in->packets, HS_CONSUMER);
-        if (hs_ring_barrier() < 0)
-            return -ENOSYS;
         if (!hs_ring_avail(&in->packets, 1)) {
             ret = poll(&p, 1, (int)((limit - waited) / 1000000) + 1);
             if (ret > 0)

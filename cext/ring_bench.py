@@ -95,7 +95,6 @@ def _rtt(
     count: int,
     times: Any,
 ) -> int:
-    check(lib.hs_ring_register(), "membarrier")
     nanoseconds = 2**64 - 1 if spin == float("inf") else int(spin * 1e9)
     result: int = lib.hs_bench_rtt(
         out.native, into.native, bells[0], bells[1], length, count, nanoseconds, times
@@ -117,6 +116,5 @@ def eventfd_answer(into: int, out: int, count: int) -> None:
 
 def idle(into: Channel, bell: int, spin: float, seconds: float) -> None:
     """Wait for a packet that does not come."""
-    check(lib.hs_ring_register(), "membarrier")
     result = lib.hs_bench_idle(into.native, bell, int(spin * 1e9), int(seconds * 1e9))
     assert result == -errno.ETIMEDOUT, result

@@ -89,7 +89,8 @@ static void life(void) {
 
 static void any_bytes(void) {
     uint64_t random = 1;
-    uint32_t flows = 0;
+    uint32_t flows = 0, repeats = 0;
+    int parsed, again;
 
     for (int n = 0; n < 300000; n++) {
         uint32_t len = (uint32_t)(draw(&random) % 120);
@@ -103,15 +104,29 @@ static void any_bytes(void) {
             frame[0] &= 0xfe;
             frame[12] = n & 1 ? 0x08 : 0x86;
             frame[13] = n & 1 ? 0x00 : 0xdd;
-            frame[14] = (uint8_t)(n & 1 ? 0x40 | (frame[14] & 7) : 0x60);
+            frame[14] = (uint8_t)(n & 1 ? 0x40 | (n & 2 ? 5 : frame[14] & 7) : 0x60);
             frame[n & 1 ? 16 : 18] = 0;
             frame[n & 1 ? 20 : 19] &= 0x7f;
             frame[n & 1 ? 23 : 20] = (uint8_t[]){1, 6, 17, 58}[frame[5] & 3];
         }
-        flows += hs_flow_parse(frame, len, &t) == 0;
+        parsed = hs_flow_parse(frame, len, &t) == 0;
+        flows += parsed;
+        /* The short way knows each flow that it is for again ... */
+        again = parsed && hs_flow_again(frame, len, &t);
+        CHECK(again ==
+              (parsed && t.family == 4 && (t.proto == 6 || t.proto == 17) && frame[14] == 0x45));
+        repeats += again;
+        if (again) { /* ... and takes nothing for it that the long way would not */
+            const struct hs_tuple before = t;
+
+            frame[draw(&random) % len] ^= 1u << (draw(&random) & 7);
+            again = hs_flow_again(frame, len, &before);
+            parsed = hs_flow_parse(frame, len, &t) == 0;
+            CHECK(!again || (parsed && hs_tuple_same(&t, &before)));
+        }
         free(frame);
     }
-    CHECK(flows > 100);
+    CHECK(flows > 100 && repeats > 100);
 }
 
 int main(void) {
