@@ -142,8 +142,7 @@ void hs_port_close(struct hs_port *p) {
     for (uint32_t i = 0; i < p->neighbours; i++)
         if (p->neighbour[i].vm)
             bury(p, &p->neighbour[i]);
-    if (p->has_eth0)
-        hs_xsk_close(&p->eth0);
+    hs_xsk_close(&p->eth0);
     if (p->rules)
         munmap((void *)(uintptr_t)p->rules, p->rules_size);
     hs_region_unmap((uint8_t *)p->tally, p->tally_size);

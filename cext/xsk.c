@@ -29,19 +29,22 @@ int hs_xsk_open(struct hs_xsk *x, const char *interface, struct hs_umem *frames,
     };
     int ret;
 
-    memset(x, 0, sizeof(*x));
-    x->frames = frames;
-    ret = xsk_umem__create(&x->umem, frames->base, frames->size, &x->fill, &x->completion,
-                           &umem_config);
-    if (ret < 0)
-        goto out;
+    if (!x->umem) {
+        memset(x, 0, sizeof(*x));
+        x->frames = frames;
+        ret = xsk_umem__create(&x->umem, frames->base, frames->size, &x->fill, &x->completion,
+                               &umem_config);
+        if (ret < 0)
+            goto out;
+    }
     ret = xsk_socket__create(&x->socket, interface, 0, x->umem, &x->rx, &x->tx, &socket_config);
     if (ret < 0)
         goto out;
     hs_xsk_refill(x);
     return 0;
 out:
-    hs_xsk_close(x);
+    if (ret != -EBUSY) /* else it is tried again, and its memory stays the kernel's until then */
+        hs_xsk_close(x);
     return ret;
 }
 

@@ -22,8 +22,10 @@ struct hs_xsk {
     uint64_t received, sent, full;
 };
 
-/* Open on queue 0 of `interface`. `ring`: entries of each of the four rings, a power of two.
- * Returns 0 or a negative errno. */
+/* Open on queue 0 of `interface`; `x` is all zeroes. `ring`: entries of each of the four rings, a
+ * power of two. Returns 0 or a negative errno; -EBUSY: another socket has the queue, perhaps that
+ * of a process that has just been killed; the call may be made again with what it has left in `x`,
+ * which takes far less time. hs_xsk_close in the end, in each case. */
 int hs_xsk_open(struct hs_xsk *x, const char *interface, struct hs_umem *frames, uint32_t ring);
 
 /* Twice is harmless. */

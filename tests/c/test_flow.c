@@ -107,6 +107,8 @@ static void any_bytes(void) {
             frame[14] = (uint8_t)(n & 1 ? 0x40 | (n & 2 ? 5 : frame[14] & 7) : 0x60);
             frame[n & 1 ? 16 : 18] = 0;
             frame[n & 1 ? 20 : 19] &= 0x7f;
+            if ((n & 7) == 3) /* no fragment */
+                frame[20] = frame[21] = 0;
             frame[n & 1 ? 23 : 20] = (uint8_t[]){1, 6, 17, 58}[frame[5] & 3];
         }
         parsed = hs_flow_parse(frame, len, &t) == 0;

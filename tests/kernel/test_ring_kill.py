@@ -7,13 +7,13 @@ that, for the machine may be busy with something else.
 
 import json
 import os
+import select
 import signal
 import statistics
 import subprocess
 import time
 from collections.abc import Iterator
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -115,13 +115,12 @@ def test_fifty_kills_under_load(host: int) -> None:
     assert receiver.stdout.readline() == "ready\n"
     sender = program("client", SENDER)
     until(partial(more_by_ring, [0, 0]), 20)
-    kills: list[float] = []
+    kills: list[tuple[float, float]] = []
     settled = (0, 0)
     for nth in range(KILLS):
         name = ("one", "two", "three")[nth % 3]
         before = function(name)
-        kills.append(time.monotonic())
-        os.kill(before["pid"], signal.SIGKILL)
+        kills.append((time.monotonic(), ended(before["pid"])))
         until(partial(restarted, name, before["pid"]), 10)
         until(partial(more_by_ring, until(by_ring)), 10)
         if nth == 9:
@@ -129,7 +128,7 @@ def test_fifty_kills_under_load(host: int) -> None:
     files, resident = size(host)
     sent = int(sender.communicate("\n", timeout=20)[0])
     seen = json.loads(receiver.communicate("\n", timeout=20)[0])
-    gaps = [back(seen, kill, later) for kill, later in pairwise([*kills, time.monotonic()])]
+    gaps = [back(seen, *kill) for kill in kills]
     gaps.sort()
     print(
         f"\nback after a kill: median {statistics.median(gaps):.0f} ms, 90 % {gaps[44]:.0f} ms, "
@@ -145,8 +144,18 @@ def test_fifty_kills_under_load(host: int) -> None:
     until(lambda: not any(row["missing"] for row in ask("--host", NAME, "verify")))
 
 
-def back(seen: list[tuple[int, float, float]], kill: float, until: float) -> float:
-    """Milliseconds from a kill to the end of the longest silence that ended before `until`."""
-    arrivals = [at for _, _, at in seen if kill - 0.1 < at < until]
-    _, end = max((later - at, later) for at, later in pairwise(arrivals) if later > kill)
-    return (end - kill) * 1000
+def ended(pid: int) -> float:
+    """Kill a process; when it was gone."""
+    handle = os.pidfd_open(pid)
+    try:
+        signal.pidfd_send_signal(handle, signal.SIGKILL)
+        assert select.select([handle], [], [], 10)[0]
+        return time.monotonic()
+    finally:
+        os.close(handle)
+
+
+def back(seen: list[tuple[int, float, float]], kill: float, end: float) -> float:
+    """Milliseconds from a kill until something arrives that was sent after it, once the process is
+    gone: what it had passed on by then may have been on its way."""
+    return (min(at for _, sent, at in seen if sent > kill and at > end) - kill) * 1000
