@@ -41,7 +41,7 @@ static void *send_all(void *unused) {
         for (uint32_t i = c.data ? 0 : taken; i < n; i++)
             hs_umem_give(&u, batch[i].addr);
         sent += taken;
-        if (hs_ring_must_ring(&c.packets, HS_CONSUMER))
+        if (hs_ring_rings(&c.packets, HS_CONSUMER, hs_ring_must_ring(&c.packets, HS_CONSUMER)))
             CHECK(write(bell, &one, 8) == 8);
         if (draw(&random) % 512 == 0) /* long enough that the receiver sleeps */
             poll(NULL, 0, 1);
