@@ -411,27 +411,26 @@ class Dataplane:
             )
         conn = dataplane.read_conn(self._map("conns"), flow)
         name = self._inspector.name_of(conn.content) if conn else None
-        seen = [one for one in dataplane.read_flows(self._map("flows")) if one.tuple == flow]
-        sent = [one for one in dataplane.read_rules(self._map("rules")) if one.tuple == flow]
+        seen, sent = dataplane.read_table(self._map("flows"))
+        seen = [one for one in seen if one.tuple == flow]
+        sent = [one for one in sent if one.tuple == flow]
         return explain.explain(vm, flow, self._lists, conn, name, seen, sent, self._view())
 
     def verify(self) -> list[Json]:
         """What each VM sent of each flow, and what accounts for it: see verify.py. Packets on
         their way show as missing: ask again."""
-        sent = list(dataplane.read_rules(self._map("rules")))
-        seen = list(dataplane.read_flows(self._map("flows")))
+        seen, sent = dataplane.read_table(self._map("flows"))
         drops = {vm.index: transfer.queue_drops(vm) for vm in self._vms.values() if vm.alive}
         return verify.check(seen, sent, drops, self._view())
 
     def flows(self) -> list[Json]:
         """The contract's `flows`."""
-        seen = list(dataplane.read_flows(self._map("flows")))
-        sent = list(dataplane.read_rules(self._map("rules")))
+        seen, sent = dataplane.read_table(self._map("flows"))
         return flows.flow_rows(seen, sent, self._view())
 
     def rules(self) -> list[Json]:
         """The contract's `rules`."""
-        return flows.rule_rows(list(dataplane.read_rules(self._map("rules"))), self._view())
+        return flows.rule_rows(list(dataplane.read_rules(self._map("flows"))), self._view())
 
     def routes(self) -> list[Json]:
         """The policy, in order; packets: of the flows remembered, as they entered their chain."""

@@ -15,6 +15,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from ipaddress import IPv4Network
+from pathlib import Path
 from typing import Any
 
 from cext import words
@@ -27,6 +28,9 @@ from netns.journal import Journal
 from netns.links import Rtnl
 
 BRIDGE_INDEX = words.IFINDEX
+BRIDGE_NF = Path("/proc/sys/net/bridge")
+"""There where the kernel has br_netfilter, which shows every bridged packet to the namespace's
+iptables, of which the switch has none."""
 IFF_UP = 1
 NTF_MASTER = 0x04
 NTF_STICKY = 0x40
@@ -79,6 +83,8 @@ class Switch:
         namespace.add_fd(self.netns, self._fd)
         self._named = True
         off = {"net.ipv6.conf.all.disable_ipv6": "1", "net.ipv6.conf.default.disable_ipv6": "1"}
+        if BRIDGE_NF.is_dir():
+            off |= {f"net.bridge.{name}": "0" for name in os.listdir(BRIDGE_NF) if "-call-" in name}
         namespace.write_sysctls(self._fd, off)
         self._rtnl = Rtnl(self._fd)
 
