@@ -2,8 +2,8 @@
  *
  *   classify      tc ingress of each port of the switch: next VM of the flow's chain, or bridge
  *   transfer_out  tc egress of a VM's eth0: by routing rule straight to the next VM, or switch
- *   transfer_in   tc ingress of a direct link's far end: takes what a rule sent, and only that
- *   sweep         run by the daemon: removes idle flows, rules and connections
+ *   transfer_in   tc ingress (tcx) of a direct link's far end: takes what a rule sent, and only
+ * that sweep         run by the daemon: removes idle flows, rules and connections
  *
  * Order. A packet by the switch waits twice in the backlog of the CPU it is on (netif_rx): behind
  * eth0's veth, and behind the port it is steered out of. One by the direct link waits once, behind
@@ -352,8 +352,8 @@ static long hs_sweep_flow(struct bpf_map *map, struct hs_key *key, struct hs_flo
         WRITE_ONCE(flow->rule.verdict, 0);
         sweep->rules++;
     }
-    if (key->vm == sweep->gone || (last + sweep->flow_idle < sweep->now &&
-                                   !(vm && vm->flags & HS_VM_PORT && flow->last))) {
+    if (key->vm == sweep->gone ||
+        (last + sweep->flow_idle < sweep->now && !(vm && vm->flags & HS_VM_PORT && flow->last))) {
         sweep->flows++;
         sweep->rules += flow->rule.verdict != 0;
         bpf_map_delete_elem(map, key);

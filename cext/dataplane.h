@@ -64,10 +64,10 @@ enum {
  * 0: no rule, everything goes to the switch. last: 0 where no packet has left the VM by it. */
 struct hs_rule {
     __u64 verdict;
-    __u64 used; /* the verdict that packets go by the direct link for */
-    __u64 veth_packets, veth_bytes; /* that the VM sent by the direct link */
-    __u64 got_packets;              /* that the other end of the direct link took */
-    __u64 last;                     /* CLOCK_MONOTONIC_COARSE, ns */
+    __u64 used;                         /* the verdict that packets go by the direct link for */
+    __u64 veth_packets, veth_bytes;     /* that the VM sent by the direct link */
+    __u64 got_packets;                  /* that the other end of the direct link took */
+    __u64 last;                         /* CLOCK_MONOTONIC_COARSE, ns */
     __u64 switch_packets, switch_bytes; /* that the VM sent by the switch */
     __u64 lost; /* of switch_packets, those known not to be under way any more */
 };

@@ -281,8 +281,8 @@ static __noinline enum hs_kind hs_slow_ipv4(struct __sk_buff *skb, struct hs_pac
     return kind;
 }
 
-/* The straight way for what most packets are: whole IPv4 without options, UDP or TCP, headers in the
- * linear part. Fills all of `p` and returns 1, or 0: then hs_parse has to look. */
+/* The straight way for what most packets are: whole IPv4 without options, UDP or TCP, headers in
+ * the linear part. Fills all of `p` and returns 1, or 0: then hs_parse has to look. */
 static __always_inline int hs_quick(struct __sk_buff *skb, struct hs_packet *p, __u32 vm) {
     void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
     struct ethhdr *eth = data;

@@ -85,16 +85,16 @@ int arrive(struct __sk_buff *skb) {
     __u64 number;
 
     if ((void *)(frame + 1) > (void *)(long)skb->data_end)
-        return TC_ACT_OK;
+        return TC_ACT_UNSPEC;
     if (frame->ethernet.h_proto != bpf_htons(ETH_P_IP) || frame->ip.protocol != IPPROTO_UDP ||
         frame->ip.ihl != 5)
-        return TC_ACT_OK;
+        return TC_ACT_UNSPEC;
     all = bpf_map_lookup_elem(&arrivals, &zero);
     if (!all)
-        return TC_ACT_OK;
+        return TC_ACT_UNSPEC;
     stream = bpf_ntohs(frame->udp.dest) - all->port;
     if (stream >= HS_TESTER_PORTS)
-        return TC_ACT_OK;
+        return TC_ACT_UNSPEC;
     number = bpf_be64_to_cpu(frame->number);
     if (number < all->limit) {
         number += stream * all->limit;
@@ -104,7 +104,7 @@ int arrive(struct __sk_buff *skb) {
             part->count[number % HS_TESTER_SEEN]++;
     }
     __sync_fetch_and_add(&all->got[stream], 1); /* pairs with the sender's acquire */
-    return TC_ACT_STOLEN;
+    return TC_ACT_SHOT;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -103,6 +103,7 @@ class Dataplane:
         self._links = DirectLinks(
             self._by_number,
             self._switch.rtnl,
+            self._switch.netns_fd,
             self._object.program("transfer_in"),
             self._map("pairs"),
         )

@@ -49,6 +49,13 @@ def ifindex(vm: Vm) -> int:
     return words.IFINDEX + vm.index
 
 
+def bridge_netfilter_off() -> dict[str, str]:
+    """The kernel parameters of a bridge's namespace that keep bridged packets from iptables, where
+    this kernel has them."""
+    names = os.listdir(BRIDGE_NF) if BRIDGE_NF.is_dir() else []
+    return {f"net.bridge.{name}": "0" for name in names if "-call-" in name}
+
+
 class Switch:
     """Owns the namespace and what is in it."""
 
@@ -83,8 +90,7 @@ class Switch:
         namespace.add_fd(self.netns, self._fd)
         self._named = True
         off = {"net.ipv6.conf.all.disable_ipv6": "1", "net.ipv6.conf.default.disable_ipv6": "1"}
-        if BRIDGE_NF.is_dir():
-            off |= {f"net.bridge.{name}": "0" for name in os.listdir(BRIDGE_NF) if "-call-" in name}
+        off |= bridge_netfilter_off()
         namespace.write_sysctls(self._fd, off)
         self._rtnl = Rtnl(self._fd)
 

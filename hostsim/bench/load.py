@@ -1,7 +1,6 @@
 """What loads the data plane in `bench path` and `bench flows`: the kernel's tester (cext/tester.h)
 between a rig's two ends, out by a's eth0, counted where b's eth0 takes frames in."""
 
-import errno
 import json
 import subprocess
 from ipaddress import IPv4Address
@@ -9,7 +8,7 @@ from ipaddress import IPv4Address
 from cext.tester import Sent, Tester
 from hostsim.bench.rig import ADDRESS, Bridge, Ours
 from hostsim.errors import HostsimError
-from hostsim.transfer import INGRESS, add_program
+from hostsim.transfer import add_to_own
 from hostsim.vm import Vm
 from netns.links import Rtnl
 
@@ -32,12 +31,7 @@ class Load:
         index = link(a)[0], link(b)[0]
         rtnl = Rtnl(b.netns_fd)
         try:
-            rtnl.batch(
-                lambda batch: add_program(
-                    batch, index[1], self._tester.arrive, "hostsim:arrive", INGRESS
-                ),
-                (errno.EEXIST,),  # the qdisc, where b is in a chain
-            )
+            add_to_own(rtnl, b.netns_fd, index[1], self._tester.arrive, "hostsim:arrive")
         finally:
             rtnl.close()
         self._ends[a.netns] = index[0], (link(a)[1], link(b)[1])
