@@ -78,7 +78,7 @@ static __noinline int hs_offer_rule(__u32 vm, struct hs_rule *rule, __u64 verdic
         return hs_ask_pair(vm, to);
     if (*state != HS_PAIR_READY)
         return 0;
-    if (!rule->last) /* the VM has no transfer component */
+    if (!rule->switch_packets && !rule->veth_packets) /* the VM has no transfer component */
         return 0;
     WRITE_ONCE(rule->verdict, verdict);
     hs_count(HS_C_RULES);
@@ -258,7 +258,7 @@ int classify(struct __sk_buff *skb) {
  * the flow has been silent for longer than a packet is under way. */
 static __noinline int hs_under_way(struct hs_flow *flow, __u64 idle) {
     struct hs_rule *rule = &flow->rule;
-    __u64 missing = rule->switch_packets - READ_ONCE(flow->packets);
+    __u32 missing = rule->switch_packets - READ_ONCE(flow->packets);
 
     if (idle > HS_UNDER_WAY)
         rule->lost = missing;
@@ -297,18 +297,17 @@ int transfer_out(struct __sk_buff *skb) {
     }
     rule = &flow->rule;
     time = bpf_ktime_get_coarse_ns();
-    last = rule->last;
-    rule->last = time;
+    last = flow->last;
+    flow->last = time;
     verdict = READ_ONCE(rule->verdict);
     to = hs_to_of(verdict);
     vm = bpf_map_lookup_elem(&vms, &to);
     if (hs_epoch_of(verdict) != READ_ONCE(now->epoch) || hs_age(skb, hs_epoch_of(verdict)) || !vm ||
-        (rule->used != verdict && hs_under_way(flow, last ? time - last : 0))) {
+        (rule->used != hs_mark(verdict) && hs_under_way(flow, last ? time - last : 0))) {
         __sync_fetch_and_add(&rule->switch_packets, 1);
-        __sync_fetch_and_add(&rule->switch_bytes, skb->len);
         return TC_ACT_OK;
     }
-    rule->used = verdict;
+    rule->used = hs_mark(verdict);
     __sync_fetch_and_add(&rule->veth_packets, 1);
     __sync_fetch_and_add(&rule->veth_bytes, skb->len);
     hs_tag(skb, hs_epoch_of(verdict));
@@ -344,7 +343,7 @@ int transfer_in(struct __sk_buff *skb) {
 static long hs_sweep_flow(struct bpf_map *map, struct hs_key *key, struct hs_flow *flow,
                           struct hs_sweep *sweep) {
     struct hs_vm *vm = bpf_map_lookup_elem(&vms, &key->vm);
-    __u64 last = flow->last > flow->rule.last ? flow->last : flow->rule.last;
+    __u64 last = flow->last;
     struct hs_conn *conn;
     int turned;
 
@@ -352,8 +351,8 @@ static long hs_sweep_flow(struct bpf_map *map, struct hs_key *key, struct hs_flo
         WRITE_ONCE(flow->rule.verdict, 0);
         sweep->rules++;
     }
-    if (key->vm == sweep->gone ||
-        (last + sweep->flow_idle < sweep->now && !(vm && vm->flags & HS_VM_PORT && flow->last))) {
+    if (key->vm == sweep->gone || (last + sweep->flow_idle < sweep->now &&
+                                   !(vm && vm->flags & HS_VM_PORT && flow->packets))) {
         sweep->flows++;
         sweep->rules += flow->rule.verdict != 0;
         bpf_map_delete_elem(map, key);

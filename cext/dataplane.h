@@ -61,25 +61,25 @@ enum {
 };
 
 /* What the VM's transfer component knows of a flow. verdict: the routing rule, its epoch and `to`;
- * 0: no rule, everything goes to the switch. last: 0 where no packet has left the VM by it. */
+ * 0: no rule, everything goes to the switch. */
 struct hs_rule {
     __u64 verdict;
-    __u64 used;                         /* the verdict that packets go by the direct link for */
-    __u64 veth_packets, veth_bytes;     /* that the VM sent by the direct link */
-    __u64 got_packets;                  /* that the other end of the direct link took */
-    __u64 last;                         /* CLOCK_MONOTONIC_COARSE, ns */
-    __u64 switch_packets, switch_bytes; /* that the VM sent by the switch */
-    __u64 lost; /* of switch_packets, those known not to be under way any more */
+    __u32 used; /* the mark (hs_mark) of the verdict that packets go by the direct link for */
+    __u32 lost; /* of switch_packets, those known not to be under way any more, modulo 2^32 */
+    __u64 veth_packets, veth_bytes; /* that the VM sent by the direct link */
+    __u64 got_packets;              /* that the other end of the direct link took */
+    __u64 switch_packets;           /* that the VM sent by the switch */
 };
-_Static_assert(sizeof(struct hs_rule) == 72, "no padding");
+_Static_assert(sizeof(struct hs_rule) == 48, "no padding");
 
 /* A flow's one entry: what leaves the VM finds it, and a moment later the port, still in the cache.
- * verdict: the port's; 0: not decided yet. */
+ * verdict: the port's; 0: not decided yet. With its key it fills three cache lines: new flows cost
+ * what their entries' memory costs. */
 struct hs_flow {
     struct hs_rule rule;
+    __u64 last; /* when it was seen last, here or there: CLOCK_MONOTONIC_COARSE, ns */
     __u64 verdict;
     __u64 packets, bytes; /* that came in by this port */
-    __u64 last;           /* CLOCK_MONOTONIC_COARSE, ns; 0: none came in yet */
     __u16 route;          /* index, or HS_NO_ROUTE */
     __u8 reply;           /* 1: against the chain's order */
     __u8 position;        /* index in the chain of the VM it goes to */
@@ -88,7 +88,7 @@ struct hs_flow {
     __u8 pad;
     __u64 dropped; /* of `packets`, those dropped here */
 };
-_Static_assert(sizeof(struct hs_flow) == 120, "no padding");
+_Static_assert(sizeof(struct hs_flow) == 96, "no padding");
 
 /* `conns`: a connection. Its key is the tuple of one of its directions, whose end with the smaller
  * address and port is the source: one entry for both. */

@@ -225,15 +225,15 @@ def read_conn(conns: Map, flow: Tuple) -> Conn | None:
 def read_flows(flows: Map) -> Iterator[Flow]:
     """Every flow at every port."""
     for key, value in _pages(flows, "struct hs_key", "struct hs_flow"):
-        if value.last:
+        if value.packets:
             yield _flow(key, value)
 
 
 def read_rules(flows: Map) -> Iterator[Rule]:
     """Every flow that a VM with a transfer component sends, with and without a rule."""
     for key, value in _pages(flows, "struct hs_key", "struct hs_flow"):
-        if value.rule.last:
-            yield _rule(key, value.rule)
+        if _sent(value.rule):
+            yield _rule(key, value)
 
 
 def read_table(flows: Map) -> tuple[list[Flow], list[Rule]]:
@@ -241,10 +241,10 @@ def read_table(flows: Map) -> tuple[list[Flow], list[Rule]]:
     ports: list[Flow] = []
     sent: list[Rule] = []
     for key, value in _pages(flows, "struct hs_key", "struct hs_flow"):
-        if value.last:
+        if value.packets:
             ports.append(_flow(key, value))
-        if value.rule.last:
-            sent.append(_rule(key, value.rule))
+        if _sent(value.rule):
+            sent.append(_rule(key, value))
     return ports, sent
 
 
@@ -265,17 +265,21 @@ def _flow(key: Any, value: Any) -> Flow:
     )
 
 
+def _sent(rule: Any) -> int:
+    return int(rule.switch_packets + rule.veth_packets)
+
+
 def _rule(key: Any, value: Any) -> Rule:
+    rule = value.rule
     return Rule(
         key.vm,
         unpack_tuple(key.tuple),
-        _unpack_verdict(value.verdict),
-        value.switch_packets,
-        value.switch_bytes,
-        value.veth_packets,
-        value.veth_bytes,
+        _unpack_verdict(rule.verdict),
+        rule.switch_packets,
+        rule.veth_packets,
+        rule.veth_bytes,
         value.last,
-        value.got_packets,
+        rule.got_packets,
     )
 
 

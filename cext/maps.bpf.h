@@ -135,6 +135,11 @@ static __always_inline __u16 hs_to_of(__u64 verdict) {
     return verdict;
 }
 
+/* Tells a verdict from those of other epochs and VMs, in 32 bits. */
+static __always_inline __u32 hs_mark(__u64 verdict) {
+    return hs_epoch_of(verdict) << 12 | hs_to_of(verdict);
+}
+
 #define READ_ONCE(x) (*(const volatile typeof(x) *)&(x))
 #define WRITE_ONCE(x, value) (*(volatile typeof(x) *)&(x) = (value))
 
