@@ -20,6 +20,17 @@ NOEXIST = 1
 EXIST = 2
 
 
+def attach_ingress(netns_fd: int, program_fd: int, index: int) -> bool:
+    """Run a program at the tc ingress of a namespace's interface, before anything that clsact has
+    there (tcx). It goes with the interface. False where the kernel has none of that (before Linux
+    6.6). Raises OSError."""
+    result = lib.hs_tcx_ingress(netns_fd, program_fd, index)
+    if result == -errno.EINVAL:
+        return False
+    check(result, f"BPF program at interface {index}")
+    return True
+
+
 class Map:
     """A map of a loaded object. Keys and values are `bytes` of exactly the map's sizes."""
 

@@ -2,8 +2,8 @@
  *
  *   classify      tc ingress of each port of the switch: next VM of the flow's chain, or bridge
  *   transfer_out  tc egress of a VM's eth0: by routing rule straight to the next VM, or switch
- *   transfer_in   tc ingress of a direct link's far end: takes what a rule sent, and only that
- *   sweep         run by the daemon: removes idle flows, rules and connections
+ *   transfer_in   tc ingress (tcx) of a direct link's far end: takes what a rule sent, and only
+ * that sweep         run by the daemon: removes idle flows, rules and connections
  *
  * Order. A packet by the switch waits twice in the backlog of the CPU it is on (netif_rx): behind
  * eth0's veth, and behind the port it is steered out of. One by the direct link waits once, behind
@@ -29,6 +29,15 @@ static __always_inline int hs_dropped(__u32 reason) {
     return TC_ACT_SHOT;
 }
 
+/* Address the frame to a VM, where it is not already. */
+static __always_inline void hs_address(struct __sk_buff *skb, const struct hs_vm *vm) {
+    const __u16 *now = (void *)(long)skb->data, *mac = (void *)vm->mac;
+
+    if ((void *)(now + 3) > (void *)(long)skb->data_end || now[0] != mac[0] || now[1] != mac[1] ||
+        now[2] != mac[2])
+        bpf_skb_store_bytes(skb, 0, vm->mac, 6, 0);
+}
+
 /* Out by the port of VM `to`, addressed to it where it routes (IP only). */
 static __always_inline int hs_steer(struct __sk_buff *skb, __u32 to, int ip) {
     struct hs_vm *vm = bpf_map_lookup_elem(&vms, &to);
@@ -36,7 +45,7 @@ static __always_inline int hs_steer(struct __sk_buff *skb, __u32 to, int ip) {
     if (!vm)
         return TC_ACT_SHOT;
     if (vm->flags & HS_VM_ROUTES && ip)
-        bpf_skb_store_bytes(skb, 0, vm->mac, 6, 0);
+        hs_address(skb, vm);
     return bpf_redirect(HS_IFINDEX + to, 0);
 }
 
@@ -61,25 +70,24 @@ static __noinline int hs_ask_pair(__u32 from, __u32 to) {
 }
 
 /* Give the sending VM a routing rule for a hop the switch has seen enough of. */
-static __noinline int hs_offer_rule(const struct hs_key *key, __u64 verdict) {
-    __u32 to = hs_to_of(verdict), pair = key->vm << 12 | to, *state;
-    struct hs_rule *rule;
+static __noinline int hs_offer_rule(__u32 vm, struct hs_rule *rule, __u64 verdict) {
+    __u32 to = hs_to_of(verdict), pair = vm << 12 | to, *state;
 
     state = bpf_map_lookup_elem(&pairs, &pair);
     if (!state)
-        return hs_ask_pair(key->vm, to);
+        return hs_ask_pair(vm, to);
     if (*state != HS_PAIR_READY)
         return 0;
-    rule = bpf_map_lookup_elem(&rules, key); /* made by transfer_out; without it, no rule */
-    if (!rule || rule->verdict == verdict)
+    if (!rule->switch_packets && !rule->veth_packets) /* the VM has no transfer component */
         return 0;
     WRITE_ONCE(rule->verdict, verdict);
     hs_count(HS_C_RULES);
     return 0;
 }
 
-/* The first packet of a flow at a port, or the first under a new epoch, or one of an old. */
-HS_GLOBAL int hs_slow(struct __sk_buff *skb, __u32 epoch, __u64 *verdict) {
+/* The first packet of a flow at a port, or the first under a new epoch, or one of an old. is_new:
+ * the flow was not in the table. */
+HS_GLOBAL int hs_slow(struct __sk_buff *skb, __u32 epoch, int is_new, __u64 *verdict) {
     struct hs_packet *p = hs_packet();
     struct hs_flow *known, fresh = {};
     struct hs_policy *policy;
@@ -103,17 +111,21 @@ HS_GLOBAL int hs_slow(struct __sk_buff *skb, __u32 epoch, __u64 *verdict) {
     if (age && hs_flags_of(fresh.verdict) & HS_F_START) /* its chain does not hold this VM */
         return HS_C_STALE;
     *verdict = fresh.verdict;
-    known = bpf_map_lookup_elem(&flows, &p->key);
     if (age) {
         hs_count(HS_C_OLD_EPOCH);
-    } else if (known) {
+        return -1;
+    }
+    if (is_new && bpf_map_update_elem(&flows, &p->key, &fresh, BPF_NOEXIST) == 0)
+        return -1;
+    known = bpf_map_lookup_elem(&flows, &p->key);
+    if (known) {
         known->route = fresh.route;
         known->reply = fresh.reply;
         known->position = fresh.position;
         known->mirror = fresh.mirror;
         known->asked = 0;
         WRITE_ONCE(known->verdict, fresh.verdict);
-    } else if (bpf_map_update_elem(&flows, &p->key, &fresh, BPF_NOEXIST) < 0) {
+    } else {
         hs_count(HS_C_TABLE_FULL);
     }
     return -1;
@@ -181,51 +193,55 @@ int classify(struct __sk_buff *skb) {
     __u64 verdict, seen;
     __u32 zero = 0, epoch, action;
     int reason;
+    __u8 flags;
 
     now = bpf_map_lookup_elem(&config, &zero);
     if (!now || !now->on || !packet)
         return TC_ACT_OK;
-    switch (hs_flow_of(skb, skb->ifindex - HS_IFINDEX, now->on)) {
-    case HS_FLOW:
-        break;
-    case HS_MALFORMED:
-        return hs_dropped(HS_C_MALFORMED);
-    case HS_ORPHAN:
-        return hs_dropped(HS_C_ORPHAN);
-    default:
-        hs_count(HS_C_PLAIN);
-        return TC_ACT_OK;
+    if (!hs_quick(skb, packet, skb->ifindex - HS_IFINDEX)) {
+        switch (hs_flow_of(skb, skb->ifindex - HS_IFINDEX, now->on)) {
+        case HS_FLOW:
+            break;
+        case HS_MALFORMED:
+            return hs_dropped(HS_C_MALFORMED);
+        case HS_ORPHAN:
+            return hs_dropped(HS_C_ORPHAN);
+        default:
+            hs_count(HS_C_PLAIN);
+            return TC_ACT_OK;
+        }
     }
     epoch = READ_ONCE(now->epoch);
     flow = bpf_map_lookup_elem(&flows, &packet->key);
     verdict = flow ? READ_ONCE(flow->verdict) : 0;
     if (!flow || hs_epoch_of(verdict) != epoch ||
         (hs_age(skb, epoch) && !(hs_flags_of(verdict) & HS_F_START))) {
-        reason = hs_slow(skb, epoch, &verdict);
+        reason = hs_slow(skb, epoch, !flow, &verdict);
         if (reason >= 0)
             return hs_dropped(reason);
-        flow = bpf_map_lookup_elem(&flows, &packet->key);
+        if (!flow)
+            flow = bpf_map_lookup_elem(&flows, &packet->key);
     }
     action = hs_action_of(verdict);
+    flags = hs_flags_of(verdict);
     if (action != HS_BRIDGE) /* the bridge is the end of it: nobody asks again */
         hs_tag(skb, hs_epoch_of(verdict));
     if (flow) {
         seen = __sync_fetch_and_add(&flow->packets, 1);
         __sync_fetch_and_add(&flow->bytes, skb->len);
         flow->last = bpf_ktime_get_coarse_ns();
-        if (hs_flags_of(verdict) & HS_F_BYPASS && hs_epoch_of(verdict) == epoch &&
-            action == HS_STEER) {
+        if (flags & HS_F_BYPASS && hs_epoch_of(verdict) == epoch && action == HS_STEER &&
+            flow->rule.verdict != verdict) {
             if (seen + 1 >= HS_RULE_AFTER)
-                hs_offer_rule(&packet->key, verdict);
+                hs_offer_rule(packet->key.vm, &flow->rule, verdict);
             else if (!seen) /* the link is made while the flow's first packets go by the switch */
                 hs_ask_pair(packet->key.vm, hs_to_of(verdict));
         }
         if (action == HS_DROP)
-            __sync_fetch_and_add(hs_flags_of(verdict) & HS_F_VM_GONE ? &flow->gone : &flow->dropped,
-                                 1);
-        if (hs_flags_of(verdict) & HS_F_INSPECT)
+            __sync_fetch_and_add(flags & HS_F_VM_GONE ? &flow->gone : &flow->dropped, 1);
+        if (flags & HS_F_INSPECT)
             hs_inspect(skb);
-        if (flow->mirror && hs_flags_of(verdict) & HS_F_START) {
+        if (flags & HS_F_START && flow->mirror) {
             if (bpf_clone_redirect(skb, HS_IFINDEX + flow->mirror, 0) == 0)
                 hs_count(HS_C_MIRRORED);
         }
@@ -233,64 +249,70 @@ int classify(struct __sk_buff *skb) {
     if (action == HS_STEER)
         return hs_steer(skb, hs_to_of(verdict), packet->key.tuple.family);
     if (action == HS_DROP)
-        return hs_dropped(hs_flags_of(verdict) & HS_F_VM_GONE ? HS_C_VM_GONE : HS_C_FILTER);
+        return hs_dropped(flags & HS_F_VM_GONE ? HS_C_VM_GONE : HS_C_FILTER);
     return TC_ACT_OK;
 }
 
 /* Whether a packet of the flow may be between this VM's eth0 and its port: then the next one must
  * take the switch too, or it would overtake. What the switch never got is known to be lost once
  * the flow has been silent for longer than a packet is under way. */
-static __noinline int hs_under_way(struct hs_key *key, struct hs_rule *rule, __u64 idle) {
-    struct hs_flow *flow = bpf_map_lookup_elem(&flows, key);
-    __u64 missing;
+static __noinline int hs_under_way(struct hs_flow *flow, __u64 idle) {
+    struct hs_rule *rule = &flow->rule;
+    __u32 missing = rule->switch_packets - READ_ONCE(flow->packets);
 
-    if (!flow)
-        return 0;
-    missing = rule->switch_packets - READ_ONCE(flow->packets);
     if (idle > HS_UNDER_WAY)
         rule->lost = missing;
     return missing != rule->lost;
 }
 
+/* A flow that the VM sends for the first time. */
+static __noinline struct hs_flow *hs_new_flow(const struct hs_key *key) {
+    struct hs_flow fresh = {};
+
+    bpf_map_update_elem(&flows, key, &fresh, BPF_NOEXIST);
+    return bpf_map_lookup_elem(&flows, key);
+}
+
 SEC("tc")
 int transfer_out(struct __sk_buff *skb) {
     struct hs_packet *packet = hs_packet();
-    struct hs_rule *rule, fresh = {};
     struct hs_config *now;
+    struct hs_flow *flow;
+    struct hs_rule *rule;
     struct hs_vm *vm;
-    __u64 verdict, last, idle;
+    __u64 verdict, last, time;
     __u32 zero = 0, to;
 
     now = bpf_map_lookup_elem(&config, &zero);
-    if (!now || !now->on || !packet ||
+    if (!now || !now->on || !packet)
+        return TC_ACT_OK;
+    if (!hs_quick(skb, packet, skb->ifindex - HS_IFINDEX) &&
         hs_flow_of(skb, skb->ifindex - HS_IFINDEX, now->on) != HS_FLOW)
         return TC_ACT_OK;
-    rule = bpf_map_lookup_elem(&rules, &packet->key);
-    if (!rule) {
-        bpf_map_update_elem(&rules, &packet->key, &fresh, BPF_NOEXIST);
-        rule = bpf_map_lookup_elem(&rules, &packet->key);
-        if (!rule)
+    flow = bpf_map_lookup_elem(&flows, &packet->key);
+    if (!flow) {
+        flow = hs_new_flow(&packet->key);
+        if (!flow)
             return TC_ACT_OK;
     }
-    idle = bpf_ktime_get_coarse_ns();
-    last = rule->last;
-    rule->last = idle;
-    idle = last ? idle - last : 0;
+    rule = &flow->rule;
+    time = bpf_ktime_get_coarse_ns();
+    last = flow->last;
+    flow->last = time;
     verdict = READ_ONCE(rule->verdict);
     to = hs_to_of(verdict);
     vm = bpf_map_lookup_elem(&vms, &to);
     if (hs_epoch_of(verdict) != READ_ONCE(now->epoch) || hs_age(skb, hs_epoch_of(verdict)) || !vm ||
-        (rule->used != verdict && hs_under_way(&packet->key, rule, idle))) {
+        (rule->used != hs_mark(verdict) && hs_under_way(flow, last ? time - last : 0))) {
         __sync_fetch_and_add(&rule->switch_packets, 1);
-        __sync_fetch_and_add(&rule->switch_bytes, skb->len);
         return TC_ACT_OK;
     }
-    rule->used = verdict;
+    rule->used = hs_mark(verdict);
     __sync_fetch_and_add(&rule->veth_packets, 1);
     __sync_fetch_and_add(&rule->veth_bytes, skb->len);
     hs_tag(skb, hs_epoch_of(verdict));
     if (vm->flags & HS_VM_ROUTES && packet->key.tuple.family)
-        bpf_skb_store_bytes(skb, 0, vm->mac, 6, 0);
+        hs_address(skb, vm);
     return bpf_redirect(HS_DIRECT | packet->key.vm << 12 | to, 0);
 }
 
@@ -301,24 +323,25 @@ SEC("tc")
 int transfer_in(struct __sk_buff *skb) {
     struct hs_packet *packet = hs_packet();
     struct hs_config *now;
+    struct hs_flow *flow;
     __u32 zero = 0;
-    struct hs_rule *rule;
     __u32 from = skb->ifindex >> 12 & HS_VM_MAX, to = skb->ifindex & HS_VM_MAX;
 
     now = bpf_map_lookup_elem(&config, &zero);
-    if (!now || !packet || hs_flow_of(skb, from, now->on) != HS_FLOW)
+    if (!now || !packet)
         return hs_dropped(HS_C_FORGED);
-    rule = bpf_map_lookup_elem(&rules, &packet->key);
-    if (!rule || hs_to_of(rule->verdict) != to)
+    if (!hs_quick(skb, packet, from) && hs_flow_of(skb, from, now->on) != HS_FLOW)
         return hs_dropped(HS_C_FORGED);
-    __sync_fetch_and_add(&rule->got_packets, 1);
+    flow = bpf_map_lookup_elem(&flows, &packet->key);
+    if (!flow || hs_to_of(flow->rule.verdict) != to)
+        return hs_dropped(HS_C_FORGED);
+    __sync_fetch_and_add(&flow->rule.got_packets, 1);
     return bpf_redirect_peer(HS_IFINDEX + to, 0);
 }
 
 /* What is known of a flow that a VM sent goes into the sums of what it sent before. It has been
  * silent for much longer than a packet is under way: all that arrived has been counted. */
-static __always_inline void hs_end(struct hs_key *key, struct hs_rule *rule) {
-    struct hs_flow *flow = bpf_map_lookup_elem(&flows, key);
+static __always_inline void hs_end(struct hs_key *key, struct hs_flow *flow) {
     struct hs_ended *sums, none = {};
 
     bpf_map_update_elem(&ended, &key->vm, &none, BPF_NOEXIST);
@@ -326,49 +349,37 @@ static __always_inline void hs_end(struct hs_key *key, struct hs_rule *rule) {
     if (!sums)
         return;
     __sync_fetch_and_add(&sums->flows, 1);
-    __sync_fetch_and_add(&sums->switch_packets, rule->switch_packets);
-    __sync_fetch_and_add(&sums->veth_packets, rule->veth_packets);
-    __sync_fetch_and_add(&sums->got_packets, rule->got_packets);
-    if (!flow)
-        return;
+    __sync_fetch_and_add(&sums->switch_packets, flow->rule.switch_packets);
+    __sync_fetch_and_add(&sums->veth_packets, flow->rule.veth_packets);
+    __sync_fetch_and_add(&sums->got_packets, flow->rule.got_packets);
     __sync_fetch_and_add(&sums->packets, flow->packets);
     __sync_fetch_and_add(&sums->dropped, flow->dropped);
     __sync_fetch_and_add(&sums->gone, flow->gone);
 }
 
-static long hs_sweep_rule(struct bpf_map *map, struct hs_key *key, struct hs_rule *rule,
-                          struct hs_sweep *sweep) {
-    if (sweep->gone && (key->vm == sweep->gone || hs_to_of(rule->verdict) == sweep->gone)) {
-        if (rule->verdict)
-            sweep->rules++;
-        WRITE_ONCE(rule->verdict, 0);
-    } else if (rule->last + sweep->flow_idle < sweep->now) {
-        if (rule->verdict)
-            sweep->rules++;
-        hs_end(key, rule);
-        bpf_map_delete_elem(&flows, key); /* a VM's counts of a flow go together */
-        bpf_map_delete_elem(map, key);
-    }
-    return 0;
-}
-
+/* A VM's counts of a flow, what it sent and what came in by its port, go together, and not before
+ * they are old, though the VM be gone. */
 static long hs_sweep_flow(struct bpf_map *map, struct hs_key *key, struct hs_flow *flow,
                           struct hs_sweep *sweep) {
-    struct hs_conn *conn;
-    struct hs_rule *rule = bpf_map_lookup_elem(&rules, key);
     struct hs_vm *vm = bpf_map_lookup_elem(&vms, &key->vm);
     __u64 last = flow->last;
+    struct hs_conn *conn;
+    int turned;
 
-    if (rule && rule->last > last)
-        last = rule->last;
-    if (vm && vm->flags & HS_VM_PORT)
-        return 0;
-    if (!rule && last + sweep->flow_idle < sweep->now) {
+    if (sweep->gone &&
+        (key->vm == sweep->gone || hs_to_of(flow->rule.verdict) == sweep->gone)) {
+        sweep->rules += flow->rule.verdict != 0;
+        WRITE_ONCE(flow->rule.verdict, 0);
+    } else if (last + sweep->flow_idle < sweep->now &&
+               !(vm && vm->flags & HS_VM_PORT && flow->packets)) {
+        if (flow->rule.switch_packets || flow->rule.veth_packets)
+            hs_end(key, flow);
         sweep->flows++;
+        sweep->rules += flow->rule.verdict != 0;
         bpf_map_delete_elem(map, key);
         return 0;
     }
-    conn = bpf_map_lookup_elem(&conns, &key->tuple);
+    conn = hs_find_conn(&key->tuple, &turned);
     if (conn && conn->last < last)
         conn->last = last;
     return 0;
@@ -376,13 +387,6 @@ static long hs_sweep_flow(struct bpf_map *map, struct hs_key *key, struct hs_flo
 
 static long hs_sweep_conn(struct bpf_map *map, struct hs_tuple *key, struct hs_conn *conn,
                           struct hs_sweep *sweep) {
-    struct hs_tuple back;
-    struct hs_conn *other;
-
-    hs_reverse(key, &back);
-    other = bpf_map_lookup_elem(&conns, &back);
-    if (other && other->last > conn->last)
-        conn->last = other->last;
     if (conn->last + sweep->conn_idle < sweep->now) {
         sweep->conns++;
         bpf_map_delete_elem(map, key);
@@ -394,7 +398,6 @@ SEC("syscall")
 int sweep(struct hs_sweep *context) {
     struct hs_sweep work = *context;
 
-    bpf_for_each_map_elem(&rules, hs_sweep_rule, &work, 0);
     bpf_for_each_map_elem(&flows, hs_sweep_flow, &work, 0);
     bpf_for_each_map_elem(&conns, hs_sweep_conn, &work, 0);
     *context = work;

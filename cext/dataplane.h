@@ -37,7 +37,7 @@ struct hs_tuple {
 };
 _Static_assert(sizeof(struct hs_tuple) == 40, "hash key without padding");
 
-/* `flows`: a flow at the port it comes in by. `rules`: a flow in the VM that sends it. */
+/* `flows`: a flow in the VM that sends it, and at that VM's port of the switch. */
 struct hs_key {
     __u32 vm;
     struct hs_tuple tuple;
@@ -60,10 +60,25 @@ enum {
     HS_F_INSPECT = 16, /* its contents may decide differently: the daemon wants to see them */
 };
 
+/* What the VM's transfer component knows of a flow. verdict: the routing rule, its epoch and `to`;
+ * 0: no rule, everything goes to the switch. */
+struct hs_rule {
+    __u64 verdict;
+    __u32 used; /* the mark (hs_mark) of the verdict that packets go by the direct link for */
+    __u32 lost; /* of switch_packets, those known not to be under way any more, modulo 2^32 */
+    __u64 veth_packets, veth_bytes; /* that the VM sent by the direct link */
+    __u64 got_packets;              /* that the other end of the direct link took */
+    __u64 switch_packets;           /* that the VM sent by the switch */
+};
+_Static_assert(sizeof(struct hs_rule) == 48, "no padding");
+
+/* A flow's one entry: what leaves the VM finds it, and a moment later the port, still in the cache.
+ * verdict: the port's; 0: not decided yet. New flows cost what their entries' memory costs. */
 struct hs_flow {
+    struct hs_rule rule;
+    __u64 last; /* when it was seen last, here or there: CLOCK_MONOTONIC_COARSE, ns */
     __u64 verdict;
     __u64 packets, bytes; /* that came in by this port */
-    __u64 last;           /* CLOCK_MONOTONIC_COARSE, ns */
     __u16 route;          /* index, or HS_NO_ROUTE */
     __u8 reply;           /* 1: against the chain's order */
     __u8 position;        /* index in the chain of the VM it goes to */
@@ -73,19 +88,7 @@ struct hs_flow {
     __u64 dropped; /* of `packets`, those dropped here: by a filter, */
     __u64 gone;    /* or because a VM is gone */
 };
-_Static_assert(sizeof(struct hs_flow) == 56, "no padding");
-
-/* The verdict's epoch and `to`; 0: no rule, everything goes to the switch. */
-struct hs_rule {
-    __u64 verdict;
-    __u64 switch_packets, switch_bytes; /* that the VM sent by the switch */
-    __u64 veth_packets, veth_bytes;     /* and by the direct link */
-    __u64 last;
-    __u64 got_packets; /* that the other end of the direct link took */
-    __u64 used;        /* the verdict that packets go by the direct link for */
-    __u64 lost;        /* of switch_packets, those known not to be under way any more */
-};
-_Static_assert(sizeof(struct hs_rule) == 72, "no padding");
+_Static_assert(sizeof(struct hs_flow) == 104, "no padding");
 
 /* `ended`, by VM: the sums of what it sent in flows that have been swept. */
 struct hs_ended {
@@ -95,13 +98,14 @@ struct hs_ended {
 };
 _Static_assert(sizeof(struct hs_ended) == 56, "no padding");
 
-/* `conns`: a connection, found by the tuple of either direction. */
+/* `conns`: a connection. Its key is the tuple of one of its directions, whose end with the smaller
+ * address and port is the source: one entry for both. */
 struct hs_conn {
     __u64 last;
     __u32 policy, old_policy; /* the policies `route` and `old_route` come from */
     __u16 route, old_route;
     __u16 from;     /* the VM whose port the first packet came in by; 0: unknown */
-    __u8 reply;     /* 1: this tuple is the replies' */
+    __u8 reply;     /* 1: the key is the replies' tuple */
     __u8 tcp_flags; /* the first packet's */
     __u8 dscp;
     __u8 undecided; /* 1: a row that asks for contents stands before the row that matched */

@@ -5,6 +5,7 @@ times are nanoseconds of CLOCK_MONOTONIC.
 """
 
 import socket
+import struct
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -64,7 +65,7 @@ def _unpack_verdict(raw: int) -> Verdict:
 
 
 def pack_tuple(flow: Tuple) -> bytes:
-    """The key of `conns`."""
+    """A struct hs_tuple."""
     raw = ffi.new("struct hs_tuple *")
     ffi.memmove(raw.src, flow.src, len(flow.src))
     ffi.memmove(raw.dst, flow.dst, len(flow.dst))
@@ -73,8 +74,19 @@ def pack_tuple(flow: Tuple) -> bytes:
     return _bytes(raw)
 
 
+def pack_conn(flow: Tuple) -> tuple[bytes, bool]:
+    """The key of `conns`, the same for both directions, and whether it is the flow turned round:
+    hs_one_key in packet.bpf.h."""
+    ends = [
+        (struct.unpack("=4I", end.ljust(16, b"\0")), socket.htons(port))
+        for end, port in ((flow.src, flow.sport), (flow.dst, flow.dport))
+    ]
+    turned = ends[0] > ends[1]
+    return pack_tuple(flow.reversed() if turned else flow), turned
+
+
 def pack_key(vm: int, flow: Tuple) -> bytes:
-    """The key of `flows` and `rules`."""
+    """The key of `flows`."""
     return pack_u32(vm) + pack_tuple(flow)
 
 
@@ -151,7 +163,7 @@ def unpack_content(data: bytes) -> Content:
 def set_content(conns: Map, flow: Tuple, content: int) -> bool:
     """Note what the contents of the flow's connection told, and that it must be judged again.
     False where it is no longer known."""
-    key = pack_tuple(flow)
+    key, _ = pack_conn(flow)
     value = conns.get(key)
     if value is None:
         return False
@@ -194,14 +206,15 @@ def judge(
 
 def read_conn(conns: Map, flow: Tuple) -> Conn | None:
     """What is known of the flow's connection."""
-    value = conns.get(pack_tuple(flow))
+    key, turned = pack_conn(flow)
+    value = conns.get(key)
     if value is None:
         return None
     raw = ffi.from_buffer("struct hs_conn *", value)
     return Conn(
         flow,
         None if raw.route == NO_ROUTE else raw.route,
-        bool(raw.reply),
+        bool(raw.reply) != turned,
         getattr(raw, "from"),
         raw.tcp_flags,
         raw.dscp,
@@ -213,37 +226,63 @@ def read_conn(conns: Map, flow: Tuple) -> Conn | None:
 def read_flows(flows: Map) -> Iterator[Flow]:
     """Every flow at every port."""
     for key, value in pages(flows, "struct hs_key", "struct hs_flow"):
-        yield Flow(
-            key.vm,
-            unpack_tuple(key.tuple),
-            _unpack_verdict(value.verdict),
-            value.packets,
-            value.bytes,
-            value.last,
-            None if value.route == NO_ROUTE else value.route,
-            bool(value.reply),
-            value.position,
-            value.dropped,
-            value.mirror,
-            value.asked,
-            value.gone,
-        )
+        if value.packets:
+            yield _flow(key, value)
 
 
-def read_rules(rules: Map) -> Iterator[Rule]:
+def read_rules(flows: Map) -> Iterator[Rule]:
     """Every flow that a VM with a transfer component sends, with and without a rule."""
-    for key, value in pages(rules, "struct hs_key", "struct hs_rule"):
-        yield Rule(
-            key.vm,
-            unpack_tuple(key.tuple),
-            _unpack_verdict(value.verdict),
-            value.switch_packets,
-            value.switch_bytes,
-            value.veth_packets,
-            value.veth_bytes,
-            value.last,
-            value.got_packets,
-        )
+    for key, value in pages(flows, "struct hs_key", "struct hs_flow"):
+        if _sent(value.rule):
+            yield _rule(key, value)
+
+
+def read_table(flows: Map) -> tuple[list[Flow], list[Rule]]:
+    """Both, by one look at each entry."""
+    ports: list[Flow] = []
+    sent: list[Rule] = []
+    for key, value in pages(flows, "struct hs_key", "struct hs_flow"):
+        if value.packets:
+            ports.append(_flow(key, value))
+        if _sent(value.rule):
+            sent.append(_rule(key, value))
+    return ports, sent
+
+
+def _flow(key: Any, value: Any) -> Flow:
+    return Flow(
+        key.vm,
+        unpack_tuple(key.tuple),
+        _unpack_verdict(value.verdict),
+        value.packets,
+        value.bytes,
+        value.last,
+        None if value.route == NO_ROUTE else value.route,
+        bool(value.reply),
+        value.position,
+        value.dropped,
+        value.mirror,
+        value.asked,
+        value.gone,
+    )
+
+
+def _sent(rule: Any) -> int:
+    return int(rule.switch_packets + rule.veth_packets)
+
+
+def _rule(key: Any, value: Any) -> Rule:
+    rule = value.rule
+    return Rule(
+        key.vm,
+        unpack_tuple(key.tuple),
+        _unpack_verdict(rule.verdict),
+        rule.switch_packets,
+        rule.veth_packets,
+        rule.veth_bytes,
+        value.last,
+        rule.got_packets,
+    )
 
 
 def read_ended(ended: Map) -> Iterator[Ended]:

@@ -179,21 +179,17 @@ HS_GLOBAL int hs_new_conn(const struct hs_policy *policy, struct hs_conn *conn) 
     return 0;
 }
 
-/* Remember the connection, for both directions. */
+/* Remember the connection. An entry is replaced whole, so that nobody reads half of one. */
 HS_GLOBAL int hs_put_conn(const struct hs_conn *conn) {
     struct hs_packet *p = hs_packet();
-    struct hs_tuple back;
+    struct hs_tuple key;
     struct hs_conn value;
-    long failed;
 
     if (!p || !conn)
         return 0;
     value = *conn;
-    failed = bpf_map_update_elem(&conns, &p->key.tuple, &value, BPF_ANY);
-    hs_reverse(&p->key.tuple, &back);
-    value.reply ^= 1;
-    failed |= bpf_map_update_elem(&conns, &back, &value, BPF_ANY);
-    if (failed)
+    value.reply ^= hs_one_key(&p->key.tuple, &key);
+    if (bpf_map_update_elem(&conns, &key, &value, BPF_ANY) < 0)
         hs_count(HS_C_TABLE_FULL);
     return 0;
 }
@@ -299,10 +295,11 @@ HS_GLOBAL int hs_decide(const struct hs_policy *policy, int newest, struct hs_fl
     struct hs_packet *p = hs_packet();
     struct hs_conn *known, conn = {};
     __u16 route;
+    int turned;
 
     if (!p || !policy || !flow)
         return 0;
-    known = bpf_map_lookup_elem(&conns, &p->key.tuple);
+    known = hs_find_conn(&p->key.tuple, &turned);
     if (!known) {
         hs_new_conn(policy, &conn);
         route = conn.route;
@@ -311,6 +308,7 @@ HS_GLOBAL int hs_decide(const struct hs_policy *policy, int newest, struct hs_fl
             hs_put_conn(&conn);
     } else {
         conn = *known;
+        conn.reply ^= turned;
         if (conn.policy == policy->policy) {
             route = conn.route;
         } else if (conn.old_policy == policy->policy) {

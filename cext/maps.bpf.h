@@ -61,14 +61,6 @@ struct {
 struct {
     __uint(type, BPF_MAP_TYPE_HASH);
     __uint(map_flags, BPF_F_NO_PREALLOC);
-    __uint(max_entries, 1 << 20);
-    __type(key, struct hs_key);
-    __type(value, struct hs_rule);
-} rules SEC(".maps");
-
-struct {
-    __uint(type, BPF_MAP_TYPE_HASH);
-    __uint(map_flags, BPF_F_NO_PREALLOC);
     __uint(max_entries, HS_VM_MAX + 1);
     __type(key, __u32);
     __type(value, struct hs_ended);
@@ -77,7 +69,7 @@ struct {
 struct {
     __uint(type, BPF_MAP_TYPE_HASH);
     __uint(map_flags, BPF_F_NO_PREALLOC);
-    __uint(max_entries, 1 << 19);
+    __uint(max_entries, 1 << 18);
     __type(key, struct hs_tuple);
     __type(value, struct hs_conn);
 } conns SEC(".maps");
@@ -151,21 +143,34 @@ static __always_inline __u16 hs_to_of(__u64 verdict) {
     return verdict;
 }
 
+/* Tells a verdict from those of other epochs and VMs, in 32 bits. */
+static __always_inline __u32 hs_mark(__u64 verdict) {
+    return hs_epoch_of(verdict) << 12 | hs_to_of(verdict);
+}
+
 #define READ_ONCE(x) (*(const volatile typeof(x) *)&(x))
 #define WRITE_ONCE(x, value) (*(volatile typeof(x) *)&(x) = (value))
+
+/* The connection of a tuple; turned: whether its key is the tuple of the other direction. */
+static __always_inline struct hs_conn *hs_find_conn(const struct hs_tuple *tuple, int *turned) {
+    struct hs_tuple key;
+
+    *turned = hs_one_key(tuple, &key);
+    return bpf_map_lookup_elem(&conns, &key);
+}
 
 /* Parse into the packet in hand, as a packet on the interface of `vm`, and settle what an ICMP
  * error belongs to: its flow if that is known, else its own. on: HS_ON_*. Returns enum hs_kind. */
 HS_GLOBAL int hs_flow_of(struct __sk_buff *skb, __u32 vm, __u32 on) {
     struct hs_packet *p = hs_packet();
-    int kind;
+    int kind, turned;
 
     if (!p)
         return HS_PLAIN;
     __builtin_memset(p, 0, sizeof(*p));
     p->key.vm = vm;
     kind = hs_parse(skb, p, on, 1);
-    if (kind == HS_FLOW && p->error && !bpf_map_lookup_elem(&conns, &p->key.tuple)) {
+    if (kind == HS_FLOW && p->error && !hs_find_conn(&p->key.tuple, &turned)) {
         __builtin_memset(p, 0, sizeof(*p));
         p->key.vm = vm;
         kind = hs_parse(skb, p, on, 0);

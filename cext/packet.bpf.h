@@ -77,6 +77,28 @@ static __always_inline void hs_reverse(const struct hs_tuple *from, struct hs_tu
     to->vlan = from->vlan;
 }
 
+/* The key of a connection, the same for both directions. Returns whether it is the tuple turned
+ * round. */
+static __always_inline int hs_one_key(const struct hs_tuple *tuple, struct hs_tuple *key) {
+    const __u32 *src = (const __u32 *)tuple->src, *dst = (const __u32 *)tuple->dst;
+
+    for (int i = 0; i < 4; i++) {
+        if (src[i] == dst[i])
+            continue;
+        if (src[i] < dst[i])
+            goto as_it_is;
+        goto turned;
+    }
+    if (tuple->sport <= tuple->dport)
+        goto as_it_is;
+turned:
+    hs_reverse(tuple, key);
+    return 1;
+as_it_is:
+    *key = *tuple;
+    return 0;
+}
+
 static __always_inline int hs_has_ports(__u8 proto) {
     return proto == IPPROTO_TCP || proto == IPPROTO_UDP || proto == IPPROTO_SCTP ||
            proto == IPPROTO_UDPLITE;
@@ -257,6 +279,46 @@ static __noinline enum hs_kind hs_slow_ipv4(struct __sk_buff *skb, struct hs_pac
     if (kind == HS_FLOW && p->fragment)
         return hs_fragment(p, id);
     return kind;
+}
+
+/* The straight way for what most packets are: whole IPv4 without options, UDP or TCP, headers in
+ * the linear part. Fills all of `p` and returns 1, or 0: then hs_parse has to look. */
+static __always_inline int hs_quick(struct __sk_buff *skb, struct hs_packet *p, __u32 vm) {
+    void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+    struct ethhdr *eth = data;
+    struct iphdr *ip = data + sizeof(*eth);
+    __u16 *ports = (void *)(ip + 1);
+    __u32 length, *key = (void *)&p->key;
+    __u8 flags = 0;
+
+    if ((void *)(ports + 4) > end || eth->h_dest[0] & 1 || eth->h_proto != bpf_htons(ETH_P_IP))
+        return 0;
+    if (*(__u8 *)ip != 0x45 || ip->frag_off & bpf_htons(0x3fff) || skb->vlan_present)
+        return 0;
+    length = bpf_ntohs(ip->tot_len);
+    if (length < sizeof(*ip) || length + sizeof(*eth) > skb->len)
+        return 0;
+    if (ip->protocol == IPPROTO_TCP) {
+        if ((void *)(ports + 10) > end)
+            return 0;
+        flags = ((__u8 *)ports)[13];
+    } else if (ip->protocol != IPPROTO_UDP) {
+        return 0;
+    }
+    key[0] = vm;
+    key[1] = ip->saddr;
+    key[2] = key[3] = key[4] = 0;
+    key[5] = ip->daddr;
+    key[6] = key[7] = key[8] = 0;
+    key[9] = *(__u32 *)ports;
+    p->key.tuple.proto = ip->protocol;
+    p->key.tuple.family = 4;
+    p->key.tuple.vlan = 0;
+    p->tcp_flags = flags;
+    p->dscp = ip->tos >> 2;
+    p->error = p->fragment = 0;
+    p->l4 = sizeof(*eth) + sizeof(*ip);
+    return 1;
 }
 
 /* Fill `p` (zeroed by the caller but for key.vm). on: HS_ON_*. follow: an ICMP error belongs to

@@ -100,7 +100,6 @@ class Rule:
     tuple: Tuple
     verdict: Verdict
     switch_packets: int
-    switch_bytes: int
     veth_packets: int
     veth_bytes: int
     last: int

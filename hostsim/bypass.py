@@ -21,7 +21,7 @@ from typing import Any
 
 from cext import dataplane, words
 from cext.bpf import Map
-from hostsim.transfer import INGRESS, add_program
+from hostsim.transfer import add_to_own
 from hostsim.vm import Vm
 from netns.links import Rtnl
 
@@ -37,13 +37,16 @@ def direct_index(vm: int, peer: int) -> int:
 
 
 class DirectLinks:
-    """Makes the links, each once. They are removed with the VMs. rtnl: in the switch's namespace;
-    stays the switch's. A packet function gets none: its frames come by its eth0's XDP program,
-    which such a link would pass by."""
+    """Makes the links, each once. They are removed with the VMs. rtnl, netns_fd: in the switch's
+    namespace, and that; they stay the switch's. A packet function gets none: its frames come by its
+    eth0's XDP program, which such a link would pass by."""
 
-    def __init__(self, vms: Mapping[int, Vm], rtnl: Rtnl, program_fd: int, pairs: Map) -> None:
+    def __init__(
+        self, vms: Mapping[int, Vm], rtnl: Rtnl, netns_fd: int, program_fd: int, pairs: Map
+    ) -> None:
         self._vms = vms
         self._rtnl = rtnl
+        self._netns_fd = netns_fd
         self._program_fd = program_fd
         self._pairs = pairs
         self._made: set[frozenset[int]] = set()
@@ -88,6 +91,11 @@ class DirectLinks:
     def _make(self, a: Vm, b: Vm) -> None:
         self._rtnl.batch(lambda batch: self._fill_ends(batch, a, b))
         for vm, peer in ((a, b), (b, a)):
+            index = direct_index(vm.index, peer.index)
+            name = "hostsim:transfer_in"
+            add_to_own(self._rtnl, self._netns_fd, index, self._program_fd, name)
+        self._rtnl.batch(lambda batch: self._fill_up(batch, a, b))
+        for vm, peer in ((a, b), (b, a)):
             vm.sysctl({f"net.ipv6.conf.hsd{peer.index}.disable_ipv6": "1"})
             rtnl = Rtnl(vm.netns_fd)
             try:
@@ -113,7 +121,11 @@ class DirectLinks:
                 mtu=MTU,
                 info_peer={"index": index, "attrs": near},
             )
-            add_program(batch, index, self._program_fd, "hostsim:transfer_in", INGRESS)
+
+    @staticmethod
+    def _fill_up(batch: Any, a: Vm, b: Vm) -> None:
+        for vm, peer in ((a, b), (b, a)):
+            index = direct_index(vm.index, peer.index)
             alias = f"hostsim: direct link from {vm.spec.name} to {peer.spec.name}"
             batch.link("set", index=index, ifalias=alias, arp=False, state="up")
 

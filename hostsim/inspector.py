@@ -108,9 +108,8 @@ class Inspector:
         number = words.NO_CONTENT
         if found[0]:
             number = self._number(*found)
-        for one in (flow, flow.reversed()):
-            if not dataplane.set_content(self._maps("conns"), one, number):
-                return
+        if not dataplane.set_content(self._maps("conns"), flow, number):
+            return
         for one in (flow, flow.reversed()):
             for vm in self._vms:
                 self._forget(vm, one)

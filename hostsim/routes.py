@@ -108,6 +108,7 @@ class Dataplane:
         self._links = DirectLinks(
             self._by_number,
             self._switch.rtnl,
+            self._switch.netns_fd,
             self._object.program("transfer_in"),
             self._map("pairs"),
         )
@@ -342,8 +343,7 @@ class Dataplane:
 
     def _remembered(self, vm: int, flow: words.Tuple) -> bool:
         """Whether anything is known of a flow that a VM sends."""
-        key = dataplane.pack_key(vm, flow)
-        return any(self._map(name).get(key) is not None for name in ("rules", "flows"))
+        return self._map("flows").get(dataplane.pack_key(vm, flow)) is not None
 
     def function_flows(self) -> list[words.Flow]:
         """Flows at the ports of packet functions."""
@@ -432,15 +432,15 @@ class Dataplane:
             )
         conn = dataplane.read_conn(self._map("conns"), flow)
         name = self._inspector.name_of(conn.content) if conn else None
-        seen = [one for one in dataplane.read_flows(self._map("flows")) if one.tuple == flow]
-        sent = [one for one in dataplane.read_rules(self._map("rules")) if one.tuple == flow]
+        seen, sent = dataplane.read_table(self._map("flows"))
+        seen = [one for one in seen if one.tuple == flow]
+        sent = [one for one in sent if one.tuple == flow]
         return explain.explain(vm, flow, self._lists, conn, name, seen, sent, self._view())
 
     def verify(self) -> list[Json]:
         """What each VM sent of each flow, and what accounts for it: see verify.py. Packets on
         their way show as missing: ask again."""
-        sent = list(dataplane.read_rules(self._map("rules")))
-        seen = list(dataplane.read_flows(self._map("flows")))
+        seen, sent = dataplane.read_table(self._map("flows"))
         losses = verify.Losses(
             {}
             if self._drops.known
@@ -454,13 +454,12 @@ class Dataplane:
 
     def flows(self) -> list[Json]:
         """The contract's `flows`."""
-        seen = list(dataplane.read_flows(self._map("flows")))
-        sent = list(dataplane.read_rules(self._map("rules")))
+        seen, sent = dataplane.read_table(self._map("flows"))
         return flows.flow_rows(seen, sent, self._view())
 
     def rules(self) -> list[Json]:
         """The contract's `rules`."""
-        return flows.rule_rows(list(dataplane.read_rules(self._map("rules"))), self._view())
+        return flows.rule_rows(list(dataplane.read_rules(self._map("flows"))), self._view())
 
     def routes(self) -> list[Json]:
         """The policy, in order; packets: of the flows remembered, as they entered their chain."""

@@ -15,6 +15,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from ipaddress import IPv4Network
+from pathlib import Path
 from typing import Any
 
 from cext import words
@@ -27,6 +28,9 @@ from netns.journal import Journal
 from netns.links import Rtnl
 
 BRIDGE_INDEX = words.IFINDEX
+BRIDGE_NF = Path("/proc/sys/net/bridge")
+"""There where the kernel has br_netfilter, which shows every bridged packet to the namespace's
+iptables, of which the switch has none."""
 IFF_UP = 1
 NTF_MASTER = 0x04
 NTF_STICKY = 0x40
@@ -43,6 +47,13 @@ def mac(host: str, kind: int, index: int) -> str:
 def ifindex(vm: Vm) -> int:
     """The interface number of a VM's eth0 and of its port."""
     return words.IFINDEX + vm.index
+
+
+def bridge_netfilter_off() -> dict[str, str]:
+    """The kernel parameters of a bridge's namespace that keep bridged packets from iptables, where
+    this kernel has them."""
+    names = os.listdir(BRIDGE_NF) if BRIDGE_NF.is_dir() else []
+    return {f"net.bridge.{name}": "0" for name in names if "-call-" in name}
 
 
 class Switch:
@@ -79,6 +90,7 @@ class Switch:
         namespace.add_fd(self.netns, self._fd)
         self._named = True
         off = {"net.ipv6.conf.all.disable_ipv6": "1", "net.ipv6.conf.default.disable_ipv6": "1"}
+        off |= bridge_netfilter_off()
         namespace.write_sysctls(self._fd, off)
         self._rtnl = Rtnl(self._fd)
 

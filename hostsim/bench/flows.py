@@ -1,9 +1,10 @@
 """How many new flows a second the switch decides, and steers through a VM.
 
 `new`: from VM a through the VM `hop`, which forwards with its kernel's stack, to VM b: UDP packets,
-each with a 5-tuple of its own, counted where they arrive. Each is decided twice: at a's port and
-at hop's. There is one sender for each CPU of the machine (at most SENDERS_MAX), and at most WINDOW
-flows of each are on their way at a time, so a switch is measured at its own speed, not drowned.
+each with a 5-tuple of its own, by a tester in the kernel (cext/tester.h): sent out by a's eth0,
+counted as they come into b's. Each is decided twice: at a's port and at hop's. There is one sender
+for each CPU of the machine (at most SENDERS_MAX), and at most WINDOW flows of each are on their way
+at a time, so a switch is measured at its own speed, not drowned.
 
 The peer `ovs` is Open vSwitch's userspace datapath between the same VMs, with a rule for each of
 the two ports and an upcall for each flow (`upcall/disable-megaflows`); its limit of flows is far
@@ -11,28 +12,22 @@ above what is sent. Every run starts with a new switch, whose tables are empty.
 """
 
 import argparse
-import json
 import os
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from ipaddress import IPv4Address
 
-from cext.newflows import Ends, Sent
 from hostsim.bench import common
-from hostsim.bench.rig import ADDRESS, Bridge, Ours, Ovs
+from hostsim.bench.load import PORT, Load, link
+from hostsim.bench.rig import Bridge, Ours, Ovs
 from hostsim.errors import HostsimError
 from hostsim.model import Json
 from hostsim.routes import ROUTER
-from hostsim.vm import Vm
 
-FLOWS = 100_000
+FLOWS = 200_000
 WARM = 200  # flows before the clock starts: neighbours, the first of everything
-WINDOW = 256
+WINDOW = 64
 SENDERS_MAX = 8
 MS = 15_000  # of one run, at most
-PORT = 9000
-SOURCE = IPv4Address("198.18.0.100")
 HOP = """
 [[vm]]
 name = "hop"
@@ -75,7 +70,7 @@ def ovs() -> float:
     try:
         hop = rig.vms["hop"]
         hop.sysctl(ROUTER)
-        rig.openflow(f"priority=9,in_port=a,udp,actions=mod_dl_dst:{mac(hop)},output:hop")
+        rig.openflow(f"priority=9,in_port=a,udp,actions=mod_dl_dst:{link(hop)[1]},output:hop")
         rig.openflow("priority=9,in_port=hop,udp,actions=output:b")
         return measure(rig)
     finally:
@@ -84,37 +79,20 @@ def ovs() -> float:
 
 def measure(rig: Ours | Bridge) -> float:
     """Flows that arrived, a second. Raises HostsimError where none did."""
-    a, b = rig.vms["a"], rig.vms["b"]
-    macs = mac(a), mac(b)
     senders = min(os.cpu_count() or 1, SENDERS_MAX)
     with ExitStack() as closing:
-        streams: list[Ends] = []
-        for number in range(senders):
-            target = IPv4Address(ADDRESS["b"]), PORT + number
-            ends = Ends(a.netns_fd, "eth0", b.netns_fd, macs, SOURCE, target)
-            closing.callback(ends.close)
-            streams.append(ends)
+        load = Load(WARM + FLOWS)
+        closing.callback(load.close)
+        load.join(rig)
         pool = closing.enter_context(ThreadPoolExecutor(senders))
 
-        def together(first: int, count: int, window: int) -> Sent:
-            runs = [pool.submit(one.run, first, count, window, MS) for one in streams]
+        def together(first: int, count: int, window: int) -> float:
+            runs = [
+                pool.submit(load.flows, rig, number, first, count, window, MS)
+                for number in range(senders)
+            ]
             done = [one.result() for one in runs]
-            return Sent(
-                sum(one.sent for one in done),
-                sum(one.got for one in done),
-                sum(one.lost for one in done),
-                max(one.seconds for one in done),
-            )
+            return sum(one.got for one in done) / max(one.seconds for one in done)
 
-        warm = together(0, WARM, 8)
-        done = together(WARM, FLOWS // senders, WINDOW)
-    if not warm.got or not done.got:
-        raise HostsimError("bench flows", f"of {warm.sent} and {done.sent} flows none arrived")
-    return done.got / done.seconds
-
-
-def mac(vm: Vm) -> str:
-    """The MAC address of a VM's eth0."""
-    command = ("ip", "-j", "-n", vm.netns, "link", "show", "dev", "eth0")
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return str(json.loads(done.stdout)[0]["address"])
+        together(0, WARM, 8)
+        return together(WARM, FLOWS // senders, WINDOW)

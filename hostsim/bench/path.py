@@ -4,24 +4,38 @@
     switch   a flow steered by its route, kept on the switch (bypass = "never")
     veth     the same flow by the direct link
 Peers: `switch` is hostsim's own switch path; `bridge` a Linux bridge made by ip(8), without any
-program; `ovs` Open vSwitch's userspace datapath. udp64 is datagrams of 22 bytes, frames of 64, sent
-as fast as one thread can and counted where they arrive; tcp is one connection by iperf3; rtt/p99
-is of 2000 round trips of a datagram, one after the other; cpu is what the whole machine spent for
-each datagram that arrived. switchover moves a numbered stream from switch to bypass and back 1,000
-times; its value is packets lost and reordered.
+program, and `bridge-bare` the same without br_netfilter, which hostsim's switch does without too;
+`ovs` Open vSwitch's userspace datapath.
+
+    udp64     frames of 64 bytes, by one thread of a tester in the kernel (cext/tester.h), in bursts
+              of 64, out by a's eth0, and counted as they come into b's: what the path itself moves
+    socket64  datagrams of 22 bytes, frames of 64, from a program's socket to a program's socket, as
+              fast as one thread sends: most of it is the sending and the receiving, on every path
+    tcp       one connection by iperf3, whose packets have the size that a wire has (gso_max_segs 1
+              at a's eth0), as those from a NIC have: what a path costs for each packet shows
+    tcp-gso   the same with super-packets of up to 64 KiB: for each, a path costs next to nothing
+              against the copying, and all paths are alike
+    rtt       us, the 99th percentile of 2000 round trips of a datagram, one after the other
+    cpu       us that the whole machine spent for each datagram of socket64 that arrived
+
+In each row all paths and peers have the same senders, receivers and settings. switchover moves a
+numbered stream from switch to bypass and back 1,000 times; its value is packets lost and reordered.
 """
 
 import argparse
 import contextlib
 import json
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
+from typing import TypeVar
 
 from hostsim.bench import common
+from hostsim.bench.load import Load
 from hostsim.bench.rig import ADDRESS, Bridge, Ours, Ovs, Rig, stream
 from hostsim.errors import HostsimError
 from hostsim.model import Json
@@ -33,10 +47,15 @@ through = ["a", "b"]
 bypass = "{bypass}"
 """
 MS = 700  # of one run
-NAMES = [f"{kind}/{path}" for kind in ("udp64", "tcp", "rtt", "cpu") for path in
-         ("bridge", "switch", "veth")]  # fmt: skip
+WINDOW = 256  # frames of the tester that are on their way at a time
+KINDS = ("udp64", "socket64", "tcp", "tcp-gso", "rtt", "cpu")
+NAMES = [f"{kind}/{path}" for kind in KINDS for path in ("bridge", "switch", "veth")]
+GSO_MAX_SEGS = 65535  # what a veth starts with
 SWITCHES = 1000
 PACKETS = 1_000_000
+
+R = TypeVar("R", Ours, Bridge, Ovs)
+Measure = Callable[[Ours | Bridge], float]
 
 PINGER = """
 import json, socket, sys, time
@@ -71,32 +90,43 @@ def run(options: argparse.Namespace) -> Json:
     """Measure; the document of the contract. Raises HostsimError."""
     with contextlib.ExitStack() as closing:
 
-        def rig(make: Callable[[], Rig]) -> Rig:
+        def rig(make: Callable[[], R]) -> R:
             made = make()
             closing.callback(made.close)
             return made
 
         wanted = set(options.case or [*NAMES, "switchover"])
-        rigs: dict[str, Rig] = {}
+        rigs: dict[str, Ours | Bridge] = {}
         if wanted - {"switchover"}:
             rigs["plain"] = rig(partial(Bridge, "bp-plain"))
+            rigs["bare"] = bare = rig(partial(Bridge, "bp-bare"))
+            bare.without_netfilter()
             rigs["bridge"] = rig(partial(Ours, "bp-bridge", _routes("never").replace("9000", "9")))
             rigs["switch"] = rig(partial(Ours, "bp-switch", _routes("never")))
             rigs["veth"] = rig(partial(Ours, "bp-veth", _routes("auto")))
             if Ovs.installed():
                 rigs["ovs"] = rig(partial(Ovs, "bp-ovs"))
-        for one in rigs.values():  # neighbours, the direct link
-            stream(one, 22, 0, 1000, 50)
+        load = Load()
+        closing.callback(load.close)
+        for one in rigs.values():
+            load.join(one)
+            stream(one, 22, 0, 1000, 50)  # neighbours, the direct link
+            for _ in range(2):
+                load.run(one, 1, WINDOW)
+                one.pump()
+        measures: dict[str, Measure] = {"udp64": partial(udp64, load), **MEASURES}
         cases = []
         for name in NAMES:
             kind, path = name.split("/")
-            measure = MEASURES[kind]
+            measure = measures[kind]
             peers = (
                 {"bridge": "plain"} if path != "veth" else {"switch": "switch", "bridge": "plain"}
             )
+            if kind == "udp64":
+                peers["bridge-bare"] = "bare"
             if "ovs" in rigs and path == "switch" and kind != "cpu":
                 peers["ovs"] = "ovs"
-            if kind == "tcp" and not shutil.which("iperf3"):
+            if kind.startswith("tcp") and not shutil.which("iperf3"):
                 continue
             cases.append(
                 common.Case(
@@ -110,7 +140,7 @@ def run(options: argparse.Namespace) -> Json:
         return common.run("path", cases, options)
 
 
-def _measured(measure: Callable[[Rig], float], rigs: dict[str, Rig], name: str) -> float:
+def _measured(measure: Measure, rigs: dict[str, Ours | Bridge], name: str) -> float:
     return measure(rigs[name])
 
 
@@ -118,7 +148,14 @@ def _routes(bypass: str) -> str:
     return "".join(ROUTE.format(proto=f'"{proto}"', bypass=bypass) for proto in ("udp", "tcp"))
 
 
-def udp64(rig: Rig) -> float:
+def udp64(load: Load, rig: Ours | Bridge) -> float:
+    """Million frames a second that arrive."""
+    done = load.run(rig, MS, WINDOW)
+    rig.pump()
+    return done.got / done.seconds / 1e6
+
+
+def socket64(rig: Rig) -> float:
     """Million datagrams a second that arrive."""
     done = stream(rig, 22, MS)
     return done["got"]["packets"] / done["sent"]["ns"] * 1e3
@@ -137,8 +174,10 @@ def _busy() -> float:
     return (sum(ticks) - ticks[3] - ticks[4]) / 100
 
 
-def tcp(rig: Rig) -> float:
-    """Gbit/s of one connection."""
+def tcp(segments: int, rig: Ours | Bridge) -> float:
+    """Gbit/s of one connection; segments: the most that one packet has (ip-link(8))."""
+    limit = ("ip", "-n", rig.vms["a"].netns, "link", "set", "dev", "eth0", "gso_max_segs")
+    subprocess.run((*limit, str(segments)), check=True)
     server = rig.start("b", ["iperf3", "-s", "-1", "-J", "--forceflush"])
     try:
         deadline = time.monotonic() + 5
@@ -227,5 +266,18 @@ def _running(program: object) -> bool:
     return poll is None or poll() is None
 
 
-MEASURES: dict[str, Callable[[Rig], float]] = {"udp64": udp64, "tcp": tcp, "rtt": rtt, "cpu": cpu}
-UNITS = {"udp64": "Mpps", "tcp": "Gbit/s", "rtt": "us p99", "cpu": "us/packet"}
+MEASURES: dict[str, Measure] = {
+    "socket64": socket64,
+    "tcp": partial(tcp, 1),
+    "tcp-gso": partial(tcp, GSO_MAX_SEGS),
+    "rtt": rtt,
+    "cpu": cpu,
+}
+UNITS = {
+    "udp64": "Mpps",
+    "socket64": "Mpps",
+    "tcp": "Gbit/s",
+    "tcp-gso": "Gbit/s",
+    "rtt": "us p99",
+    "cpu": "us/packet",
+}

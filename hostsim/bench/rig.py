@@ -21,8 +21,9 @@ from typing import IO, Protocol
 from hostsim.errors import HostsimError
 from hostsim.hostfile import parse
 from hostsim.routes import Dataplane
-from hostsim.switch import Switch
+from hostsim.switch import Switch, bridge_netfilter_off
 from hostsim.vm import Vm
+from netns import namespace
 from netns.journal import Journal, undo
 
 ADDRESS = {"a": "198.18.0.10", "b": "198.18.0.20"}
@@ -142,6 +143,14 @@ class Bridge(_Ends):
         _run("ip", "-n", self.switch, "link", "set", "dev", "br0", "up")
         for end in self.vms:
             _run("ip", "-n", self.switch, "link", "set", "dev", end, "master", "br0")
+
+    def without_netfilter(self) -> None:
+        """As hostsim's switch is: bridged packets are not shown to iptables (br_netfilter)."""
+        fd = os.open(namespace.RUN / self.switch, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            namespace.write_sysctls(fd, bridge_netfilter_off())
+        finally:
+            os.close(fd)
 
     def pump(self) -> None:
         """Nobody asks."""

@@ -1,6 +1,7 @@
 """1,000 routes and 100,000 flows at once: each is decided, remembered and delivered."""
 
 from collections import Counter
+from contextlib import ExitStack
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -8,11 +9,13 @@ import pytest
 from net import ADDRESSES, Net, made
 
 from cext import dataplane
-from cext.newflows import PORTS, Ends
+from cext.tester import SOURCES, Tester
+from hostsim.transfer import add_to_own
+from netns.links import Rtnl
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 
-ROUTES, FLOWS, FIRST, LAST = 1000, 100_000, 100, 50_000
+ROUTES, FLOWS, FIRST, LAST = 1000, 100_000, 49_999, 50_000
 SOURCE = IPv4Address("198.18.0.100")
 
 
@@ -25,27 +28,38 @@ def routes() -> str:
     )
 
 
-def stream(net: Net, port: int, number: int, count: int) -> None:
+def stream(net: Net, tester: Tester, port: int, number: int, count: int) -> None:
     """New flows from the client to a port of the server; each must arrive, once."""
     client, server = net.vms["client"], net.vms["server"]
-    target = IPv4Address("198.18.0.20"), port
-    macs = client.mac, server.mac
-    ends = Ends(client.netns_fd, "eth0", server.netns_fd, macs, SOURCE, target)
-    try:
-        done = ends.run(number, count, 64, 60_000)
-    finally:
-        ends.close()
+    done = tester.run(
+        (client.netns_fd, client.eth0),
+        (client.mac, server.mac),
+        SOURCE,
+        ms=60_000,
+        window=64,
+        port=port - FIRST,
+        first=number,
+        count=count,
+        flows=True,
+    )
     assert (done.sent, done.got, done.lost) == (count, count, 0)
 
 
 def test_a_hundred_thousand_flows_by_the_last_of_a_thousand_routes(tmp_path: Path) -> None:
-    with made("sc", ADDRESSES + routes(), tmp_path) as net:
+    with made("sc", ADDRESSES + routes(), tmp_path) as net, ExitStack() as closing:
+        server = net.vms["server"]
+        tester = Tester((IPv4Address("198.18.0.20"), FIRST), 2 * FLOWS)
+        closing.callback(tester.close)
+        rtnl = Rtnl(server.netns_fd)
+        closing.callback(rtnl.close)
+        add_to_own(rtnl, server.netns_fd, server.eth0, tester.arrive, "hostsim:arrive")
         net.ping(1)
         net.ping(1, "198.18.0.20", "fw")
-        stream(net, FIRST, 0, 1000)
-        stream(net, LAST, 0, FLOWS)
+        stream(net, tester, FIRST, 0, 1000)
+        stream(net, tester, LAST, 0, FLOWS)
+        assert tester.twice(LAST - FIRST) == 0
         assert net.dataplane.counters()["table-full"] == 0
-        stream(net, LAST, 0, FLOWS)  # all of them live
+        stream(net, tester, LAST, 0, FLOWS)  # all of them live
         seen = [
             one
             for one in dataplane.read_flows(net.dataplane._map("flows"))
@@ -57,7 +71,7 @@ def test_a_hundred_thousand_flows_by_the_last_of_a_thousand_routes(tmp_path: Pat
             assert Counter(one.route for one in mine) == {0: 1000, ROUTES - 1: FLOWS}, name
             assert {one.packets for one in mine if one.route} == {2}, name
         sources = {(one.tuple.src, one.tuple.sport) for one in seen if one.route}
-        assert len(sources) == FLOWS > PORTS
+        assert len(sources) == FLOWS > SOURCES
         net.dataplane.tick()
-        stream(net, LAST, FLOWS, 1000)
+        stream(net, tester, LAST, FLOWS, 1000)
         assert net.dataplane.counters()["table-full"] == 0
