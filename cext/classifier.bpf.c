@@ -366,8 +366,7 @@ static long hs_sweep_flow(struct bpf_map *map, struct hs_key *key, struct hs_flo
     struct hs_conn *conn;
     int turned;
 
-    if (sweep->gone &&
-        (key->vm == sweep->gone || hs_to_of(flow->rule.verdict) == sweep->gone)) {
+    if (sweep->gone && (key->vm == sweep->gone || hs_to_of(flow->rule.verdict) == sweep->gone)) {
         sweep->rules += flow->rule.verdict != 0;
         WRITE_ONCE(flow->rule.verdict, 0);
     } else if (last + sweep->flow_idle < sweep->now &&

@@ -32,7 +32,7 @@ def drop(reason: str, place: int, packets: int, vm: int = 1, at: int = 0) -> Dro
 
 
 def rule(switch: int, veth: int, got: int) -> Rule:
-    return Rule(1, KEY, Verdict(1, 0, STEER, 2), switch, 0, veth, 0, 0, got)
+    return Rule(1, KEY, Verdict(1, 0, STEER, 2), switch, veth, 0, 0, got)
 
 
 def flow(packets: int, dropped: int = 0, gone: int = 0, mirror: int = 0) -> Flow:
