@@ -15,6 +15,10 @@ The kernel has one LED state, autorepeat, key map and calibration of axes for ea
 are those that the device was found with, and no LED lit. They are remembered for a device that is
 unplugged and comes back, as they were at the OS's last release.
 
+What the old owner's programs were given before the flip was asked for, they read first: a flip
+waits for that (`unread`), up to the release timeout. What waits in a file when it is revoked is
+lost to its program, as the kernel has it, and counted.
+
 Order of a release, which leaves no window for two readers: the OS is held still; no new open (node
 unlinked, device list); every open file revoked (cext/revoke.h); the OS may run again. That the node
 went is announced when the next owner has it: nobody waits for that. Until there is a first owner,
@@ -60,6 +64,7 @@ class _Device:
     carried: frozenset[int] = frozenset()  # keys that stay down, from a release to the next take
     grabbed: bool = True
     watched: int = -1  # in the forwarder, where it has a hotkey
+    unread: int = 0  # events that went with revoked files
 
     @property
     def fresh(self) -> State:
@@ -166,9 +171,25 @@ class Direct:
                     }
                     for name in self._oses
                 },
+                "counters": {"unread": device.unread},
             }
             for sysname, device in self._devices.items()
         ]
+
+    def ask(self, name: str) -> None:
+        """Note who has the nodes open."""
+        assert self._revoker is not None
+        if self._devices:
+            group = self._oses[name].vm.cgroup
+            try:
+                self._revoker.look(group, self._rdevs())
+            except OSError as error:  # nobody is waited for then
+                log.warning("%s: %s", name, error)
+
+    def unread(self, name: str) -> int:
+        """Of its open files, those that have not been read empty since `ask`."""
+        assert self._revoker is not None
+        return self._revoker.unread()
 
     def save(self, name: str) -> None:
         """Nothing: `release` saves, once the OS can change nothing any more."""
@@ -178,13 +199,17 @@ class Direct:
         assert self._revoker is not None
         nodes = self._oses[name]
         group = nodes.vm.cgroup
-        rdevs = [device.source.rdev for device in self._devices.values()]
+        rdevs = self._rdevs()
+        self._revoker.forget()
         with self._revoker.holding(group) if rdevs else contextlib.nullcontext() as hold:
             for sysname in self._devices:
                 nodes.withdraw(sysname)
             self._owner = None
             if hold is not None:
-                _report(group, self._revoker.revoke(hold, group.parent, rdevs, STILL, PASSES))
+                found = self._revoker.revoke(hold, group.parent, rdevs, STILL, PASSES)
+                for device, unread in zip(self._devices.values(), found.unread, strict=False):
+                    device.unread += unread
+                _report(group, found)
         for device in self._each():
             device.carried = self._carries - device.hotkey
             with contextlib.suppress(OSError):  # unplugged in this moment: _each drops it
@@ -222,6 +247,9 @@ class Direct:
         if self._revoker is not None:
             self._revoker.close()
             self._revoker = None
+
+    def _rdevs(self) -> list[int]:
+        return [device.source.rdev for device in self._devices.values()]
 
     def _each(self) -> "list[_Device]":
         """Every device that is still plugged in: one whose kernel object is gone is dropped."""
