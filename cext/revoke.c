@@ -5,6 +5,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/input.h>
 #include <linux/kcmp.h>
 #include <poll.h>
@@ -23,24 +24,29 @@
 #define DEPTH 6      /* sockets inside sockets: the kernel allows four */
 #define MESSAGES 512 /* looked at in one queue */
 #define SCM_MAX 253  /* descriptors of one message: the kernel's limit */
+#define READS 64     /* of one open file's events, which are fewer */
 
 struct job {
     const uint64_t *devices;
     uint32_t n;
     struct hs_keeper *keeper;
     struct hs_revoke_count *count;
-    struct stat loser; /* its directory */
-    bool at_home;      /* the pass is in the loser's cgroup */
-    uint32_t abroad;   /* found anywhere else by this pass */
+    struct stat loser;      /* its directory */
+    bool at_home;           /* the pass is in the loser's cgroup */
+    uint32_t abroad;        /* found anywhere else by this pass */
+    bool look;              /* only collect, nothing is revoked; sockets are passed over */
+    struct hs_files *aside; /* NULL: files are revoked where they are found */
 };
 
-static bool is_ours(const struct job *job, const struct stat *st) {
+/* Which of our devices it is; n: none. */
+static uint32_t which(const struct job *job, const struct stat *st) {
+    uint32_t i = 0;
+
     if (!S_ISCHR(st->st_mode))
-        return false;
-    for (uint32_t i = 0; i < job->n; i++)
-        if (job->devices[i] == st->st_rdev)
-            return true;
-    return false;
+        return job->n;
+    while (i < job->n && job->devices[i] != st->st_rdev)
+        i++;
+    return i;
 }
 
 /* Whether the descriptor is the keeper's now. */
@@ -56,6 +62,53 @@ static bool revoke_fd(struct job *job, int fd) {
     return true;
 }
 
+/* Whether it is put aside. Those of a loser at rest are, until the pass is over: no event reaches
+ * them any more (the mask of types lets none through). */
+static bool put_aside(struct job *job, int fd, uint32_t device) {
+    struct input_mask none = {.type = EV_SYN};
+
+    if (!job->aside || job->aside->n == HS_READERS || !job->at_home)
+        return false;
+    if (!job->look && ioctl(fd, EVIOCSMASK, &none) < 0)
+        return false;
+    job->aside->device[job->aside->n] = device;
+    job->aside->fd[job->aside->n++] = fd;
+    return true;
+}
+
+/* How many events wait in it. Nobody else may have this open file and run: the read would wait
+ * forever where he takes the events and O_NONBLOCK away. */
+static uint64_t read_out(int fd) {
+    struct input_event ev[64];
+    uint64_t events = 0;
+    int flags = fcntl(fd, F_GETFL);
+
+    if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)
+        return 0;
+    for (int i = 0; i < READS; i++) {
+        ssize_t size = read(fd, ev, sizeof(ev));
+
+        if (size <= 0)
+            break;
+        for (size_t k = 0; k < (size_t)size / sizeof(ev[0]); k++)
+            events += ev[k].type != EV_SYN;
+    }
+    return events;
+}
+
+/* The pass is over: revoke what was put aside. */
+static void revoke_aside(struct job *job, struct hs_files *aside, uint64_t *unread) {
+    for (uint32_t i = 0; i < aside->n; i++) {
+        if (job->abroad == 0)
+            unread[aside->device[i]] += read_out(aside->fd[i]);
+        job->at_home = true;
+        if (!revoke_fd(job, aside->fd[i]))
+            close(aside->fd[i]);
+    }
+    job->at_home = false;
+    aside->n = 0;
+}
+
 static void look_into(struct job *job, int fd, int depth);
 
 /* A descriptor of ours, which ends here: a copy of one the process has, or has in flight. */
@@ -63,7 +116,9 @@ static void handle(struct job *job, int fd, int depth) {
     struct stat st;
 
     if (fstat(fd, &st) == 0) {
-        if (is_ours(job, &st) && revoke_fd(job, fd))
+        uint32_t device = which(job, &st);
+
+        if (device < job->n && (put_aside(job, fd, device) || (!job->look && revoke_fd(job, fd))))
             return;
         if (S_ISSOCK(st.st_mode))
             look_into(job, fd, depth + 1);
@@ -90,10 +145,13 @@ static unsigned in_flight(int fd) {
 
 /* Every descriptor that waits in a UNIX socket's queue, without taking it out of it. */
 static void look_into(struct job *job, int sock, int depth) {
+    struct pollfd queue = {.fd = sock, .events = POLLIN};
     unsigned waiting, seen = 0;
     int offset = 0, was = -1;
     socklen_t size = sizeof(was);
 
+    if (poll(&queue, 1, 0) <= 0 || !(queue.revents & POLLIN))
+        return; /* nothing waits in it: this is quicker than what follows */
     waiting = in_flight(sock);
     if (waiting == 0)
         return;
@@ -152,8 +210,8 @@ static bool scan_table(struct job *job, const char *path, int via) {
 
         if (entry->d_name[0] == '.' || fstatat(dirfd(dir), entry->d_name, &st, 0) < 0)
             continue;
-        wanted = is_ours(job, &st);
-        if (!wanted && !S_ISSOCK(st.st_mode))
+        wanted = which(job, &st) < job->n;
+        if (!wanted && (job->look || !S_ISSOCK(st.st_mode)))
             continue;
         if (via < 0) {
             beyond = beyond || wanted;
@@ -209,7 +267,7 @@ static void scan_process(struct job *job, int pid) {
     job->count->processes++;
     snprintf(path, sizeof(path), "/proc/%d/fd", pid);
     scan_table(job, path, pidfd);
-    hides = has_threads(pid) && threads_hide(job, pid);
+    hides = !job->look && has_threads(pid) && threads_hide(job, pid);
     if (job->count->hidden != hidden)
         hides = true;
     if (hides && syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0) == 0)
@@ -329,10 +387,55 @@ static bool at_rest(const struct hs_hold *hold, unsigned ms) {
     return rest;
 }
 
+static bool is_frozen(const char *cgroup) {
+    char path[PATH_MAX];
+    bool frozen;
+    int fd;
+
+    snprintf(path, sizeof(path), "%s/cgroup.freeze", cgroup);
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    frozen = fd >= 0 && says(fd, "1");
+    if (fd >= 0)
+        close(fd);
+    return frozen;
+}
+
+int hs_readers_find(struct hs_files *readers, const char *cgroup, const uint64_t *devices,
+                    uint32_t n) {
+    struct hs_revoke_count count = {0};
+    struct job job = {.devices = devices,
+                      .n = n,
+                      .count = &count,
+                      .at_home = true,
+                      .look = true,
+                      .aside = readers};
+
+    readers->n = 0;
+    return is_frozen(cgroup) ? 0 : scan_group(&job, AT_FDCWD, cgroup, 0);
+}
+
+uint32_t hs_readers_left(struct hs_files *readers, struct hs_keeper *keeper) {
+    for (uint32_t i = readers->n; i-- > 0;) {
+        struct pollfd file = {.fd = readers->fd[i], .events = POLLIN};
+
+        if (poll(&file, 1, 0) > 0 && (file.revents & (POLLIN | POLLHUP)) == POLLIN)
+            continue;
+        hs_keeper_add(keeper, file.fd); /* its program may have closed it: then ours is the last */
+        readers->fd[i] = readers->fd[--readers->n];
+    }
+    return readers->n;
+}
+
+void hs_readers_forget(struct hs_files *readers, struct hs_keeper *keeper) {
+    while (readers->n > 0)
+        hs_keeper_add(keeper, readers->fd[--readers->n]);
+}
+
 int hs_revoke(struct hs_keeper *keeper, const struct hs_hold *hold, const char *all,
               const uint64_t *devices, uint32_t n, uint32_t still_ms, uint32_t passes,
-              struct hs_revoke_count *count) {
+              struct hs_revoke_count *count, uint64_t *unread) {
     struct job job = {.devices = devices, .n = n, .keeper = keeper, .count = count};
+    struct hs_files aside = {0};
     bool still;
     int ret = 0;
 
@@ -341,11 +444,13 @@ int hs_revoke(struct hs_keeper *keeper, const struct hs_hold *hold, const char *
         return -errno;
     still = at_rest(hold, still_ms);
     count->restless = !still;
+    job.aside = still ? &aside : NULL;
     while (ret == 0 && !count->clean && count->passes < passes) {
         uint32_t revoked = count->revoked, killed = count->killed;
 
         job.abroad = 0;
         ret = scan_group(&job, AT_FDCWD, all, 0);
+        revoke_aside(&job, &aside, unread);
         count->passes++;
         count->clean =
             count->killed == killed && (count->revoked == revoked || (still && job.abroad == 0));

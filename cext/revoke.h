@@ -26,6 +26,26 @@ struct hs_hold {
 };
 _Static_assert(sizeof(struct hs_hold) == 8, "struct hs_hold");
 
+#define HS_READERS 64 /* open files that are looked after, or put aside */
+
+/* Open files of devices, each by a descriptor of ours; more than there is room for are left out. */
+struct hs_files {
+    uint32_t n;
+    int32_t fd[HS_READERS];
+    uint32_t device[HS_READERS]; /* which one of the list */
+};
+_Static_assert(sizeof(struct hs_files) == 4 + 8 * HS_READERS, "struct hs_files");
+
+/* Note which open files of the devices there are in processes of the cgroup (a v2 directory) and
+ * below it; none where it is frozen, for nobody reads there. Returns 0 or a negative errno; what
+ * was noted is to be forgotten in any case. */
+int hs_readers_find(struct hs_files *readers, const char *cgroup, const uint64_t *devices,
+                    uint32_t n);
+/* Forget those that have nothing to read, or no device any more; how many are left. Who has been
+ * forgotten has read what came before hs_readers_find. */
+uint32_t hs_readers_left(struct hs_files *readers, struct hs_keeper *keeper);
+void hs_readers_forget(struct hs_files *readers, struct hs_keeper *keeper);
+
 /* Ask a cgroup (a v2 directory) to come to rest; does not wait for it. Whatever comes of it,
  * hs_hold_end follows. One that does not exist is no error. Returns 0 or a negative errno. */
 int hs_hold_begin(struct hs_hold *hold, const char *cgroup);
@@ -45,10 +65,12 @@ int hs_hold_end(struct hs_hold *hold);
  * of it has a descriptor table of its own that holds a device, or a socket of it holds descriptors
  * that cannot be looked at (of a connection that is not accepted, behind many messages, or deep in
  * sockets within sockets).
+ * unread: for each device, grows by the events that waited in open files of the loser's and went
+ * with them; not known where it was restless, or shared a device's open file with somebody else.
  * keeper: has the revoked files for a while.
  * Sets *count. Returns 0 or a negative errno. Not for two threads at once. */
 int hs_revoke(struct hs_keeper *keeper, const struct hs_hold *hold, const char *all,
               const uint64_t *devices, uint32_t n, uint32_t still_ms, uint32_t passes,
-              struct hs_revoke_count *count);
+              struct hs_revoke_count *count, uint64_t *unread);
 
 #endif

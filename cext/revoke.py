@@ -5,15 +5,14 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cext import check
 from cext._native import ffi, lib
 
 
-@dataclass(frozen=True)
-class Revoked:
-    """What was found, by the names of revoke.h."""
+class Revoked(NamedTuple):
+    """What was found, by the names of revoke.h. unread: for each device; empty: not counted."""
 
     processes: int
     revoked: int
@@ -22,6 +21,7 @@ class Revoked:
     passes: int
     restless: bool
     clean: bool
+    unread: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,22 @@ class Revoker:
         out = ffi.new("struct hs_keeper **")
         check(lib.hs_keeper_new(out), "revoke of input devices")
         self._keeper: Any = out[0]
+        self._readers: Any = ffi.new("struct hs_files *")
+
+    def look(self, cgroup: Path, devices: Sequence[int]) -> None:
+        """Note who in the cgroup has the devices open, for `unread`. Raises OSError."""
+        self.forget()
+        found = lib.hs_readers_find(self._readers, os.fsencode(cgroup), list(devices), len(devices))
+        check(found, "look at readers of input devices")
+
+    def unread(self) -> int:
+        """How many of the open files that were noted have had something to read ever since."""
+        left: int = lib.hs_readers_left(self._readers, self._keeper)
+        return left
+
+    def forget(self) -> None:
+        """Nobody is noted any more."""
+        lib.hs_readers_forget(self._readers, self._keeper)
 
     @contextlib.contextmanager
     def holding(self, cgroup: Path) -> Iterator[Hold]:
@@ -60,6 +76,7 @@ class Revoker:
         devices: numbers as os.makedev makes them. Raises OSError.
         """
         count = ffi.new("struct hs_revoke_count *")
+        unread = ffi.new("uint64_t[]", len(devices))
         result = lib.hs_revoke(
             self._keeper,
             hold.handle,
@@ -69,6 +86,7 @@ class Revoker:
             round(still * 1000),
             passes,
             count,
+            unread,
         )
         check(result, "revoke of input devices")
         return Revoked(
@@ -79,6 +97,7 @@ class Revoker:
             count.passes,
             bool(count.restless),
             bool(count.clean),
+            tuple(unread),
         )
 
     @property
@@ -89,5 +108,6 @@ class Revoker:
 
     def close(self) -> None:
         """Close what is kept. Twice is harmless."""
+        self.forget()
         lib.hs_keeper_free(self._keeper)
         self._keeper = ffi.NULL

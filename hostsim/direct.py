@@ -15,6 +15,10 @@ The kernel has one LED state, autorepeat, key map and calibration of axes for ea
 are those that the device was found with, and no LED lit. They are remembered for a device that is
 unplugged and comes back, as they were at the OS's last release.
 
+What the old owner's programs were given before the flip was asked for, they read first: a flip
+waits for that (`unread`), up to the release timeout. What waits in a file when it is revoked is
+lost to its program, as the kernel has it, and counted.
+
 Order of a release, which leaves no window for two readers: the OS is held still; no new open (node
 unlinked, device list); every open file revoked (cext/revoke.h); the OS may run again. An OS in
 which files are still found after PASSES is killed, and looked through once more; where even that
@@ -27,7 +31,7 @@ between, and the end of a grab waits for the kernel's RCU, which takes longer th
 import contextlib
 import errno
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -37,7 +41,7 @@ from hostsim.model import DeviceSpec, Held, Json
 from hostsim.osnodes import Node, OsNodes, node_path, udev_links, udev_properties
 from netns import evstate, leds
 from netns.evdevices import MODIFIERS, Source, key_code, led_names
-from netns.evstate import State
+from netns.evstate import EV_LED, State
 from netns.hotplug import InputNode
 from netns.journal import Journal
 
@@ -62,6 +66,12 @@ class _Device:
     carried: frozenset[int] = frozenset()  # keys that stay down, from a release to the next take
     grabbed: bool = True
     watched: int = -1  # in the forwarder, where it has a hotkey
+    unread: int = 0  # events that went with revoked files
+
+    @property
+    def plain(self) -> bool:
+        """There is nothing to set on it."""
+        return self.found == State() and EV_LED not in self.source.types
 
     @property
     def fresh(self) -> State:
@@ -170,9 +180,25 @@ class Direct:
                     }
                     for name in self._oses
                 },
+                "counters": {"unread": device.unread},
             }
             for sysname, device in self._devices.items()
         ]
+
+    def ask(self, name: str) -> None:
+        """Note who has the nodes open."""
+        assert self._revoker is not None
+        if self._devices:
+            group = self._oses[name].vm.cgroup
+            try:
+                self._revoker.look(group, self._rdevs())
+            except OSError as error:  # nobody is waited for then
+                log.warning("%s: %s", name, error)
+
+    def unread(self, name: str) -> int:
+        """Of its open files, those that have not been read empty since `ask`."""
+        assert self._revoker is not None
+        return self._revoker.unread()
 
     def save(self, name: str) -> None:
         """Nothing: `release` saves, once the OS can change nothing any more."""
@@ -183,7 +209,8 @@ class Direct:
             return  # out of use: it has nothing
         nodes = self._oses[name]
         group = nodes.vm.cgroup
-        rdevs = [device.source.rdev for device in self._devices.values()]
+        rdevs = self._rdevs()
+        self._revoker.forget()
         with self._revoker.holding(group) if rdevs else contextlib.nullcontext() as hold:
             for sysname in self._devices:
                 nodes.withdraw(sysname)
@@ -194,22 +221,26 @@ class Direct:
                 nodes.vm.kill()
                 if not self._revoke(hold, group, rdevs):
                     raise OSError(errno.EBUSY, "its devices are still opened")
-        for device in self._each():
+        for sysname, device in list(self._devices.items()):
             device.carried = self._carries - device.hotkey
-            with contextlib.suppress(OSError):  # unplugged in this moment: _each drops it
-                device.saved[name] = device.now = evstate.read(device.source)
+            with self._plugged(sysname):
+                device.now = device.found
+                if not device.plain:
+                    device.now = evstate.read(device.source, mapped=bool(device.found.keys))
+                device.saved[name] = device.now
                 device.source.lift(device.carried)
                 evstate.quiet(device.source)
 
     def restore(self, name: str) -> None:
         """Nothing pressed but what is carried; settings as it had them. No OS has the node yet."""
-        for device in self._each():
-            self._restore(device, name)
+        for sysname, device in list(self._devices.items()):
+            with self._plugged(sysname):
+                self._restore(device, name)
 
     def take(self, name: str) -> None:
         """The node appears."""
         self._owner = name
-        for device in self._each():
+        for device in self._devices.values():
             self._oses[name].give(device.node)
         for nodes in self._oses.values():
             nodes.settle()
@@ -218,8 +249,8 @@ class Direct:
         """See `Equipment`."""
         if self._owner is not None:
             self.release(self._owner)
-        for device in self._each():
-            with contextlib.suppress(OSError):
+        for sysname, device in list(self._devices.items()):
+            with self._plugged(sysname):
                 device.source.lift()
                 leds.join(device.triggers)
                 evstate.apply(device.source, device.found)
@@ -236,28 +267,32 @@ class Direct:
         """Whether no VM of the host has an open file of the devices any more."""
         assert self._revoker is not None
         found = self._revoker.revoke(hold, group.parent, rdevs, STILL, PASSES)
+        for device, unread in zip(self._devices.values(), found.unread, strict=False):
+            device.unread += unread
         if found.restless:
             log.warning("%s: does not come to rest; revoked all the same", group.name)
         if found.killed:
             log.warning("%s: killed %d that hid a device, or may have", group.name, found.killed)
         return found.clean
 
-    def _each(self) -> "list[_Device]":
-        """Every device that is still plugged in: one whose kernel object is gone is dropped."""
-        for sysname, device in list(self._devices.items()):
-            try:
-                device.source.held()
-            except OSError as error:
-                log.info("%s: gone: %s", device.source.identity.name, error)
-                self.remove(sysname)
-        return list(self._devices.values())
+    def _rdevs(self) -> list[int]:
+        return [device.source.rdev for device in self._devices.values()]
+
+    @contextlib.contextmanager
+    def _plugged(self, sysname: str) -> Iterator[None]:
+        """A device whose kernel object is gone is dropped."""
+        try:
+            yield
+        except OSError as error:
+            log.info("%s: gone: %s", self._devices[sysname].source.identity.name, error)
+            self.remove(sysname)
 
     def _restore(self, device: _Device, name: str) -> None:
-        with contextlib.suppress(OSError):  # unplugged in this moment: _each drops it
-            device.source.lift(device.carried)
-            device.carried = frozenset()
-            if device.grabbed:  # its end lets the machine's console set the LEDs: ours come after
-                device.source.ungrab()
-                device.grabbed = False
-            now, device.now = device.now, None
+        device.source.lift(device.carried)
+        device.carried = frozenset()
+        if device.grabbed:  # its end lets the machine's console set the LEDs: ours come after
+            device.source.ungrab()
+            device.grabbed = False
+        now, device.now = device.now, None
+        if not device.plain:
             evstate.apply(device.source, device.saved.get(name, device.fresh), now)

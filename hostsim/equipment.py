@@ -1,8 +1,10 @@
 """The drivers' side of a flip: the interface that everything an OS can own implements.
 
 A driver looks after all devices of its kind. The KMC calls, in this order and never for two OSes
-at once: `save(old)`, `release(old)`, then `restore(new)`, `take(new)`. After `release` has
-returned, nothing of the equipment reaches the old OS, nor anything it does the equipment.
+at once: `ask(old)`, `unread(old)` until it is 0 or the deadline has come, `save(old)`,
+`release(old)`, then `restore(new)`, `take(new)`. An OS that died, or whose agent is gone, is not
+asked. After `release` has returned, nothing of the equipment reaches the old OS, nor anything it
+does the equipment.
 A device that goes away in the middle is dropped, with a line in the log, and fails nothing.
 """
 
@@ -24,6 +26,14 @@ class Equipment(Protocol):
 
     def identify(self) -> list[Json]:
         """The devices: name, mode, owner, and what is saved for each OS."""
+        ...
+
+    def ask(self, name: str) -> None:
+        """The OS has been asked to let go, and goes on using what it has for a moment."""
+        ...
+
+    def unread(self, name: str) -> int:
+        """How much of what it was given before `ask` waits in files that it would lose."""
         ...
 
     def save(self, name: str) -> None:

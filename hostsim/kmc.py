@@ -3,7 +3,8 @@
 It does what the state machine (`foreground`) says, with the drivers (`equipment`) and the OSes'
 agents (`agents`), and reports back to it; all in the daemon's loop. A flip:
 
-    the old OS's agent hears RELEASE, and has [kmc] release_timeout to answer
+    the old OS's agent hears RELEASE, and has [kmc] release_timeout to answer; so long the OS's
+        programs may also read what they were given before, where they would lose it
     each driver saves the old OS's state and releases
     each driver restores the new OS's state and takes
     the new OS's agent hears that it is foreground
@@ -59,6 +60,9 @@ MISSED = 3
 ASK_RATE, ASK_BURST = 20.0, 50.0
 """Flips a second that the agent of one OS may ask for, and how many at once."""
 
+AGAIN = 0.001
+"""Seconds between two looks at what an OS's programs have not read."""
+
 AGENT_START = 30.0
 """Seconds `start` waits for the agents; an OS without one is overruled at once."""
 
@@ -94,6 +98,7 @@ class Kmc:
         self._asked: list[_Asked] = []
         self._deadline: asyncio.TimerHandle | None = None
         self._release_number = 0
+        self._answered = False  # the agent, to the last RELEASE
         self._by = "start"  # of a flip that nobody asked for
         self._overruled = dict.fromkeys(oses, 0)
         self._flips = 0
@@ -149,6 +154,7 @@ class Kmc:
 
     async def stop(self) -> None:
         """Give everything back to the machine and end the agents. Twice is harmless."""
+        self._release_number += 1  # no answer counts any more
         loop = asyncio.get_running_loop()
         for timer in (self._deadline, self._heart, *self._returning.values()):
             if timer is not None:
@@ -296,14 +302,21 @@ class Kmc:
         if not self._ports[name].tell(ask):
             return self._machine.agent_released(name)
         self._deadline = asyncio.get_running_loop().call_at(since + timeout, self._overrule, name)
+        self._answered = False
+        for driver in self._drivers():
+            driver.ask(name)
         return []
 
     def _overrule(self, name: str) -> None:
         self._deadline = None
-        self._overruled[name] += 1
+        if not self._answered:
+            self._overruled[name] += 1
         self._act(self._machine.deadline(name))
         timeout = self._spec.kmc.release_timeout
-        log.warning("%s did not release within %g s: overruled", name, timeout)
+        if self._answered:
+            log.warning("%s: did not read what it was given within %g s", name, timeout)
+        else:
+            log.warning("%s did not release within %g s: overruled", name, timeout)
 
     def _release(self, name: str) -> None:
         if self._deadline is not None:
@@ -333,6 +346,8 @@ class Kmc:
         longest = 0.0
         by = self._by
         asked, self._asked = self._asked_for(name)
+        for one in asked:  # not when they ask: a flip does not wait for the log
+            log.info("flip to %s, asked by %s", name, one.by)
         for one in reversed(asked):
             ms = round((now - one.begun) * 1000, 3)
             longest = max(longest, ms)
@@ -379,7 +394,18 @@ class Kmc:
 
     def released(self, name: str, sequence: int) -> None:
         """See `agents.Handler`. An answer to an older question is ignored."""
-        if sequence == self._release_number:
+        if sequence == self._release_number and not self._answered:
+            self._answered = True
+            self._released(name, sequence)
+
+    def _released(self, name: str, sequence: int) -> None:
+        """Go on once its programs have read what came before; nothing tells when, so it is looked
+        at again. An older question's is ignored."""
+        if sequence != self._release_number:
+            return
+        if self._deadline is not None and any(driver.unread(name) for driver in self._drivers()):
+            asyncio.get_running_loop().call_later(AGAIN, self._released, name, sequence)
+        else:
             self._act(self._machine.agent_released(name))
 
     def request(self, name: str, connection: Connection, message: Message) -> None:

@@ -171,6 +171,13 @@ class Mirror:
             "counters": self._forwarder.stats(device.number),
         }
 
+    def ask(self, name: str) -> None:
+        """Nothing."""
+
+    def unread(self, name: str) -> int:
+        """Nothing: a clone stays open, and what waits in it can be read later."""
+        return 0
+
     def save(self, name: str) -> None:
         """Nothing: the forwarder follows each clone's LEDs all the time."""
 

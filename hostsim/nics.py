@@ -92,6 +92,13 @@ class Nics:
             for name, nic in self._nics.items()
         ]
 
+    def ask(self, name: str) -> None:
+        """Nothing."""
+
+    def unread(self, name: str) -> int:
+        """Nothing: an interface takes no unread file with it."""
+        return 0
+
     def save(self, name: str) -> None:
         """All that an `Uplink` has."""
         for nic in self._each(name):

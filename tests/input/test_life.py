@@ -5,7 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from rig import Reader, Rig, spec, wait_for
+from rig import DEADLINE, Reader, Rig, Typist, spec, wait_for
 
 from hostsim.errors import HostsimError
 from hostsim.model import KmcSpec
@@ -23,7 +23,8 @@ def numbers(reader: Reader) -> list[int]:
 
 def test_flips_in_a_row_under_typing(rig: Rig, mode: str) -> None:
     """Every event has a number of its own. None is read twice or in two OSes; of those that came
-    while a flip was complete (and its reader had the node open), none is missing."""
+    while a flip was complete (and its reader had the node open), none is missing: also not those
+    that the reader had not read yet when the next flip was asked for."""
     mouse = rig.typist("mouse", "Test Mouse")
     rig.start()
     readers = {name: rig.reader(name) for name in ("work", "play")}
@@ -53,6 +54,51 @@ def test_flips_in_a_row_under_typing(rig: Rig, mode: str) -> None:
         missing = {n for a, b in due[name] for n in range(a, b + 1)} - set(got)
         assert not missing, f"lost in {name}"
     assert rig.status()["flips"] == FLIPS + 1
+
+
+def direct(folder: Path, timeout: float) -> tuple[Rig, Typist, Reader]:
+    """A host whose OS `work` has the keyboard, and typed before its reader could read; the reader
+    is stopped."""
+    rig = Rig(spec("direct", kmc=KmcSpec("work", timeout)), folder)
+    keyboard = rig.typist("keyboard", "Test Keyboard")
+    rig.start()
+    reader = rig.reader("work")
+    wait_for(lambda: reader.opened() == 1, "work has the keyboard")
+    reader.process.send_signal(signal.SIGSTOP)
+    keyboard("tap KEY_A")
+    return rig, keyboard, reader
+
+
+def test_what_came_before_a_flip_is_read_first(tmp_path: Path) -> None:
+    """Where it would be lost with the revoked file: the flip waits."""
+    rig, _, reader = direct(tmp_path, DEADLINE)
+    try:
+        flip = rig.begin(rig.kmc.flip("play", "test"))
+        wait_for(lambda: rig.now(lambda: rig.kmc._answered), "the agent has answered")
+        assert rig.status()["oses"][0]["state"] == "releasing"
+        reader.process.send_signal(signal.SIGCONT)
+        assert flip.result(DEADLINE)["foreground"] == "play"
+        wait_for(lambda: reader.opened() == 0, "work has lost the keyboard")
+        assert reader.pressed() == [(A, 1), (A, 0)]
+        assert rig.devices()[0]["counters"] == {"unread": 0}
+    finally:
+        rig.stop()
+
+
+def test_what_is_not_read_in_time_is_counted(tmp_path: Path) -> None:
+    rig, keyboard, reader = direct(tmp_path, 0.5)
+    try:
+        assert rig.flip("play")["ms"] >= 500
+        assert rig.devices()[0]["counters"] == {"unread": 2}
+        assert rig.status()["oses"][0]["overruled"] == 0  # its agent did answer
+        play = rig.reader("play")
+        reader.process.send_signal(signal.SIGCONT)
+        wait_for(lambda: reader.opened() == 0, "work has lost the keyboard")
+        keyboard("tap KEY_A")
+        wait_for(lambda: play.pressed() == [(A, 1), (A, 0)], "play reads")
+        assert reader.pressed() == []
+    finally:
+        rig.stop()
 
 
 @pytest.mark.parametrize("mode", ["direct"])
