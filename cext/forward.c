@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -90,6 +91,25 @@ static int watch(struct hs_fwd *f, int fd, uint64_t data) {
     return epoll_ctl(f->epoll, EPOLL_CTL_ADD, fd, &ev) < 0 ? -errno : 0;
 }
 
+/* An event is to go on as soon as it is there, whatever else the machine does: the thread comes
+ * before all that is not real-time, and does little at a time. Who holds its lock runs at its
+ * priority while it waits. Without the right to it (CAP_SYS_NICE) it is a thread
+ * like others. */
+static void hasten(struct hs_fwd *f) {
+    struct sched_param first = {.sched_priority = sched_get_priority_min(SCHED_FIFO)};
+
+    pthread_setschedparam(f->thread, SCHED_FIFO | SCHED_RESET_ON_FORK, &first);
+}
+
+static void lock_init(pthread_mutex_t *lock) {
+    pthread_mutexattr_t inherit;
+
+    pthread_mutexattr_init(&inherit);
+    pthread_mutexattr_setprotocol(&inherit, PTHREAD_PRIO_INHERIT);
+    pthread_mutex_init(lock, &inherit);
+    pthread_mutexattr_destroy(&inherit);
+}
+
 int hs_fwd_new(struct hs_fwd **out, unsigned oses) {
     sigset_t all, before;
     struct hs_fwd *f;
@@ -102,7 +122,7 @@ int hs_fwd_new(struct hs_fwd **out, unsigned oses) {
         return -ENOMEM;
     f->set.oses = oses;
     f->set.notice = notice;
-    pthread_mutex_init(&f->lock, NULL);
+    lock_init(&f->lock);
     f->epoll = epoll_create1(EPOLL_CLOEXEC);
     f->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     f->notice_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -118,6 +138,7 @@ int hs_fwd_new(struct hs_fwd **out, unsigned oses) {
     ret = -pthread_create(&f->thread, NULL, run, f);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (ret == 0) {
+        hasten(f);
         *out = f;
         return 0;
     }

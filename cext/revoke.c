@@ -145,10 +145,13 @@ static unsigned in_flight(int fd) {
 
 /* Every descriptor that waits in a UNIX socket's queue, without taking it out of it. */
 static void look_into(struct job *job, int sock, int depth) {
+    struct pollfd queue = {.fd = sock, .events = POLLIN};
     unsigned waiting, seen = 0;
     int offset = 0, was = -1;
     socklen_t size = sizeof(was);
 
+    if (poll(&queue, 1, 0) <= 0 || !(queue.revents & POLLIN))
+        return; /* nothing waits in it: this is quicker than what follows */
     waiting = in_flight(sock);
     if (waiting == 0)
         return;

@@ -5,14 +5,13 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cext import check
 from cext._native import ffi, lib
 
 
-@dataclass(frozen=True)
-class Revoked:
+class Revoked(NamedTuple):
     """What was found, by the names of revoke.h. unread: for each device; empty: not counted."""
 
     processes: int

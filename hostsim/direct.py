@@ -29,7 +29,7 @@ all the rest.
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -39,7 +39,7 @@ from hostsim.model import DeviceSpec, Held, Json
 from hostsim.osnodes import Node, OsNodes, node_path, udev_links, udev_properties
 from netns import evstate, leds
 from netns.evdevices import MODIFIERS, Source, key_code, led_names
-from netns.evstate import State
+from netns.evstate import EV_LED, State
 from netns.hotplug import InputNode
 from netns.journal import Journal
 
@@ -65,6 +65,11 @@ class _Device:
     grabbed: bool = True
     watched: int = -1  # in the forwarder, where it has a hotkey
     unread: int = 0  # events that went with revoked files
+
+    @property
+    def plain(self) -> bool:
+        """There is nothing to set on it."""
+        return self.found == State() and EV_LED not in self.source.types
 
     @property
     def fresh(self) -> State:
@@ -210,22 +215,26 @@ class Direct:
                 for device, unread in zip(self._devices.values(), found.unread, strict=False):
                     device.unread += unread
                 _report(group, found)
-        for device in self._each():
+        for sysname, device in list(self._devices.items()):
             device.carried = self._carries - device.hotkey
-            with contextlib.suppress(OSError):  # unplugged in this moment: _each drops it
-                device.saved[name] = device.now = evstate.read(device.source)
+            with self._plugged(sysname):
+                device.now = device.found
+                if not device.plain:
+                    device.now = evstate.read(device.source, mapped=bool(device.found.keys))
+                device.saved[name] = device.now
                 device.source.lift(device.carried)
                 evstate.quiet(device.source)
 
     def restore(self, name: str) -> None:
         """Nothing pressed but what is carried; settings as it had them. No OS has the node yet."""
-        for device in self._each():
-            self._restore(device, name)
+        for sysname, device in list(self._devices.items()):
+            with self._plugged(sysname):
+                self._restore(device, name)
 
     def take(self, name: str) -> None:
         """The node appears."""
         self._owner = name
-        for device in self._each():
+        for device in self._devices.values():
             self._oses[name].give(device.node)
         for nodes in self._oses.values():
             nodes.settle()
@@ -234,8 +243,8 @@ class Direct:
         """See `Equipment`."""
         if self._owner is not None:
             self.release(self._owner)
-        for device in self._each():
-            with contextlib.suppress(OSError):
+        for sysname, device in list(self._devices.items()):
+            with self._plugged(sysname):
                 device.source.lift()
                 leds.join(device.triggers)
                 evstate.apply(device.source, device.found)
@@ -251,24 +260,23 @@ class Direct:
     def _rdevs(self) -> list[int]:
         return [device.source.rdev for device in self._devices.values()]
 
-    def _each(self) -> "list[_Device]":
-        """Every device that is still plugged in: one whose kernel object is gone is dropped."""
-        for sysname, device in list(self._devices.items()):
-            try:
-                device.source.held()
-            except OSError as error:
-                log.info("%s: gone: %s", device.source.identity.name, error)
-                self.remove(sysname)
-        return list(self._devices.values())
+    @contextlib.contextmanager
+    def _plugged(self, sysname: str) -> Iterator[None]:
+        """A device whose kernel object is gone is dropped."""
+        try:
+            yield
+        except OSError as error:
+            log.info("%s: gone: %s", self._devices[sysname].source.identity.name, error)
+            self.remove(sysname)
 
     def _restore(self, device: _Device, name: str) -> None:
-        with contextlib.suppress(OSError):  # unplugged in this moment: _each drops it
-            device.source.lift(device.carried)
-            device.carried = frozenset()
-            if device.grabbed:  # its end lets the machine's console set the LEDs: ours come after
-                device.source.ungrab()
-                device.grabbed = False
-            now, device.now = device.now, None
+        device.source.lift(device.carried)
+        device.carried = frozenset()
+        if device.grabbed:  # its end lets the machine's console set the LEDs: ours come after
+            device.source.ungrab()
+            device.grabbed = False
+        now, device.now = device.now, None
+        if not device.plain:
             evstate.apply(device.source, device.saved.get(name, device.fresh), now)
 
 

@@ -261,7 +261,6 @@ class Kmc:
             self._owners.add(name)
         self._asked.append(_Asked(name, by, begun, future))
         self._act(actions)
-        log.info("flip to %s, asked by %s", name, by)  # while the agent thinks, as a rule
 
     def _act(self, actions: Sequence[Action]) -> None:
         todo = deque(actions)
@@ -340,6 +339,8 @@ class Kmc:
         longest = 0.0
         by = self._by
         asked, self._asked = self._asked_for(name)
+        for one in asked:  # not when they ask: a flip does not wait for the log
+            log.info("flip to %s, asked by %s", name, one.by)
         for one in reversed(asked):
             ms = round((now - one.begun) * 1000, 3)
             longest = max(longest, ms)

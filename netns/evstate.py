@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from netns.evdevices import Source
 
-EV_ABS, EV_SND, EV_FF = 0x03, 0x12, 0x15
+EV_ABS, EV_LED, EV_SND, EV_FF = 0x03, 0x11, 0x12, 0x15
 ABS_MT_SLOT, ABS_MT_TRACKING_ID = 0x2F, 0x39
 FF_GAIN, FF_AUTOCENTER = 0x60, 0x61
 FULL_GAIN = 0xFFFF
@@ -75,13 +75,14 @@ class Memory:
         return self._known.pop(key, {})
 
 
-def read(source: Source) -> State:
-    """How the device is set."""
+def read(source: Source, mapped: bool = True) -> State:
+    """How the device is set. mapped: whether it may have a key map; a driver has one or has none,
+    and one call is saved."""
     axes = (code for code in source.codes(EV_ABS) if code < ABS_MT_SLOT)
     return State(
         tuple(source.leds()),
         source.repeat(),
-        _keys(source),
+        _keys(source) if mapped else (),
         tuple((code, *_axis(source, code)[1:]) for code in axes),
     )
 

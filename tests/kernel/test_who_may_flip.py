@@ -1,5 +1,7 @@
-"""Each flip and each refusal is in the daemon's log, with who asked for it."""
+"""Each flip and each refusal is in the daemon's log, with who asked for it; who comes first."""
 
+import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,3 +71,14 @@ def test_a_flip_that_an_os_dies_of_is_in_the_log(log: Path) -> None:
     until(lambda: said(log, "play is foreground after work, by the end of work"))
     hostsim("flip", "work", check=False)
     assert said(log, "flip to work, asked by cli: refused: it is not running")
+
+
+def test_the_daemon_comes_first_and_no_os_does(log: Path) -> None:
+    """Its threads that move events are real-time; what it starts has no part in either."""
+    daemon = next(host["pid"] for host in json.loads(hostsim("ls", "--json").stdout))
+    policies = [os.sched_getscheduler(int(tid)) for tid in os.listdir(f"/proc/{daemon}/task")]
+    assert policies.count(os.SCHED_FIFO | os.SCHED_RESET_ON_FORK) == 2
+    assert os.getpriority(os.PRIO_PROCESS, daemon) == -10
+    for vm in ask("status")["vms"]:
+        assert os.sched_getscheduler(vm["pid"]) == os.SCHED_OTHER
+        assert os.getpriority(os.PRIO_PROCESS, vm["pid"]) == 0
