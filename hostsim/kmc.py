@@ -265,8 +265,6 @@ class Kmc:
             self._owners.add(name)
         self._asked.append(_Asked(name, by, begun, future))
         self._act(actions, begun)
-        # While the agent thinks, as a rule.
-        self._log.say(by, "requests", f"flip to {name}, asked by {by}")
 
     def _act(self, actions: Sequence[Action], begun: float | None = None) -> None:
         """begun: when that was asked for which these begin; else they begin now."""
@@ -347,7 +345,7 @@ class Kmc:
         by = self._by
         asked, self._asked = self._asked_for(name)
         for one in asked:  # not when they ask: a flip does not wait for the log
-            log.info("flip to %s, asked by %s", name, one.by)
+            self._log.say(one.by, "requests", f"flip to {name}, asked by {one.by}")
         for one in reversed(asked):
             ms = round((now - one.begun) * 1000, 3)
             longest = max(longest, ms)

@@ -1,6 +1,8 @@
 """Flips and refusals are in the daemon's log, with who asked for it; a flood of refusals is a few
-lines and a number."""
+lines and a number; who comes first."""
 
+import json
+import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -120,3 +122,14 @@ def test_an_os_that_is_refused_without_end_does_not_fill_the_log(tmp_path: Path)
         assert more is not None
         assert shown == 5
         assert shown + int(more[1].replace(",", "")) == count > 5
+
+
+def test_the_daemon_comes_first_and_no_os_does(log: Path) -> None:
+    """Its threads that move events are real-time; what it starts has no part in either."""
+    daemon = next(host["pid"] for host in json.loads(hostsim("ls", "--json").stdout))
+    policies = [os.sched_getscheduler(int(tid)) for tid in os.listdir(f"/proc/{daemon}/task")]
+    assert policies.count(os.SCHED_FIFO | os.SCHED_RESET_ON_FORK) == 2
+    assert os.getpriority(os.PRIO_PROCESS, daemon) == -10
+    for vm in ask("status")["vms"]:
+        assert os.sched_getscheduler(vm["pid"]) == os.SCHED_OTHER
+        assert os.getpriority(os.PRIO_PROCESS, vm["pid"]) == 0
