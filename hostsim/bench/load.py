@@ -12,7 +12,8 @@ from hostsim.transfer import add_to_own
 from hostsim.vm import Vm
 from netns.links import Rtnl
 
-PORT = 9000
+PORT = 9100
+"""The first of the tester's; not the streams', whose datagrams go on to a socket."""
 SOURCE = IPv4Address("198.18.0.100")
 """The address of the first flows, where each frame is the first of its own."""
 

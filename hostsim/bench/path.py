@@ -11,10 +11,8 @@ program, and `bridge-bare` the same without br_netfilter, which hostsim's switch
               of 64, out by a's eth0, and counted as they come into b's: what the path itself moves
     socket64  datagrams of 22 bytes, frames of 64, from a program's socket to a program's socket, as
               fast as one thread sends: most of it is the sending and the receiving, on every path
-    tcp       one connection by iperf3, whose packets have the size that a wire has (gso_max_segs 1
-              at a's eth0), as those from a NIC have: what a path costs for each packet shows
-    tcp-gso   the same with super-packets of up to 64 KiB: for each, a path costs next to nothing
-              against the copying, and all paths are alike
+    tcp       one connection by iperf3, super-packets of up to 64 KiB: for each, a path costs next
+              to nothing against the copying, and all paths are alike
     rtt       us, the 99th percentile of 2000 round trips of a datagram, one after the other
     cpu       us that the whole machine spent for each datagram of socket64 that arrived
 
@@ -26,7 +24,6 @@ import argparse
 import contextlib
 import json
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -35,22 +32,21 @@ from pathlib import Path
 from typing import TypeVar
 
 from hostsim.bench import common
-from hostsim.bench.load import Load
+from hostsim.bench.load import PORT, Load
 from hostsim.bench.rig import ADDRESS, Bridge, Ours, Ovs, Rig, stream
 from hostsim.errors import HostsimError
 from hostsim.model import Json
 
 ROUTE = """
 [[route]]
-match = {{ proto = {proto}, dport = [9000, 5201] }}
+match = {{ proto = {proto}, dport = [{ports}] }}
 through = ["a", "b"]
 bypass = "{bypass}"
 """
 MS = 700  # of one run
 WINDOW = 256  # frames of the tester that are on their way at a time
-KINDS = ("udp64", "socket64", "tcp", "tcp-gso", "rtt", "cpu")
+KINDS = ("udp64", "socket64", "tcp", "rtt", "cpu")
 NAMES = [f"{kind}/{path}" for kind in KINDS for path in ("bridge", "switch", "veth")]
-GSO_MAX_SEGS = 65535  # what a veth starts with
 SWITCHES = 1000
 PACKETS = 1_000_000
 
@@ -101,7 +97,7 @@ def run(options: argparse.Namespace) -> Json:
             rigs["plain"] = rig(partial(Bridge, "bp-plain"))
             rigs["bare"] = bare = rig(partial(Bridge, "bp-bare"))
             bare.without_netfilter()
-            rigs["bridge"] = rig(partial(Ours, "bp-bridge", _routes("never").replace("9000", "9")))
+            rigs["bridge"] = rig(partial(Ours, "bp-bridge", _routes("never", "9")))
             rigs["switch"] = rig(partial(Ours, "bp-switch", _routes("never")))
             rigs["veth"] = rig(partial(Ours, "bp-veth", _routes("auto")))
             if Ovs.installed():
@@ -126,7 +122,7 @@ def run(options: argparse.Namespace) -> Json:
                 peers["bridge-bare"] = "bare"
             if "ovs" in rigs and path == "switch" and kind != "cpu":
                 peers["ovs"] = "ovs"
-            if kind.startswith("tcp") and not shutil.which("iperf3"):
+            if kind == "tcp" and not shutil.which("iperf3"):
                 continue
             cases.append(
                 common.Case(
@@ -144,8 +140,10 @@ def _measured(measure: Measure, rigs: dict[str, Ours | Bridge], name: str) -> fl
     return measure(rigs[name])
 
 
-def _routes(bypass: str) -> str:
-    return "".join(ROUTE.format(proto=f'"{proto}"', bypass=bypass) for proto in ("udp", "tcp"))
+def _routes(bypass: str, ports: str = f"9000, {PORT}, 5201") -> str:
+    return "".join(
+        ROUTE.format(proto=f'"{proto}"', ports=ports, bypass=bypass) for proto in ("udp", "tcp")
+    )
 
 
 def udp64(load: Load, rig: Ours | Bridge) -> float:
@@ -174,10 +172,8 @@ def _busy() -> float:
     return (sum(ticks) - ticks[3] - ticks[4]) / 100
 
 
-def tcp(segments: int, rig: Ours | Bridge) -> float:
-    """Gbit/s of one connection; segments: the most that one packet has (ip-link(8))."""
-    limit = ("ip", "-n", rig.vms["a"].netns, "link", "set", "dev", "eth0", "gso_max_segs")
-    subprocess.run((*limit, str(segments)), check=True)
+def tcp(rig: Rig) -> float:
+    """Gbit/s of one connection."""
     server = rig.start("b", ["iperf3", "-s", "-1", "-J", "--forceflush"])
     try:
         deadline = time.monotonic() + 5
@@ -268,8 +264,7 @@ def _running(program: object) -> bool:
 
 MEASURES: dict[str, Measure] = {
     "socket64": socket64,
-    "tcp": partial(tcp, 1),
-    "tcp-gso": partial(tcp, GSO_MAX_SEGS),
+    "tcp": tcp,
     "rtt": rtt,
     "cpu": cpu,
 }
@@ -277,7 +272,6 @@ UNITS = {
     "udp64": "Mpps",
     "socket64": "Mpps",
     "tcp": "Gbit/s",
-    "tcp-gso": "Gbit/s",
     "rtt": "us p99",
     "cpu": "us/packet",
 }

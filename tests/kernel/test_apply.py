@@ -12,6 +12,7 @@ import pytest
 from cli import until
 from net import Net, made
 
+from hostsim import transfer
 from hostsim.errors import HostsimError
 from hostsim.hostfile import parse
 from netns.process import Process
@@ -263,3 +264,18 @@ def test_a_vm_that_is_gone_is_skipped_where_the_route_says_so(net: Net) -> None:
     net.dataplane.vm_gone("b")
     net.ping(5)
     assert net.dataplane.counters()["vm-gone"] == 0
+
+
+def test_a_kernel_without_tcx_takes_the_link_s_program_at_clsact(
+    net: Net, sink: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "attach_ingress", lambda *_: False)
+    busy(net, 5)
+    busy(net, 5)
+    assert hop(net)["path"] == "veth"
+    assert hop(net)["paths"]["veth"]["packets"] > 0
+    tc = ("ip", "netns", "exec", net.switch.netns, "tc", "filter", "show", "dev")
+    link = f"hsd{net.vms['a'].index}-{net.vms['b'].index}"
+    shown = subprocess.run((*tc, link, "ingress"), check=True, capture_output=True, text=True)
+    assert "hostsim:transfer_in" in shown.stdout
+    conserved(net)

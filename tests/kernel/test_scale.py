@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from net import ADDRESSES, Net, made
 
-from cext import dataplane
-from cext.tester import SOURCES, Tester
+from cext import dataplane, tester
 from hostsim.transfer import add_to_own
 from netns.links import Rtnl
 
@@ -28,10 +27,10 @@ def routes() -> str:
     )
 
 
-def stream(net: Net, tester: Tester, port: int, number: int, count: int) -> None:
+def stream(net: Net, load: tester.Tester, port: int, number: int, count: int) -> None:
     """New flows from the client to a port of the server; each must arrive, once."""
     client, server = net.vms["client"], net.vms["server"]
-    done = tester.run(
+    done = load.run(
         (client.netns_fd, client.eth0),
         (client.mac, server.mac),
         SOURCE,
@@ -48,18 +47,18 @@ def stream(net: Net, tester: Tester, port: int, number: int, count: int) -> None
 def test_a_hundred_thousand_flows_by_the_last_of_a_thousand_routes(tmp_path: Path) -> None:
     with made("sc", ADDRESSES + routes(), tmp_path) as net, ExitStack() as closing:
         server = net.vms["server"]
-        tester = Tester((IPv4Address("198.18.0.20"), FIRST), 2 * FLOWS)
-        closing.callback(tester.close)
+        load = tester.Tester((IPv4Address("198.18.0.20"), FIRST), 2 * FLOWS)
+        closing.callback(load.close)
         rtnl = Rtnl(server.netns_fd)
         closing.callback(rtnl.close)
-        add_to_own(rtnl, server.netns_fd, server.eth0, tester.arrive, "hostsim:arrive")
+        add_to_own(rtnl, server.netns_fd, server.eth0, load.arrive, "hostsim:arrive")
         net.ping(1)
         net.ping(1, "198.18.0.20", "fw")
-        stream(net, tester, FIRST, 0, 1000)
-        stream(net, tester, LAST, 0, FLOWS)
-        assert tester.twice(LAST - FIRST) == 0
+        stream(net, load, FIRST, 0, 1000)
+        stream(net, load, LAST, 0, FLOWS)
+        assert load.twice(LAST - FIRST) == 0
         assert net.dataplane.counters()["table-full"] == 0
-        stream(net, tester, LAST, 0, FLOWS)  # all of them live
+        stream(net, load, LAST, 0, FLOWS)  # all of them live
         seen = [
             one
             for one in dataplane.read_flows(net.dataplane._map("flows"))
@@ -71,7 +70,7 @@ def test_a_hundred_thousand_flows_by_the_last_of_a_thousand_routes(tmp_path: Pat
             assert Counter(one.route for one in mine) == {0: 1000, ROUTES - 1: FLOWS}, name
             assert {one.packets for one in mine if one.route} == {2}, name
         sources = {(one.tuple.src, one.tuple.sport) for one in seen if one.route}
-        assert len(sources) == FLOWS > SOURCES
+        assert len(sources) == FLOWS > tester.SOURCES
         net.dataplane.tick()
-        stream(net, tester, LAST, FLOWS, 1000)
+        stream(net, load, LAST, FLOWS, 1000)
         assert net.dataplane.counters()["table-full"] == 0
