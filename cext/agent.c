@@ -1,8 +1,9 @@
-/* hostsim-os-agent: the resident agent of an OS; the daemon starts one in each (hostsim/agents.py).
+/* hostsim-os-agent: the resident agent of an OS; the daemon starts one in each
+ * (hostsim/kmc/agents.py).
  *
- * Speaks the messages of hostsim/wire.py over the OS's /run/hostsim/agent.sock (SOCK_SEQPACKET):
- * says HELLO, answers RELEASE with RELEASED and PING with BEAT, and has the OS's hook run when
- * STATE says foreground or background (commands for sh in HOSTSIM_ON_FOREGROUND,
+ * Speaks the messages of hostsim/kmc/wire.py over the OS's /run/hostsim/agent.sock
+ * (SOCK_SEQPACKET): says HELLO, answers RELEASE with RELEASED and PING with BEAT, and has the OS's
+ * hook run when STATE says foreground or background (commands for sh in HOSTSIM_ON_FOREGROUND,
  * HOSTSIM_ON_BACKGROUND), one after the other, in a process of its own. Ends when the KMC ends the
  * connection. In C, for a flip waits for it: no interpreter, 1 MB less.
  *

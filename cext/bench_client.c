@@ -181,7 +181,7 @@ static void look(void) {
         closedir(dir);
 }
 
-/* A FLIP of hostsim/wire.py. */
+/* A FLIP of hostsim/kmc/wire.py. */
 static void ask(int sock, const char *name) {
     uint8_t message[64] = {'h', 'A', 1, 2, 1, 0, 0, 0};
     size_t n = strnlen(name, sizeof(message) - 8);

@@ -1,6 +1,6 @@
 /* The decision at a flow's first packet: connection, policy row, next VM of the chain.
  *
- * The same decision in Python is hostsim/policy.py; tests hold the two against each other.
+ * The same decision in Python is hostsim/routing/policy.py; tests hold the two against each other.
  *
  * Which way a connection goes is what its first packet says: its sender began it, unless it is a
  * TCP SYN+ACK, whose receiver did. A TCP packet without SYN that no connection is known for

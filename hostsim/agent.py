@@ -14,9 +14,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from hostsim import wire
 from hostsim.errors import HostsimError
-from hostsim.wire import Message, Type
+from hostsim.kmc import wire
+from hostsim.kmc.wire import Message, Type
 
 USAGE = """\
 usage: hostsim-agent [-h] COMMAND ...

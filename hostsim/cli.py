@@ -266,7 +266,7 @@ def _up(arguments: argparse.Namespace) -> int:
 
 def _warn_of_shadows(spec: Any) -> None:
     """Say which routes can never match: the first ones, and how many more there are."""
-    from hostsim import matchtext
+    from hostsim.routing import matchtext
 
     found = list(matchtext.shadowed(spec.routes))
     for route, above in found[:SHADOWS]:

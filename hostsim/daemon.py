@@ -23,10 +23,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hostsim import difference, hostfile, protocol
+from hostsim import hostfile, protocol
 from hostsim.errors import HostsimError
 from hostsim.host import Host
 from hostsim.model import HostSpec
+from hostsim.routing import difference
 from netns import journal
 
 log = logging.getLogger("hostsim.daemon")

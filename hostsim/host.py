@@ -23,7 +23,7 @@ from hostsim.errors import HostsimError
 from hostsim.model import HostSpec, Json
 from hostsim.programs import Programs
 from hostsim.restart import Backoff
-from hostsim.routes import Dataplane
+from hostsim.routing.routes import Dataplane
 from hostsim.switch import Switch
 from hostsim.vm import Vm
 from netns import namespace, uplinks
@@ -31,8 +31,8 @@ from netns.journal import Journal
 from netns.links import LinkMonitor
 
 if TYPE_CHECKING:
-    from hostsim.functions import Functions
-    from hostsim.kmc import Kmc
+    from hostsim.kmc.kmc import Kmc
+    from hostsim.nf.functions import Functions
 
 log = logging.getLogger("hostsim.host")
 
@@ -102,7 +102,7 @@ class Host:
         await self._programs.start([n for n, vm in self.vms.items() if vm.spec.run is not None])
         oses = {name: self.vms[name] for name in self.spec.os_names()}
         if oses:
-            from hostsim.kmc import Kmc  # evdev and udev: only where there is equipment
+            from hostsim.kmc.kmc import Kmc  # evdev and udev: only where there is equipment
 
             self._kmc = Kmc(self.spec, oses, self._journal)
             await self._kmc.start()
@@ -182,7 +182,7 @@ class Host:
     async def _start_functions(self) -> None:
         if not any(spec.nf is not None for spec in self.spec.vms):
             return
-        from hostsim.functions import Functions  # only where there are any
+        from hostsim.nf.functions import Functions  # only where there are any
 
         assert self._switch is not None
         self._functions = Functions(self.spec, self._switch, self.dataplane, self.vms, self.folder)

@@ -15,7 +15,6 @@ from ipaddress import ip_interface
 from pathlib import Path
 from typing import Any
 
-from hostsim import matchfile, nffile
 from hostsim.errors import HostFileError
 from hostsim.model import (
     NAME_MAX,
@@ -30,6 +29,8 @@ from hostsim.model import (
     Restart,
     VmSpec,
 )
+from hostsim.nf import nffile
+from hostsim.routing import matchfile
 from hostsim.table import Table
 
 DEVICE_NUMBERS = ("vendor", "product")

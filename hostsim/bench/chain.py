@@ -34,10 +34,10 @@ from cext import port_bench
 from cext.port import Port
 from hostsim.bench import common
 from hostsim.errors import HostsimError, UsageError
-from hostsim.functions import Functions
 from hostsim.hostfile import parse
 from hostsim.model import Json
-from hostsim.routes import Dataplane
+from hostsim.nf.functions import Functions
+from hostsim.routing.routes import Dataplane
 from hostsim.switch import Switch
 from hostsim.vm import Vm
 from netns.journal import Journal

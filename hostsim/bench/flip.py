@@ -26,7 +26,7 @@ PERCENTILES = {"": 99, "/p50": 50}
 COUNTED = {kind: (kind, MODES) for kind in KINDS} | {
     f"{mode}/{kind}": (kind, (mode,)) for mode in MODES for kind in KINDS
 }
-FLIPS = 100  # of one run; more, and an OS's agent would ask too often (hostsim/kmc.py)
+FLIPS = 100  # of one run; more, and an OS's agent would ask too often (hostsim/kmc/kmc.py)
 RATE = 1000  # moves a second of each device
 
 

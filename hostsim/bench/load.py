@@ -8,7 +8,7 @@ from ipaddress import IPv4Address
 from cext.tester import Sent, Tester
 from hostsim.bench.rig import ADDRESS, Bridge, Ours
 from hostsim.errors import HostsimError
-from hostsim.transfer import add_to_own
+from hostsim.routing.transfer import add_to_own
 from hostsim.vm import Vm
 from netns.links import Rtnl
 

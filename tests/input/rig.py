@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from hostsim.kmc import Kmc
+from hostsim.kmc.kmc import Kmc
 from hostsim.model import DeviceSpec, HostSpec, KmcSpec, OsSpec, VmSpec
 from hostsim.vm import Vm
 from netns.journal import Journal

@@ -16,10 +16,10 @@ import pytest
 from rig import Puppet, Rig, Typist, spec, wait_for
 
 from cext.revoke import Hold, Revoked, Revoker
-from hostsim import agents, wire
+from hostsim.kmc import agents, wire
+from hostsim.kmc.osnodes import Node, node_path
+from hostsim.kmc.wire import Message, Type
 from hostsim.model import KmcSpec
-from hostsim.osnodes import Node, node_path
-from hostsim.wire import Message, Type
 from netns.devices import DeviceList
 
 pytestmark = [pytest.mark.uinput, pytest.mark.timeout(240)]

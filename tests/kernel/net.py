@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hostsim.hostfile import parse
-from hostsim.routes import Dataplane
+from hostsim.routing.routes import Dataplane
 from hostsim.switch import Switch
 from hostsim.vm import Vm
 from netns.journal import Journal

@@ -8,7 +8,7 @@ from typing import Any
 
 from net import Net
 
-from hostsim.functions import Functions
+from hostsim.nf.functions import Functions
 
 SEND = """
 import socket, sys

@@ -12,9 +12,9 @@ import pytest
 from cli import until
 from net import Net, made
 
-from hostsim import transfer
 from hostsim.errors import HostsimError
 from hostsim.hostfile import parse
+from hostsim.routing import transfer
 from netns.process import Process
 
 pytestmark = pytest.mark.root

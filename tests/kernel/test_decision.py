@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from cext import bpf, dataplane, words
 from cext.words import Lists, Tuple
-from hostsim import policy
 from hostsim.model import FilterSpec, MatchSpec, RouteSpec
+from hostsim.routing import policy
 
 pytestmark = pytest.mark.root
 

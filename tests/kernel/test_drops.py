@@ -13,8 +13,8 @@ from cli import HOSTSIM, ask, hostsim, run, until
 from net import ADDRESSES, Net, made
 
 from cext import bpf_ids, drops
-from hostsim import kerneldrops, routes
 from hostsim.hostfile import parse
+from hostsim.routing import kerneldrops, routes
 
 pytestmark = pytest.mark.root
 

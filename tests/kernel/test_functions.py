@@ -16,8 +16,8 @@ from cli import until
 from net import ENDS
 from nfnet import Chain, chained
 
-from hostsim import functions
 from hostsim.hostfile import parse
+from hostsim.nf import functions
 from netns.process import Process
 
 pytestmark = pytest.mark.root

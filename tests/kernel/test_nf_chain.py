@@ -14,7 +14,7 @@ import pytest
 from cli import until
 from net import Net
 
-from hostsim.functions import Functions
+from hostsim.nf.functions import Functions
 
 pytestmark = pytest.mark.root
 

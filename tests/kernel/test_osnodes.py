@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from hostsim.osnodes import Node, OsNodes
+from hostsim.kmc.osnodes import Node, OsNodes
 from hostsim.vm import Vm
 
 pytestmark = pytest.mark.root

@@ -11,7 +11,8 @@ from cli import until
 from net import ENDS
 from nfnet import SIZE, Chain, chained, route, vm
 
-from hostsim import functions, routes
+from hostsim.nf import functions
+from hostsim.routing import routes
 
 pytestmark = pytest.mark.root
 

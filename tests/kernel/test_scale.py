@@ -9,7 +9,7 @@ import pytest
 from net import ADDRESSES, Net, made
 
 from cext import dataplane, tester
-from hostsim.transfer import add_to_own
+from hostsim.routing.transfer import add_to_own
 from netns.links import Rtnl
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from hostsim import cli, difference
+from hostsim import cli
 from hostsim.hostfile import parse
+from hostsim.routing import difference
 
 HOSTSIM = Path(sys.executable).with_name("hostsim")
 

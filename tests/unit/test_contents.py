@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hostsim import contents
-from hostsim.inspector import joined
+from hostsim.routing import contents
+from hostsim.routing.inspector import joined
 
 
 def hello(name: str) -> bytes:

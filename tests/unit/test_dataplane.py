@@ -3,7 +3,7 @@
 import pytest
 
 from cext.dataplane import pack_conn, pack_tuple
-from hostsim import flows
+from hostsim.routing import flows
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from cext.dataplane import pack_row
 from cext.nf import Firewall
 from cext.words import Row, Tuple
 from hostsim.model import MatchSpec
-from hostsim.policy import First, judge, match_rows
+from hostsim.routing.policy import First, judge, match_rows
 
 SECOND = 10**9
 HOSTS = ("198.18.0.1", "198.18.0.2", "198.18.1.1")

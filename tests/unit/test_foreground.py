@@ -5,7 +5,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from hostsim.foreground import (
+from hostsim.kmc.foreground import (
     ACTIVE,
     MOVES,
     Abandoned,

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from cext.words import BRIDGE, DROP, STEER, Tuple
-from hostsim import flows, matchtext, policy
 from hostsim.errors import HostFileError, UsageError
 from hostsim.hostfile import parse
+from hostsim.routing import flows, matchtext, policy
 
 HEAD = """
 [host]

@@ -14,8 +14,8 @@ import pytest
 from cext import HERE
 from cext.channel import Shape, make_channel
 from cext.port import Batch, Port, Rules, flow_of
-from hostsim import nf
 from hostsim.bench.chain import packet
+from hostsim.nf import runner
 
 SHAPE = Shape(ring=64, data=1 << 17, max_len=1600)
 
@@ -193,11 +193,11 @@ def test_frames_come_back_whatever_happens_to_packets(
 
 def test_a_function_of_ones_own_is_found(tmp_path: Path) -> None:
     (tmp_path / "mine_nf.py").write_text("def every(port): return port\n")
-    assert nf.load("mine_nf:every", str(tmp_path))(None) is None  # type: ignore[arg-type,func-returns-value]
+    assert runner.load("mine_nf:every", str(tmp_path))(None) is None  # type: ignore[arg-type,func-returns-value]
     with pytest.raises(ValueError, match="no function"):
-        nf.load("mine_nf:other", str(tmp_path))
+        runner.load("mine_nf:other", str(tmp_path))
     with pytest.raises(ValueError, match="there are: forward"):
-        nf.load("missing", str(tmp_path))
+        runner.load("missing", str(tmp_path))
 
 
 def test_the_table_is_for_reading(rules: Rules) -> None:
@@ -238,7 +238,7 @@ def test_the_readmes_plug_in_works(joined: tuple[Port, Port], rules: Rules, tmp_
     os.write(writable, b"x")
     two.control = readable
     two.on_control = lambda: False
-    nf.load("no_dns.so", str(tmp_path))(two)
+    runner.load("no_dns.so", str(tmp_path))(two)
     assert two.counters()["dropped"] == 1
     assert two.counters()["full_eth0"] == 2  # sent on, and no eth0 here
     os.close(readable)

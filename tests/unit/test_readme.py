@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from hostsim import hostfile, matchfile
+from hostsim import hostfile
+from hostsim.routing import matchfile
 
 ROOT = Path(__file__).parents[2]
-KEY_READERS = ("hostfile.py", "matchfile.py")
+KEY_READERS = ("hostfile.py", "routing/matchfile.py")
 README = (ROOT / "README.md").read_text()
 PLACES = ("hostsim/", "netns/", "cext/", "tests/", "scripts/", "vagrant/")
 

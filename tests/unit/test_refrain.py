@@ -4,8 +4,8 @@ import logging
 
 import pytest
 
-from hostsim import refrain
-from hostsim.refrain import AN_AGENT, BURST, PERIOD, AgentLog, Refrain, shown
+from hostsim.kmc import refrain
+from hostsim.kmc.refrain import AN_AGENT, BURST, PERIOD, AgentLog, Refrain, shown
 
 
 def test_the_first_ones_are_admitted_and_the_rest_is_counted() -> None:

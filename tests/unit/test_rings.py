@@ -7,11 +7,12 @@ import pytest
 from cext.port import Port, Rules, flow_of
 from cext.tally import Tally
 from cext.words import STEER, Account, Flow, Verdict
-from hostsim import flows, rings, verify
-from hostsim.accounts import Books, Snapshot
 from hostsim.bench.chain import packet
 from hostsim.hostfile import parse
 from hostsim.model import RouteSpec
+from hostsim.nf import rings
+from hostsim.nf.accounts import Books, Snapshot
+from hostsim.routing import flows, verify
 
 HEAD = '[host]\nname = "r"\n' + "".join(f'[[vm]]\nname = "{one}"\nnf = "count"\n' for one in "abcd")
 NUMBERS = {"a": 1, "b": 2, "c": 3}  # d has none

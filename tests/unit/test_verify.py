@@ -16,11 +16,11 @@ from cext.words import (
     Tuple,
     Verdict,
 )
-from hostsim import flows, verify
-from hostsim.accounts import Books
 from hostsim.model import Json
-from hostsim.retained import Retained
-from hostsim.verify import Losses
+from hostsim.nf.accounts import Books
+from hostsim.routing import flows, verify
+from hostsim.routing.retained import Retained
+from hostsim.routing.verify import Losses
 
 KEY = Tuple(4, 17, bytes((198, 18, 0, 10)), 4000, bytes((198, 18, 0, 20)), 7)
 NAMES = {1: "a", 2: "b", 3: "probe"}

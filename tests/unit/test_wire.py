@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hostsim import wire
-from hostsim.agents import AGENT
-from hostsim.wire import Message, Type
+from hostsim.kmc import wire
+from hostsim.kmc.agents import AGENT
+from hostsim.kmc.wire import Message, Type
 
 messages = st.builds(
     Message,

@@ -21,7 +21,7 @@ from typing import Any
 
 from cext import dataplane, words
 from cext.bpf import Map
-from hostsim.transfer import add_to_own
+from hostsim.routing.transfer import add_to_own
 from hostsim.vm import Vm
 from netns.links import Rtnl
 

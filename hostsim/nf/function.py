@@ -4,9 +4,9 @@ A VM with `nf` gets: an XDP program on its eth0 that hands every frame to the NF
 (and drops while there is none; ARP and broadcasts are the kernel's, which answers for the VM's own
 addresses); a port on the switch that floods nothing to it but broadcasts where it has an address,
 learns nothing from it, and finishes checksums and segments before its frames leave the kernel; the
-runner process (hostsim/nf.py), told everything over a socket of its own; a table of routing rules
-that it can only read (cext/flow.h), and a tally that it writes (cext/tally.h). The tables outlive
-the process.
+runner process (hostsim/nf/runner.py), told everything over a socket of its own; a table of routing
+rules that it can only read (cext/flow.h), and a tally that it writes (cext/tally.h). The tables
+outlive the process.
 
 Packet memory is the process's own, or, where functions share it, a part of one umem: two ranges of
 frames for each, used by turns, because others may still hold frames of a process that has died.
@@ -31,10 +31,10 @@ from cext import bpf
 from cext.channel import Shape, make_region
 from cext.port import Rules, offload_off
 from cext.tally import Tally
-from hostsim import nfsettings
 from hostsim.errors import HostsimError
 from hostsim.model import Json
-from hostsim.nf import FRAME_SIZE, FRAMES
+from hostsim.nf import nfsettings
+from hostsim.nf.runner import FRAME_SIZE, FRAMES
 from hostsim.switch import Switch
 from hostsim.vm import Vm
 from netns.links import Rtnl
@@ -145,7 +145,7 @@ class Function:
         output = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             process = self.vm.popen(
-                [sys.executable, "-m", "hostsim.nf"],
+                [sys.executable, "-m", "hostsim.nf.runner"],
                 cwd="/",
                 stdin=theirs.fileno(),
                 stdout=output,

@@ -1,5 +1,5 @@
 """What a shipped network function is told of its VM's tables: the document that the daemon gives
-its process (hostsim/functions.py -> hostsim/shipped.py).
+its process (hostsim/nf/functions.py -> hostsim/nf/shipped.py).
 
 JSON in a memfd of its own, since a firewall's rules can be more than a message takes.
 """
@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 
 from cext import dataplane
 from hostsim.model import Address, FirewallSpec, Json, NatSpec, SourceSpec, VmSpec
-from hostsim.nffile import outside_address
-from hostsim.policy import match_rows
+from hostsim.nf.nffile import outside_address
+from hostsim.routing.policy import match_rows
 
 NOBODY = bytes.fromhex("020000000002")
 """Where a source sends what no VM or endpoint has the address of: the switch floods it."""

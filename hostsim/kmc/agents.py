@@ -16,9 +16,9 @@ from subprocess import DEVNULL
 from typing import Protocol
 
 from cext import HERE
-from hostsim import wire
+from hostsim.kmc import wire
+from hostsim.kmc.wire import Message, Type
 from hostsim.vm import Vm
-from hostsim.wire import Message, Type
 from netns.process import Process
 
 AGENT = HERE / "hostsim-os-agent"

@@ -2,7 +2,7 @@
 their routing rules, starts again what has died, and keeps their books.
 
 For each NF next to another in a route there is a channel each way, in memory that only these two
-have, or, where the route says `ring = "shared"`, over one umem (hostsim/rings.py).
+have, or, where the route says `ring = "shared"`, over one umem (hostsim/nf/rings.py).
 
 Rules. The classifier decides a flow on the switch; `sync` reads its decisions and gives the rule to
 the sending VM's table: this flow, at this VM, goes to that neighbour, in this epoch, and what to do
@@ -29,12 +29,13 @@ from pathlib import Path
 from cext import dataplane
 from cext.channel import Shape, make_channel
 from cext.words import Account, Flow
-from hostsim import nfsettings, rings, routes
-from hostsim.accounts import Books, Snapshot
 from hostsim.errors import HostsimError
-from hostsim.function import READY, Function, Memory
 from hostsim.model import HostSpec, Json, RouteSpec
-from hostsim.nf import RING
+from hostsim.nf import nfsettings, rings
+from hostsim.nf.accounts import Books, Snapshot
+from hostsim.nf.function import READY, Function, Memory
+from hostsim.nf.runner import RING
+from hostsim.routing import routes
 from hostsim.switch import Switch
 from hostsim.vm import Vm
 from netns.process import Process

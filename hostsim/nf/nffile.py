@@ -9,9 +9,7 @@ from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address, ip_address
 from typing import Any, Literal
 
-from hostsim import matchfile
 from hostsim.errors import UsageError
-from hostsim.flows import parse_key
 from hostsim.model import (
     FirewallRule,
     FirewallSpec,
@@ -20,6 +18,8 @@ from hostsim.model import (
     SourceSpec,
     VmSpec,
 )
+from hostsim.routing import matchfile
+from hostsim.routing.flows import parse_key
 from hostsim.table import Table
 
 Verdict = Literal["accept", "drop"]

@@ -37,8 +37,8 @@ from pathlib import Path
 
 from cext import forward
 from cext.revoke import Hold, Revoker
+from hostsim.kmc.osnodes import Node, OsNodes, node_path, udev_links, udev_properties
 from hostsim.model import DeviceSpec, Held, Json
-from hostsim.osnodes import Node, OsNodes, node_path, udev_links, udev_properties
 from netns import evstate, leds
 from netns.evdevices import MODIFIERS, Source, key_code, led_names
 from netns.evstate import EV_LED, State

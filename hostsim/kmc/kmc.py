@@ -20,12 +20,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from hostsim import background, wire
-from hostsim.agents import AgentPort, Bucket, Connection
-from hostsim.direct import Direct
-from hostsim.equipment import Equipment, first_match
 from hostsim.errors import HostsimError
-from hostsim.foreground import (
+from hostsim.kmc import background, wire
+from hostsim.kmc.agents import AgentPort, Bucket, Connection
+from hostsim.kmc.direct import Direct
+from hostsim.kmc.equipment import Equipment, first_match
+from hostsim.kmc.foreground import (
     Abandoned,
     Action,
     AskRelease,
@@ -38,13 +38,13 @@ from hostsim.foreground import (
     Take,
     Tell,
 )
-from hostsim.mirror import Mirror
+from hostsim.kmc.mirror import Mirror
+from hostsim.kmc.nics import Nics
+from hostsim.kmc.osnodes import OsNodes
+from hostsim.kmc.refrain import AN_AGENT, AgentLog, shown
+from hostsim.kmc.wire import Message, Type
 from hostsim.model import HostSpec, Json
-from hostsim.nics import Nics
-from hostsim.osnodes import OsNodes
-from hostsim.refrain import AN_AGENT, AgentLog, shown
 from hostsim.vm import Vm
-from hostsim.wire import Message, Type
 from netns import freezer
 from netns.evdevices import Source, uinput_available
 from netns.hotplug import Hotplug, InputNode

@@ -1,7 +1,7 @@
-"""A network function in its VM: the process that the daemon starts there (`python -m hostsim.nf`).
+"""A network function in its VM: the process that the daemon starts there.
 
-Descriptor 0 is a SOCK_SEQPACKET socket to the daemon (hostsim/functions.py), which is the only one
-it talks to. Messages are JSON objects, descriptors travel beside them (SCM_RIGHTS, unix(7)):
+Descriptor 0 is a SOCK_SEQPACKET socket to the daemon (hostsim/nf/functions.py), which is the only
+one it talks to. Messages are JSON objects, descriptors travel beside them (SCM_RIGHTS, unix(7)):
 
     daemon -> NF  {"do": "open", "nf", "folder", "rules": entries, "tally": entries}
                                                                       [rules, tally, settings]
@@ -18,7 +18,7 @@ it talks to. Messages are JSON objects, descriptors travel beside them (SCM_RIGH
 The end of the socket is the end of the function. What is not understood ends it, with the reason on
 stderr: the VM's log.
 
-What `nf` may be: a name of `SHIPPED`, which gets its settings (hostsim/nfsettings.py);
+What `nf` may be: a name of `SHIPPED`, which gets its settings (hostsim/nf/nfsettings.py);
 `package.module:function`, called with a `cext.port.Port`, found beside the host file or on Python's
 path; a C plug-in (`./my_nf.so`) with a function `hs_nf` (hs_judge in cext/port.h).
 """
@@ -39,7 +39,7 @@ from cext import port as ports
 from cext.channel import Shape
 from cext.port import Port
 from hostsim.model import Json
-from hostsim.shipped import SHIPPED
+from hostsim.nf.shipped import SHIPPED
 
 FRAMES = 4096
 FRAME_SIZE = 2048

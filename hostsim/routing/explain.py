@@ -6,9 +6,9 @@ It asks what decides: policy.py for the route and the next VM, flows.py for the 
 from collections.abc import Sequence
 
 from cext.words import DROP, STEER, Conn, Flow, Lists, Rule, Tuple
-from hostsim import policy
-from hostsim.flows import View, key_text, path_of, watched
 from hostsim.model import Json
+from hostsim.routing import policy
+from hostsim.routing.flows import View, key_text, path_of, watched
 
 
 def explain(

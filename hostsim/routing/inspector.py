@@ -15,8 +15,8 @@ from collections.abc import Callable
 
 from cext import bpf, dataplane, words
 from cext.words import Content, Lists, Tuple
-from hostsim import contents
-from hostsim.policy import name_matches
+from hostsim.routing import contents
+from hostsim.routing.policy import name_matches
 
 PENDING = 1024
 ASK_MAX = 8

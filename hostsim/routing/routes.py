@@ -17,15 +17,16 @@ from typing import NamedTuple
 
 from cext import bpf, dataplane, words
 from cext.drops import SWITCH
-from hostsim import explain, flows, matchtext, switch, transfer, verify
-from hostsim.accounts import Snapshot
-from hostsim.bypass import DirectLinks
+from hostsim import switch
 from hostsim.errors import HostsimError
-from hostsim.inspector import Inspector
-from hostsim.kerneldrops import KernelDrops
 from hostsim.model import FilterSpec, HostSpec, Json, MirrorSpec, RouteSpec
-from hostsim.policy import SYN, First, compile_lists, first_match
-from hostsim.retained import Retained
+from hostsim.nf.accounts import Snapshot
+from hostsim.routing import explain, flows, matchtext, transfer, verify
+from hostsim.routing.bypass import DirectLinks
+from hostsim.routing.inspector import Inspector
+from hostsim.routing.kerneldrops import KernelDrops
+from hostsim.routing.policy import SYN, First, compile_lists, first_match
+from hostsim.routing.retained import Retained
 from hostsim.vm import Vm
 
 log = logging.getLogger("hostsim.routes")

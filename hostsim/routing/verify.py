@@ -25,9 +25,9 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from cext.words import AT_EXIT, BEHIND, IN_SWITCH, IN_VM, Drop, Ended, Flow, Rule, Tuple
-from hostsim.flows import View, key_text
 from hostsim.model import Json
-from hostsim.retained import NOTHING, PortSums, Retained
+from hostsim.routing.flows import View, key_text
+from hostsim.routing.retained import NOTHING, PortSums, Retained
 
 ENDED = "ended flows"
 K = TypeVar("K")

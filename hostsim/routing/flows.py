@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 
 from cext.words import DROP, RULE_AFTER, STEER, Flow, Lists, Rule, Tuple
-from hostsim.accounts import Snapshot
 from hostsim.errors import UsageError
 from hostsim.model import Json, RouteSpec
-from hostsim.policy import HAS_PORTS, First, first_match
+from hostsim.nf.accounts import Snapshot
+from hostsim.routing.policy import HAS_PORTS, First, first_match
 
 NAMES = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp", 136: "udplite"}
 NUMBERS = {name: number for number, name in NAMES.items()}

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field, replace
 
 from cext import forward
 from hostsim.errors import HostsimError
+from hostsim.kmc.osnodes import Node, OsNodes, node_path, udev_links, udev_properties
 from hostsim.model import DeviceSpec, Held, Json
-from hostsim.osnodes import Node, OsNodes, node_path, udev_links, udev_properties
 from netns import evstate, leds
 from netns.evdevices import Clone, Source, key_code, led_names
 from netns.evstate import State

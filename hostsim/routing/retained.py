@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cext.words import Drop, Ended, Flow
-from hostsim.accounts import Snapshot
+from hostsim.nf.accounts import Snapshot
 
 
 @dataclass

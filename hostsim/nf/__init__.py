@@ -1,0 +1,1 @@
+"""Packet network functions: their processes, rings, settings and books."""
