@@ -217,6 +217,7 @@ def test_dns_by_name(net: Net, name: str, route: int | None) -> None:
 
 DIG = ("dig", "+short", "+tries=1", "+time=5", "@198.18.0.20")
 TLS_CLIENT = ("openssl", "s_client", "-connect", "198.18.0.20:443", "-bind")
+MANY_PAGES = "http://198.18.0.20:8080/[1-200]"  # by one connection: the daemon may take its time
 CURL = ("curl", "-s", "-k", "-m", "5", "-w", "%{http_code}", "-o", "/dev/null")
 
 
@@ -227,7 +228,7 @@ CURL = ("curl", "-s", "-k", "-m", "5", "-w", "%{http_code}", "-o", "/dev/null")
         ((*DIG, "-b", "198.18.0.10#40002", "DB.Internal."), "198.18.0.99", "udp:{}:40002", 3),
         ((*DIG, "-b", "198.18.0.10#40003", "internal.net"), "198.18.0.99", "udp:{}:40003", None),
         (
-            (*CURL, "--local-port", "40004", "-H", "Host: web.test", "http://198.18.0.20:8080/"),
+            (*CURL, "--local-port", "40004", "-H", "Host: web.test", MANY_PAGES),
             "200",
             "tcp:{}:40004",
             2,
@@ -294,7 +295,7 @@ def test_what_is_given_up_is_counted(net: Net) -> None:
     Daemon(net).run(slow)
     assert net.dataplane.counters()["given-up"] == before["given-up"] + 1
     many = (
-        "import socket\nfor n in range(1200):\n"
+        "import socket\nfor n in range(100):\n"
         "    s = socket.create_connection(('198.18.0.20', 8081))\n    s.send(b'GE')\n"
         "    s.close()\n"
     )
@@ -303,6 +304,7 @@ def test_what_is_given_up_is_counted(net: Net) -> None:
         "import signal, socket\ns = socket.create_server(('', 8081), backlog=4096)\n"
         "print('up', flush=True)\nsignal.pause()\n",
     )
-    Daemon(net).run(many)
+    for _ in range(12):  # by turns: what finds the ring buffer full is counted elsewhere
+        Daemon(net).run(many)
     listener.close()
     assert net.dataplane.counters()["pushed-out"] - before["pushed-out"] > 100
