@@ -16,6 +16,8 @@
  *                 that it thought released, and buttons that it thinks pressed now
  *   dropped N     on a line `dropped`: overflows of its readers' buffers (SYN_DROPPED)
  *   numbers N...  on a line `numbers`: all values of REL_X that it has read
+ *   gaps A B ...  on a line `gaps`: for each overflow, the values before and after it, 0 where the
+ *                 device had given none before; what is between may have been in the buffer
  *   sent N        (feed) on a line `sent`: the last move; on a line `calm`: the same, after the
  *                 button is released and the last move has been made
  * Devices are opened as soon as they are there, and read from until they are gone; what was pressed
@@ -46,13 +48,18 @@
 
 static int fds[MOST], ids[MOST];
 static char names[MOST][32];
-static bool held[MOST]; /* its BTN_LEFT, as far as its reader knows */
+static bool held[MOST];    /* its BTN_LEFT, as far as its reader knows */
+static bool gap[MOST];     /* its buffer overflowed, and it has given no value since */
+static int32_t last[MOST]; /* value it gave, 0: none */
 static int n_fds;
 static unsigned long long stuck, dropped;
-static int32_t *numbers; /* values of REL_X, as they were read */
-static size_t n_numbers, room;
-static bool seated; /* the devices are a libseat's */
-static bool fresh;  /* no event since the devices came */
+struct values {
+    int32_t *value;
+    size_t n, room;
+};
+static struct values numbers, gaps; /* of REL_X, as they were read; around overflows, in pairs */
+static bool seated;                 /* the devices are a libseat's */
+static bool fresh;                  /* no event since the devices came */
 
 static uint64_t now(void) {
     struct timespec t;
@@ -81,6 +88,8 @@ static bool is_down(int fd) {
 /* fds[n_fds] has been opened. */
 static void came(void) {
     held[n_fds] = is_down(fds[n_fds]); /* pressed since the OS has it, before it was opened */
+    gap[n_fds] = false;
+    last[n_fds] = 0;
     n_fds++;
 }
 
@@ -91,33 +100,56 @@ static void drop(int i) {
     fds[i] = fds[n_fds];
     ids[i] = ids[n_fds];
     held[i] = held[n_fds];
+    gap[i] = gap[n_fds];
+    last[i] = last[n_fds];
     memcpy(names[i], names[n_fds], sizeof(names[i]));
 }
 
-static void note(int32_t number) {
-    if (n_numbers == room) {
-        room = room ? room * 2 : 4096;
-        numbers = realloc(numbers, room * sizeof(*numbers));
-        if (!numbers)
+static void note(struct values *v, int32_t value) {
+    if (v->n == v->room) {
+        v->room = v->room ? v->room * 2 : 4096;
+        v->value = realloc(v->value, v->room * sizeof(*v->value));
+        if (!v->value)
             exit(1);
     }
-    numbers[n_numbers++] = number;
+    v->value[v->n++] = value;
+}
+
+static void tell(const char *what, const struct values *v) {
+    printf("%s", what);
+    for (size_t i = 0; i < v->n; i++)
+        printf(" %d", v->value[i]);
+    printf("\n");
+    fflush(stdout);
+}
+
+static void moved(int i, int32_t number) {
+    if (gap[i]) {
+        note(&gaps, last[i]);
+        note(&gaps, number);
+        gap[i] = false;
+    }
+    last[i] = number;
+    note(&numbers, number);
 }
 
 static void drain(int i) {
     struct input_event ev[64];
     ssize_t size = read(fds[i], ev, sizeof(ev));
+    bool overflow = false;
 
     for (ssize_t k = 0; k < size / (ssize_t)sizeof(ev[0]); k++)
         if (ev[k].type == EV_REL && ev[k].code == REL_X)
-            note(ev[k].value);
-        else if (ev[k].type == EV_KEY) {
+            moved(i, ev[k].value);
+        else if (ev[k].type == EV_KEY && !overflow) {
             stuck += held[i] == !!ev[k].value;
             held[i] = ev[k].value;
         } else if (ev[k].type == EV_SYN && ev[k].code == SYN_DROPPED) {
             dropped++;
-            held[i] = is_down(fds[i]);
+            overflow = gap[i] = true;
         }
+    if (overflow) /* also takes older news of keys out of the buffer (EVIOCGKEY) */
+        held[i] = is_down(fds[i]);
     if (size > 0 && fresh) {
         say("first");
         fresh = false;
@@ -135,13 +167,11 @@ static int command(const char **name) {
     if (strcmp(line, "fresh") == 0) {
         fresh = true;
     } else if (strcmp(line, "numbers") == 0) {
-        printf("numbers");
-        for (size_t i = 0; i < n_numbers; i++)
-            printf(" %d", numbers[i]);
-        printf("\n");
-        fflush(stdout);
+        tell("numbers", &numbers);
+    } else if (strcmp(line, "gaps") == 0) {
+        tell("gaps", &gaps);
     } else if (strcmp(line, "last") == 0) {
-        answer("last", n_numbers ? (unsigned long long)numbers[n_numbers - 1] : 0);
+        answer("last", numbers.n ? (unsigned long long)numbers.value[numbers.n - 1] : 0);
     } else if (strcmp(line, "dropped") == 0) {
         answer("dropped", dropped);
     } else if (strcmp(line, "stuck") == 0) {

@@ -6,7 +6,8 @@ readers afterwards.
     none       read in no OS: they came while a flip was under way, or before its reader had opened
                the node
     lost       of those in none: that came when a flip was complete and its reader had the device,
-               and before the next one was asked for
+               and before the next one was asked for; but for
+    overflowed of those in none: that were, or may have been, in a buffer that overflowed
     unread     of those in none, in direct mode: that came after that, and were in the file which
                the OS lost, as the KMC has counted them
     dropped    times that a reader was so slow that the kernel's buffer for it overflowed
@@ -38,6 +39,7 @@ KINDS = {
     "unread": "events",
     "stuck": "buttons",
     "dropped": "overflows",
+    "overflowed": "events",
     "none": "events",
     "sent": "events",
     "rate": "events/s",
@@ -89,7 +91,10 @@ class Losses:
             sent = mover.calm()
             took = time.monotonic() - begun
             _has_read(pair.clients[self._flips % 2], sent)
-            found = count(sent, (pair.clients[0].numbers(), pair.clients[1].numbers()), due)
+            a, b = pair.clients
+            found = count(
+                sent, (a.values("numbers"), b.values("numbers")), due, (a.gaps(), b.gaps())
+            )
             found["rate"] = sent / took
             for kind in ("stuck", "dropped"):
                 found[kind] = sum(one.ask(kind) for one in pair.clients)
@@ -101,10 +106,15 @@ class Losses:
 
 
 def count(
-    sent: int, read: tuple[list[int], list[int]], due: tuple[list[range], list[range]]
+    sent: int,
+    read: tuple[list[int], list[int]],
+    due: tuple[list[range], list[range]],
+    gaps: tuple[list[range], list[range]] = ([], []),
 ) -> dict[str, float]:
-    """The figures of the module's docstring, from what both sides read, in order, and what each had
-    to read. `unowned`: the events of the moves in none, with those of the button."""
+    """The figures of the module's docstring, from what both sides read, in order, what each had to
+    read, and between what its buffer overflowed. `unowned`: the events of the moves in none, with
+    those of the button."""
+    over = [{number for gap in side for number in gap} for side in gaps]
     sides = set(read[0]), set(read[1])
     none = set(range(1, sent + 1)) - sides[0] - sides[1]
     return {
@@ -112,10 +122,11 @@ def count(
         "none": len(none),
         "unowned": len(none) + sum(number % BUTTON == 0 for number in none),
         "lost": sum(
-            len(set(numbers) - side)
-            for ranges, side in zip(due, sides, strict=True)
+            len(set(numbers) - side - gone)
+            for ranges, side, gone in zip(due, sides, over, strict=True)
             for numbers in ranges
         ),
+        "overflowed": len(none & (over[0] | over[1])),
         "leaked": len(sides[0] & sides[1]),
         "doubled": sum(len(numbers) - len(set(numbers)) for numbers in read),
     }

@@ -75,9 +75,15 @@ class Client:
         self.tell(word)
         return self.expect(word)
 
-    def numbers(self) -> list[int]:
-        """The numbers of all events it has read."""
-        self.tell("numbers")
+    def gaps(self) -> list[range]:
+        """What may have been in a buffer of its that overflowed; nothing where it had read nothing
+        before: then nothing was due."""
+        ends = self.values("gaps")
+        return [range(a + 1, b) for a, b in zip(ends[::2], ends[1::2], strict=True) if a > 0]
+
+    def values(self, word: str) -> list[int]:
+        """Its answer to a line, where that is many numbers: of all events it has read."""
+        self.tell(word)
         assert self._process.stdout is not None
         return [int(word) for word in self._process.stdout.readline().split()[1:]]
 
