@@ -5,16 +5,17 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #define NOTICES 64 /* more than that many unread: the oldest fact is enough, newer are dropped */
 #define WAKE UINT64_MAX
+#define NICE (-20)
 
 struct hs_fwd {
     struct hs_device_set set; /* first: a set is its forwarder */
@@ -64,12 +65,16 @@ static void ready(struct hs_fwd *f, uint64_t data) {
         epoll_ctl(f->epoll, EPOLL_CTL_DEL, d->clones[os], NULL);
 }
 
+/* An event is to go on as soon as it is there, whatever else the machine does, and the thread does
+ * little at a time. Not real-time: such a thread waits for the processor it was last on. Without
+ * the right to it (CAP_SYS_NICE) it is a thread like others. */
 static void *run(void *arg) {
     struct hs_fwd *f = arg;
     struct epoll_event events[32];
     bool stop = false;
     int n;
 
+    setpriority(PRIO_PROCESS, 0, NICE); /* of this thread alone, in Linux */
     while (!stop) {
         n = epoll_wait(f->epoll, events, 32, -1);
         if (n < 0 && errno != EINTR)
@@ -91,25 +96,6 @@ static int watch(struct hs_fwd *f, int fd, uint64_t data) {
     return epoll_ctl(f->epoll, EPOLL_CTL_ADD, fd, &ev) < 0 ? -errno : 0;
 }
 
-/* An event is to go on as soon as it is there, whatever else the machine does: the thread comes
- * before all that is not real-time, and does little at a time. Who holds its lock runs at its
- * priority while it waits. Without the right to it (CAP_SYS_NICE) it is a thread
- * like others. */
-static void hasten(struct hs_fwd *f) {
-    struct sched_param first = {.sched_priority = sched_get_priority_min(SCHED_FIFO)};
-
-    pthread_setschedparam(f->thread, SCHED_FIFO | SCHED_RESET_ON_FORK, &first);
-}
-
-static void lock_init(pthread_mutex_t *lock) {
-    pthread_mutexattr_t inherit;
-
-    pthread_mutexattr_init(&inherit);
-    pthread_mutexattr_setprotocol(&inherit, PTHREAD_PRIO_INHERIT);
-    pthread_mutex_init(lock, &inherit);
-    pthread_mutexattr_destroy(&inherit);
-}
-
 int hs_fwd_new(struct hs_fwd **out, unsigned oses) {
     sigset_t all, before;
     struct hs_fwd *f;
@@ -122,7 +108,7 @@ int hs_fwd_new(struct hs_fwd **out, unsigned oses) {
         return -ENOMEM;
     f->set.oses = oses;
     f->set.notice = notice;
-    lock_init(&f->lock);
+    pthread_mutex_init(&f->lock, NULL);
     f->epoll = epoll_create1(EPOLL_CLOEXEC);
     f->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     f->notice_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -138,7 +124,6 @@ int hs_fwd_new(struct hs_fwd **out, unsigned oses) {
     ret = -pthread_create(&f->thread, NULL, run, f);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (ret == 0) {
-        hasten(f);
         *out = f;
         return 0;
     }
