@@ -1,50 +1,19 @@
 /* See sock.h. */
 #define _GNU_SOURCE
 #include "sock.h"
+#include "netns.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <sched.h>
-#include <stdlib.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 int hs_socket_at(int netns_fd, int domain, int type, int protocol) {
-    int ret, home;
+    int ret, home = hs_netns_enter(netns_fd);
 
-    home = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
     if (home < 0)
-        return -errno;
-    if (setns(netns_fd, CLONE_NEWNET) < 0) {
-        ret = -errno;
-        goto out;
-    }
+        return home;
     ret = socket(domain, type | SOCK_CLOEXEC, protocol);
     if (ret < 0)
         ret = -errno;
-    if (setns(home, CLONE_NEWNET) < 0)
-        abort();
-out:
-    close(home);
-    return ret;
-}
-
-int hs_netns_new(void) {
-    int ret, home;
-
-    home = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
-    if (home < 0)
-        return -errno;
-    if (unshare(CLONE_NEWNET) < 0) {
-        ret = -errno;
-        goto out;
-    }
-    ret = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
-    if (ret < 0)
-        ret = -errno;
-    if (setns(home, CLONE_NEWNET) < 0)
-        abort();
-out:
-    close(home);
+    hs_netns_leave(home);
     return ret;
 }

@@ -8,8 +8,4 @@
  * return to its namespace, for then nothing it does afterwards is where the caller thinks. */
 int hs_socket_at(int netns_fd, int domain, int type, int protocol);
 
-/* Make a network namespace that nothing runs in. Returns a descriptor of it, which the caller owns
- * and which keeps it alive, or a negative errno. Aborts as hs_socket_at does. */
-int hs_netns_new(void);
-
 #endif

@@ -1,11 +1,9 @@
 /* See sysctl.h. */
-#define _GNU_SOURCE
 #include "sysctl.h"
+#include "netns.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <sched.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -24,16 +22,11 @@ static int put(const char *path, const char *value) {
 
 int hs_sysctl(int netns_fd, const char *const *paths, const char *const *values, size_t count,
               size_t *failed) {
-    int ret = 0, home;
+    int ret = 0, home = hs_netns_enter(netns_fd);
 
     *failed = count;
-    home = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
     if (home < 0)
-        return -errno;
-    if (setns(netns_fd, CLONE_NEWNET) < 0) {
-        ret = -errno;
-        goto out;
-    }
+        return home;
     for (size_t i = 0; i < count; i++) {
         ret = put(paths[i], values[i]);
         if (ret < 0) {
@@ -41,9 +34,6 @@ int hs_sysctl(int netns_fd, const char *const *paths, const char *const *values,
             break;
         }
     }
-    if (setns(home, CLONE_NEWNET) < 0)
-        abort();
-out:
-    close(home);
+    hs_netns_leave(home);
     return ret;
 }

@@ -1,15 +1,13 @@
 /* See tester.h. */
 #define _GNU_SOURCE
 #include "tester.h"
+#include "netns.h"
 
 #include <bpf/bpf.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <linux/bpf.h>
 #include <sched.h>
-#include <stdlib.h>
 #include <time.h>
-#include <unistd.h>
 
 enum { PAUSE_NS = 50000, REPEAT = 8 };
 
@@ -91,18 +89,11 @@ int hs_tester_run(int netns_fd, int prog_fd, const void *frame, const __u64 *got
     run->sent = run->got = run->lost = run->ns = 0;
     if (!run->window)
         return -EINVAL;
-    home = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
+    home = hs_netns_enter(netns_fd); /* where the interface is looked for */
     if (home < 0)
-        return -errno;
-    if (setns(netns_fd, CLONE_NEWNET) < 0) { /* where the interface is looked for */
-        ret = -errno;
-        goto out;
-    }
+        return home;
     ret = stream(prog_fd, frame, got, run);
-    if (setns(home, CLONE_NEWNET) < 0)
-        abort();
+    hs_netns_leave(home);
     run->cpu_ns = now(CLOCK_THREAD_CPUTIME_ID) - cpu;
-out:
-    close(home);
     return ret;
 }

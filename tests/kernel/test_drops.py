@@ -70,11 +70,14 @@ def nft(net: Net, vm: str, *rules: str) -> None:
         net.run(vm, "nft", rule)
 
 
+def rows(net: Net, vm: str, key: str) -> list[Any]:
+    """Of `verify`, those of a VM for flows to this."""
+    return [one for one in net.dataplane.verify() if one["vm"] == vm and one["key"].endswith(key)]
+
+
 def row(net: Net, vm: str, key: str) -> Any:
-    """The one row of `verify` of a VM for a flow to this."""
-    (found,) = [
-        one for one in net.dataplane.verify() if one["vm"] == vm and one["key"].endswith(key)
-    ]
+    """The one of them."""
+    (found,) = rows(net, vm, key)
     parts = found["switch"] + found["veth"] + found["ring"] + sum(found["drops"].values())
     assert found["sent"] == parts + found["missing"], found
     return found
@@ -82,8 +85,8 @@ def row(net: Net, vm: str, key: str) -> Any:
 
 def settled(net: Net, vm: str, key: str) -> bool:
     """Whether a flow to this has got as far as the VM, and nothing of it is on its way."""
-    rows = [one for one in net.dataplane.verify() if one["vm"] == vm and one["key"].endswith(key)]
-    return bool(rows) and not rows[0]["missing"]
+    found = rows(net, vm, key)
+    return bool(found) and not found[0]["missing"]
 
 
 def kernel(net: Net, name: str) -> dict[str, int]:
