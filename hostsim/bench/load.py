@@ -1,6 +1,7 @@
 """What loads the data plane in `bench path` and `bench flows`: the kernel's tester (cext/tester.h)
 between a rig's two ends, out by a's eth0, counted where b's eth0 takes frames in."""
 
+import errno
 import json
 import subprocess
 from ipaddress import IPv4Address
@@ -8,7 +9,7 @@ from ipaddress import IPv4Address
 from cext.tester import Sent, Tester
 from hostsim.bench.rig import ADDRESS, Bridge, Ours
 from hostsim.errors import HostsimError
-from hostsim.routing.transfer import add_to_own
+from hostsim.routing.transfer import INGRESS, add_program
 from hostsim.vm import Vm
 from netns.links import Rtnl
 
@@ -32,7 +33,11 @@ class Load:
         index = link(a)[0], link(b)[0]
         rtnl = Rtnl(b.netns_fd)
         try:
-            add_to_own(rtnl, b.netns_fd, index[1], self._tester.arrive, "hostsim:arrive")
+            arrive = self._tester.arrive
+            rtnl.batch(
+                lambda batch: add_program(batch, index[1], arrive, "hostsim:arrive", INGRESS),
+                (errno.EEXIST,),  # the qdisc, where the transfer component has it already
+            )
         finally:
             rtnl.close()
         self._ends[a.netns] = index[0], (link(a)[1], link(b)[1])
