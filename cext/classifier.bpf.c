@@ -85,11 +85,25 @@ static __noinline int hs_offer_rule(__u32 vm, struct hs_rule *rule, __u64 verdic
     return 0;
 }
 
-/* The first packet of a flow at a port, or the first under a new epoch, or one of an old. is_new:
- * the flow was not in the table. */
-HS_GLOBAL int hs_slow(struct __sk_buff *skb, __u32 epoch, int is_new, __u64 *verdict) {
+static __always_inline void hs_redecide(struct hs_flow *known, const struct hs_flow *fresh) {
+    known->route = fresh->route;
+    known->reply = fresh->reply;
+    known->position = fresh->position;
+    known->mirror = fresh->mirror;
+    known->asked = 0;
+    WRITE_ONCE(known->verdict, fresh->verdict);
+}
+
+/* What hs_slow says of a packet that may pass. */
+enum { HS_DECIDED = -1, HS_COUNTED = -2 };
+
+/* The first packet of a flow at a port, or the first under a new epoch, or one of an old. known:
+ * the flow's entry, or null. Returns why the packet is dropped (enum hs_counter), HS_DECIDED, or
+ * HS_COUNTED: the flow has an entry now, made with this packet in its counts, so that a flow of one
+ * packet costs one access to it. */
+HS_GLOBAL int hs_slow(struct __sk_buff *skb, __u32 epoch, struct hs_flow *known, __u64 *verdict) {
     struct hs_packet *p = hs_packet();
-    struct hs_flow *known, fresh = {};
+    struct hs_flow *other, fresh = {};
     struct hs_policy *policy;
     __u32 age = hs_age(skb, epoch), slot;
 
@@ -113,22 +127,25 @@ HS_GLOBAL int hs_slow(struct __sk_buff *skb, __u32 epoch, int is_new, __u64 *ver
     *verdict = fresh.verdict;
     if (age) {
         hs_count(HS_C_OLD_EPOCH);
-        return -1;
+        return HS_DECIDED;
     }
-    if (is_new && bpf_map_update_elem(&flows, &p->key, &fresh, BPF_NOEXIST) == 0)
-        return -1;
-    known = bpf_map_lookup_elem(&flows, &p->key);
     if (known) {
-        known->route = fresh.route;
-        known->reply = fresh.reply;
-        known->position = fresh.position;
-        known->mirror = fresh.mirror;
-        known->asked = 0;
-        WRITE_ONCE(known->verdict, fresh.verdict);
-    } else {
-        hs_count(HS_C_TABLE_FULL);
+        hs_redecide(known, &fresh);
+        return HS_DECIDED;
     }
-    return -1;
+    fresh.last = bpf_ktime_get_coarse_ns();
+    fresh.packets = 1;
+    fresh.bytes = skb->len;
+    if (hs_action_of(fresh.verdict) == HS_DROP)
+        *(hs_flags_of(fresh.verdict) & HS_F_VM_GONE ? &fresh.gone : &fresh.dropped) = 1;
+    if (bpf_map_update_elem(&flows, &p->key, &fresh, BPF_NOEXIST) == 0)
+        return HS_COUNTED;
+    other = bpf_map_lookup_elem(&flows, &p->key); /* another CPU was first */
+    if (other)
+        hs_redecide(other, &fresh);
+    else
+        hs_count(HS_C_TABLE_FULL);
+    return HS_DECIDED;
 }
 
 /* Send the first bytes of what TCP or UDP carries to the daemon. Gives up after HS_ASK_MAX packets
@@ -192,7 +209,7 @@ int classify(struct __sk_buff *skb) {
     struct hs_flow *flow;
     __u64 verdict, seen;
     __u32 zero = 0, epoch, action;
-    int reason;
+    int reason = HS_DECIDED;
     __u8 flags;
 
     now = bpf_map_lookup_elem(&config, &zero);
@@ -216,17 +233,20 @@ int classify(struct __sk_buff *skb) {
     verdict = flow ? READ_ONCE(flow->verdict) : 0;
     if (!flow || hs_epoch_of(verdict) != epoch ||
         (hs_age(skb, epoch) && !(hs_flags_of(verdict) & HS_F_START))) {
-        reason = hs_slow(skb, epoch, !flow, &verdict);
+        reason = hs_slow(skb, epoch, flow, &verdict);
         if (reason >= 0)
             return hs_dropped(reason);
-        if (!flow)
+        if (!flow && (reason != HS_COUNTED || hs_flags_of(verdict) & HS_F_MIRROR))
             flow = bpf_map_lookup_elem(&flows, &packet->key);
     }
     action = hs_action_of(verdict);
     flags = hs_flags_of(verdict);
     if (action != HS_BRIDGE) /* the bridge is the end of it: nobody asks again */
         hs_tag(skb, hs_epoch_of(verdict));
-    if (flow) {
+    if (reason == HS_COUNTED) {
+        if (flags & HS_F_BYPASS && action == HS_STEER)
+            hs_ask_pair(packet->key.vm, hs_to_of(verdict));
+    } else if (flow) {
         seen = __sync_fetch_and_add(&flow->packets, 1);
         __sync_fetch_and_add(&flow->bytes, skb->len);
         flow->last = bpf_ktime_get_coarse_ns();
@@ -239,12 +259,12 @@ int classify(struct __sk_buff *skb) {
         }
         if (action == HS_DROP)
             __sync_fetch_and_add(flags & HS_F_VM_GONE ? &flow->gone : &flow->dropped, 1);
-        if (flags & HS_F_INSPECT)
-            hs_inspect(skb);
-        if (flags & HS_F_START && flow->mirror) {
-            if (bpf_clone_redirect(skb, HS_IFINDEX + flow->mirror, 0) == 0)
-                hs_count(HS_C_MIRRORED);
-        }
+    }
+    if (flags & HS_F_INSPECT)
+        hs_inspect(skb);
+    if (flow && flags & HS_F_START && flow->mirror) {
+        if (bpf_clone_redirect(skb, HS_IFINDEX + flow->mirror, 0) == 0)
+            hs_count(HS_C_MIRRORED);
     }
     if (action == HS_STEER)
         return hs_steer(skb, hs_to_of(verdict), packet->key.tuple.family);
@@ -265,11 +285,13 @@ static __noinline int hs_under_way(struct hs_flow *flow, __u64 idle) {
     return missing != rule->lost;
 }
 
-/* A flow that the VM sends for the first time. */
+/* The first packet of a flow that the VM sends: to the switch. Its entry is made with the packet
+ * counted; or it is there by now, and is returned. Null: nothing more to do. */
 static __noinline struct hs_flow *hs_new_flow(const struct hs_key *key) {
-    struct hs_flow fresh = {};
+    struct hs_flow fresh = {.rule.switch_packets = 1, .last = bpf_ktime_get_coarse_ns()};
 
-    bpf_map_update_elem(&flows, key, &fresh, BPF_NOEXIST);
+    if (bpf_map_update_elem(&flows, key, &fresh, BPF_NOEXIST) == 0)
+        return 0;
     return bpf_map_lookup_elem(&flows, key);
 }
 

@@ -131,8 +131,8 @@ static __always_inline int hs_has_ports(__u8 proto) {
 /* The flow, as the classifier tells it (packet.bpf.h); nothing where it takes more than a look:
  * fragments, extension headers, ICMP errors, which belong to the flow that they are about. */
 static __noinline int hs_tell(struct sk_buff *skb, __u32 l3, struct hs_tuple *tuple) {
-    unsigned char *head = BPF_CORE_READ(skb, head);
-    __u32 tail = BPF_CORE_READ(skb, tail), l4;
+    unsigned char *head = skb->head;
+    __u32 tail = skb->tail, l4;
     __u8 ip[40], next[8];
 
     if (l3 + 28 > tail || bpf_probe_read_kernel(ip, sizeof(ip), head + l3))
@@ -176,7 +176,7 @@ static __noinline int hs_tell(struct sk_buff *skb, __u32 l3, struct hs_tuple *tu
 
 /* Whether it is a copy that nothing is lost by. */
 static __always_inline int hs_spare(struct sk_buff *skb, __u32 reason, struct hs_tuple *tuple) {
-    __u8 type = BPF_CORE_READ_BITFIELD_PROBED(skb, pkt_type);
+    __u8 type = BPF_CORE_READ_BITFIELD(skb, pkt_type);
 
     if (IS(reason, PACKET_SOCK_ERROR))
         return 1;
@@ -184,29 +184,37 @@ static __always_inline int hs_spare(struct sk_buff *skb, __u32 reason, struct hs
         return IS(reason, NOT_SPECIFIED) || IS(reason, IPV6DISABLED) || IS(reason, UNHANDLED_PROTO);
     return IS(reason, NO_SOCKET) &&
            (tuple->proto == IPPROTO_ICMP || tuple->proto == IPPROTO_ICMPV6) &&
-           BPF_CORE_READ_BITFIELD_PROBED(skb, cloned);
+           BPF_CORE_READ_BITFIELD(skb, cloned);
 }
 
 static __always_inline void hs_add(struct hs_drop_key *key) {
-    struct hs_drop *drop = bpf_map_lookup_elem(&drops, key), none = {};
+    struct hs_drop *drop = bpf_map_lookup_elem(&drops, key);
+    struct hs_drop first = {.packets = 1, .last = bpf_ktime_get_ns()};
 
     if (!drop) {
-        if (bpf_map_update_elem(&drops, key, &none, BPF_NOEXIST) == -7 /* E2BIG */) {
+        int done = bpf_map_update_elem(&drops, key, &first, BPF_NOEXIST);
+
+        if (!done)
+            return;
+        if (done == -7 /* E2BIG */) { /* a flood: all of it has one entry, which is there by now */
             __builtin_memset(&key->key.tuple, 0, sizeof(key->key.tuple));
-            bpf_map_update_elem(&drops, key, &none, BPF_NOEXIST);
+            drop = bpf_map_lookup_elem(&drops, key);
+            if (!drop && bpf_map_update_elem(&drops, key, &first, BPF_NOEXIST) == 0)
+                return;
         }
-        drop = bpf_map_lookup_elem(&drops, key);
+        if (!drop)
+            drop = bpf_map_lookup_elem(&drops, key); /* another CPU was first */
     }
     if (drop) {
         __sync_fetch_and_add(&drop->packets, 1);
-        drop->last = bpf_ktime_get_ns();
+        drop->last = first.last;
     }
 }
 
 SEC("tp_btf/kfree_skb")
 int kernel_drop(__u64 *ctx) {
     struct sk_buff *skb = (struct sk_buff *)ctx[0];
-    struct net_device *dev = BPF_CORE_READ(skb, dev);
+    struct net_device *dev = skb->dev;
     struct hs_drop_key key = {.reason = ctx[2]};
     struct hs_reason reason = {.reason = ctx[2]};
     __u32 *home = 0, index = 0, from, l3;
@@ -227,7 +235,7 @@ int kernel_drop(__u64 *ctx) {
             index = BPF_CORE_READ(dev, ifindex);
     }
     if (!home) {
-        unsigned long refdst = BPF_CORE_READ(skb, _skb_refdst) & HS_REFDST_PTR;
+        unsigned long refdst = skb->_skb_refdst & HS_REFDST_PTR;
 
         home = hs_home(BPF_CORE_READ((struct dst_entry *)refdst, dev, nd_net.net));
     }
@@ -237,9 +245,9 @@ int kernel_drop(__u64 *ctx) {
     if (*home == HS_HOME_SWITCH && IS(key.reason, TC_INGRESS))
         return 0;
 
-    mac = BPF_CORE_READ(skb, mac_header);
-    network = BPF_CORE_READ(skb, network_header);
-    data = BPF_CORE_READ(skb, data) - BPF_CORE_READ(skb, head);
+    mac = skb->mac_header;
+    network = skb->network_header;
+    data = skb->data - skb->head;
     /* What a packet function sends has no network header before someone has received it. */
     l3 = mac != HS_UNSET && network < mac + ETH_HLEN ? mac + ETH_HLEN : network;
     if (!hs_tell(skb, l3, &key.key.tuple))
@@ -248,7 +256,7 @@ int kernel_drop(__u64 *ctx) {
         return 0;
     framed = mac != HS_UNSET && data == mac; /* the device has it, or is to have it */
     if (*home == HS_HOME_SWITCH) {
-        from = BPF_CORE_READ(skb, skb_iif); /* 0 until it is received: veth clears it */
+        from = skb->skb_iif; /* 0 until it is received: veth clears it */
         key.key.vm = hs_sender(from ? from : index);
         key.place = !from ? HS_AT_EXIT : from & HS_DIRECT ? HS_BEHIND : HS_IN_SWITCH;
         if (from && from != index)
