@@ -93,7 +93,12 @@ def _parser() -> _Parser:
     sub.add_argument("file", metavar="FILE", help="a host file, or the name of a shipped host")
     sub.add_argument("--foreground", action="store_true", help="stay, and log to stderr")
     command("down", _down, "take the host down")
-    command("clean", _clean, "remove what hosts without a living daemon left", has_host=False)
+    command(
+        "clean",
+        _clean,
+        "remove what hosts without a living daemon, or benches that were killed, have left",
+        has_host=False,
+    )
     command("ls", _ls, "hosts, their daemon's pid and state", has_json=True, has_host=False)
     command(
         "status",

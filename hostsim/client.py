@@ -136,11 +136,12 @@ def enter(host: str, vm: str, argv: list[str]) -> int:
 
 
 def clean() -> list[str]:
-    """Remove every host without a living daemon; their names. Raises HostsimError."""
+    """Remove every host without a living daemon, and what benches that were killed have left; their
+    names. Raises HostsimError."""
     from netns import journal
 
     cleaned = []
-    for path in sorted(protocol.RUN.glob("*")):
+    for path in (*sorted(protocol.RUN.glob("*")), *sorted(protocol.BENCHES.glob("*"))):
         with open(path / "lock", "ab") as lock:
             try:
                 fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -14,6 +14,8 @@ from typing import Any
 from hostsim.errors import HostsimError, UsageError
 
 RUN = Path("/run/hostsim")
+BENCHES = Path("/run/hostsim-bench")
+"""A folder for each thing that a bench has set up: lock and journal, as a host's."""
 LINE_MAX = 64 << 20
 """Bytes of one line at most; `flows` of a busy host is long."""
 

@@ -24,15 +24,14 @@ import argparse
 import contextlib
 import select
 import struct
-import tempfile
 import time
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 from cext import port_bench
 from cext.port import Port
 from hostsim.bench import common
+from hostsim.bench.folder import claimed
 from hostsim.errors import HostsimError, UsageError
 from hostsim.hostfile import parse
 from hostsim.model import Json
@@ -180,9 +179,9 @@ def packet(size: int = 60) -> bytes:
 def chain(length: int, path: str, ends: str) -> Iterator[tuple[Dataplane, Functions]]:
     """The host, running."""
     with contextlib.ExitStack() as undo:
-        folder = undo.enter_context(tempfile.TemporaryDirectory(prefix="hostsim-bench-"))
-        spec = parse(host_file(length, path, ends), Path(folder, "chain.toml"))
-        journal = Journal(Path(folder, "journal"))
+        folder = undo.enter_context(claimed("chain"))
+        spec = parse(host_file(length, path, ends), folder / "chain.toml")
+        journal = Journal(folder / "journal")
         undo.callback(journal.close)
         switch = Switch(spec.name, journal)
         undo.callback(switch.close)
@@ -196,7 +195,7 @@ def chain(length: int, path: str, ends: str) -> Iterator[tuple[Dataplane, Functi
         switch.start()
         switch.connect(list(vms.values()))
         plane.start()
-        functions = Functions(spec, switch, plane, vms, Path(folder))
+        functions = Functions(spec, switch, plane, vms, folder)
         undo.callback(functions.close)
         functions.prepare()
         functions.start()

@@ -3,7 +3,8 @@
 A rig has two ends, the VMs `a` and `b` at 198.18.0.10 and .20; `start` runs a program in one. The
 ends are the same everywhere, the switch between them is not: `Ours` is hostsim's, `Bridge` a Linux
 bridge made by ip(8), `Ovs` Open vSwitch's userspace datapath, in a namespace and a folder of its
-own. Everything is removed by `close`, which may be called twice.
+own. Everything is removed by `close`, which may be called twice, and after SIGKILL by
+`hostsim clean`.
 """
 
 import contextlib
@@ -12,12 +13,11 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import IO, Protocol
 
+from hostsim.bench.folder import claimed
 from hostsim.errors import HostsimError
 from hostsim.hostfile import parse
 from hostsim.routing.routes import Dataplane
@@ -65,12 +65,11 @@ class _Ends:
     """The VMs of a rig: on every switch they are the same, with their cgroups and namespaces."""
 
     def __init__(self, name: str, text: str = "") -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="hostsim-bench-"))
-        self.spec = parse(f'[host]\nname = "{name}"\n{VMS}{text}', self.folder / "bench.toml")
         self.closing = contextlib.ExitStack()
         self.vms: dict[str, Vm] = {}
         with contextlib.ExitStack() as stack:
-            stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
+            self.folder = stack.enter_context(claimed(name))
+            self.spec = parse(f'[host]\nname = "{name}"\n{VMS}{text}', self.folder / "bench.toml")
             self.journal = Journal(self.folder / "journal")
             stack.callback(undo, self.folder / "journal")
             stack.callback(self.journal.close)
@@ -207,7 +206,8 @@ class Ovs(Bridge):
 
     def _daemon(self, *argv: str) -> None:
         environment = {**os.environ, "OVS_RUNDIR": str(self.folder)}
-        words = ["ip", "netns", "exec", self.switch, *argv]
+        own = ("setpriv", "--pdeathsig", "KILL", "--")  # it goes with a bench that is killed
+        words = [*own, "ip", "netns", "exec", self.switch, *argv]
         with (self.folder / "log").open("ab") as log:
             self._daemons.append(
                 subprocess.Popen(words, env=environment, stdout=log, stderr=log, cwd=self.folder)
