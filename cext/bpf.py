@@ -6,7 +6,7 @@ each program and map when the last attachment and descriptor are gone. Nothing i
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from cext import HERE, check
@@ -92,11 +92,16 @@ class Map:
 class Object:
     """A BPF object file of this package, loaded.
 
-    name: as in cext/NAME.bpf.c. sizes: max_entries by map name, where the file's default is not
-    wanted. Raises OSError with the tail of libbpf's or the verifier's log.
+    name: as in cext/NAME.bpf.c. sizes, flags: max_entries and map_flags by map name, where the
+    file's are not wanted. Raises OSError with the tail of libbpf's or the verifier's log.
     """
 
-    def __init__(self, name: str, sizes: dict[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        sizes: Mapping[str, int] | None = None,
+        flags: Mapping[str, int] | None = None,
+    ) -> None:
         self._links: list[Any] = []
         self._handle = lib.bpf_object__open_file(os.fsencode(HERE / f"{name}.bpf.o"), ffi.NULL)
         if self._handle == ffi.NULL:
@@ -105,6 +110,9 @@ class Object:
             for map_name, entries in (sizes or {}).items():
                 handle = lib.bpf_object__find_map_by_name(self._handle, map_name.encode())
                 check(lib.bpf_map__set_max_entries(handle, entries), f"BPF map {map_name}")
+            for map_name, bits in (flags or {}).items():
+                handle = lib.bpf_object__find_map_by_name(self._handle, map_name.encode())
+                check(lib.bpf_map__set_map_flags(handle, bits), f"BPF map {map_name}")
             result = lib.bpf_object__load(self._handle)
             if result < 0:
                 raise OSError(-result, f"BPF object {name}: {_log() or os.strerror(-result)}")

@@ -21,7 +21,7 @@ from hostsim import switch
 from hostsim.errors import HostsimError
 from hostsim.model import FilterSpec, HostSpec, Json, MirrorSpec, RouteSpec
 from hostsim.nf.accounts import Snapshot
-from hostsim.routing import explain, flows, matchtext, transfer, verify
+from hostsim.routing import explain, flows, matchtext, tables, transfer, verify
 from hostsim.routing.bypass import DirectLinks
 from hostsim.routing.inspector import Inspector
 from hostsim.routing.kerneldrops import KernelDrops
@@ -97,7 +97,7 @@ class Dataplane:
     def load(self) -> None:
         """Load the programs; the verifier takes its time. Blocks, and needs nothing but this
         object, so that another thread can do it early. Raises OSError."""
-        self._object = bpf.Object("classifier")
+        self._object = bpf.Object("classifier", flags=tables.flags(tables.memory()))
         self._drops.load()
 
     def start(self) -> None:
