@@ -332,9 +332,23 @@ def _bench(arguments: argparse.Namespace) -> int:
     parser.add_argument("--json", action="store_true", default=arguments.json)
     module.add_arguments(parser)
     options = parser.parse_args(arguments.options)
-    # Ended from outside, a bench takes down what it made: sys.exit runs its finally clauses.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    return _print(options, module.run(options), "bench")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end_bench)
+    try:
+        found = module.run(options)
+    except SystemExit as ended:
+        # Where the signal came while a thread was being started, nobody knows that thread, and the
+        # interpreter would wait for it for ever.
+        os._exit(int(str(ended.code)))
+    return _print(options, found, "bench")
+
+
+def _end_bench(number: int, frame: object) -> None:
+    """Ended from outside, a bench takes down what it made: sys.exit runs its finally clauses, and
+    no second signal disturbs them."""
+    for one in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(one, signal.SIG_IGN)
+    sys.exit(128 + number)
 
 
 if __name__ == "__main__":
