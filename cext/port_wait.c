@@ -24,7 +24,7 @@ static int owes_frames(const struct hs_port *p) {
     for (uint32_t i = 0; i < p->neighbours; i++) {
         const struct hs_neighbour *n = &p->neighbour[i];
 
-        if (n->vm && !n->gone && !n->out.data && (uint32_t)n->out.moved != n->out.returns.own)
+        if (n->vm && !n->gone && !n->out.data && n->out.lent - n->in.home != n->out.returns.own)
             return 1;
     }
     return p->umem.homeward_count > 0;
