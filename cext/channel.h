@@ -28,7 +28,7 @@
 #include "umem.h"
 
 #define HS_CHANNEL_MAGIC 0x68534368u /* "hCSh" */
-#define HS_CHANNEL_VERSION 2
+#define HS_CHANNEL_VERSION 3
 #define HS_CHANNELS_MAX 64 /* of one process; number 0 is "own" in the book of frames */
 #define HS_DATA_MAX (1u << 28)
 
