@@ -243,11 +243,11 @@ static uint32_t send_frames(struct hs_channel *c, const struct xdp_desc *batch, 
     struct hs_ring *r = &c->packets;
     struct hs_umem *u = c->umem;
     uint32_t room = hs_ring_free(r, n);
-    uint8_t *const state = u->state;
+    uint8_t *const state = u->state, *const origin = u->origin;
     struct xdp_desc *const desc = hs_ring_descs(r);
-    const uint8_t lent = (uint8_t)(HS_LENT | c->number << 2);
+    const uint8_t number = c->number, lent = (uint8_t)(HS_LENT | number << 2);
     const uint32_t mask = r->mask, own = r->own;
-    uint32_t put = 0, i = 0;
+    uint32_t put = 0, lends = 0, i = 0;
     uint64_t bytes = 0;
 
     while (i < n && put < room) {
@@ -256,8 +256,18 @@ static uint32_t send_frames(struct hs_channel *c, const struct xdp_desc *batch, 
 
         if (most > mask + 1 - slot)
             most = mask + 1 - slot;
-        for (most += i; i < most && state[hs_umem_frame(u, batch[i].addr)] == HS_OWN; i++) {
-            state[hs_umem_frame(u, batch[i].addr)] = lent;
+        for (most += i; i < most; i++) {
+            const uint32_t frame = hs_umem_frame(u, batch[i].addr);
+
+            if (__builtin_expect(state[frame] != HS_OWN, 0))
+                break;
+            if (__builtin_expect(origin[frame] == number, 0)) { /* it goes back where it is from */
+                state[frame] = HS_FOREIGN;
+                origin[frame] = 0;
+            } else {
+                state[frame] = lent;
+                lends++;
+            }
             bytes += batch[i].len;
         }
         memcpy(&desc[slot], &batch[first], (i - first) * sizeof(*desc)); /* see send_run */
@@ -271,6 +281,7 @@ static uint32_t send_frames(struct hs_channel *c, const struct xdp_desc *batch, 
         c->counters[HS_FULL]++;
     if (put)
         hs_ring_submit(r, put);
+    c->lent += lends;
     c->moved += put;
     c->bytes += bytes;
     return i;
@@ -353,7 +364,7 @@ static uint32_t recv_frames(struct hs_channel *c, struct xdp_desc *batch, uint32
     const uint64_t size = u->size;
     const uint32_t in_frame = u->frame_size - 1, shift = u->frame_shift;
     const uint32_t max_len = c->shape.max_len, mask = r->mask, own = r->own;
-    const uint8_t number = c->number;
+    const uint8_t number = c->number, lent = (uint8_t)(HS_LENT | number << 2);
     uint32_t avail = hs_ring_avail(r, n), got = 0, i;
     uint64_t bytes = 0;
 
@@ -382,12 +393,15 @@ static uint32_t recv_frames(struct hs_channel *c, struct xdp_desc *batch, uint32
             continue;
         }
         frame = (uint32_t)(d.addr >> shift);
-        if (__builtin_expect(state[frame] != HS_FOREIGN, 0)) {
+        if (__builtin_expect(state[frame] == lent, 0)) { /* answered in the frame it came in */
+            c->home++;
+        } else if (__builtin_expect(state[frame] != HS_FOREIGN, 0)) {
             c->counters[HS_BAD_STATE]++;
             continue;
+        } else {
+            origin[frame] = number;
         }
         state[frame] = HS_OWN;
-        origin[frame] = number;
         batch[got++] = d;
         __builtin_prefetch(base + d.addr); /* its headers are looked at next */
         bytes += d.len;

@@ -15,7 +15,9 @@
  * under it. No frame, no free list and no address of either umem is shared.
  *
  * Shared mode: both map one umem, and a descriptor hands over the frame it names; nothing is
- * copied. The frame comes home through `returns`. For VMs that trust each other with the contents;
+ * copied. The frame comes home through `returns`, or as a packet that is sent back in it: an answer
+ * written into the frame of the question (the two channels of a pair of VMs have one number in each
+ * VM's book). For VMs that trust each other with the contents;
  * what the peer may break is still only itself: umem.h's table of moves is enforced on this side.
  *
  * Nothing read from the region is believed. A bad descriptor is dropped and counted by reason.
@@ -26,7 +28,7 @@
 #include "umem.h"
 
 #define HS_CHANNEL_MAGIC 0x68534368u /* "hCSh" */
-#define HS_CHANNEL_VERSION 2
+#define HS_CHANNEL_VERSION 3
 #define HS_CHANNELS_MAX 64 /* of one process; number 0 is "own" in the book of frames */
 #define HS_DATA_MAX (1u << 28)
 
@@ -68,6 +70,8 @@ struct hs_channel {
                      * sender's  runs free, the receiver's is below data_size */
     uint32_t tail; /* isolated sender: where the oldest packet is that the receiver still has ... */
     uint32_t tail_index; /* ... as of this index of the receiver's */
+    uint32_t lent;       /* shared, sender: frames that the receiver is to give back, ever */
+    uint32_t home;       /* shared, receiver: of those lent to the peer, come back as packets */
     uint8_t number;      /* 1..HS_CHANNELS_MAX - 1, unique in the process */
     uint8_t sender;
     struct hs_channel_shape shape;

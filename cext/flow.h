@@ -41,21 +41,58 @@ struct hs_rules {
 };
 _Static_assert(offsetof(struct hs_rules, entry) == 64, "layout is protocol");
 
-/* Whether a frame is of a flow that hs_flow_parse has found before, told from the bytes as they
- * stand; TCP and UDP over IPv4 without options. 0: it may be, or not. */
-static inline int hs_flow_again(const uint8_t *frame, uint32_t len, const struct hs_tuple *tuple) {
-    const uint8_t *ip = frame + 14;
-    uint32_t least, total;
+/* What the bytes of a flow's frames look like from the ethertype to the ports, so that the next
+ * frame of the same flow is known by a few words: TCP and UDP over IPv4 without options. A zeroed
+ * one is no flow's. */
+struct hs_flow_look {
+    uint64_t middle, last; /* bytes 20 to 27 and 28 to 35 of the frame, masked: of whole packets */
+    uint16_t dport;
+    uint32_t
+        least; /* bytes of the shortest such frame; 0: frames of this flow look too different */
+};
+
+static inline uint64_t hs_flow_word(const uint8_t bytes[8]) {
+    uint64_t word;
+
+    memcpy(&word, bytes, sizeof(word));
+    return word;
+}
+
+static inline struct hs_flow_look hs_flow_look_of(const struct hs_tuple *tuple) {
+    struct hs_flow_look look = {.dport = tuple->dport};
+    uint8_t middle[8] = {[3] = tuple->proto}, last[8];
 
     if (tuple->family != 4 || (tuple->proto != 6 && tuple->proto != 17))
+        return look;
+    memcpy(middle + 6, tuple->src, 2);
+    memcpy(last, tuple->src + 2, 2);
+    memcpy(last + 2, tuple->dst, 4);
+    memcpy(last + 6, &tuple->sport, 2);
+    look.middle = hs_flow_word(middle);
+    look.last = hs_flow_word(last);
+    look.least = 14 + 20 + (tuple->proto == 6 ? 20 : 8);
+    return look;
+}
+
+/* Whether a frame is of a flow that hs_flow_parse has found before, told from the bytes as they
+ * stand. 0: it may be, or not. */
+static inline int hs_flow_again(const uint8_t *frame, uint32_t len,
+                                const struct hs_flow_look *look) {
+    static const uint8_t first[8] = {0x08, 0x00, 0x45}, first_mask[8] = {0xff, 0xff, 0xff};
+    /* no fragment; the protocol; the source's first half */
+    static const uint8_t middle_mask[8] = {0x3f, 0xff, 0, 0xff, 0, 0, 0xff, 0xff};
+    uint64_t differs;
+    uint32_t total;
+    uint16_t dport;
+
+    if (look->least == 0 || len < look->least)
         return 0;
-    least = tuple->proto == 6 ? 20 + 20 : 20 + 8;
-    if (len < 14 + least || (frame[0] & 1) || frame[12] != 0x08 || frame[13] != 0 || ip[0] != 0x45)
-        return 0;
-    total = (uint32_t)(ip[2] << 8 | ip[3]);
-    return total >= least && total <= len - 14 && !((ip[6] & 0x3f) | ip[7]) &&
-           ip[9] == tuple->proto && memcmp(ip + 12, tuple->src, 4) == 0 &&
-           memcmp(ip + 16, tuple->dst, 4) == 0 && memcmp(ip + 20, &tuple->sport, 4) == 0;
+    memcpy(&dport, frame + 36, sizeof(dport));
+    differs = (hs_flow_word(frame + 12) ^ hs_flow_word(first)) & hs_flow_word(first_mask);
+    differs |= (hs_flow_word(frame + 20) & hs_flow_word(middle_mask)) ^ look->middle;
+    differs |= (hs_flow_word(frame + 28) ^ look->last) | (uint16_t)(dport ^ look->dport);
+    total = 14 + (uint32_t)(frame[16] << 8 | frame[17]);
+    return ((differs | (frame[0] & 1)) == 0) & (total >= look->least) & (total <= len);
 }
 
 static inline int hs_tuple_same(const struct hs_tuple *a, const struct hs_tuple *b) {

@@ -52,7 +52,7 @@ int hs_port_neighbour(struct hs_port *p, uint32_t vm, const struct hs_channel_sh
     n->vm = vm;
     n->bell_in = bell_in;
     n->bell_out = bell_out;
-    n->seen = n->gone = n->stuck = n->deaf = n->put_off = 0;
+    n->seen = n->gone = n->stuck = n->deaf = n->put_off = n->rounds_put_off = 0;
     if (number > p->neighbours)
         p->neighbours = number;
     return 0;
@@ -209,33 +209,36 @@ struct hs_tally_entry *hs_port_entry(struct hs_port *p, const struct hs_tuple *t
     return e;
 }
 
-/* Count what came from a neighbour, by flow. */
+/* Count what came from a neighbour, by flow: packets of one flow that follow each other, together.
+ */
 static void tally_in(struct hs_port *p, const struct hs_packet *batch, uint32_t n, uint32_t peer) {
     const uint64_t now = hs_now();
-    struct hs_tally_entry *entries[HS_BURST];
     struct hs_tuple tuple;
 
-    for (uint32_t i = 0; i < n; i++) {
-        entries[i] = &p->tally->other;
-        if (p->last_in && p->last_in_peer == peer &&
-            hs_flow_again(hs_packet_data(p, &batch[i]), batch[i].len, &p->last_in_tuple)) {
-            entries[i] = p->last_in;
-        } else if (hs_flow_parse(hs_packet_data(p, &batch[i]), batch[i].len, &tuple) == 0) {
-            entries[i] = p->last_in = hs_port_entry(p, &tuple, peer, now);
-            p->last_in_tuple = tuple;
-            p->last_in_peer = peer;
-        }
-        if (i == 0 || entries[i] != entries[i - 1]) /* before another flow can get the place */
-            atomic_store_explicit(&entries[i]->last, now, memory_order_release);
-    }
-    for (uint32_t i = 0; i < n;) { /* an entry's packets that follow each other, together */
-        struct hs_tally_entry *e = entries[i];
-        uint64_t bytes = 0, packets = 0;
+    for (uint32_t i = 0; i < n;) {
+        struct hs_tally_entry *e = &p->tally->other;
+        const uint32_t first = i;
+        uint64_t bytes = 0;
 
-        for (; i < n && entries[i] == e; i++, packets++)
-            bytes += batch[i].len;
+        if (!p->last_in || p->last_in_peer != peer ||
+            !hs_flow_again(hs_packet_data(p, &batch[i]), batch[i].len, &p->last_in_look)) {
+            if (hs_flow_parse(hs_packet_data(p, &batch[i]), batch[i].len, &tuple) == 0) {
+                e = p->last_in = hs_port_entry(p, &tuple, peer, now);
+                p->last_in_look = hs_flow_look_of(&tuple);
+                p->last_in_peer = peer;
+            }
+            bytes = batch[i++].len;
+        } else {
+            e = p->last_in;
+        }
+        if (e == p->last_in)
+            for (; i < n &&
+                   hs_flow_again(hs_packet_data(p, &batch[i]), batch[i].len, &p->last_in_look);
+                 i++)
+                bytes += batch[i].len;
+        atomic_store_explicit(&e->last, now, memory_order_release);
         hs_tally_add(e, HS_T_RING_BYTES, bytes);
-        hs_tally_add(e, HS_T_RING_PACKETS, packets);
+        hs_tally_add(e, HS_T_RING_PACKETS, i - first);
     }
 }
 

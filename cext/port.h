@@ -18,8 +18,14 @@
  * takes from the one that is waited for. A port that gives way (sched_yield(2)) and is away for
  * longer than a system call takes it for a sign of that. For HS_CROWDED it sleeps then where it
  * would have polled, until half of a ring is free or full, or its neighbour has nothing more to do.
- * The loops below do not look after each burst either whether a neighbour sleeps, but after
- * HS_ROUNDS_PUT_OFF bursts, and when they have nothing more to do.
+ *
+ * Who is woken, and when. A change of processes costs some microseconds, and waking one on another
+ * core more, so both are to serve for many packets. The loops below do not look after each burst
+ * whether a neighbour sleeps, but after HS_ROUNDS_PUT_OFF bursts, and wake then only whom they
+ * would lose packets to. The others are woken by a port that has nothing more to do, or no room:
+ * they can have its core. After HS_ROUNDS_LATE such looks they are woken anyway. A port that sleeps
+ * sets no timer that would be the next to run out (LATE in port_wait.c): to set one costs as much
+ * again.
  *
  * What becomes of each packet is counted by flow in the tally (tally.h): what the function gave to
  * be sent, by which way it went, or why it was lost.
@@ -40,6 +46,7 @@
 #define HS_NEIGHBOURS_MAX 16
 #define HS_BURST 64
 #define HS_ROUNDS_PUT_OFF 4
+#define HS_ROUNDS_LATE 16               /* calls of hs_port_ring */
 #define HS_CROWDED UINT64_C(5000000)    /* ns */
 #define HS_AWAY UINT64_C(3000)          /* ns: longer than sched_yield takes by itself */
 #define HS_DRAIN UINT64_C(1000000)      /* ns */
@@ -69,6 +76,8 @@ struct hs_neighbour {
     uint32_t stuck;        /* 1: it let HS_WAIT pass ... */
     uint32_t stuck_at;     /* ... when its index was this */
     uint32_t put_off;      /* enum hs_wake: it may sleep over what it has not been woken for */
+    uint32_t rounds_put_off;
+    uint32_t waits; /* 1: who sends to it waits for room, and loses nothing while it sleeps */
 };
 
 struct hs_port_counters {
@@ -102,9 +111,10 @@ struct hs_port {
     uint64_t refused[HS_COUNTERS]; /* by neighbours that were, see enum hs_bad */
     /* Bursts are mostly of one flow: what is known of the last one sent, and the last received. */
     struct hs_tuple last_tuple;
+    struct hs_flow_look last_look;
     uint32_t last_to, last_withdrawn;
     struct hs_tally_entry *last_sent;
-    struct hs_tuple last_in_tuple;
+    struct hs_flow_look last_in_look;
     uint32_t last_in_peer;
     struct hs_tally_entry *last_in;
     uint32_t drained; /* hs_rules.withdrawn as of the last time the channels were let run empty */

@@ -4,6 +4,7 @@
 #include "port_parts.h"
 
 #include <poll.h>
+#include <sched.h>
 
 /* Where packets go, and who keeps count of them. */
 struct way {
@@ -21,13 +22,15 @@ static struct way way_of(struct hs_port *p, const struct hs_packet *packet, uint
 
     if (!p->tally && (!p->rules || p->neighbours == 0))
         return way;
-    same = hs_flow_again(hs_packet_data(p, packet), packet->len, &p->last_tuple);
+    same = hs_flow_again(hs_packet_data(p, packet), packet->len, &p->last_look);
     if (!same) {
         if (hs_flow_parse(hs_packet_data(p, packet), packet->len, &tuple) < 0)
             return way;
         same = hs_tuple_same(&tuple, &p->last_tuple);
-        if (!same)
+        if (!same) {
             p->last_tuple = tuple;
+            p->last_look = hs_flow_look_of(&tuple);
+        }
     }
     if (p->rules)
         withdrawn = atomic_load_explicit(&p->rules->withdrawn, memory_order_acquire);
@@ -138,7 +141,7 @@ static uint32_t put_into_ring(struct hs_port *p, struct hs_neighbour *to,
     return taken;
 }
 
-enum { PATIENCE = 1000000 }; /* ns that half a ring is waited for, before any room will do */
+enum { PATIENCE = 20000000 }; /* ns that half a ring is waited for, before any room will do */
 
 /* Give the receiver time to make room for the rest of `n`; how many were taken in all. */
 static uint32_t wait_for_room(struct hs_port *p, struct hs_neighbour *to,
@@ -168,6 +171,7 @@ static uint32_t wait_for_room(struct hs_port *p, struct hs_neighbour *to,
             if (hs_ring_free(r, half) < half)
                 continue;
         } else {
+            hs_ring_sleeps_on(r, HS_PRODUCER, (uint32_t)sched_getcpu());
             if (patient)
                 hs_ring_sleep_for_half(r, HS_PRODUCER);
             else
@@ -200,6 +204,7 @@ static void send_ring(struct hs_port *p, const struct way *way, const struct hs_
         descs[on++] = (struct xdp_desc){.addr = batch[i].addr, .len = batch[i].len};
     }
     hs_channel_reclaim(&to->out);
+    to->waits = way->wait;
     taken = put_into_ring(p, to, descs, on);
     if (taken < on && way->wait)
         taken = wait_for_room(p, to, descs, taken, on);
@@ -243,7 +248,7 @@ void hs_port_send(struct hs_port *p, const struct hs_packet *batch, uint32_t n) 
             if (++i == n || i - start == HS_BURST)
                 break;
             if (next.known &&
-                hs_flow_again(hs_packet_data(p, &batch[i]), batch[i].len, &p->last_tuple))
+                hs_flow_again(hs_packet_data(p, &batch[i]), batch[i].len, &p->last_look))
                 continue;
             next = way_of(p, &batch[i], now);
             if (next.to != way.to || next.wait != way.wait)

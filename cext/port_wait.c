@@ -6,7 +6,10 @@
 #include <poll.h>
 #include <sched.h>
 
-enum { PACKETS_PART = 2, FRAMES_PART = 8 };
+enum { LATE = 20000000 }; /* ns: what nobody rings for is looked for so often */
+
+/* Of a ring: what a neighbour is woken for, that sleeps for half; and a port about to sleep. */
+enum { PACKETS_PART = 2, FRAMES_PART = 2, FRAMES_PART_IDLE = 8 };
 
 static int something(struct hs_port *p) {
     if (p->has_eth0 && xsk_cons_nb_avail(&p->eth0.rx, 1))
@@ -18,32 +21,38 @@ static int something(struct hs_port *p) {
 }
 
 /* Whether frames that are another's are lent out: they must go home when they come back, or their
- * owner, far up the chain, waits for them as long as this port sleeps. The bell rings for
- * an eighth of a ring (FRAMES_PART); what is less is looked for now and then. */
+ * owner, far up the chain, waits for them as long as this port sleeps. The bell rings for half a
+ * ring; what is less is looked for now and then. */
 static int owes_frames(const struct hs_port *p) {
     for (uint32_t i = 0; i < p->neighbours; i++) {
         const struct hs_neighbour *n = &p->neighbour[i];
 
-        if (n->vm && !n->gone && !n->out.data && (uint32_t)n->out.moved != n->out.returns.own)
+        if (n->vm && !n->gone && !n->out.data && n->out.lent - n->in.home != n->out.returns.own)
             return 1;
     }
     return p->umem.homeward_count > 0;
 }
 
+/* idle: there is nothing more to do, and this port is about to sleep itself. Until then nobody is
+ * woken who would have to wait for this very core, or take it away in the midst of a batch; nor one
+ * for packets that have room: woken by a port that is about to sleep, a process runs where it did
+ * or here, whichever is free, and the core that is given up is not left idle. */
 static void wake(struct hs_neighbour *n, uint32_t what, int idle) {
     struct hs_ring *in = &n->in.packets, *out = &n->out.packets, *frames = &n->in.returns;
+    const uint32_t here = idle ? 0 : (uint32_t)sched_getcpu();
     int ring = 0;
 
     if (n->vm == 0 || n->gone)
         return;
-    if (what & HS_WAKE_FOR_PACKETS)
+    if (what & HS_WAKE_FOR_PACKETS && (idle || !n->waits))
         ring |= hs_ring_rings(out, HS_CONSUMER,
                               idle ? hs_ring_must_ring(out, HS_CONSUMER)
                                    : hs_ring_has_enough(out, PACKETS_PART));
-    if (what & HS_WAKE_FOR_ROOM)
+    if (what & HS_WAKE_FOR_ROOM && (idle || !hs_ring_near(in, HS_PRODUCER, here)))
         ring |= hs_ring_rings(in, HS_PRODUCER, hs_ring_has_room_for(in));
-    if (what & HS_WAKE_FOR_FRAMES)
-        ring |= hs_ring_rings(frames, HS_CONSUMER, hs_ring_has_enough(frames, FRAMES_PART));
+    if (what & HS_WAKE_FOR_FRAMES && (idle || !hs_ring_near(frames, HS_CONSUMER, here)))
+        ring |= hs_ring_rings(frames, HS_CONSUMER,
+                              hs_ring_has_enough(frames, idle ? FRAMES_PART_IDLE : FRAMES_PART));
     if (ring)
         hs_bell_ring(n->bell_out);
 }
@@ -58,11 +67,14 @@ void hs_port_wake(struct hs_port *p, struct hs_neighbour *n, enum hs_wake what) 
 void hs_port_ring(struct hs_port *p, int idle) {
     for (uint32_t i = 0; i < p->neighbours; i++) {
         struct hs_neighbour *n = &p->neighbour[i];
+        int late;
 
-        if (n->put_off)
-            wake(n, n->put_off, idle);
-        if (idle)
-            n->put_off = 0;
+        if (n->put_off == 0)
+            continue;
+        late = idle || ++n->rounds_put_off > HS_ROUNDS_LATE;
+        wake(n, n->put_off, late);
+        if (late)
+            n->put_off = n->rounds_put_off = 0;
     }
 }
 
@@ -81,7 +93,7 @@ static int frames_are_back(const struct hs_port *p) {
         struct hs_ring r = p->neighbour[i].out.returns; /* a look only */
 
         if (p->neighbour[i].vm && !p->neighbour[i].gone && r.shared &&
-            hs_ring_avail(&r, hs_ring_size(&r)) >= hs_ring_size(&r) / FRAMES_PART)
+            hs_ring_avail(&r, hs_ring_size(&r)) >= hs_ring_size(&r) / FRAMES_PART_IDLE)
             return 1;
     }
     return 0;
@@ -92,6 +104,7 @@ static int sleep_until(struct hs_port *p, int also, uint64_t ns) {
     struct pollfd polled[HS_NEIGHBOURS_MAX + 2];
     struct timespec limit = {(time_t)(ns / 1000000000u), (long)(ns % 1000000000u)};
     const int crowded = hs_now() < p->crowded_until;
+    const uint32_t here = (uint32_t)sched_getcpu();
     uint32_t count = 0, bells, i;
     int ret;
 
@@ -100,12 +113,15 @@ static int sleep_until(struct hs_port *p, int also, uint64_t ns) {
 
         if (n->vm == 0 || n->gone || n->deaf)
             continue;
+        hs_ring_sleeps_on(&n->in.packets, HS_CONSUMER, here);
         if (crowded)
             hs_ring_sleep_for_half(&n->in.packets, HS_CONSUMER);
         else
             hs_ring_sleep(&n->in.packets, HS_CONSUMER);
-        if (!n->out.data)
+        if (!n->out.data) {
+            hs_ring_sleeps_on(&n->out.returns, HS_CONSUMER, here);
             hs_ring_sleep_for_half(&n->out.returns, HS_CONSUMER);
+        }
         polled[count] = (struct pollfd){.fd = n->bell_in, .events = POLLIN};
         rung[count++] = n;
     }
@@ -114,9 +130,9 @@ static int sleep_until(struct hs_port *p, int also, uint64_t ns) {
         polled[count++] = (struct pollfd){.fd = hs_xsk_fd(&p->eth0), .events = POLLIN};
     if (also >= 0)
         polled[count++] = (struct pollfd){.fd = also, .events = POLLIN};
-    if (ns > 1000000 &&
+    if (ns > LATE &&
         (owes_frames(p) || (p->has_eth0 && p->eth0.in_fill == 0))) /* nothing can come by eth0 */
-        limit = (struct timespec){0, 1000000};
+        limit = (struct timespec){0, LATE};
     ret = 0;
     if (!something(p) && !frames_are_back(p)) {
         p->counters.sleeps++;
@@ -152,12 +168,12 @@ int hs_port_wait(struct hs_port *p, int also, uint64_t ns) {
             return 0;
         if (p->has_eth0 && p->eth0.in_tx)
             hs_xsk_reap(&p->eth0);
+        hs_port_reclaim(p); /* before neighbours are woken: they may wait for frames */
         hs_port_ring(p, 1);
         if (waited < p->spin_ns && start + waited >= p->crowded_until) {
             hs_port_yield(p, start + waited);
             continue;
         }
-        hs_port_reclaim(p);
         if (p->has_eth0 && p->eth0.in_fill < p->eth0.fill.size / 2)
             hs_xsk_refill(&p->eth0);
         if (p->gone)
@@ -169,7 +185,7 @@ int hs_port_wait(struct hs_port *p, int also, uint64_t ns) {
 }
 
 int hs_port_wait_for_frames(struct hs_port *p, int also) {
-    const struct timespec limit = {0, 1000000};
+    const struct timespec limit = {0, LATE};
     struct pollfd polled[HS_NEIGHBOURS_MAX + 2];
     const uint64_t now = hs_now();
     uint32_t count = 0, i;
@@ -185,6 +201,7 @@ int hs_port_wait_for_frames(struct hs_port *p, int also) {
 
         if (n->vm == 0 || n->gone || n->deaf || n->out.data)
             continue;
+        hs_ring_sleeps_on(&n->out.returns, HS_CONSUMER, (uint32_t)sched_getcpu());
         hs_ring_sleep_for_half(&n->out.returns, HS_CONSUMER);
         polled[count++] = (struct pollfd){.fd = n->bell_in, .events = POLLIN};
     }

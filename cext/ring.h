@@ -39,6 +39,7 @@ struct hs_ring_shared {
     _Alignas(HS_APART) _Atomic uint32_t consumer;
     /* On a line that is written only when someone goes to sleep: looking at it costs nothing. */
     _Alignas(HS_APART) _Atomic uint32_t sleeps[2]; /* by enum hs_side */
+    _Atomic uint32_t core[2];                      /* where it went to sleep: a hint */
     _Alignas(HS_APART) unsigned char slots[];      /* struct xdp_desc, hs_brief or hs_frame */
 };
 
@@ -87,6 +88,16 @@ enum { HS_SLEEPS = 1, HS_SLEEPS_FOR_HALF = 2, HS_RUNG = 3 };
 
 static inline void hs_ring_sleep_for_half(struct hs_ring *r, enum hs_side side) {
     atomic_store_explicit(&r->shared->sleeps[side], HS_SLEEPS_FOR_HALF, memory_order_seq_cst);
+}
+
+/* Say on which core (sched_getcpu(3)) this side is going to sleep; before hs_ring_sleep. */
+static inline void hs_ring_sleeps_on(struct hs_ring *r, enum hs_side side, uint32_t core) {
+    atomic_store_explicit(&r->shared->core[side], core, memory_order_relaxed);
+}
+
+/* Whether the other side, asleep, says that it was on this core. It may lie. */
+static inline int hs_ring_near(const struct hs_ring *r, enum hs_side other, uint32_t core) {
+    return atomic_load_explicit(&r->shared->core[other], memory_order_relaxed) == core;
 }
 
 static inline void hs_ring_awake(struct hs_ring *r, enum hs_side side) {

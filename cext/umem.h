@@ -9,10 +9,10 @@
  * size. The book of its frames is private memory of each process and never shared:
  *
  *     from      to        by
- *     OWN       LENT      sent into a shared-mode channel; the peer has it until it comes back
- *     LENT      OWN       came back on the channel it was lent to
- *     FOREIGN   OWN       received from a shared-mode channel, which is its origin
- *     OWN       FOREIGN   given back to the channel it came from, or that channel's end is dead
+ *     OWN       LENT      sent to a shared-mode peer that is not its origin, until it comes back
+ *     LENT      OWN       came back from the peer it was lent to: let go of, or with a packet in it
+ *     FOREIGN   OWN       received from a shared-mode peer, which is its origin
+ *     OWN       FOREIGN   given back to its origin, as such or by being sent there; or that is dead
  *
  * Every other move is refused, and counted by the channel that saw it: a frame received that is not
  * FOREIGN would be owned twice, one that comes back without being LENT there was never that peer's.

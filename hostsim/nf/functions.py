@@ -10,6 +10,8 @@ when its ring is full. A new epoch makes all rules stale with one store (cext/fl
 port has no place to count it gets no rule. A flow of which switch and port have seen nothing for
 FLOW_IDLE loses its rule, and both forget what they counted.
 
+Places. Where the functions want most of the machine, each has its cores (hostsim/nf/places.py).
+
 A function that ends by itself is started again, at once and then after pauses that double (BACKOFF,
 RESTARTS); one that is given up is to the switch as if its VM were gone. Ends in a row count: of a
 function that failed, within STEADY of its start; of one that was killed (SIGKILL comes from
@@ -31,9 +33,10 @@ from cext.channel import Shape, make_channel
 from cext.words import Account, Flow
 from hostsim.errors import HostsimError
 from hostsim.model import HostSpec, Json, RouteSpec
-from hostsim.nf import nfsettings, rings
+from hostsim.nf import nfsettings, places, rings
 from hostsim.nf.accounts import Books, Snapshot
 from hostsim.nf.function import READY, Function, Memory
+from hostsim.nf.placing import Placing
 from hostsim.nf.runner import RING
 from hostsim.routing import routes
 from hostsim.switch import Switch
@@ -81,6 +84,7 @@ class Functions:
         numbers = {one.vm.spec.name: number for number, one in self._by_number.items()}
         self._plan = rings.plan(spec.routes, numbers)
         self._pairs = set(self._plan.pairs)
+        self._placing = Placing(places.line(spec.routes, numbers))
         self._memories = [Memory(group) for group in self._plan.groups]
         for memory, group in zip(self._memories, self._plan.groups, strict=True):
             for number in group:
@@ -220,6 +224,13 @@ class Functions:
         for function in self._by_number.values():
             self._revive(function)
             self._keep_spare(function)
+        self._placing.look(
+            {
+                number: one.process.pid
+                for number, one in self._by_number.items()
+                if one.process is not None
+            }
+        )
         self.new_epoch(self._plane.epoch)
         seen = self._plane.function_flows()
         if time.monotonic() - self._aged > AGING:

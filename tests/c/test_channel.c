@@ -179,6 +179,64 @@ static void ownership(void) {
     close_pair(&p);
 }
 
+/* Shared mode, both ways: a question goes from `a` by `b` to `c` and is answered in its own frame.
+ * It goes home with the answer, and no book has it twice. In each book the number of a neighbour is
+ * that of both channels. */
+static void answer(void) {
+    const struct hs_channel_shape shape = {HS_SHARED, 64, 0, FRAME};
+    const int umem = hs_region_make("test", FRAMES * FRAME);
+    struct hs_umem a, b, c;
+    struct hs_channel out[4], in[4]; /* a to b, b to c, c to b, b to a */
+    struct hs_umem *const from[4] = {&a, &b, &c, &b}, *const to[4] = {&b, &c, &b, &a};
+    const uint32_t number_from[4] = {1, 2, 1, 1}, number_to[4] = {1, 1, 2, 1};
+    struct xdp_desc batch[4];
+    uint64_t addr;
+
+    CHECK(umem >= 0 && hs_umem_open(&a, umem, FRAMES, FRAME, 0, FRAMES) == 0);
+    CHECK(hs_umem_open(&b, umem, FRAMES, FRAME, 0, 0) == 0);
+    CHECK(hs_umem_open(&c, umem, FRAMES, FRAME, 0, 0) == 0);
+    for (int i = 0; i < 4; i++) {
+        const int fd = hs_channel_make(&shape);
+
+        CHECK(fd >= 0 && hs_channel_open(&out[i], fd, &shape, from[i], number_from[i], 1) == 0);
+        CHECK(hs_channel_open(&in[i], fd, &shape, to[i], number_to[i], 0) == 0);
+        close(fd);
+    }
+    for (int round = 0; round < 3; round++) {
+        batch[0] = (struct xdp_desc){.addr = addr = hs_umem_take(&a), .len = 64};
+        for (int i = 0; i < 4; i++) {
+            CHECK(hs_channel_send(&out[i], batch, 1) == 1);
+            CHECK(hs_channel_recv(&in[i], batch, 4) == 1 && batch[0].addr == addr);
+        }
+        CHECK(a.state[addr / FRAME] == HS_OWN && a.origin[addr / FRAME] == 0);
+        CHECK(b.state[addr / FRAME] == HS_FOREIGN && c.state[addr / FRAME] == HS_FOREIGN);
+        hs_umem_give(&a, addr);
+        CHECK(a.free_count == FRAMES);
+    }
+    CHECK(out[0].lent == 3 && in[3].home == 3 && out[1].lent == 3 && in[2].home == 3);
+    CHECK(out[2].lent == 0 && out[3].lent == 0 && in[0].home == 0 && in[1].home == 0);
+    /* It came back with a packet, and not once more: not to be let go of, nor as another packet. */
+    batch[0] = (struct xdp_desc){.addr = addr = hs_umem_take(&a), .len = 64};
+    CHECK(hs_channel_send(&out[0], batch, 1) == 1 && hs_channel_recv(&in[0], batch, 4) == 1);
+    CHECK(hs_channel_send(&out[3], batch, 1) == 1 && hs_channel_recv(&in[3], batch, 4) == 1);
+    b.state[addr / FRAME] = HS_OWN; /* b lies to itself */
+    b.origin[addr / FRAME] = 1;
+    CHECK(hs_channel_send(&out[3], batch, 1) == 1 && hs_channel_recv(&in[3], batch, 4) == 0);
+    CHECK(in[3].counters[HS_BAD_STATE] == 1);
+    b.state[addr / FRAME] = HS_OWN;
+    b.origin[addr / FRAME] = 1;
+    CHECK(hs_channel_return(&in[0], &addr, 1) == 1 && hs_channel_reclaim(&out[0]) == 0);
+    CHECK(out[0].counters[HS_BAD_STATE] == 1 && a.state[addr / FRAME] == HS_OWN);
+    for (int i = 0; i < 4; i++) {
+        hs_channel_close(&out[i]);
+        hs_channel_close(&in[i]);
+    }
+    hs_umem_close(&a);
+    hs_umem_close(&b);
+    hs_umem_close(&c);
+    close(umem);
+}
+
 static void bad_length(uint32_t mode) {
     struct pair p;
     struct xdp_desc batch[3] = {
@@ -269,5 +327,6 @@ int main(void) {
     }
     data_full();
     ownership();
+    answer();
     return 0;
 }

@@ -14,6 +14,12 @@ FRAMES = 64
 SHAPE = Shape("shared", ring=32, max_len=1600)
 
 
+def turned(frame: bytes) -> bytes:
+    """The frame with addresses and ports of sender and receiver exchanged."""
+    ends = frame[30:34] + frame[26:30] + frame[36:38] + frame[34:36]
+    return frame[6:12] + frame[:6] + frame[12:26] + ends + frame[38:]
+
+
 class Three:
     """Ports of VMs 1, 2 and 3; each sends the one flow to the next."""
 
@@ -99,6 +105,31 @@ def test_frames_come_home_round_after_round(three: Three) -> None:
     assert arrived == one.counters()["ring_out"] - two.counters()["full_ring"]
     assert arrived + lost <= 500 * 20
     assert arrived > 5000
+    for port in three.ports:
+        assert not any(n for name, n in port.counters().items() if name.startswith("bad_"))
+    three.settle()
+
+
+def test_an_answer_in_the_frame_of_the_question_gets_home(three: Three) -> None:
+    one, two, last = three.ports
+    reply = turned(packet())
+    flow = flow_of(reply)
+    assert flow is not None
+    three.rules[1].put(flow, 1, 1)
+    three.rules[2].set_epoch(1)
+    three.rules[2].put(flow, 2, 1)
+    for _ in range(3 * FRAMES):  # as many as would use up all frames, if one were lost each time
+        one.send(one.make(packet()))
+        two.send(two.recv())
+        asked = last.recv()
+        asked[0][:] = reply
+        last.send(asked)
+        two.send(two.recv())
+        got = one.recv()
+        assert bytes(got[0]) == reply
+        got.drop(0)
+        one.send(got)
+        assert one.native.umem.free_count == FRAMES
     for port in three.ports:
         assert not any(n for name, n in port.counters().items() if name.startswith("bad_"))
     three.settle()
