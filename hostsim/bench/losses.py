@@ -46,6 +46,7 @@ KINDS = {
 }
 BUTTON = 8  # moves from one change of the button to the next (cext/bench_client.c)
 LEAST = 3  # events that come between two flips
+LATE = 3  # events at once, where the machine is too busy for RATE: more might overflow a reader
 
 
 class Losses:
@@ -78,7 +79,7 @@ class Losses:
             feeder = Feeder(f"{NAME} 0")
             stack.callback(feeder.close)
             pair = stack.enter_context(oses(mode))
-            mover = Mover([feeder], self._rate)
+            mover = Mover([feeder], self._rate, LATE)
             stack.callback(mover.close)
             begun = time.monotonic()
             for number in range(self._flips):
