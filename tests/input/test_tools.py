@@ -37,10 +37,10 @@ def test_evemu_describes_records_and_plays(rig: Rig) -> None:
     original = subprocess.run(["evemu-describe", keyboard.node], capture_output=True, check=True)
     seen = rig.vms["work"].run(["evemu-describe", node]).stdout
     assert described(seen) == described(original.stdout)
-    record, said = rig.folder / "record", rig.folder / "said"
-    with said.open("wb") as out:  # on standard error, once it has opened the node
-        tool = rig.popen("work", "evemu-record", node, str(record), stdout=out, stderr=out)
-    wait_for(lambda: record.exists() and "Waiting for events" in record.read_text(), "it records")
+    record = rig.folder / "record"
+    with record.open("wb") as out:
+        tool = rig.popen("work", "stdbuf", "-oL", "evemu-record", node, stdout=out)
+    wait_for(lambda: "Waiting for events" in record.read_text(), "it records")
     keyboard("tap KEY_A")
     wait_for(lambda: keys(record) == [(A, 1), (A, 0)], "evemu-record has the key")
     tool.kill()
