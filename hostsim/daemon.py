@@ -35,9 +35,6 @@ log = logging.getLogger("hostsim.daemon")
 NICE = -10
 """Of the daemon (setpriority(2))."""
 
-DESCRIPTORS = 4096
-"""That there is room for from the start."""
-
 Answer = Callable[[dict[str, Any]], Any]
 
 
@@ -180,13 +177,6 @@ def _raise_files_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _widen_descriptor_table() -> None:
-    """To grow it later, with threads, would wait for the kernel's RCU (fs/file.c, expand_fdtable):
-    some 20 ms, in the middle of a flip."""
-    with contextlib.suppress(OSError):  # a lower limit: then it grows when it must
-        os.close(fcntl.fcntl(sys.stderr.fileno(), fcntl.F_DUPFD_CLOEXEC, DESCRIPTORS - 1))
-
-
 def _log_to(stream: Any) -> None:
     # what no line says need not be found out (docs.python.org, logging HOWTO, "Optimization")
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
@@ -225,7 +215,6 @@ def main() -> int:
         spec = hostfile.load(options.file)
         folder, _ = _claim(spec)
         _raise_files_limit()
-        _widen_descriptor_table()
         _come_first()
         if options.ready is None:
             _log_to(sys.stderr)
