@@ -45,6 +45,7 @@
 #endif
 
 #define MOST 64
+#define LATE_MOST 16 /* moves that are made up for; a longer stop is none of a typist's */
 
 static int fds[MOST], ids[MOST];
 static char names[MOST][32];
@@ -363,7 +364,7 @@ static int feed(long rate, uint64_t most, char **devices, int n) {
             continue;
         if (p[1].revents && read(timer, &due, sizeof(due)) < 0)
             due = 0;
-        late += due;
+        late = late + due < LATE_MOST ? late + due : LATE_MOST;
         for (uint64_t burst = 0; late > 0 && burst < most && !calm; burst++) {
             int button = -1;
 

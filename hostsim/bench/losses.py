@@ -49,7 +49,7 @@ KINDS = {
 }
 BUTTON = 8  # moves from one change of the button to the next (cext/bench_client.c)
 LEAST = 3  # events that come between two flips
-LATE = 3  # events at once, where the machine is too busy for RATE: more might overflow a reader
+LATE = 2  # events at once, where the machine is too busy for RATE: more might overflow a reader
 
 
 class Losses:
