@@ -24,6 +24,7 @@
 #define DEPTH 6      /* sockets inside sockets: the kernel allows four */
 #define MESSAGES 512 /* looked at in one queue */
 #define SCM_MAX 253  /* descriptors of one message: the kernel's limit */
+#define LEAF 2       /* links of a cgroup that has none below it: two, and one for each (kernfs) */
 #define READS 64     /* of one open file's events, which are fewer */
 
 struct job {
@@ -299,6 +300,10 @@ static int scan_group(struct job *job, int parent, const char *name, int depth) 
         if (pid > 0)
             scan_process(job, pid);
     fclose(procs);
+    if (fstat(fd, &st) == 0 && st.st_nlink == LEAF) {
+        close(fd); /* its some fifty files need no look */
+        goto out;
+    }
     dir = fdopendir(fd);
     if (!dir) {
         ret = -errno;
@@ -309,6 +314,7 @@ static int scan_group(struct job *job, int parent, const char *name, int depth) 
             ret = scan_group(job, fd, entry->d_name, depth + 1);
     if (dir)
         closedir(dir);
+out:
     job->at_home = was_at_home;
     return ret;
 }

@@ -1,7 +1,9 @@
 """Takes open input devices from the processes of a cgroup. Wraps revoke.h and keeper.h."""
 
 import contextlib
+import fcntl
 import os
+import resource
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +11,9 @@ from typing import Any, NamedTuple
 
 from cext import check
 from cext._native import ffi, lib
+
+DESCRIPTORS = 2048
+"""That this process has room for, once there is a `Revoker`."""
 
 
 class Revoked(NamedTuple):
@@ -37,6 +42,7 @@ class Revoker:
     def __init__(self) -> None:
         out = ffi.new("struct hs_keeper **")
         check(lib.hs_keeper_new(out), "revoke of input devices")
+        _widen_descriptor_table()
         self._keeper: Any = out[0]
         self._readers: Any = ffi.new("struct hs_files *")
 
@@ -111,3 +117,13 @@ class Revoker:
         self.forget()
         lib.hs_keeper_free(self._keeper)
         self._keeper = ffi.NULL
+
+
+def _widen_descriptor_table() -> None:
+    """To grow it waits for the kernel's RCU where there are threads (fs/file.c, expand_fdtable):
+    some 20 ms, which would be in the middle of a flip."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    fd = os.open("/", os.O_PATH | os.O_CLOEXEC)
+    with contextlib.suppress(OSError):  # no number that high is free: then there is room
+        os.close(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, min(DESCRIPTORS, limit) - 1))
+    os.close(fd)

@@ -48,6 +48,7 @@ class DeviceList:
     def __init__(self, own: bool) -> None:
         self._own = own
         self._object: bpf.Object | None = None
+        self._map: bpf.Map | None = None
 
     def attach(self, cgroup_fd: int) -> None:
         """Deny everything but the list to the cgroup; the program goes with the cgroup. Raises
@@ -56,6 +57,8 @@ class DeviceList:
         try:
             program = self._object.program("device")
             bpf.attach_cgroup(program, cgroup_fd, bpf.CGROUP_DEVICE, bpf.ALLOW_MULTI)
+            if self._own:
+                self._map = self._object.map("extra")
         except OSError as error:
             self.close()
             raise _no_bpf(error) from error
@@ -75,14 +78,14 @@ class DeviceList:
                 self._object.close()
             else:
                 _shared.give_back()
-            self._object = None
+            self._object = self._map = None
 
     def _extra(self) -> bpf.Map:
         if not self._own:
             raise HostsimError("device list", "this VM has no list of its own", "give it [vm.os]")
-        if self._object is None:
+        if self._map is None:
             raise HostsimError("device list", "the VM does not run")
-        return self._object.map("extra")
+        return self._map
 
 
 def _load() -> bpf.Object:

@@ -17,6 +17,8 @@ from pathlib import Path
 
 from evdev import InputDevice, UInput, UInputError, ecodes
 
+from cext import evnode
+
 _EVIOCSCLOCKID = 0x400445A0
 _EVENT = struct.Struct("llHHi")
 
@@ -25,9 +27,6 @@ MODIFIERS = frozenset(
     for side in ("LEFT", "RIGHT")
     for key in ("SHIFT", "CTRL", "ALT", "META")
 )
-
-KEY_DOWN_LIMIT = 64
-"""Keys that `lift` releases in one write; more than anybody has fingers."""
 
 
 @dataclass(frozen=True)
@@ -114,18 +113,20 @@ class Source:
             keys: list[int] = self._device.active_keys()
         return keys
 
-    def lift(self, keep: frozenset[int] = frozenset()) -> list[int]:
+    def lift(self, keep: frozenset[int] = frozenset()) -> int:
         """Release every key that is down, but for those to `keep`, for all readers and for the
-        kernel's own record.
+        kernel's own record; how many.
 
         The event is injected (write(2) on the node), so the real release, when it comes, is no
-        change any more and reaches nobody. The codes that were down.
+        change any more and reaches nobody.
         """
-        held = [code for code in self.held() if code not in keep]
-        for start in range(0, len(held), KEY_DOWN_LIMIT):
-            some = held[start : start + KEY_DOWN_LIMIT]
-            self.inject([(ecodes.EV_KEY, code, 0) for code in some])
-        return held
+        return evnode.still(self._device.fd, keep, keys=True)
+
+    def still(self, keep: frozenset[int] = frozenset()) -> None:
+        """`lift`; and lift every contact, silence bells and tones, and set force feedback's gain to
+        full and its centring to none, as the drivers start. The hardware's next report of a finger
+        that is still there begins a new contact."""
+        evnode.still(self._device.fd, keep)
 
     def leds(self) -> list[int]:
         """Codes of the LEDs that are on."""

@@ -4,7 +4,6 @@ setters).
 
     state = read(source)       how it is set now
     apply(source, state)       set it so; what is so already is left alone
-    quiet(source)              nothing touches, sounds or shakes
 
 Two things the kernel does not tell, so they cannot be read: the pitch of a tone, and the gain of
 force feedback. Effects belong to the open file that uploaded them, and go when it is revoked.
@@ -18,11 +17,9 @@ from dataclasses import dataclass
 
 from netns.evdevices import Source
 
-EV_ABS, EV_LED, EV_SND, EV_FF = 0x03, 0x11, 0x12, 0x15
-ABS_MT_SLOT, ABS_MT_TRACKING_ID = 0x2F, 0x39
-FF_GAIN, FF_AUTOCENTER = 0x60, 0x61
-FULL_GAIN = 0xFFFF
-SND_BYTES, SLOTS_MAX, KEYS_MAX = 1, 64, 1024
+EV_ABS, EV_LED = 0x03, 0x11
+ABS_MT_SLOT = 0x2F
+KEYS_MAX = 1024
 KEPT = 64
 """Devices that are unplugged and remembered."""
 BY_INDEX = 1  # INPUT_KEYMAP_BY_INDEX
@@ -38,8 +35,6 @@ def _request(direction: int, number: int, size: int) -> int:
 
 _GET_KEY = _request(_READ, 0x04, _KEY.size)
 _SET_KEY = _request(_WRITE, 0x04, _KEY.size)
-_GET_SND = _request(_READ, 0x1A, SND_BYTES)
-_GET_SLOTS = _request(_READ, 0x0A, 4 * (1 + SLOTS_MAX))
 
 
 @dataclass(frozen=True)
@@ -103,35 +98,6 @@ def apply(source: Source, state: State, now: State | None = None) -> None:
     if state.repeat != now.repeat:
         source.set_repeat(state.repeat)
     source.set_leds(list(state.leds))
-
-
-def quiet(source: Source) -> None:
-    """Lift every contact, silence bells and tones, and set force feedback's gain to full and its
-    centring to none, as the drivers start. The hardware's next report of a finger that is still
-    there begins a new contact."""
-    events: list[tuple[int, int, int]] = []
-    if ABS_MT_SLOT in source.codes(EV_ABS):
-        events += _lifts(source)
-    if source.codes(EV_SND):
-        sounding = bytearray(SND_BYTES)
-        fcntl.ioctl(source.fileno(), _GET_SND, sounding)
-        events += [(EV_SND, code, 0) for code in range(8) if sounding[0] >> code & 1]
-    for code, value in ((FF_GAIN, FULL_GAIN), (FF_AUTOCENTER, 0)):
-        if code in source.codes(EV_FF):
-            events.append((EV_FF, code, value))
-    source.inject(events)
-
-
-def _lifts(source: Source) -> list[tuple[int, int, int]]:
-    """The end of each contact; the slot that the hardware speaks of stays what it was."""
-    slots = bytearray(struct.pack(f"{1 + SLOTS_MAX}i", ABS_MT_TRACKING_ID, *[-1] * SLOTS_MAX))
-    fcntl.ioctl(source.fileno(), _GET_SLOTS, slots)
-    ids = struct.unpack(f"{1 + SLOTS_MAX}i", slots)[1:]
-    found = []
-    for slot, contact in enumerate(ids):
-        if contact >= 0:
-            found += [(EV_ABS, ABS_MT_SLOT, slot), (EV_ABS, ABS_MT_TRACKING_ID, -1)]
-    return [*found, (EV_ABS, ABS_MT_SLOT, _axis(source, ABS_MT_SLOT)[0])] if found else []
 
 
 def _axis(source: Source, code: int) -> tuple[int, ...]:

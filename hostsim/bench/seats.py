@@ -148,11 +148,12 @@ class _Owner:
 
 
 class Mover(Client):
-    """Works the devices from a process of its own: moves numbered from 1, `rate` a second."""
+    """Works the devices from a process of its own: moves numbered from 1, `rate` a second. most: at
+    once, when it is late; with 1, what is late is left out."""
 
-    def __init__(self, feeders: Sequence[Feeder], rate: int) -> None:
+    def __init__(self, feeders: Sequence[Feeder], rate: int, most: int = 1) -> None:
         fds = [feeder.fileno() for feeder in feeders]
-        super().__init__([str(CLIENT), "feed", str(rate), *map(str, fds)], keep=fds)
+        super().__init__([str(CLIENT), "feed", str(rate), str(most), *map(str, fds)], keep=fds)
 
     def sent(self) -> int:
         """The last move."""

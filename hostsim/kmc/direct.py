@@ -137,8 +137,7 @@ class Direct:
             for file, trigger in triggers.items():
                 self._journal.add("led", file=file, trigger=trigger)
             leds.cut(triggers)
-            source.lift()
-            evstate.quiet(source)
+            source.still()
             source.grab()
             device.saved = self._memory.take(source.identity.key)
             if self._owner is not None:
@@ -226,8 +225,7 @@ class Direct:
                 if not device.plain:
                     device.now = evstate.read(device.source, mapped=bool(device.found.keys))
                 device.saved[name] = device.now
-                device.source.lift(device.carried)
-                evstate.quiet(device.source)
+                device.source.still(device.carried)
 
     def restore(self, name: str) -> None:
         """Nothing pressed but what is carried; settings as it had them. No OS has the node yet."""

@@ -209,11 +209,12 @@ class Foreground:
         assert self.holder == name, (self.holder, name)
         self.holder = None
         self._ordered = False
-        actions: list[Action] = []
-        if self._state[name] is State.RELEASING:
-            self._move(name, State.BACKGROUND)
-            actions.append(Tell(name, State.BACKGROUND))
-        return actions + self._go_on()
+        if self._state[name] is not State.RELEASING:
+            return self._go_on()
+        self._move(name, State.BACKGROUND)
+        tell, following = Tell(name, State.BACKGROUND), self._go_on()
+        # The next OS need not wait for what the old one does about it, but where they are the same.
+        return [tell, *following] if Take(name) in following else [*following, tell]
 
     def taken(self, name: str) -> list[Action]:
         """The drivers have given everything to `name`."""

@@ -280,7 +280,7 @@ class Kmc:
                 case Take(name):
                     background.leave(self._oses[name])
                     self._take(name)
-                    todo.extendleft(reversed(self._machine.taken(name)))
+                    todo.extend(self._machine.taken(name))  # after what the old OS is to be told
                 case Tell(name, state):
                     self._ports[name].tell(Message(Type.STATE, 0, state.value))
                     if state is State.BACKGROUND:

@@ -105,8 +105,7 @@ class Mirror:
         self._cut_leds()
         try:
             chord = [key_code(name) for name in spec.hotkey]
-            source.lift()
-            evstate.quiet(source)  # what the machine's readers have seen begin ends for them
+            source.still()  # what the machine's readers have seen begin ends for them
             source.grab()
             for name, nodes in self._oses.items():
                 device.clones[name] = Clone(source)

@@ -13,11 +13,11 @@ import functools
 import grp
 import logging
 import os
-import stat
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from cext import evnode
 from hostsim.errors import HostsimError
 from hostsim.vm import Vm
 from netns.evdevices import Source, classify
@@ -115,17 +115,9 @@ class OsNodes:
         self.vm.devices.allow(os.major(node.rdev), os.minor(node.rdev))
         self._given[node.sysname] = node
         try:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(node.sysname, dir_fd=self.vm.input_fd)  # whatever the OS put there
-            # first what a program can read from, then what libudev's readers look at
-            before = os.umask(0)  # the group writes too: LEDs, effects
-            try:
-                os.mknod(node.sysname, stat.S_IFCHR | 0o660, node.rdev, dir_fd=self.vm.input_fd)
-            finally:
-                os.umask(before)
-            os.chown(
-                node.sysname, 0, _input_group(), dir_fd=self.vm.input_fd, follow_symlinks=False
-            )
+            # first what a program can read from, and write to: LEDs, effects; then what libudev's
+            # readers look at
+            evnode.make(self.vm.input_fd, node.sysname, node.rdev, _input_group())
             self._record(node)
         except OSError:
             self.withdraw(node.sysname)
@@ -146,6 +138,8 @@ class OsNodes:
 
     def settle(self) -> None:
         """Take down what udev's readers see of withdrawn nodes, and say that they went."""
+        if not self._leaving:
+            return  # whether the OS lives is not asked for nothing
         leaving, self._leaving = self._leaving, []
         for node in leaving if self.vm.alive else ():
             self._erase(node)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from evdev import AbsInfo, UInput, ecodes
+from ff import answer, next_ff
 from rig import Rig, spec, wait_for
 
 pytestmark = [pytest.mark.uinput, pytest.mark.timeout(300)]
@@ -202,43 +203,6 @@ def test_rumble_belongs_to_the_foreground(all_kinds: tuple[Rig, dict[str, UInput
     assert program.poll() is None
     program.kill()  # the kernel erases what a program leaves behind
     answer(pad, E.UI_FF_ERASE)
-
-
-def answer(pad: UInput, what: int) -> list[int]:
-    """Serve one request as the hardware's driver would; the strengths that were uploaded."""
-    found: list[int] = []
-
-    def served() -> bool:
-        while (event := pad.read_one()) is not None:
-            if event.type != E.EV_UINPUT:
-                continue
-            if event.code == E.UI_FF_UPLOAD:
-                upload = pad.begin_upload(event.value)
-                upload.retval = 0
-                found.append(upload.effect.u.ff_rumble_effect.strong_magnitude)
-                pad.end_upload(upload)
-            else:
-                erase = pad.begin_erase(event.value)
-                erase.retval = 0
-                pad.end_erase(erase)
-            return event.code == what
-        return False
-
-    wait_for(served, "the request")
-    return found
-
-
-def next_ff(pad: UInput) -> int:
-    values: list[int] = []
-
-    def seen() -> bool:
-        while (event := pad.read_one()) is not None:
-            if event.type == E.EV_FF and event.code < 0x60:
-                values.append(event.value)
-        return bool(values)
-
-    wait_for(seen, "the effect is started")
-    return values[0]
 
 
 def test_a_lid_that_closed_meanwhile_is_closed(all_kinds: tuple[Rig, dict[str, UInput]]) -> None:

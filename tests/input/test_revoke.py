@@ -7,11 +7,11 @@ import re
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from cffi import FFI
-from rig import HERE, Puppet, Rig, spec, wait_for
+from rig import HERE, Puppet, Reader, Rig, Typist, spec, wait_for
 
 import cext.revoke
 from cext.revoke import Hold, Revoked, Revoker
@@ -59,15 +59,25 @@ def leave_out(tmp_path: Path, monkeypatch: Patch) -> Callable[[dict[str, str]], 
     return change
 
 
+class Scene(NamedTuple):
+    rig: Rig
+    keyboard: Typist
+    attacker: Puppet  # in work, which has the keyboard
+    play: Reader
+
+
 @pytest.fixture
-def started(tmp_path: Path) -> Iterator[Callable[[], Rig]]:
-    """started(): the OSes are up."""
+def started(tmp_path: Path) -> Iterator[Callable[[], Scene]]:
+    """started(): the OSes are up, and the KMC has a keyboard."""
     rigs: list[Rig] = []
 
-    def start() -> Rig:
-        rigs.append(Rig(spec("direct"), tmp_path))
-        rigs[-1].start()
-        return rigs[-1]
+    def start() -> Scene:
+        rig = Rig(spec("direct"), tmp_path)
+        rigs.append(rig)
+        rig.start()
+        keyboard = rig.typist("keyboard", "Test Keyboard")
+        wait_for(rig.devices, "the KMC has the keyboard")
+        return Scene(rig, keyboard, Puppet(rig.vms["work"]), rig.reader("play"))
 
     yield start
     for rig in rigs:
@@ -96,17 +106,14 @@ def reads(attacker: Puppet, *words: str) -> bool:
 )
 def test_a_hidden_descriptor_reads_nothing(
     leave_out: Callable[[dict[str, str]], None],
-    started: Callable[[], Rig],
+    started: Callable[[], Scene],
     defended: bool,
     how: str,
     pieces: dict[str, str],
 ) -> None:
     if not defended:
         leave_out(pieces)
-    rig = started()
-    keyboard = rig.typist("keyboard", "Test Keyboard")
-    wait_for(rig.devices, "the KMC has the keyboard")
-    attacker, play = Puppet(rig.vms["work"]), rig.reader("play")
+    rig, keyboard, attacker, play = started()
     assert attacker("hide", how, keyboard.node) == "done"
     rig.flip("play")
     wait_for(lambda: play.opened() == 1, "play has the keyboard")
@@ -121,17 +128,14 @@ RUNNERS, FLIPS = 2, 10
 
 def test_a_descriptor_that_runs_from_process_to_process_reads_nothing(
     leave_out: Callable[[dict[str, str]], None],
-    started: Callable[[], Rig],
+    started: Callable[[], Scene],
     defended: bool,
     tmp_path: Path,
 ) -> None:
     """Defence: the OS is frozen while it is looked through."""
     if not defended:
         leave_out(FREEZE)
-    rig = started()
-    keyboard = rig.typist("keyboard", "Test Keyboard")
-    wait_for(rig.devices, "the KMC has the keyboard")
-    attacker, play = Puppet(rig.vms["work"]), rig.reader("play")
+    rig, keyboard, attacker, play = started()
     out = tmp_path / "out"
     out.touch()
     for _ in range(FLIPS if defended else 8 * FLIPS):  # it is a matter of luck, and of being many
@@ -150,7 +154,7 @@ def test_a_descriptor_that_runs_from_process_to_process_reads_nothing(
 
 
 def test_an_os_that_holds_on_is_killed_before_another_has_the_device(
-    started: Callable[[], Rig], defended: bool, monkeypatch: Patch
+    started: Callable[[], Scene], defended: bool, monkeypatch: Patch
 ) -> None:
     """The look through it comes to no end: here, the first does nothing and says so. Defence: the
     OS is killed, and looked through again; the driver goes out of use where that does not do."""
@@ -164,10 +168,7 @@ def test_an_os_that_holds_on_is_killed_before_another_has_the_device(
         answers *= 2
         answers[0] = Revoked(0, 0, 0, 0, 1, False, True)  # the second look says that all is well
         monkeypatch.setattr(Vm, "kill", lambda _: None)
-    rig = started()
-    keyboard = rig.typist("keyboard", "Test Keyboard")
-    wait_for(rig.devices, "the KMC has the keyboard")
-    attacker, play = Puppet(rig.vms["work"]), rig.reader("play")
+    rig, keyboard, attacker, play = started()
     fd = attacker("open", keyboard.node)
     rig.flip("play")
     wait_for(lambda: play.opened() == 1, "play has the keyboard")
@@ -179,13 +180,11 @@ def test_an_os_that_holds_on_is_killed_before_another_has_the_device(
 
 
 def test_what_nobody_can_take_away_nobody_else_gets(
-    started: Callable[[], Rig], monkeypatch: Patch, caplog: pytest.LogCaptureFixture
+    started: Callable[[], Scene], monkeypatch: Patch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Even with the OS killed, the devices are found open: somebody else in the host has them."""
     never = Revoked(0, 1, 0, 0, 50, True, False)
-    rig = started()
-    rig.typist("keyboard", "Test Keyboard")
-    wait_for(rig.devices, "the KMC has the keyboard")
+    rig, *_ = started()
     monkeypatch.setattr(Revoker, "revoke", lambda *_: never)
     assert rig.flip("play")["foreground"] == "play"
     assert rig.devices() == []

@@ -66,6 +66,7 @@ def test_what_became_of_each_event() -> None:
         "sent": 9,
         "none": 3,
         "unowned": 4,  # with the button's, which changes with the 8th
+        "at most unowned": 4,
         "lost": 1,
         "overflowed": 0,
         "leaked": 1,
@@ -77,6 +78,7 @@ def test_what_overflowed_is_not_lost() -> None:
     read = [1, 2, 6, 9], [8]
     found = losses.count(9, read, ([range(1, 7)], [range(7, 9)]), ([range(3, 6)], []))
     assert (found["lost"], found["overflowed"], found["none"]) == (1, 3, 4)
+    assert (found["unowned"], found["at most unowned"]) == (1, 4)
 
 
 def test_a_run_of_a_mode_serves_all_its_cases(monkeypatch: pytest.MonkeyPatch) -> None:

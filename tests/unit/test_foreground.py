@@ -38,7 +38,7 @@ def test_a_flip_step_by_step() -> None:
     assert machine.foreground is None
     assert machine.state("work") is State.RELEASING
     assert machine.agent_released("work") == [Release("work")]
-    assert machine.released("work") == [Tell("work", State.BACKGROUND), Take("play")]
+    assert machine.released("work") == [Take("play"), Tell("work", State.BACKGROUND)]
     assert machine.state("play") is State.TAKING
     assert machine.taken("play") == [Tell("play", State.FOREGROUND), Done("play", "work")]
     assert machine.foreground == "play"

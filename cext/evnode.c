@@ -1,0 +1,120 @@
+/* See evnode.h. */
+#define _GNU_SOURCE
+#include "evnode.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/input.h>
+#include <stdbool.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define FULL_GAIN 0xffff
+
+/* Enough for a release of every key there is, and an end of everything else. */
+struct frames {
+    unsigned n;
+    struct input_event ev[KEY_CNT + 2 * HS_EVNODE_SLOTS + SND_CNT + 8];
+};
+
+static void put(struct frames *f, unsigned type, unsigned code, int32_t value) {
+    f->ev[f->n++] =
+        (struct input_event){.type = (uint16_t)type, .code = (uint16_t)code, .value = value};
+}
+
+static bool bit(const uint8_t *bits, unsigned n) {
+    return bits[n / 8] >> (n % 8) & 1;
+}
+
+static int lift_keys(struct frames *f, int fd, const uint16_t *keep, uint32_t n) {
+    uint8_t keys[(KEY_CNT + 7) / 8] = {0};
+    int released = 0;
+
+    if (ioctl(fd, EVIOCGKEY(sizeof(keys)), keys) < 0)
+        return -errno;
+    for (unsigned code = 0; code < KEY_CNT; code++) {
+        bool kept = !bit(keys, code);
+
+        for (uint32_t i = 0; i < n && !kept; i++)
+            kept = keep[i] == code;
+        if (kept)
+            continue;
+        put(f, EV_KEY, code, 0);
+        released++;
+    }
+    return released;
+}
+
+static void lift_contacts(struct frames *f, int fd) {
+    struct {
+        uint32_t code;
+        int32_t id[HS_EVNODE_SLOTS];
+    } slots = {.code = ABS_MT_TRACKING_ID};
+    struct input_absinfo slot;
+    bool lifted = false;
+
+    memset(slots.id, 0xff, sizeof(slots.id));
+    if (ioctl(fd, EVIOCGMTSLOTS(sizeof(slots)), &slots) < 0)
+        return; /* it has none */
+    for (int i = 0; i < HS_EVNODE_SLOTS; i++)
+        if (slots.id[i] >= 0) {
+            put(f, EV_ABS, ABS_MT_SLOT, i);
+            put(f, EV_ABS, ABS_MT_TRACKING_ID, -1);
+            lifted = true;
+        }
+    if (lifted && ioctl(fd, EVIOCGABS(ABS_MT_SLOT), &slot) >= 0)
+        put(f, EV_ABS, ABS_MT_SLOT, slot.value);
+}
+
+static void silence(struct frames *f, int fd) {
+    uint8_t sounds[(SND_CNT + 7) / 8] = {0}, effects[(FF_CNT + 7) / 8] = {0};
+
+    if (ioctl(fd, EVIOCGSND(sizeof(sounds)), sounds) >= 0)
+        for (unsigned code = 0; code < SND_CNT; code++)
+            if (bit(sounds, code))
+                put(f, EV_SND, code, 0);
+    if (ioctl(fd, EVIOCGBIT(EV_FF, sizeof(effects)), effects) < 0)
+        return;
+    if (bit(effects, FF_GAIN))
+        put(f, EV_FF, FF_GAIN, FULL_GAIN);
+    if (bit(effects, FF_AUTOCENTER))
+        put(f, EV_FF, FF_AUTOCENTER, 0);
+}
+
+int hs_evnode_still(int fd, const uint16_t *keep, uint32_t n, int keys) {
+    struct frames f;
+    int released;
+    ssize_t size;
+
+    f.n = 0;
+    released = lift_keys(&f, fd, keep, n);
+    if (released < 0)
+        return released;
+    if (!keys) {
+        lift_contacts(&f, fd);
+        silence(&f, fd);
+    }
+    if (f.n == 0)
+        return 0;
+    put(&f, EV_SYN, SYN_REPORT, 0);
+    size = (ssize_t)(f.n * sizeof(f.ev[0]));
+    if (write(fd, f.ev, (size_t)size) != size)
+        return errno == ENODEV ? -ENODEV : -EIO;
+    return released;
+}
+
+int hs_evnode_make(int directory, const char *name, uint64_t rdev, uint32_t group) {
+    mode_t before;
+    int ret = 0;
+
+    unlinkat(directory, name, 0); /* whatever is there; what cannot go fails the next step */
+    before = umask(0);
+    if (mknodat(directory, name, S_IFCHR | 0660, rdev) < 0)
+        ret = -errno;
+    umask(before);
+    if (ret == 0 && fchownat(directory, name, 0, group, AT_SYMLINK_NOFOLLOW) < 0)
+        ret = -errno;
+    return ret;
+}

@@ -1,0 +1,21 @@
+"""Devices at rest, and their nodes, without the interpreter. Wraps evnode.h."""
+
+import os
+from collections.abc import Collection
+
+from cext import check
+from cext._native import lib
+
+
+def still(fd: int, keep: Collection[int] = (), keys: bool = False) -> int:
+    """Release every key that is down but for those to `keep`, lift contacts, silence sounds, reset
+    force feedback's gain; with `keys`, only the first of these. How many keys were released. Raises
+    OSError (ENODEV: unplugged)."""
+    return check(lib.hs_evnode_still(fd, list(keep), len(keep), keys), "input device at rest")
+
+
+def make(directory: int, name: str, rdev: int, group: int) -> None:
+    """A character node, root's and the group's to read and write, in place of what has the name.
+    Raises OSError."""
+    made = lib.hs_evnode_make(directory, os.fsencode(name), rdev, group)
+    check(made, f"node {name}")
