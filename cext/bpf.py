@@ -201,6 +201,19 @@ def attach_cgroup(program_fd: int, cgroup_fd: int, kind: int, flags: int = 0) ->
     check(lib.bpf_prog_attach(program_fd, cgroup_fd, kind, flags), "BPF attach to a cgroup")
 
 
+def detach_cgroup(cgroup_fd: int, kind: int) -> None:
+    """Take away every program of a kind that is attached to a cgroup v2 directory itself. Raises
+    OSError."""
+    ids, count = ffi.new("uint32_t[64]"), ffi.new("uint32_t *", 64)  # BPF_CGROUP_MAX_PROGS
+    check(lib.bpf_prog_query(cgroup_fd, kind, 0, ffi.NULL, ids, count), "BPF query of a cgroup")
+    for number in ids[0 : count[0]]:
+        program = check(lib.bpf_prog_get_fd_by_id(number), "BPF program of a cgroup")
+        try:
+            check(lib.bpf_prog_detach2(program, cgroup_fd, kind), "BPF detach from a cgroup")
+        finally:
+            os.close(program)
+
+
 def _log() -> str:
     buffer = ffi.new("char[]", 8193)
     lib.hs_bpf_take_log(buffer, 8193)

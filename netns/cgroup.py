@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from cext import bpf
 from hostsim.errors import HostsimError
 
 Controller = Literal["memory", "cpu", "pids"]
@@ -244,6 +245,7 @@ def remove(path: Path) -> None:
         try:
             for directory in _tree(path):
                 with contextlib.suppress(FileNotFoundError):
+                    _release(directory)
                     directory.rmdir()
             return
         except OSError as error:
@@ -258,6 +260,25 @@ def remove(path: Path) -> None:
             os.close(pidfd)
         if not pidfds:  # the last one is between its end and leaving the group
             os.sched_yield()
+
+
+def _release(directory: Path) -> None:
+    """Detach the device programs of an empty v2 group. They would go with it, but a socket that
+    outlives its process (what TCP has not sent yet) keeps a removed group, and what hangs on it."""
+    try:
+        empty = "populated 0" in (directory / "cgroup.events").read_text()
+    except FileNotFoundError:  # a v1 hierarchy, or it is gone
+        return
+    if not empty:
+        return
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        bpf.detach_cgroup(fd, bpf.CGROUP_DEVICE)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a kernel without CONFIG_CGROUP_BPF
+            raise
+    finally:
+        os.close(fd)
 
 
 def _make(leaf: Path) -> None:

@@ -51,7 +51,7 @@ class DeviceList:
         self._map: bpf.Map | None = None
 
     def attach(self, cgroup_fd: int) -> None:
-        """Deny everything but the list to the cgroup; the program goes with the cgroup. Raises
+        """Deny everything but the list to the cgroup; the program goes when the cgroup does. Raises
         HostsimError where the kernel has no BPF for that."""
         self._object = _load() if self._own else _shared.take()
         try:

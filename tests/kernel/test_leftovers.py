@@ -80,6 +80,40 @@ def test_a_cgroup_and_a_process_in_it(before: frozenset[str]) -> None:
     assert leftovers.settle(before) == []
 
 
+SOCKET = """
+import socket, sys
+here = socket.socket(fileno=0)
+here.recv(1)
+with socket.socket() as one:
+    socket.send_fds(here, [b"x"], [one.fileno()])
+"""
+"""Waits to be moved into a group, and sends a socket out of it."""
+
+
+def test_a_socket_that_outlives_a_group_does_not_keep_its_programs(before: frozenset[str]) -> None:
+    root = cgroup.layout().v2
+    assert root is not None
+    path = root / "hs-left-socket"
+    path.mkdir()
+    loaded = bpf.Object("devices")
+    ours, theirs = socket.socketpair()
+    with ours, theirs, subprocess.Popen((sys.executable, "-c", SOCKET), stdin=theirs) as child:
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            bpf.attach_cgroup(loaded.program("device"), fd, bpf.CGROUP_DEVICE, bpf.ALLOW_MULTI)
+            os.close(fd)
+            (path / "cgroup.procs").write_text(str(child.pid))
+            ours.send(b"x")
+            _, (kept,), _, _ = socket.recv_fds(ours, 1, 1)
+            child.wait(10)
+        finally:
+            loaded.close()
+            cgroup.remove(path)
+    left = leftovers.settle(before, 2.0)
+    os.close(kept)
+    assert left == []
+
+
 def test_a_child_of_ours(before: frozenset[str]) -> None:
     with subprocess.Popen(("cat",), stdin=subprocess.PIPE) as process:
         assert f"process {process.pid} " in new(before)
