@@ -35,14 +35,15 @@ VMS = "".join(
 )
 
 
-OFFLOADS_OFF = """
-import array, fcntl, socket, struct
+OFFLOADS = """
+import array, fcntl, socket, struct, sys
 sock = socket.socket()
 for command in (0x17, 0x1F, 0x24):  # ETHTOOL_STXCSUM, _STSO, _SGSO (linux/ethtool.h)
-    value = array.array("I", [command, 0])
+    value = array.array("I", [command, int(sys.argv[1])])
     request = struct.pack("16sQ", b"eth0", value.buffer_info()[0]).ljust(40, bytes(1))
     fcntl.ioctl(sock, 0x8946, request)  # SIOCETHTOOL
 """
+"""Sets whether eth0 takes packets without a checksum, and super-packets, as it does at first."""
 
 
 class Program(Protocol):
@@ -67,6 +68,7 @@ class _Ends:
     def __init__(self, name: str, text: str = "") -> None:
         self.closing = contextlib.ExitStack()
         self.vms: dict[str, Vm] = {}
+        self._offloads = True
         with contextlib.ExitStack() as stack:
             self.folder = stack.enter_context(claimed(name))
             self.spec = parse(f'[host]\nname = "{name}"\n{VMS}{text}', self.folder / "bench.toml")
@@ -82,6 +84,14 @@ class _Ends:
     def start(self, end: str, argv: Sequence[str]) -> Program:
         """Run a program at an end; its output is a pipe."""
         return self.vms[end].popen(argv, stdout=subprocess.PIPE)
+
+    def offloads(self, on: bool) -> None:
+        """Whether the ends leave checksums and segments to eth0, or finish them before it. Raises
+        HostsimError."""
+        if on != self._offloads:
+            for vm in self.vms.values():
+                _run("ip", "netns", "exec", vm.netns, sys.executable, "-c", OFFLOADS, str(int(on)))
+            self._offloads = on
 
     def close(self) -> None:
         """Remove everything."""
@@ -181,9 +191,7 @@ class Ovs(Bridge):
         super().__init__(name, text)
 
     def _join(self) -> None:
-        for end in self.vms:  # the userspace datapath wants finished checksums
-            inside = ("ip", "netns", "exec", self.vms[end].netns)
-            _run(*inside, sys.executable, "-c", OFFLOADS_OFF)
+        self.offloads(False)  # the userspace datapath wants finished checksums
         socket = self.folder / "db.sock"
         schema = "/usr/share/openvswitch/vswitch.ovsschema"
         _run("ovsdb-tool", "create", str(self.folder / "conf.db"), schema)
