@@ -11,9 +11,9 @@ readers afterwards.
     unread     of those in none, in direct mode: that came after that, and were in the file which
                the OS lost, as the KMC has counted them
     dropped    times that a reader was so slow that the kernel's buffer for it overflowed
-    uncounted  of those in none, in mirror mode: that the KMC's counters do not have, or have too
-               much, but for what `overflowed` leaves open
-    resyncs    times that the KMC was so slow itself (mirror mode): such events are `uncounted`
+    uncounted  of those in none: that the KMC's counters do not have, or have too much, but for what
+               `overflowed` leaves open. In mirror mode only, where events come by the KMC
+    resyncs    times that the KMC was so slow itself, in mirror mode: such events are `uncounted`
     leaked     read in both OSes
     doubled    read twice in one OS
     stuck      buttons whose release an OS never saw, or whose press it did not see before that
@@ -47,6 +47,7 @@ KINDS = {
     "sent": "events",
     "rate": "events/s",
 }
+MIRROR_ONLY = ("uncounted", "resyncs")
 BUTTON = 8  # moves from one change of the button to the next (cext/bench_client.c)
 LEAST = 3  # events that come between two flips
 LATE = 2  # events at once, where the machine is too busy for RATE: more might overflow a reader
@@ -104,9 +105,10 @@ class Losses:
                 found[kind] = sum(one.ask(kind) for one in pair.clients)
             counters = client.ask(HOST, "devices")[0]["counters"]
             least, most = found.pop("unowned"), found.pop("at most unowned")
-            has = counters.get("unowned", 0)
-            found["uncounted"] = max(least - has, has - most, 0) if mode == "mirror" else 0
-            found["resyncs"] = counters.get("resyncs", 0)
+            if mode == "mirror":
+                has = counters["unowned"]
+                found["uncounted"] = max(least - has, has - most, 0)
+                found["resyncs"] = counters["resyncs"]
             found["unread"] = counters.get("unread", 0)
         return found
 
