@@ -17,7 +17,8 @@ memory for all, without a copy; `ring-isolated` copies in and out at each hop. A
 sender wait, or all that the first VMs do is spent on what the last ones drop. `veth`: the VMs
 forward in the kernel, and the hops between them are direct links; its peer is the same chain with
 each hop by the switch. (There the source and the sink, being packet functions, are reached by the
-switch.)
+switch.) Peer of every chain of two or more, by turns with it: `shorter`, the same with a VM less;
+the ratio is what the last VM leaves of the packets.
 """
 
 import argparse
@@ -66,14 +67,11 @@ def run(options: argparse.Namespace) -> Json:
     for length in lengths:
         for path in paths:
             peers = {"switch": by_switch(path)} if path != "switch" else {}
-            cases.append(
-                common.Case(
-                    f"{length}/{path}",
-                    "Mpps",
-                    partial(measure, length, path),
-                    {name: partial(measure, length, its) for name, its in peers.items()},
-                )
-            )
+            beside = {name: partial(measure, length, its) for name, its in peers.items()}
+            if length > 1:
+                beside["shorter"] = partial(measure, length - 1, path)
+            measured = partial(measure, length, path)
+            cases.append(common.Case(f"{length}/{path}", "Mpps", measured, beside))
             ours, theirs = RoundTrips(length, path), RoundTrips(length, by_switch(path))
             cases += [
                 common.Case(
