@@ -2,7 +2,6 @@
 
 import os
 import signal
-import statistics
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,7 @@ pytestmark = [pytest.mark.uinput, pytest.mark.timeout(240)]
 A = 30
 OVERRUN = 50
 """Milliseconds that a flip away from an OS that hangs may take after the deadline."""
-ATTEMPTS = 3
+ATTEMPTS = 3  # each counts
 
 
 def rig_with(background: str, folder: Path, mode: str = "mirror") -> Rig:
@@ -135,8 +134,7 @@ def test_an_os_that_hangs_is_overruled_and_marked(tmp_path: Path, how: str, mode
             assert rig.flip("work")["foreground"] == "work"
         print(f"{how}, {mode}: overruled after 500 ms, away after {took} ms")
         assert min(took) >= 500
-        # the middle one: any one may meet a moment in which the machine gives the emulator no time
-        assert statistics.median(took) <= 500 + OVERRUN
+        assert max(took) <= 500 + OVERRUN
         assert rig.status()["oses"][0]["overruled"] == ATTEMPTS
         want = "frozen" if how == "frozen" else "hung"
         wait_for(lambda: rig.status()["oses"][0]["agent"] == want, f"work is marked {want}")
