@@ -107,12 +107,11 @@ class Object:
         if self._handle == ffi.NULL:
             raise OSError(ffi.errno, f"BPF object {name}: {_log() or os.strerror(ffi.errno)}")
         try:
-            for map_name, entries in (sizes or {}).items():
-                handle = lib.bpf_object__find_map_by_name(self._handle, map_name.encode())
-                check(lib.bpf_map__set_max_entries(handle, entries), f"BPF map {map_name}")
-            for map_name, bits in (flags or {}).items():
-                handle = lib.bpf_object__find_map_by_name(self._handle, map_name.encode())
-                check(lib.bpf_map__set_map_flags(handle, bits), f"BPF map {map_name}")
+            wanted = (lib.bpf_map__set_max_entries, sizes), (lib.bpf_map__set_map_flags, flags)
+            for setter, values in wanted:
+                for map_name, value in (values or {}).items():
+                    handle = lib.bpf_object__find_map_by_name(self._handle, map_name.encode())
+                    check(setter(handle, value), f"BPF map {map_name}")
             result = lib.bpf_object__load(self._handle)
             if result < 0:
                 raise OSError(-result, f"BPF object {name}: {_log() or os.strerror(-result)}")

@@ -15,7 +15,7 @@ import contextlib
 import shutil
 
 from hostsim.bench import common
-from hostsim.bench.losses import KINDS, MIRROR_ONLY, MODES, Losses
+from hostsim.bench.losses import KINDS, MODES_OF, Losses
 from hostsim.bench.seats import NAME, SEATD_SOCKET, Mover, oses, seat
 from hostsim.errors import HostsimError, UsageError
 from hostsim.model import Json
@@ -23,11 +23,8 @@ from netns.evdevices import Feeder, uinput_available
 
 SIZES = tuple(f"{mode}/{count}" for count in (1, 8) for mode in ("mirror", "direct"))
 PERCENTILES = {"": 99, "/p50": 50}
-COUNTED = {kind: (kind, ("mirror",) if kind in MIRROR_ONLY else MODES) for kind in KINDS} | {
-    f"{mode}/{kind}": (kind, (mode,))
-    for mode in MODES
-    for kind in KINDS
-    if mode == "mirror" or kind not in MIRROR_ONLY
+COUNTED = {kind: (kind, modes) for kind, modes in MODES_OF.items()} | {
+    f"{mode}/{kind}": (kind, (mode,)) for kind, modes in MODES_OF.items() for mode in modes
 }
 FLIPS = 100  # of one run; more, and an OS's agent would ask too often (hostsim/kmc/kmc.py)
 RATE = 1000  # moves a second of each device

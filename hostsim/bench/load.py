@@ -19,6 +19,18 @@ SOURCE = IPv4Address("198.18.0.100")
 """The address of the first flows, where each frame is the first of its own."""
 
 
+def take_in(vm: Vm, index: int, tester: Tester) -> None:
+    """Have a VM's interface count the tester's frames, and consume them. Raises OSError."""
+    rtnl = Rtnl(vm.netns_fd)
+    try:
+        rtnl.batch(
+            lambda batch: add_program(batch, index, tester.arrive, "hostsim:arrive", INGRESS),
+            (errno.EEXIST,),  # the qdisc, where the transfer component has it already
+        )
+    finally:
+        rtnl.close()
+
+
 class Load:
     """A tester for any number of rigs, one at a time. flows: see Tester. Owns it; `close` may be
     called twice."""
@@ -29,18 +41,9 @@ class Load:
 
     def join(self, rig: Ours | Bridge) -> None:
         """Count what arrives at the rig's b. Raises OSError."""
-        a, b = rig.vms["a"], rig.vms["b"]
-        index = link(a)[0], link(b)[0]
-        rtnl = Rtnl(b.netns_fd)
-        try:
-            arrive = self._tester.arrive
-            rtnl.batch(
-                lambda batch: add_program(batch, index[1], arrive, "hostsim:arrive", INGRESS),
-                (errno.EEXIST,),  # the qdisc, where the transfer component has it already
-            )
-        finally:
-            rtnl.close()
-        self._ends[a.netns] = index[0], (link(a)[1], link(b)[1])
+        (index, mac), (far, far_mac) = link(rig.vms["a"]), link(rig.vms["b"])
+        take_in(rig.vms["b"], far, self._tester)
+        self._ends[rig.vms["a"].netns] = index, (mac, far_mac)
 
     def run(self, rig: Ours | Bridge, ms: int, window: int, port: int = 0) -> Sent:
         """One flow from a to b, as fast as one thread sends it. Raises OSError, HostsimError."""

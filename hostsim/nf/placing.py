@@ -8,7 +8,7 @@ cores somebody else has changed meanwhile (taskset(1)) is left alone.
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from hostsim.nf.places import places
@@ -26,7 +26,7 @@ class _Process:
     told: Place  # where it was told to run
     used: float  # seconds, as of the last look
     share: float = 0.0  # of a core, with the past fading
-    theirs: bool = field(default=False)  # somebody else has told it where to run
+    theirs: bool = False  # somebody else has told it where to run
 
 
 class Placing:
@@ -72,11 +72,8 @@ class Placing:
             self._processes[number] = _Process(pid, on, on, used)
             return
         one.theirs = one.theirs or on != one.told
-        one.share = (
-            (one.share + (used - one.used) / passed) / 2
-            if one.share
-            else (used - one.used) / passed
-        )
+        share = (used - one.used) / passed
+        one.share = (one.share + share) / 2 if one.share else share
         one.used = used
 
 

@@ -9,8 +9,7 @@ import pytest
 from net import ADDRESSES, Net, made
 
 from cext import dataplane, tester
-from hostsim.routing.transfer import add_to_own
-from netns.links import Rtnl
+from hostsim.bench.load import take_in
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 
@@ -49,9 +48,7 @@ def test_a_hundred_thousand_flows_by_the_last_of_a_thousand_routes(tmp_path: Pat
         server = net.vms["server"]
         load = tester.Tester((IPv4Address("198.18.0.20"), FIRST), 2 * FLOWS)
         closing.callback(load.close)
-        rtnl = Rtnl(server.netns_fd)
-        closing.callback(rtnl.close)
-        add_to_own(rtnl, server.netns_fd, server.eth0, load.arrive, "hostsim:arrive")
+        take_in(server, server.eth0, load)
         net.ping(1)
         net.ping(1, "198.18.0.20", "fw")
         stream(net, load, FIRST, 0, 1000)
