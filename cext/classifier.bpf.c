@@ -308,8 +308,8 @@ int transfer_out(struct __sk_buff *skb) {
     now = bpf_map_lookup_elem(&config, &zero);
     if (!now || !now->on || !packet)
         return TC_ACT_OK;
-    if (!hs_quick(skb, packet, skb->ifindex - HS_IFINDEX) &&
-        hs_flow_of(skb, skb->ifindex - HS_IFINDEX, now->on) != HS_FLOW)
+    if (!hs_quick(skb, packet, skb->ifindex - HS_ETH0) &&
+        hs_flow_of(skb, skb->ifindex - HS_ETH0, now->on) != HS_FLOW)
         return TC_ACT_OK;
     flow = bpf_map_lookup_elem(&flows, &packet->key);
     if (!flow) {

@@ -30,6 +30,7 @@ from cext.words import (
 
 for _name in (
     "IFINDEX",
+    "ETH0",
     "DIRECT",
     "VM_MAX",
     "CHAIN_MAX",

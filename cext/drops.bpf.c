@@ -78,6 +78,7 @@ enum skb_drop_reason {
     SKB_DROP_REASON_TC_EGRESS,
     SKB_DROP_REASON_XDP,
     SKB_DROP_REASON_PACKET_SOCK_ERROR,
+    SKB_DROP_REASON_IP_INNOROUTES,
 };
 
 /* Whether `reason` is this one of the running kernel's, which may not know it. */
@@ -181,7 +182,8 @@ static __always_inline int hs_spare(struct sk_buff *skb, __u32 reason, struct hs
     if (IS(reason, PACKET_SOCK_ERROR))
         return 1;
     if (type == PACKET_BROADCAST || type == PACKET_MULTICAST)
-        return IS(reason, NOT_SPECIFIED) || IS(reason, IPV6DISABLED) || IS(reason, UNHANDLED_PROTO);
+        return IS(reason, NOT_SPECIFIED) || IS(reason, IPV6DISABLED) ||
+               IS(reason, UNHANDLED_PROTO) || IS(reason, IP_INNOROUTES);
     return IS(reason, NO_SOCKET) &&
            (tuple->proto == IPPROTO_ICMP || tuple->proto == IPPROTO_ICMPV6) &&
            BPF_CORE_READ_BITFIELD(skb, cloned);
@@ -263,7 +265,7 @@ int kernel_drop(__u64 *ctx) {
             key.at = hs_sender(index);
     } else {
         key.key.vm = *home;
-        if (framed && (index & HS_DIRECT || index == HS_IFINDEX + *home) &&
+        if (framed && (index & HS_DIRECT || index == HS_ETH0 + *home) &&
             !IS(key.reason, NETFILTER_DROP) && !IS(key.reason, TC_EGRESS) &&
             !IS(key.reason, TC_INGRESS) && !IS(key.reason, XDP))
             key.place = HS_AT_EXIT;

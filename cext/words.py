@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 IFINDEX = 10000
+ETH0 = 20000
 DIRECT = 1 << 24
 VM_MAX = 4095
 CHAIN_MAX = 16

@@ -3,7 +3,8 @@
 Namespace `hs-<host>-switch`, bridge `br0`, one port for each VM and endpoint, named like it. Links
 are made by one netlink message each, all in one batch: the kernel makes port and eth0, enslaves
 the port and sets it up in one go (rtnetlink(7), RTM_NEWLINK with VETH_INFO_PEER). Interface
-numbers are chosen, not asked for: VM number v has IFINDEX + v on both sides (cext/dataplane.h).
+numbers are chosen, not asked for: VM number v's port has IFINDEX + v, its eth0 has ETH0 + v
+(cext/dataplane.h).
 
 The bridge knows the MAC addresses of its own VMs from the start, sticky: a frame with a VM's
 address as its source does not move the entry, wherever it comes in. It still learns what is behind
@@ -42,11 +43,6 @@ def mac(host: str, kind: int, index: int) -> str:
     10 for the bridge."""
     digest = hashlib.sha256(host.encode()).digest()
     return bytes([kind, *digest[:3], index >> 8, index & 0xFF]).hex(":")
-
-
-def ifindex(vm: Vm) -> int:
-    """The interface number of a VM's eth0 and of its port."""
-    return words.IFINDEX + vm.index
 
 
 def bridge_netfilter_off() -> dict[str, str]:
@@ -117,7 +113,7 @@ class Switch:
                     f"host {self.host}", f"more than {words.VM_MAX} VMs and endpoints"
                 )
             vm.mac = mac(self.host, 2, vm.index)
-            vm.eth0 = vm.port = ifindex(vm)
+            vm.eth0, vm.port = words.ETH0 + vm.index, words.IFINDEX + vm.index
             vm.sysctl({"net.ipv6.conf.default.accept_dad": "0"})
 
         def fill(batch: Any) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from cli import until
+
 from hostsim.hostfile import parse
 from hostsim.routing.routes import Dataplane
 from hostsim.switch import Switch
@@ -51,6 +53,7 @@ class Net:
                 vm.start(journal)
             self.switch.start()
             self.switch.connect(list(self.vms.values()))
+            until(lambda: self.switch.linked() == self.vms.keys())
             self.dataplane = Dataplane(self.spec, self.switch, self.vms)
             undo.callback(self.dataplane.close)
             self.dataplane.start()

@@ -2,6 +2,7 @@
 switch; and nothing has that is not lost, is another's, or has a name already."""
 
 import errno
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -223,8 +224,18 @@ def test_what_arrives_is_no_drop(net: Net) -> None:
     send(net, 9, 50)
     server.wait(10)
     server.close()
-    assert not any(kernel(net, name) for name in ("", *net.vms))
+    assert {name: found for name in ("", *net.vms) if (found := kernel(net, name))} == {}
     assert not [one for one in net.dataplane.verify() if one["drops"]]
+
+
+def test_a_group_that_a_vm_has_no_way_to_is_no_drop(net: Net) -> None:
+    """As before its eth0 has an address of its own, or where it was taken."""
+    net.ip("ids", "-6", "route", "del", "ff00::/8", "dev", "eth0", "table", "local")
+    before = net.dataplane.kernel_drops()
+    send(net, 9, 5, "ff02::198%eth0")
+    seen = net.ip("ids", "-s", "-j", "link", "show", "eth0")
+    assert json.loads(seen)[0]["stats64"]["rx"]["packets"] >= 5
+    assert net.dataplane.kernel_drops() == before
 
 
 def test_other_namespaces_do_not_count(net: Net) -> None:

@@ -1,5 +1,6 @@
 """The shipped host `edge`, from outside: the commands a person types, real traffic, real tools."""
 
+import json
 import os
 import signal
 import subprocess
@@ -97,6 +98,9 @@ def test_outside_tools_work_on_the_namespaces(edge: None) -> None:
     links = run("ip", "-n", status["switch"]["netns"], "link", "show", "master", bridge).stdout
     for name in ("client", "server", "fw", "ids"):
         assert f" {name}@" in links
+        # The kernel tells at once of a link that has two numbers, and else once a second.
+        eth0 = json.loads(run("ip", "-n", f"hs-edge-{name}", "-j", "link", "show", "eth0").stdout)
+        assert eth0[0]["ifindex"] != eth0[0]["link_index"]
     dump = ("tcpdump", "-i", "eth0", "-n", "-c", "4", "-U", "--immediate-mode", "tcp port 80")
     with subprocess.Popen(
         ["ip", "netns", "exec", "hs-edge-ids", *dump],
