@@ -1,4 +1,4 @@
-/* See forward.h. This file: the thread, the lock, the table of devices. */
+/* See forward.h. This file: the threads, the lock, the table of devices. */
 #define _GNU_SOURCE
 #include "forward.h"
 #include "forward_device.h"
@@ -16,10 +16,12 @@
 #define NOTICES 64 /* more than that many unread: the oldest fact is enough, newer are dropped */
 #define WAKE UINT64_MAX
 #define NICE (-20)
+#define THREADS 2
 
 struct hs_fwd {
     struct hs_device_set set; /* first: a set is its forwarder */
-    pthread_t thread;
+    pthread_t thread[THREADS];
+    unsigned threads;
     pthread_mutex_t lock;
     int epoll, wake, notice_fd;
     bool stop;
@@ -49,25 +51,40 @@ static void unwatch(struct hs_fwd *f, struct hs_device *d) {
         epoll_ctl(f->epoll, EPOLL_CTL_DEL, d->clones[os], NULL);
 }
 
+/* op: EPOLL_CTL_ADD; or EPOLL_CTL_MOD, which tells again of what is still there. */
+static int watch(struct hs_fwd *f, int op, int fd, uint64_t data) {
+    struct epoll_event ev = {.events = EPOLLIN | EPOLLET, .data.u64 = data};
+
+    return epoll_ctl(f->epoll, op, fd, &ev) < 0 ? -errno : 0;
+}
+
 static void ready(struct hs_fwd *f, uint64_t data) {
     unsigned index = data & 0xffff, os = data >> 16 & 0xffff;
     struct hs_device *d = f->set.device[index];
+    int ret;
 
     if (!d || d->gone || f->generation[index] != data >> 32)
         return;
+    ret = os == REAL ? hs_device_read(d) : hs_device_feedback(d, (int)os);
+    if (ret > 0)
+        watch(f, EPOLL_CTL_MOD, os == REAL ? d->real : d->clones[os], data);
+    if (ret != -ENODEV)
+        return;
     if (os == REAL) {
-        if (hs_device_read(d) == -ENODEV) {
-            d->gone = true;
-            unwatch(f, d);
-            notice(&f->set, HS_FWD_GONE, (int32_t)index);
-        }
-    } else if (hs_device_feedback(d, (int)os) == -ENODEV)
+        d->gone = true;
+        unwatch(f, d);
+        notice(&f->set, HS_FWD_GONE, (int32_t)index);
+    } else
         epoll_ctl(f->epoll, EPOLL_CTL_DEL, d->clones[os], NULL);
 }
 
-/* An event is to go on as soon as it is there, whatever else the machine does, and the thread does
+/* An event is to go on as soon as it is there, whatever else the machine does, and a thread does
  * little at a time. Not real-time: such a thread waits for the processor it was last on. Without
- * the right to it (CAP_SYS_NICE) it is a thread like others. */
+ * the right to it (CAP_SYS_NICE) it is a thread like others.
+ *
+ * There are two: a thread that has been woken may still wait for its processor, for longer than
+ * the kernel's buffer of a fast mouse lasts. The next event then wakes the other one, on another
+ * processor. Each event wakes one of them (EPOLLET). */
 static void *run(void *arg) {
     struct hs_fwd *f = arg;
     struct epoll_event events[32];
@@ -90,13 +107,8 @@ static void *run(void *arg) {
     return NULL;
 }
 
-static int watch(struct hs_fwd *f, int fd, uint64_t data) {
-    struct epoll_event ev = {.events = EPOLLIN, .data.u64 = data};
-
-    return epoll_ctl(f->epoll, EPOLL_CTL_ADD, fd, &ev) < 0 ? -errno : 0;
-}
-
 int hs_fwd_new(struct hs_fwd **out, unsigned oses) {
+    struct epoll_event wake = {.events = EPOLLIN, .data.u64 = WAKE}; /* for every thread */
     sigset_t all, before;
     struct hs_fwd *f;
     int ret;
@@ -112,18 +124,18 @@ int hs_fwd_new(struct hs_fwd **out, unsigned oses) {
     f->epoll = epoll_create1(EPOLL_CLOEXEC);
     f->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     f->notice_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (f->epoll < 0 || f->wake < 0 || f->notice_fd < 0) {
+    if (f->epoll < 0 || f->wake < 0 || f->notice_fd < 0 ||
+        epoll_ctl(f->epoll, EPOLL_CTL_ADD, f->wake, &wake) < 0) {
         ret = -errno;
         goto out;
     }
-    ret = watch(f, f->wake, WAKE);
-    if (ret < 0)
-        goto out;
     sigfillset(&all); /* signals are for the daemon's loop */
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    ret = -pthread_create(&f->thread, NULL, run, f);
+    do
+        ret = -pthread_create(&f->thread[f->threads], NULL, run, f);
+    while (ret == 0 && ++f->threads < THREADS);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (ret == 0) {
+    if (f->threads > 0) { /* one does, where there is no second */
         *out = f;
         return 0;
     }
@@ -159,7 +171,8 @@ void hs_fwd_free(struct hs_fwd *f) {
     f->stop = true;
     pthread_mutex_unlock(&f->lock);
     (void)!write(f->wake, &one, sizeof(one));
-    pthread_join(f->thread, NULL);
+    while (f->threads > 0)
+        pthread_join(f->thread[--f->threads], NULL);
     close(f->epoll);
     close(f->wake);
     close(f->notice_fd);
@@ -203,9 +216,9 @@ int hs_fwd_add(struct hs_fwd *f, int real, const int *clones) {
         goto out;
     }
     hs_device_init(d, &f->set, (int)index, real, clones);
-    ret = watch(f, real, tag(index, REAL, f->generation[index]));
+    ret = watch(f, EPOLL_CTL_ADD, real, tag(index, REAL, f->generation[index]));
     for (unsigned os = 0; clones && ret == 0 && os < f->set.oses; os++)
-        ret = watch(f, clones[os], tag(index, os, f->generation[index]));
+        ret = watch(f, EPOLL_CTL_ADD, clones[os], tag(index, os, f->generation[index]));
     if (ret < 0) {
         unwatch(f, d);
         goto out;

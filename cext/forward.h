@@ -1,5 +1,5 @@
 /* The input forwarder: moves whole evdev frames from real devices to the clone of the foreground
- * OS, on a thread of its own (Linux input protocol: Documentation/input/event-codes.rst,
+ * OS, on threads of its own (Linux input protocol: Documentation/input/event-codes.rst,
  * multi-touch-protocol.rst, uinput.rst).
  *
  * A device has one real evdev descriptor and, for each OS (index 0..oses-1), one uinput
@@ -7,7 +7,7 @@
  * hs_fwd_remove has returned. Each device has at most one owner; a frame (the events up to
  * SYN_REPORT) goes to the owner's clone only, or, where nobody owns the device, nowhere.
  *
- * One mutex holds the whole state. The thread takes it for one bounded batch of reads; release
+ * One mutex holds the whole state. A thread takes it for one bounded batch of reads; release
  * and take hold it while they work. So when hs_fwd_release returns, no event reaches the old
  * owner any more; nothing between threads rests on atomics.
  *
@@ -66,7 +66,7 @@ struct hs_fwd;
 
 /* Start a forwarder for `oses` OSes. EINVAL: none or more than HS_FWD_OSES. */
 int hs_fwd_new(struct hs_fwd **out, unsigned oses);
-/* Stop the thread and free. Devices still there are released first. NULL is allowed. */
+/* Stop the threads and free. Devices still there are released first. NULL is allowed. */
 void hs_fwd_free(struct hs_fwd *f);
 
 /* Readable when a notice waits. The forwarder's own. */

@@ -1,4 +1,4 @@
-"""The input forwarder: real evdev devices to the foreground OS's uinput clones, in C on a thread
+"""The input forwarder: real evdev devices to the foreground OS's uinput clones, in C on threads
 of its own. Wraps forward.h, which has the rules.
 """
 
@@ -13,7 +13,7 @@ GONE: int = lib.HS_FWD_GONE
 
 
 class Forwarder:
-    """One thread, any number of devices up to 64. `close` stops it; twice is harmless.
+    """Any number of devices up to 64. `close` stops it; twice is harmless.
 
     oses: how many OSes there are; they are numbered from 0.
     """
@@ -83,6 +83,6 @@ class Forwarder:
         return leds[0], held[0]
 
     def close(self) -> None:
-        """Release everything and stop the thread. Twice is harmless."""
+        """Release everything and stop the threads. Twice is harmless."""
         lib.hs_fwd_free(self._handle)
         self._handle = ffi.NULL

@@ -7,6 +7,7 @@ timer. What depends on those is tested in tests/input.
 import errno
 import socket
 import struct
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -30,12 +31,15 @@ class Bench:
         self.sockets: list[socket.socket] = []
         self.hardware, self.oses, self.device = self.plug()
 
-    def plug(self) -> tuple[socket.socket, list[socket.socket], int]:
+    def plug(self, waiting: int = 0) -> tuple[socket.socket, list[socket.socket], int]:
+        """A device, with so many key strokes in it already."""
         pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(3)]
         for pair in pairs:
             for end in pair:
                 end.setblocking(False)
                 self.sockets.append(end)
+        for _ in range(waiting):
+            pairs[0][0].send(b"".join(EVENT.pack(0, 0, *e) for e in ((KEY, A, 1), (SYN, 0, 0))))
         device = self.forwarder.add(pairs[0][1].fileno(), [p[1].fileno() for p in pairs[1:]])
         return pairs[0][0], [pair[0] for pair in pairs[1:]], device
 
@@ -93,6 +97,13 @@ def test_frames_go_to_the_owner_only(bench: Bench) -> None:
     stats = bench.forwarder.stats(bench.device)
     assert stats["events"] == 7
     assert (stats["forwarded"], stats["unowned"]) == (5, 2)
+
+
+def test_what_waits_on_a_device_is_read_to_its_end(bench: Bench) -> None:
+    _, _, device = bench.plug(waiting=50)
+    end = time.monotonic() + 5
+    while bench.forwarder.stats(device)["events"] < 50:
+        assert time.monotonic() < end, bench.forwarder.stats(device)
 
 
 def test_a_held_key_is_released_for_the_old_and_unknown_to_the_new(bench: Bench) -> None:
