@@ -13,7 +13,8 @@
  *   first T       the first event after a line `fresh` was readable, at T
  *   last N        on a line `last`: the last value of REL_X that it has read
  *   stuck N       on a line `stuck`: presses of a button that it thought pressed, releases of one
- *                 that it thought released, and buttons that it thinks pressed now
+ *                 that it thought released, and buttons that it thinks pressed now; but for what
+ *                 it was told twice: see ask_down
  *   dropped N     on a line `dropped`: overflows of its readers' buffers (SYN_DROPPED)
  *   numbers N...  on a line `numbers`: all values of REL_X that it has read
  *   gaps A B ...  on a line `gaps`: for each overflow, the values before and after it, 0 where the
@@ -50,6 +51,7 @@
 static int fds[MOST], ids[MOST];
 static char names[MOST][32];
 static bool held[MOST];    /* its BTN_LEFT, as far as its reader knows */
+static bool asked[MOST];   /* that was asked for, and nothing has been read since */
 static bool gap[MOST];     /* its buffer overflowed, and it has given no value since */
 static int32_t last[MOST]; /* value it gave, 0: none */
 static int n_fds;
@@ -79,16 +81,19 @@ static void answer(const char *what, unsigned long long value) {
     fflush(stdout);
 }
 
-/* Whether the device says that its button is down. */
-static bool is_down(int fd) {
+/* Ask the device whether its button is down. The kernel's answer is ahead of its events by the
+ * frame that is under way: the button's event in that one is old news. */
+static void ask_down(int i) {
     uint8_t keys[(KEY_CNT + 7) / 8] = {0};
 
-    return ioctl(fd, EVIOCGKEY(sizeof(keys)), keys) >= 0 && keys[BTN_LEFT / 8] >> BTN_LEFT % 8 & 1;
+    held[i] =
+        ioctl(fds[i], EVIOCGKEY(sizeof(keys)), keys) >= 0 && keys[BTN_LEFT / 8] >> BTN_LEFT % 8 & 1;
+    asked[i] = true;
 }
 
 /* fds[n_fds] has been opened. */
 static void came(void) {
-    held[n_fds] = is_down(fds[n_fds]); /* pressed since the OS has it, before it was opened */
+    ask_down(n_fds); /* it may have been pressed since the OS has it, before it was opened */
     gap[n_fds] = false;
     last[n_fds] = 0;
     n_fds++;
@@ -101,6 +106,7 @@ static void drop(int i) {
     fds[i] = fds[n_fds];
     ids[i] = ids[n_fds];
     held[i] = held[n_fds];
+    asked[i] = asked[n_fds];
     gap[i] = gap[n_fds];
     last[i] = last[n_fds];
     memcpy(names[i], names[n_fds], sizeof(names[i]));
@@ -143,14 +149,17 @@ static void drain(int i) {
         if (ev[k].type == EV_REL && ev[k].code == REL_X)
             moved(i, ev[k].value);
         else if (ev[k].type == EV_KEY && !overflow) {
-            stuck += held[i] == !!ev[k].value;
+            stuck += held[i] == !!ev[k].value && !asked[i];
             held[i] = ev[k].value;
+            asked[i] = false;
         } else if (ev[k].type == EV_SYN && ev[k].code == SYN_DROPPED) {
             dropped++;
             overflow = gap[i] = true;
         }
+    if (size > 0)
+        asked[i] = false;
     if (overflow) /* also takes older news of keys out of the buffer (EVIOCGKEY) */
-        held[i] = is_down(fds[i]);
+        ask_down(i);
     if (size > 0 && fresh) {
         say("first");
         fresh = false;
