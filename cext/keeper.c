@@ -76,7 +76,7 @@ static void *run(void *arg) {
     return NULL;
 }
 
-/* With the lock held. Where not one thread starts, add closes at once. */
+/* Where not one thread starts, add closes at once. */
 static void start(struct hs_keeper *k) {
     sigset_t all, before;
 
@@ -99,6 +99,7 @@ int hs_keeper_new(struct hs_keeper **out) {
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     pthread_cond_init(&k->changed, &monotonic);
     pthread_condattr_destroy(&monotonic);
+    start(k);
     *out = k;
     return 0;
 }
@@ -119,8 +120,6 @@ void hs_keeper_free(struct hs_keeper *k) {
 
 void hs_keeper_add(struct hs_keeper *k, int fd) {
     pthread_mutex_lock(&k->lock);
-    if (k->n_threads == 0)
-        start(k);
     if (k->n_threads > 0 && k->n < HS_KEEPER_MOST) {
         k->queue[(k->first + k->n++) % HS_KEEPER_MOST] =
             (struct kept){.fd = fd, .due = from_now(HS_KEEPER_MS)};

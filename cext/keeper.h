@@ -14,7 +14,7 @@
 
 struct hs_keeper;
 
-/* Its threads start with the first file. */
+/* With its threads: to start them takes longer than a revoke. */
 int hs_keeper_new(struct hs_keeper **out);
 /* Closes all files now, and ends. NULL is allowed. */
 void hs_keeper_free(struct hs_keeper *k);
