@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "forward.h"
 #include "forward_device.h"
+#include "forward_feedback.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -65,7 +66,7 @@ static void ready(struct hs_fwd *f, uint64_t data) {
 
     if (!d || d->gone || f->generation[index] != data >> 32)
         return;
-    ret = os == REAL ? hs_device_read(d) : hs_device_feedback(d, (int)os);
+    ret = os == REAL ? hs_device_read(d) : hs_feedback_read(d, (int)os);
     if (ret > 0)
         watch(f, EPOLL_CTL_MOD, os == REAL ? d->real : d->clones[os], data);
     if (ret != -ENODEV)

@@ -408,39 +408,6 @@ int hs_device_read(struct hs_device *d) {
     return 1;
 }
 
-int hs_device_feedback(struct hs_device *d, int os) {
-    struct input_event ev[BATCH];
-    ssize_t size;
-    bool lit = false;
-
-    size = read(d->clones[os], ev, sizeof(ev));
-    if (size < 0)
-        return errno == EAGAIN || errno == EINTR ? 0 : -ENODEV;
-    if (size == 0)
-        return -ENODEV;
-    for (size_t i = 0; i < (size_t)size / sizeof(ev[0]); i++) {
-        if (d->ff && hs_ff_event(d->ff, (unsigned)os, d->clones[os], d->owner == os ? d->real : -1,
-                                 &ev[i])) {
-            d->stats.feedback += d->owner == os;
-        } else if (ev[i].type == EV_LED && ev[i].code < LED_CNT) {
-            if (ev[i].value)
-                d->leds[os] |= 1u << ev[i].code;
-            else
-                d->leds[os] &= ~(1u << ev[i].code);
-            lit = true;
-        } else if (ev[i].type == EV_SND && ev[i].code < SND_CNT) {
-            d->sound[os][ev[i].code] = ev[i].value;
-            if (d->owner == os && hs_feedback_sound(d, ev[i].code, ev[i].value))
-                d->stats.feedback++;
-        }
-    }
-    if (lit && d->owner == os) {
-        hs_feedback_leds(d, d->leds[os]);
-        d->stats.feedback++;
-    }
-    return 1;
-}
-
 void hs_device_drain(struct hs_device *d) {
     for (unsigned i = 0; i < DRAIN_READS && hs_device_read(d) > 0; i++)
         ;
@@ -514,7 +481,7 @@ void hs_device_release(struct hs_device *d) {
     if (!emit(d, os, &o))
         d->stats.failed++;
     memset(d->down[os], 0, sizeof(d->down[os]));
-    while (hs_device_feedback(d, os) > 0) /* the LEDs it set until now are its own */
+    while (hs_feedback_read(d, os) > 0) /* the LEDs it set until now are its own */
         ;
     hs_feedback_sounds(d, os, false);
     if (d->ff)
@@ -532,7 +499,7 @@ void hs_device_take(struct hs_device *d, int os) {
     press_carried(d, &o);
     if (!emit(d, os, &o))
         d->stats.failed++;
-    while (hs_device_feedback(d, os) > 0)
+    while (hs_feedback_read(d, os) > 0)
         ;
     hs_feedback_leds(d, d->leds[os]);
     hs_feedback_sounds(d, os, true);

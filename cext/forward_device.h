@@ -68,8 +68,6 @@ void hs_device_init(struct hs_device *d, struct hs_device_set *set, int index, i
                     const int *clones);
 /* Read once and handle what came. 0: nothing more waits; 1: more may wait; -ENODEV: unplugged. */
 int hs_device_read(struct hs_device *d);
-/* Read what the OS said to its clone. As hs_device_read. */
-int hs_device_feedback(struct hs_device *d, int os);
 /* Handle all that waits on the hardware now. */
 void hs_device_drain(struct hs_device *d);
 void hs_device_release(struct hs_device *d);
