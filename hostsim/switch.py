@@ -1,10 +1,10 @@
 """The switch: a network namespace of its own with a Linux bridge, and a veth to each VM.
 
 Namespace `hs-<host>-switch`, bridge `br0`, one port for each VM and endpoint, named like it. Links
-are made by one netlink message each, all in one batch: the kernel makes port and eth0, enslaves
-the port and sets it up in one go (rtnetlink(7), RTM_NEWLINK with VETH_INFO_PEER). Interface
-numbers are chosen, not asked for: VM number v's port has IFINDEX + v, its eth0 has ETH0 + v
-(cext/dataplane.h).
+are made in one batch: port and eth0 by one message (rtnetlink(7), RTM_NEWLINK with VETH_INFO_PEER).
+They get what programs hang at before they are up, so that a program that comes later, by
+`routes apply`, disturbs no traffic. Interface numbers are chosen, not asked for: VM number v's port
+has IFINDEX + v, its eth0 has ETH0 + v (cext/dataplane.h).
 
 The bridge knows the MAC addresses of its own VMs from the start, sticky: a frame with a VM's
 address as its source does not move the entry, wherever it comes in. It still learns what is behind
@@ -14,7 +14,7 @@ a port. No IPv6 and no address of the switch's own: the namespace only forwards.
 import errno
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,12 @@ from hostsim.model import Json, Network
 from hostsim.vm import Vm
 from netns import namespace, uplinks
 from netns.journal import Journal
-from netns.links import Rtnl
+from netns.links import Rtnl, add_hook
 
 BRIDGE_INDEX = words.IFINDEX
 BRIDGE_NF = Path("/proc/sys/net/bridge")
 """There where the kernel has br_netfilter, which shows every bridged packet to the namespace's
 iptables, of which the switch has none."""
-IFF_UP = 1
 NTF_MASTER = 0x04
 NTF_STICKY = 0x40
 NUD_NOARP = 0x40
@@ -145,6 +144,7 @@ class Switch:
         def fill(batch: Any) -> None:
             for number in self.uplinks.values():
                 index = words.IFINDEX + number
+                add_hook(batch, index)
                 batch.link("set", index=index, master=BRIDGE_INDEX, state="up")
 
         self.rtnl.batch(fill)
@@ -162,10 +162,10 @@ class Switch:
             index=vm.port,
             address=mac(self.host, 6, vm.index),
             master=BRIDGE_INDEX,
-            flags=IFF_UP,
-            change=IFF_UP,
             info_peer={"index": vm.eth0, "attrs": peer},
         )
+        add_hook(batch, vm.port)
+        batch.link("set", index=vm.port, state="up")
         batch.fdb(
             "add",
             ifindex=vm.port,
@@ -231,10 +231,11 @@ def subnets(vms: Sequence[Vm]) -> list[Network]:
 
 def configure(vm: Vm, networks: Sequence[Network]) -> None:
     """lo and eth0 up, eth0's addresses, and on-link routes to those `networks` it is not in."""
-    own = {address.network for address in vm.spec.addresses}
 
     def fill(batch: Any) -> None:
         batch.link("set", index=1, state="up")
+        if not vm.spec.endpoint:  # those are in no chain, and their tc is their users'
+            add_hook(batch, vm.eth0)
         batch.link("set", index=vm.eth0, state="up")
         for address in vm.spec.addresses:
             flags = {} if address.version == 4 else {"IFA_FLAGS": 0x02}  # no duplicate detection
@@ -245,11 +246,25 @@ def configure(vm: Vm, networks: Sequence[Network]) -> None:
                 prefixlen=address.network.prefixlen,
                 **flags,
             )
-        for network in networks:
-            if network not in own:
-                scope = {"scope": 253} if isinstance(network, IPv4Network) else {}
-                batch.route("add", dst=str(network), oif=vm.eth0, **scope)
+        _fill_routes(batch, vm, networks)
 
+    _batch(vm, fill)
+
+
+def reach(vm: Vm, networks: Sequence[Network]) -> None:
+    """On-link routes to those `networks` that eth0, which is up, is not in."""
+    _batch(vm, lambda batch: _fill_routes(batch, vm, networks))
+
+
+def _fill_routes(batch: Any, vm: Vm, networks: Sequence[Network]) -> None:
+    own = {address.network for address in vm.spec.addresses}
+    for network in networks:
+        if network not in own:
+            scope = {"scope": 253} if isinstance(network, IPv4Network) else {}
+            batch.route("add", dst=str(network), oif=vm.eth0, **scope)
+
+
+def _batch(vm: Vm, fill: Callable[[Any], None]) -> None:
     rtnl = Rtnl(vm.netns_fd)
     try:
         rtnl.batch(fill)

@@ -177,6 +177,12 @@ class LinkMonitor:
         self._socket.close()
 
 
+def add_hook(batch: Any, index: int) -> None:
+    """Give an interface the qdisc that tc programs hang at (clsact, tc-bpf(8)). On one that is up
+    the kernel stops the queue for that, and what is sent meanwhile is dropped."""
+    batch.tc("add", "clsact", index=index)
+
+
 def _compile(fill: Callable[[Any], None]) -> bytes:
     """In the compiler's thread. One IPBatch serves all: making one costs more than a message."""
     global _batch

@@ -1,7 +1,6 @@
 """What loads the data plane in `bench path` and `bench flows`: the kernel's tester (cext/tester.h)
 between a rig's two ends, out by a's eth0, counted where b's eth0 takes frames in."""
 
-import errno
 import json
 import subprocess
 from ipaddress import IPv4Address
@@ -9,7 +8,7 @@ from ipaddress import IPv4Address
 from cext.tester import Sent, Tester
 from hostsim.bench.rig import ADDRESS, Bridge, Ours
 from hostsim.errors import HostsimError
-from hostsim.routing.transfer import INGRESS, add_program
+from hostsim.routing.transfer import HAS_HOOK, INGRESS, add_program
 from hostsim.vm import Vm
 from netns.links import Rtnl
 
@@ -25,7 +24,7 @@ def take_in(vm: Vm, index: int, tester: Tester) -> None:
     try:
         rtnl.batch(
             lambda batch: add_program(batch, index, tester.arrive, "hostsim:arrive", INGRESS),
-            (errno.EEXIST,),  # the qdisc, where the transfer component has it already
+            HAS_HOOK,
         )
     finally:
         rtnl.close()

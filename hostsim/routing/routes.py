@@ -128,7 +128,7 @@ class Dataplane:
             for port in (*(vm.port for vm in self._vms.values()), *uplinks):
                 transfer.add_program(batch, port, classify, "hostsim:classify", transfer.INGRESS)
 
-        self._switch.rtnl.batch(fill)
+        self._switch.rtnl.batch(fill, transfer.HAS_HOOK)
 
     def close(self) -> None:
         """Drop programs and maps; the kernel's last reference goes with the interfaces."""
@@ -197,7 +197,8 @@ class Dataplane:
         self._switch.rtnl.batch(
             lambda batch: transfer.add_program(
                 batch, vm.port, classify, "hostsim:classify", transfer.INGRESS
-            )
+            ),
+            transfer.HAS_HOOK,
         )
         self.link_back(name)
 
@@ -299,7 +300,7 @@ class Dataplane:
                 continue
             vm.sysctl(ROUTER)
             if not vm.spec.addresses:
-                switch.configure(vm, networks)
+                switch.reach(vm, networks)
             transfer.attach(vm, program)
             self._attached.add(vm.index)
 

@@ -7,21 +7,24 @@ The rules come from the switch's classifier, in the kernel; this module puts the
 place and reads the rules out.
 """
 
+import errno
 from typing import Any
 
 from cext.bpf import attach_ingress
 from hostsim.vm import Vm
-from netns.links import Rtnl
+from netns.links import Rtnl, add_hook
 
 INGRESS = 0xFFFFFFF2
 EGRESS = 0xFFFFFFF3
 ROOT = 0xFFFFFFFF
 """TC_H_MIN_INGRESS and TC_H_MIN_EGRESS of clsact, and TC_H_ROOT."""
+HAS_HOOK = (errno.EEXIST,)
 
 
 def add_program(batch: Any, index: int, program_fd: int, name: str, parent: int) -> None:
-    """Put a direct-action program at an interface's clsact qdisc (tc-bpf(8)); its own, new one."""
-    batch.tc("add", "clsact", index=index)
+    """Put a direct-action program at an interface's clsact qdisc (tc-bpf(8)), which it gets first;
+    where it has one already, HAS_HOOK is to be ignored."""
+    add_hook(batch, index)
     batch.tc(
         "add-filter",
         "bpf",
@@ -38,7 +41,7 @@ def add_to_own(rtnl: Rtnl, netns_fd: int, index: int, program_fd: int, name: str
     which is cheaper, or else as `add_program` does. rtnl: in the namespace netns_fd. Raises
     OSError."""
     if not attach_ingress(netns_fd, program_fd, index):
-        rtnl.batch(lambda batch: add_program(batch, index, program_fd, name, INGRESS))
+        rtnl.batch(lambda batch: add_program(batch, index, program_fd, name, INGRESS), HAS_HOOK)
 
 
 def attach(vm: Vm, program_fd: int) -> None:
@@ -46,7 +49,8 @@ def attach(vm: Vm, program_fd: int) -> None:
     rtnl = Rtnl(vm.netns_fd)
     try:
         rtnl.batch(
-            lambda batch: add_program(batch, vm.eth0, program_fd, "hostsim:transfer_out", EGRESS)
+            lambda batch: add_program(batch, vm.eth0, program_fd, "hostsim:transfer_out", EGRESS),
+            HAS_HOOK,
         )
     finally:
         rtnl.close()

@@ -97,6 +97,15 @@ class Net:
         """The hops of that flow: VM, where to, path."""
         return [(hop["vm"], hop["to"], hop["path"]) for hop in self.flow(start)["hops"]]
 
+    def settled(self) -> list[dict[str, Any]]:
+        """The rows of `verify`, once nothing is under way; nothing is missing then."""
+
+        def rest() -> list[dict[str, Any]]:
+            rows = self.dataplane.verify()
+            return rows if not any(row["missing"] for row in rows) else []
+
+        return list(until(rest))
+
     def conserved(self) -> None:
         """Everything a VM sent is accounted for, to the packet."""
         for row in self.dataplane.flows():

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from cli import until
-from net import Net, made
+from net import ENDS, Net, made
 
 from hostsim.errors import HostsimError
 from hostsim.hostfile import parse
@@ -125,6 +125,27 @@ def test_each_packet_meets_one_policy_whole(net: Net) -> None:
     counters = net.dataplane.counters()
     assert (got["count"], got["late"]) == (sent, 0), counters
     assert counters["rules"] > 10
+
+
+def test_a_vm_that_comes_into_a_chain_loses_nothing_that_it_sends(tmp_path: Path) -> None:
+    """It gets its transfer component meanwhile."""
+    text = ENDS + '[[vm]]\nname = "a"\naddress = "198.18.0.1/24"\n'
+    with made("ap", text, tmp_path) as net:
+        receive = stream("receive", "9", "0", "60000")
+        server = net.vms["server"].popen(receive, stdout=subprocess.PIPE)
+        assert server.stdout is not None
+        assert server.stdout.readline() == b"up\n"
+        send = stream("send", "198.18.0.20", "9", "64", "0", "1500", "200000")
+        sender = net.vms["a"].popen(send, stdout=subprocess.PIPE)
+        until(lambda: net.port("a")["rx_packets"] > 1000)
+        route = '[[route]]\nmatch = { proto = "tcp" }\nthrough = ["a"]\n'
+        net.dataplane.apply(parse(f'[host]\nname = "ap"\n{text}{route}', Path("ap.toml")))
+        assert sender.poll() is None
+        assert sender.wait(20) == 0
+        server.close()
+        drops = net.dataplane.kernel_drops()
+        assert drops is not None
+        assert (drops["a"], drops[""]) == ({}, {})
 
 
 def test_a_file_of_other_vms_changes_nothing(net: Net) -> None:

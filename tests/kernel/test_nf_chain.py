@@ -134,7 +134,7 @@ def test_a_download_through_firewall_ids_and_nat(chain: Chain, tmp_path: Path) -
         assert 2000 <= int(port) <= 3999
         counters = chain.functions.counters()
         # Nothing that a function sent is unaccounted for, by the tuple it had when it was sent.
-        until(lambda: all(row["missing"] == 0 for row in chain.net.dataplane.verify()))
+        chain.net.settled()
         # Both ways by ring: fw to ids to nat, and nat to ids to fw.
         assert counters["fw"]["ring_out"] > 100
         assert counters["ids"]["ring_out"] > 1000

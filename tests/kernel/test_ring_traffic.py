@@ -84,9 +84,8 @@ def flipping(chain: Chain, *argv: str) -> bytes:
 
 def conserved(chain: Chain) -> None:
     """Once everything is quiet."""
-    until(lambda: not any(row["missing"] for row in chain.net.dataplane.verify()))
     by_way = {"switch": 0, "ring": 0}
-    for row in chain.net.dataplane.verify():
+    for row in chain.net.settled():
         for way in by_way:
             by_way[way] += row[way]
     assert min(by_way.values()) > 100, by_way
