@@ -5,10 +5,12 @@
  * addresses and ports, which are as in the packet.
  *
  * Interfaces are found by arithmetic, not by look-up, because hostsim chooses their numbers:
- *   VM number v (1..HS_VM_MAX): its port in the switch: HS_IFINDEX + v; eth0 in the VM: HS_ETH0 +
- * v. Two numbers, since the kernel is slow to tell of a link whose ends have the same one
- * (linkwatch takes it for no part of a stack: once a second), and eth0 has no IPv6 before that; the
- * direct link towards VM p in VM v: HS_DIRECT | v << 12 | p. */
+ *   VM number v (1..HS_VM_MAX): its port in the switch: HS_IFINDEX + v;
+ *   its eth0, in the VM: HS_ETH0 + v;
+ *   the direct link towards VM p in VM v: HS_DIRECT | v << 12 | p.
+ * Port and eth0 have two numbers, since the kernel is slow to tell of a link whose ends have the
+ * same one (linkwatch takes it for no part of a stack: once a second), and eth0 has no IPv6 before
+ * that. */
 #ifndef HS_DATAPLANE_H
 #define HS_DATAPLANE_H
 

@@ -252,8 +252,13 @@ def configure(vm: Vm, networks: Sequence[Network]) -> None:
 
 
 def reach(vm: Vm, networks: Sequence[Network]) -> None:
-    """On-link routes to those `networks` that eth0, which is up, is not in."""
-    _batch(vm, lambda batch: _fill_routes(batch, vm, networks))
+    """On-link routes to those `networks` that eth0 is not in; it has to be up for that."""
+
+    def fill(batch: Any) -> None:
+        batch.link("set", index=vm.eth0, state="up")
+        _fill_routes(batch, vm, networks)
+
+    _batch(vm, fill)
 
 
 def _fill_routes(batch: Any, vm: Vm, networks: Sequence[Network]) -> None:
