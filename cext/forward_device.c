@@ -493,14 +493,14 @@ void hs_device_take(struct hs_device *d, int os) {
     struct out o = {0};
 
     hs_device_drain(d);
+    while (hs_feedback_read(d, os) > 0) /* while it is in the background: it is set below, once */
+        ;
     d->owner = os;
     d->touch_wait = touched(d);
     put_positions(d, &o);
     press_carried(d, &o);
     if (!emit(d, os, &o))
         d->stats.failed++;
-    while (hs_feedback_read(d, os) > 0)
-        ;
     hs_feedback_leds(d, d->leds[os]);
     hs_feedback_sounds(d, os, true);
     if (d->ff)

@@ -194,6 +194,15 @@ def test_a_sound_belongs_to_its_os(bench: Bench) -> None:
     assert sounds(bench, 2) == [(BELL, 0), (TONE, 440)]
 
 
+def test_a_sound_that_is_set_just_before_the_take_is_made_once(bench: Bench) -> None:
+    for _ in range(100):
+        bench.flip(0)
+        bench.oses[1].send(EVENT.pack(0, 0, SND, BELL, 1))
+        bench.flip(1)
+        bench.oses[1].send(EVENT.pack(0, 0, SND, BELL, 0))
+        assert sounds(bench, 2) == [(BELL, 1), (BELL, 0)]
+
+
 def sounds(bench: Bench, count: int) -> list[tuple[int, int]]:
     """(code, value) of the next sounds that the hardware is to make."""
     found: list[tuple[int, int]] = []
