@@ -14,7 +14,7 @@ a port. No IPv6 and no address of the switch's own: the namespace only forwards.
 import errno
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from hostsim.model import Json, Network
 from hostsim.vm import Vm
 from netns import namespace, uplinks
 from netns.journal import Journal
-from netns.links import Rtnl, add_hook
+from netns.links import Rtnl, add_hook, batch_in
 
 BRIDGE_INDEX = words.IFINDEX
 BRIDGE_NF = Path("/proc/sys/net/bridge")
@@ -248,7 +248,7 @@ def configure(vm: Vm, networks: Sequence[Network]) -> None:
             )
         _fill_routes(batch, vm, networks)
 
-    _batch(vm, fill)
+    batch_in(vm.netns_fd, fill)
 
 
 def reach(vm: Vm, networks: Sequence[Network]) -> None:
@@ -258,7 +258,7 @@ def reach(vm: Vm, networks: Sequence[Network]) -> None:
         batch.link("set", index=vm.eth0, state="up")
         _fill_routes(batch, vm, networks)
 
-    _batch(vm, fill)
+    batch_in(vm.netns_fd, fill)
 
 
 def _fill_routes(batch: Any, vm: Vm, networks: Sequence[Network]) -> None:
@@ -267,11 +267,3 @@ def _fill_routes(batch: Any, vm: Vm, networks: Sequence[Network]) -> None:
         if network not in own:
             scope = {"scope": 253} if isinstance(network, IPv4Network) else {}
             batch.route("add", dst=str(network), oif=vm.eth0, **scope)
-
-
-def _batch(vm: Vm, fill: Callable[[Any], None]) -> None:
-    rtnl = Rtnl(vm.netns_fd)
-    try:
-        rtnl.batch(fill)
-    finally:
-        rtnl.close()

@@ -177,6 +177,15 @@ class LinkMonitor:
         self._socket.close()
 
 
+def batch_in(netns_fd: int, fill: Callable[[Any], None], ignore: tuple[int, ...] = ()) -> None:
+    """`Rtnl.batch` by a socket that is there for this one batch."""
+    rtnl = Rtnl(netns_fd)
+    try:
+        rtnl.batch(fill, ignore)
+    finally:
+        rtnl.close()
+
+
 def add_hook(batch: Any, index: int) -> None:
     """Give an interface the qdisc that tc programs hang at (clsact, tc-bpf(8)). On one that is up
     the kernel stops the queue for that, and what is sent meanwhile is dropped."""

@@ -8,9 +8,8 @@ from ipaddress import IPv4Address
 from cext.tester import Sent, Tester
 from hostsim.bench.rig import ADDRESS, Bridge, Ours
 from hostsim.errors import HostsimError
-from hostsim.routing.transfer import HAS_HOOK, INGRESS, add_program
+from hostsim.routing.transfer import INGRESS, hang
 from hostsim.vm import Vm
-from netns.links import Rtnl
 
 PORT = 9100
 """The first of the tester's; not the streams', whose datagrams go on to a socket."""
@@ -20,14 +19,7 @@ SOURCE = IPv4Address("198.18.0.100")
 
 def take_in(vm: Vm, index: int, tester: Tester) -> None:
     """Have a VM's interface count the tester's frames, and consume them. Raises OSError."""
-    rtnl = Rtnl(vm.netns_fd)
-    try:
-        rtnl.batch(
-            lambda batch: add_program(batch, index, tester.arrive, "hostsim:arrive", INGRESS),
-            HAS_HOOK,
-        )
-    finally:
-        rtnl.close()
+    hang(vm, index, tester.arrive, "hostsim:arrive", INGRESS)
 
 
 class Load:

@@ -23,7 +23,7 @@ from cext import dataplane, words
 from cext.bpf import Map
 from hostsim.routing.transfer import add_to_own
 from hostsim.vm import Vm
-from netns.links import Rtnl
+from netns.links import Rtnl, batch_in
 
 log = logging.getLogger("hostsim.bypass")
 
@@ -97,11 +97,7 @@ class DirectLinks:
         self._rtnl.batch(lambda batch: self._fill_up(batch, a, b))
         for vm, peer in ((a, b), (b, a)):
             vm.sysctl({f"net.ipv6.conf.hsd{peer.index}.disable_ipv6": "1"})
-            rtnl = Rtnl(vm.netns_fd)
-            try:
-                rtnl.batch(partial(self._fill_near, vm=vm, peer=peer))
-            finally:
-                rtnl.close()
+            batch_in(vm.netns_fd, partial(self._fill_near, vm=vm, peer=peer))
 
     def _fill_ends(self, batch: Any, a: Vm, b: Vm) -> None:
         for vm, peer in ((a, b), (b, a)):

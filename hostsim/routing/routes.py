@@ -128,7 +128,7 @@ class Dataplane:
             for port in (*(vm.port for vm in self._vms.values()), *uplinks):
                 transfer.add_program(batch, port, classify, "hostsim:classify", transfer.INGRESS)
 
-        self._switch.rtnl.batch(fill, transfer.HAS_HOOK)
+        self._switch.rtnl.batch(fill)
 
     def close(self) -> None:
         """Drop programs and maps; the kernel's last reference goes with the interfaces."""
@@ -197,8 +197,7 @@ class Dataplane:
         self._switch.rtnl.batch(
             lambda batch: transfer.add_program(
                 batch, vm.port, classify, "hostsim:classify", transfer.INGRESS
-            ),
-            transfer.HAS_HOOK,
+            )
         )
         self.link_back(name)
 

@@ -12,19 +12,16 @@ from typing import Any
 
 from cext.bpf import attach_ingress
 from hostsim.vm import Vm
-from netns.links import Rtnl, add_hook
+from netns.links import Rtnl, add_hook, batch_in
 
 INGRESS = 0xFFFFFFF2
 EGRESS = 0xFFFFFFF3
 ROOT = 0xFFFFFFFF
 """TC_H_MIN_INGRESS and TC_H_MIN_EGRESS of clsact, and TC_H_ROOT."""
-HAS_HOOK = (errno.EEXIST,)
 
 
 def add_program(batch: Any, index: int, program_fd: int, name: str, parent: int) -> None:
-    """Put a direct-action program at an interface's clsact qdisc (tc-bpf(8)), which it gets first;
-    where it has one already, HAS_HOOK is to be ignored."""
-    add_hook(batch, index)
+    """Put a direct-action program at an interface's clsact qdisc (tc-bpf(8), `add_hook`)."""
     batch.tc(
         "add-filter",
         "bpf",
@@ -40,20 +37,30 @@ def add_to_own(rtnl: Rtnl, netns_fd: int, index: int, program_fd: int, name: str
     """Put a program at the ingress of an interface where nobody but hostsim wants filters: by tcx,
     which is cheaper, or else as `add_program` does. rtnl: in the namespace netns_fd. Raises
     OSError."""
-    if not attach_ingress(netns_fd, program_fd, index):
-        rtnl.batch(lambda batch: add_program(batch, index, program_fd, name, INGRESS), HAS_HOOK)
+    if attach_ingress(netns_fd, program_fd, index):
+        return
+
+    def fill(batch: Any) -> None:
+        add_hook(batch, index)
+        add_program(batch, index, program_fd, name, INGRESS)
+
+    rtnl.batch(fill)
+
+
+def hang(vm: Vm, index: int, program_fd: int, name: str, parent: int) -> None:
+    """Put a program at an interface of a VM, whose user may have taken the hook away. Raises
+    OSError."""
+
+    def fill(batch: Any) -> None:
+        add_hook(batch, index)
+        add_program(batch, index, program_fd, name, parent)
+
+    batch_in(vm.netns_fd, fill, (errno.EEXIST,))  # the hook is there
 
 
 def attach(vm: Vm, program_fd: int) -> None:
     """Put the component into a VM. It goes with the VM's eth0. Raises OSError."""
-    rtnl = Rtnl(vm.netns_fd)
-    try:
-        rtnl.batch(
-            lambda batch: add_program(batch, vm.eth0, program_fd, "hostsim:transfer_out", EGRESS),
-            HAS_HOOK,
-        )
-    finally:
-        rtnl.close()
+    hang(vm, vm.eth0, program_fd, "hostsim:transfer_out", EGRESS)
 
 
 def queue_drops(vm: Vm) -> int:

@@ -52,14 +52,9 @@ def apply(net: Net, text: str) -> None:
 
 
 def conserved(net: Net) -> None:
-    rows = until(
-        lambda: (
-            (rows := net.dataplane.verify())
-            and (rows if not any(row["missing"] for row in rows) else None)
-        )
-    )
     assert all(
-        row["sent"] == row["switch"] + row["veth"] + sum(row["drops"].values()) for row in rows
+        row["sent"] == row["switch"] + row["veth"] + sum(row["drops"].values())
+        for row in net.settled()
     )
 
 

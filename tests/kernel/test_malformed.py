@@ -146,7 +146,7 @@ def healthy(net: Net) -> None:
     for port, count in before.items():
         wanted = 0 if port == "ids" else 20  # to ids they go by the direct link
         until(lambda: net.port(port)["tx_packets"] - count >= wanted)  # noqa: B023
-    until(lambda: not any(row["missing"] for row in net.dataplane.verify()))
+    net.settled()
 
 
 @pytest.mark.parametrize("reason", DROPPED)
