@@ -1,4 +1,4 @@
-"""Processes in namespaces of their own, mounts, and kernel parameters. Wraps spawn.h, sysctl.h."""
+"""Processes in namespaces of their own, mounts, kernel parameters. Wraps spawn.h, ns/sysctl.h."""
 
 import os
 from collections.abc import Mapping, Sequence

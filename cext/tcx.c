@@ -1,6 +1,6 @@
 /* See tcx.h. */
 #include "tcx.h"
-#include "netns.h"
+#include "ns/netns.h"
 
 #include <bpf/bpf.h>
 #include <errno.h>

@@ -1,7 +1,7 @@
 /* See tester.h. */
 #define _GNU_SOURCE
 #include "tester.h"
-#include "netns.h"
+#include "ns/netns.h"
 
 #include <bpf/bpf.h>
 #include <errno.h>

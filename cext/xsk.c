@@ -2,7 +2,7 @@
 #define _GNU_SOURCE
 #include "xsk.h"
 
-#include "sock.h"
+#include "ns/sock.h"
 
 #include <errno.h>
 #include <linux/ethtool.h>

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from cext import words
-from cext.sock import new_netns
+from cext.ns.netns import new_netns
 from hostsim.errors import HostsimError
 from hostsim.model import Json, Network
 from hostsim.vm import Vm

@@ -23,7 +23,7 @@ from pyroute2.netlink.rtnl import RTM_GETLINK
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
-from cext.sock import socket_at
+from cext.ns.netns import socket_at
 
 NLMSG_ERROR = 2
 NLMSG_DONE = 3

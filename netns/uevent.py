@@ -13,7 +13,7 @@ import socket
 import struct
 from collections.abc import Mapping
 
-from cext.sock import socket_at
+from cext.ns.netns import socket_at
 
 NETLINK_KOBJECT_UEVENT = 15
 UDEV_GROUP = 2

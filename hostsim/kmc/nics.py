@@ -19,7 +19,7 @@ import logging
 import os
 from dataclasses import dataclass, field
 
-from cext.sock import new_netns
+from cext.ns.netns import new_netns
 from hostsim.model import Json
 from hostsim.vm import Vm
 from netns import namespace, uplinks

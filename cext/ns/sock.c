@@ -1,7 +1,7 @@
-/* See sock.h. */
+/* See ns/sock.h. */
 #define _GNU_SOURCE
-#include "sock.h"
-#include "netns.h"
+#include "ns/sock.h"
+#include "ns/netns.h"
 
 #include <errno.h>
 #include <sys/socket.h>

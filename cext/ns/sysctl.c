@@ -1,6 +1,6 @@
-/* See sysctl.h. */
-#include "sysctl.h"
-#include "netns.h"
+/* See ns/sysctl.h. */
+#include "ns/sysctl.h"
+#include "ns/netns.h"
 
 #include <errno.h>
 #include <fcntl.h>

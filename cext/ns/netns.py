@@ -1,4 +1,4 @@
-"""Sockets in another network namespace, without leaving one's own. Wraps sock.h."""
+"""Sockets in another network namespace, without leaving one's own. Wraps ns/sock.h."""
 
 import socket
 

@@ -1,6 +1,6 @@
-/* See netns.h. */
+/* See ns/netns.h. */
 #define _GNU_SOURCE
-#include "netns.h"
+#include "ns/netns.h"
 
 #include <errno.h>
 #include <fcntl.h>
