@@ -12,7 +12,7 @@ from typing import Any
 
 from cext import check, words
 from cext._native import ffi, lib
-from cext.bpf import Map
+from cext.bpf.objects import Map
 from cext.words import (
     COUNTERS,
     FROM,

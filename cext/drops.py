@@ -11,8 +11,9 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from cext import bpf, check, words
+from cext import check, words
 from cext._native import ffi, lib
+from cext.bpf import objects as bpf
 from cext.dataplane import pack_u32, pages, unpack_tuple
 from cext.words import Drop, Tuple
 

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address
 
 from cext import check
 from cext._native import ffi, lib
-from cext.bpf import Object
+from cext.bpf.objects import Object
 
 FRAME: int = lib.HS_TESTER_FRAME
 """Bytes of a frame."""

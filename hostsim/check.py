@@ -25,7 +25,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from cext import HERE, bpf, drops, probe
+from cext import HERE, drops
+from cext.bpf import objects as bpf
+from cext.bpf import probe
 from hostsim.model import Json
 from hostsim.show import console
 from netns import cgroup, devices

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cext import bpf
+from cext.bpf import objects as bpf
 from hostsim.errors import HostsimError
 
 Controller = Literal["memory", "cpu", "pids"]

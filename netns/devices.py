@@ -8,7 +8,7 @@ import errno
 import struct
 import threading
 
-from cext import bpf
+from cext.bpf import objects as bpf
 from hostsim.errors import HostsimError
 
 _KEY = struct.Struct("=II")

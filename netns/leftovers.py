@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from cext import bpf_ids
+from cext.bpf import ids
 from netns import namespace
 
 RUN = Path("/run/hostsim")
@@ -121,7 +121,7 @@ def _attribute(data: bytes, wanted: int) -> str:
 
 
 def _bpf() -> Iterator[str]:
-    for kind, found in ("program", bpf_ids.programs()), ("map", bpf_ids.maps()):
+    for kind, found in ("program", ids.programs()), ("map", ids.maps()):
         for number, name in found:
             if not name.startswith("sd_"):
                 yield f"BPF {kind} {number} {name}"

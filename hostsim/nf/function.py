@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from cext import bpf
+from cext.bpf import objects as bpf
 from cext.channel import Shape, make_region
 from cext.port import Rules, offload_off
 from cext.tally import Tally

@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any
 
 from cext import dataplane, words
-from cext.bpf import Map
+from cext.bpf.objects import Map
 from hostsim.routing.transfer import add_to_own
 from hostsim.vm import Vm
 from netns.links import Rtnl, batch_in

@@ -13,7 +13,8 @@ the oldest is given up first, and stays on the route of its addresses and ports.
 from collections import OrderedDict
 from collections.abc import Callable
 
-from cext import bpf, dataplane, words
+from cext import dataplane, words
+from cext.bpf import objects as bpf
 from cext.words import Content, Lists, Tuple
 from hostsim.routing import contents
 from hostsim.routing.policy import name_matches

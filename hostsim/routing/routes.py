@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from cext import bpf, dataplane, words
+from cext import dataplane, words
+from cext.bpf import objects as bpf
 from cext.drops import SWITCH
 from hostsim import switch
 from hostsim.errors import HostsimError

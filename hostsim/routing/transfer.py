@@ -10,7 +10,7 @@ place and reads the rules out.
 import errno
 from typing import Any
 
-from cext.bpf import attach_ingress
+from cext.bpf.objects import attach_ingress
 from hostsim.vm import Vm
 from netns.links import Rtnl, add_hook, batch_in
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cext import bpf, dataplane, words
+from cext import dataplane, words
+from cext.bpf import objects as bpf
 from cext.words import Lists, Tuple
 from hostsim.model import FilterSpec, MatchSpec, RouteSpec
 from hostsim.routing import policy

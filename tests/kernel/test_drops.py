@@ -13,7 +13,8 @@ import pytest
 from cli import HOSTSIM, ask, hostsim, run, until
 from net import ADDRESSES, Net, made
 
-from cext import bpf_ids, drops
+from cext import drops
+from cext.bpf import ids
 from hostsim.hostfile import parse
 from hostsim.routing import kerneldrops, routes
 
@@ -280,7 +281,7 @@ def test_a_kernel_that_does_not_tell(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         assert net.dataplane.kernel_drops() is None
         send(net, 9, 20)
         assert row(net, "fw", "20:9")["missing"] == 0
-        assert not [name for _, name in bpf_ids.programs() if name == "kernel_drop"]
+        assert not [name for _, name in ids.programs() if name == "kernel_drop"]
 
 
 def test_counts_outlive_the_vm_and_its_flows(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,6 +342,6 @@ def test_status_and_verify_show_it(tmp_path: Path) -> None:
         assert "12 NETFILTER_DROP" in hostsim("verify").stdout
         (fw,) = [one for one in ask("verify") if one["vm"] == "fw"]
         assert (fw["sent"], fw["drops"], fw["missing"]) == (12, {"NETFILTER_DROP": 12}, 0)
-        assert [name for _, name in bpf_ids.programs() if name == "kernel_drop"]
+        assert [name for _, name in ids.programs() if name == "kernel_drop"]
     finally:
         run(HOSTSIM, "down")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cext import bpf
+from cext.bpf import objects as bpf
 from netns import cgroup, leftovers
 
 pytestmark = pytest.mark.root

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cext import bpf
+from cext.bpf import objects as bpf
 from hostsim.errors import HostsimError
 from hostsim.model import VmSpec
 from hostsim.vm import Vm, limits

@@ -1,5 +1,5 @@
-/* See bpf_log.h. */
-#include "bpf_log.h"
+/* See bpf/log.h. */
+#include "bpf/log.h"
 
 #include <bpf/libbpf.h>
 #include <stdarg.h>

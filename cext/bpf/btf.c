@@ -1,5 +1,5 @@
-/* See btf.h. */
-#include "btf.h"
+/* See bpf/btf.h. */
+#include "bpf/btf.h"
 
 #include <bpf/btf.h>
 #include <bpf/libbpf.h>

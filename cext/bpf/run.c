@@ -1,5 +1,5 @@
-/* See bpf_run.h. */
-#include "bpf_run.h"
+/* See bpf/run.h. */
+#include "bpf/run.h"
 
 #include <bpf/bpf.h>
 #include <errno.h>

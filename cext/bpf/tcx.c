@@ -1,5 +1,5 @@
-/* See tcx.h. */
-#include "tcx.h"
+/* See bpf/tcx.h. */
+#include "bpf/tcx.h"
 #include "ns/netns.h"
 
 #include <bpf/bpf.h>

@@ -1,0 +1,1 @@
+"""BPF objects: loaded, attached, read, found again; what this kernel's BPF can do."""
