@@ -77,7 +77,7 @@ def pack_tuple(flow: Tuple) -> bytes:
 
 def pack_conn(flow: Tuple) -> tuple[bytes, bool]:
     """The key of `conns`, the same for both directions, and whether it is the flow turned round:
-    hs_one_key in packet.bpf.h."""
+    hs_one_key in flow/packet.bpf.h."""
     ends = [
         (struct.unpack("=4I", end.ljust(16, b"\0")), socket.htons(port))
         for end, port in ((flow.src, flow.sport), (flow.dst, flow.dport))

@@ -129,8 +129,8 @@ static __always_inline int hs_has_ports(__u8 proto) {
            proto == IPPROTO_UDPLITE;
 }
 
-/* The flow, as the classifier tells it (packet.bpf.h); nothing where it takes more than a look:
- * fragments, extension headers, ICMP errors, which belong to the flow that they are about. */
+/* The flow, as the classifier tells it (flow/packet.bpf.h); nothing where it takes more than a
+ * look: fragments, extension headers, ICMP errors, which belong to the flow that they are about. */
 static __noinline int hs_tell(struct sk_buff *skb, __u32 l3, struct hs_tuple *tuple) {
     unsigned char *head = skb->head;
     __u32 tail = skb->tail, l4;

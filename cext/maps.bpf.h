@@ -9,7 +9,7 @@
 #ifndef HS_MAPS_BPF_H
 #define HS_MAPS_BPF_H
 
-#include "packet.bpf.h"
+#include "flow/packet.bpf.h"
 
 /* A function that the verifier checks by itself, once, and not for every state of every caller.
  * It must not trust its pointers to be there. */

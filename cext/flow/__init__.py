@@ -1,0 +1,1 @@
+"""Which flow is this frame?"""
