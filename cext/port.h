@@ -37,8 +37,8 @@
  */
 #ifndef HS_PORT_H
 #define HS_PORT_H
-#include "bell.h"
-#include "channel.h"
+#include "ring/bell.h"
+#include "ring/channel.h"
 #include "flow.h"
 #include "tally.h"
 #include "xsk.h"

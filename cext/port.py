@@ -19,8 +19,8 @@ from typing import Any
 
 from cext import check
 from cext._native import ffi, lib
-from cext.channel import COUNTERS as REFUSED
-from cext.channel import Shape
+from cext.ring.channel import COUNTERS as REFUSED
+from cext.ring.channel import Shape
 
 BURST = 64
 COUNTERS = (

@@ -2,7 +2,7 @@
 #define _GNU_SOURCE
 #include "ring_bench.h"
 
-#include "bell.h"
+#include "ring/bell.h"
 
 #include <errno.h>
 #include <poll.h>

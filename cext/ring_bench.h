@@ -3,7 +3,7 @@
  * else about the bench is hostsim/bench/ring.py. */
 #ifndef HS_RING_BENCH_H
 #define HS_RING_BENCH_H
-#include "channel.h"
+#include "ring/channel.h"
 
 #define HS_BENCH_BURST 64
 

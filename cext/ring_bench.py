@@ -8,7 +8,7 @@ from typing import Any
 
 from cext import check
 from cext._native import ffi, lib
-from cext.channel import Channel
+from cext.ring.channel import Channel
 
 
 class Page:

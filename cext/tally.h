@@ -15,7 +15,7 @@
  * senders never sees more received than sent.
  *
  * The daemon believes nothing of it: the VM may write what it likes at any moment, which shows as
- * counts that do not add up. The region is sealed against shrinking (umem.h).
+ * counts that do not add up. The region is sealed against shrinking (ring/umem.h).
  */
 #ifndef HS_TALLY_H
 #define HS_TALLY_H

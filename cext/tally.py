@@ -11,8 +11,8 @@ from typing import Any
 
 from cext import words
 from cext._native import ffi, lib
-from cext.channel import make_region
 from cext.dataplane import pack_tuple, unpack_tuple
+from cext.ring.channel import make_region
 from cext.words import Account, Counts, Tuple
 
 PAGE = 256

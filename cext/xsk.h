@@ -7,7 +7,7 @@
  */
 #ifndef HS_XSK_H
 #define HS_XSK_H
-#include "umem.h"
+#include "ring/umem.h"
 
 #include <xdp/xsk.h>
 

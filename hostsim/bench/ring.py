@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from cext import ring_bench
-from cext.channel import Channel, Mode, Shape, Umem, make_channel, make_region
+from cext.ring.channel import Channel, Mode, Shape, Umem, make_channel, make_region
 from hostsim.bench import common
 from hostsim.errors import HostsimError
 from hostsim.model import Json

@@ -28,8 +28,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from cext.bpf import objects as bpf
-from cext.channel import Shape, make_region
 from cext.port import Rules, offload_off
+from cext.ring.channel import Shape, make_region
 from cext.tally import Tally
 from hostsim.errors import HostsimError
 from hostsim.model import Json

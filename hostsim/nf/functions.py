@@ -29,7 +29,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cext import dataplane
-from cext.channel import Shape, make_channel
+from cext.ring.channel import Shape, make_channel
 from cext.words import Account, Flow
 from hostsim.errors import HostsimError
 from hostsim.model import HostSpec, Json, RouteSpec

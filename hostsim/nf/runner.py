@@ -36,8 +36,8 @@ from pathlib import Path
 from typing import Any
 
 from cext import port as ports
-from cext.channel import Shape
 from cext.port import Port
+from cext.ring.channel import Shape
 from hostsim.model import Json
 from hostsim.nf.shipped import SHIPPED
 

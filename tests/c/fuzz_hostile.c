@@ -8,7 +8,7 @@
  * thread.
  */
 #define _GNU_SOURCE
-#include "channel.h"
+#include "ring/channel.h"
 #include "check.h"
 
 #include <pthread.h>

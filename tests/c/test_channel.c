@@ -1,7 +1,7 @@
 /* One process holds both ends: what a channel does between honest peers, and what it refuses.
  * Every index starts just below 2^32, so that each case also crosses the wrap. */
 #define _GNU_SOURCE
-#include "channel.h"
+#include "ring/channel.h"
 #include "check.h"
 
 #include <errno.h>

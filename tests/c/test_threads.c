@@ -1,7 +1,7 @@
 /* Two threads, one end each: numbered packets arrive whole, once and in order, in both modes, and
  * whoever sleeps is woken. Meant for ThreadSanitizer; argument: packets (default 200000). */
 #define _GNU_SOURCE
-#include "channel.h"
+#include "ring/channel.h"
 #include "check.h"
 
 #include <poll.h>

@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from cext.channel import Channel, Mode, Shape, Umem, make_channel, make_region
+from cext.ring.channel import Channel, Mode, Shape, Umem, make_channel, make_region
 
 RING = 8
 FRAMES = 32

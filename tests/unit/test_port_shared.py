@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from cext.channel import Shape, make_channel, make_region
 from cext.port import Port, Rules, flow_of
+from cext.ring.channel import Shape, make_channel, make_region
 from hostsim.bench.chain import packet
 
 FRAMES = 64

@@ -1,6 +1,6 @@
-/* See umem.h. */
+/* See ring/umem.h. */
 #define _GNU_SOURCE
-#include "umem.h"
+#include "ring/umem.h"
 
 #include <errno.h>
 #include <fcntl.h>

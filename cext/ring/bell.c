@@ -1,5 +1,5 @@
-/* See bell.h. */
-#include "bell.h"
+/* See ring/bell.h. */
+#include "ring/bell.h"
 
 #include <time.h>
 #include <unistd.h>

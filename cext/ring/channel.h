@@ -18,14 +18,15 @@
  * copied. The frame comes home through `returns`, or as a packet that is sent back in it: an answer
  * written into the frame of the question (the two channels of a pair of VMs have one number in each
  * VM's book). For VMs that trust each other with the contents;
- * what the peer may break is still only itself: umem.h's table of moves is enforced on this side.
+ * what the peer may break is still only itself: ring/umem.h's table of moves is enforced on this
+ * side.
  *
  * Nothing read from the region is believed. A bad descriptor is dropped and counted by reason.
  */
 #ifndef HS_CHANNEL_H
 #define HS_CHANNEL_H
-#include "ring.h"
-#include "umem.h"
+#include "ring/ring.h"
+#include "ring/umem.h"
 
 #define HS_CHANNEL_MAGIC 0x68534368u /* "hCSh" */
 #define HS_CHANNEL_VERSION 3

@@ -1,5 +1,5 @@
-/* See channel.h. */
-#include "channel.h"
+/* See ring/channel.h. */
+#include "ring/channel.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -1,4 +1,4 @@
-"""Packet memory and channels between VMs, from Python. Wraps umem.h and channel.h.
+"""Packet memory and channels between VMs, from Python. Wraps ring/umem.h and ring/channel.h.
 
 For setting channels up (the daemon makes them and hands the descriptors over) and for tests; a
 network function uses `cext.port`, which moves batches without a Python object for each packet.

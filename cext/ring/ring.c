@@ -1,5 +1,5 @@
-/* See ring.h. */
-#include "ring.h"
+/* See ring/ring.h. */
+#include "ring/ring.h"
 
 #include <string.h>
 

@@ -1,0 +1,1 @@
+"""What two VMs share: packet memory, rings of descriptors, channels, bells."""
