@@ -172,7 +172,7 @@ async def _run(spec: HostSpec, folder: Path, tell: Callable[[dict[str, Any]], No
 
 def _raise_files_limit() -> None:
     """A VM takes several descriptors; the soft limit of a login would end at some 300 of them.
-    Programs in VMs start with the usual one (cext/spawn.c)."""
+    Programs in VMs start with the usual one (cext/vm/spawn.c)."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from cext import spawn
+from cext.vm import spawn
 from hostsim.errors import HostsimError
 from hostsim.model import VmSpec
 from netns import namespace, process

@@ -1,4 +1,4 @@
-"""Which devices a VM can open: cgroup device programs (see cext/devices.bpf.c).
+"""Which devices a VM can open: cgroup device programs (see cext/vm/devices.bpf.c).
 
 The fixed list is in the program; `allow` adds to it. VMs that never get more share one loaded
 program; a VM with devices of its own (an OS) has its own.

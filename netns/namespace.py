@@ -11,7 +11,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from cext import spawn
+from cext.vm import spawn
 
 RUN = Path("/run/netns")
 _prepared = False

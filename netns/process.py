@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from cext import spawn
+from cext.vm import spawn
 from hostsim.errors import HostsimError
 from netns import cgroup, freezer, terminal
 

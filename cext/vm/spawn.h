@@ -5,7 +5,7 @@
  * nothing but system calls; it says which step failed through `struct hs_spawned`.
  *
  * What keeps a VM's root out of the machine:
- *  - capabilities and a system call filter: see confine.h;
+ *  - capabilities and a system call filter: see vm/confine.h;
  *  - /proc is its own, and everything in it but the process directories and /proc/sys/net is
  *    read-only: most of those files ask for user 0, not for a capability (core_pattern, sysrq);
  *  - /sys is read-only and shows its own network namespace; the cgroup trees are not mounted;

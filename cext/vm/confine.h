@@ -1,8 +1,8 @@
 /* What keeps root of a VM from being root of the machine, for a process about to execute a program
  * there: capabilities(7) and seccomp(2).
  *
- * The bounding set keeps the capabilities of confine.c's list; the exec that follows takes the rest
- * from the permitted set too. Until that exec the process is above every process of the VM in
+ * The bounding set keeps the capabilities of vm/confine.c's list; the exec that follows takes the
+ * rest from the permitted set too. Until that exec the process is above every process of the VM in
  * capabilities, and CAP_SYS_PTRACE is not in the list, so none of them can read or stop it while it
  * still holds its caller's memory and descriptors.
  *

@@ -1,6 +1,6 @@
-/* See confine.h. */
+/* See vm/confine.h. */
 #define _GNU_SOURCE
-#include "confine.h"
+#include "vm/confine.h"
 
 #include <errno.h>
 #include <linux/audit.h>
@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 /* What a VM keeps. Everything else goes, what future kernels add too: SYS_ADMIN, SYS_MODULE,
- * SYS_RAWIO, SYS_TIME, SYS_BOOT, SYS_PTRACE (see confine.h), DAC_READ_SEARCH (open_by_handle_at
+ * SYS_RAWIO, SYS_TIME, SYS_BOOT, SYS_PTRACE (see vm/confine.h), DAC_READ_SEARCH (open_by_handle_at
  * reaches every file of a file system), MKNOD, BPF, PERFMON, SYSLOG, ... */
 static const uint8_t kept[] = {
     CAP_CHOWN,         CAP_DAC_OVERRIDE, CAP_FOWNER,      CAP_FSETID,   CAP_KILL,

@@ -1,7 +1,7 @@
-/* See spawn.h. */
+/* See vm/spawn.h. */
 #define _GNU_SOURCE
-#include "spawn.h"
-#include "confine.h"
+#include "vm/spawn.h"
+#include "vm/confine.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -62,7 +62,7 @@ static const char *const step_names[STEPS] = {
     [STEP_EXEC] = "exec",
 };
 
-/* The device nodes of a VM: the same as in devices.bpf.c, which lets them be opened. */
+/* The device nodes of a VM: the same as in vm/devices.bpf.c, which lets them be opened. */
 static const struct {
     const char *path;
     unsigned major, minor;
