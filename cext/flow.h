@@ -5,11 +5,11 @@
  * `sequence` odd, writes, and makes it even again (release); a reader that sees an odd one, or
  * another one after reading (acquire), has found nothing, and the packet goes to the switch.
  * A rule holds only while its epoch is the table's: one store makes all rules of an old policy
- * stale. The tuple is dataplane.h's, for the rules are derived from the classifier's flows.
+ * stale. The tuple is switch/layout.h's, for the rules are derived from the classifier's flows.
  */
 #ifndef HS_FLOW_H
 #define HS_FLOW_H
-#include "dataplane.h"
+#include "switch/layout.h"
 
 #include <stdatomic.h>
 #include <stddef.h>

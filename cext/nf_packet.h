@@ -1,12 +1,13 @@
 /* A frame as a network function sees it: which flow, where its headers are, what an ICMP error is
  * about; and how to change a field so that the checksums over it stay right.
  *
- * The flow is the classifier's (dataplane.h, flow/packet.bpf.h), so that a function judges by the
- * same tuple as the switch. Nothing is read past `len`; lengths that lie make a frame malformed.
+ * The flow is the classifier's (switch/layout.h, flow/packet.bpf.h), so that a function judges by
+ * the same tuple as the switch. Nothing is read past `len`; lengths that lie make a frame
+ * malformed.
  */
 #ifndef HS_NF_PACKET_H
 #define HS_NF_PACKET_H
-#include "dataplane.h"
+#include "switch/layout.h"
 
 #include <stdint.h>
 #include <string.h>

@@ -19,7 +19,7 @@
  */
 #ifndef HS_TALLY_H
 #define HS_TALLY_H
-#include "dataplane.h"
+#include "switch/layout.h"
 
 #include <stdatomic.h>
 #include <stddef.h>

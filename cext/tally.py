@@ -9,14 +9,14 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from cext import words
 from cext._native import ffi, lib
-from cext.dataplane import pack_tuple, unpack_tuple
 from cext.ring.channel import make_region
-from cext.words import Account, Counts, Tuple
+from cext.switch import records
+from cext.switch.maps import pack_tuple, unpack_tuple
+from cext.switch.records import Account, Counts, Tuple
 
 PAGE = 256
-assert len(words.ACCOUNT_COUNTS) == lib.HS_T_COUNTS
+assert len(records.ACCOUNT_COUNTS) == lib.HS_T_COUNTS
 
 
 class Tally:
@@ -39,7 +39,7 @@ class Tally:
         while at[0] < self.entries:
             count = lib.hs_tally_read(self._native, self.entries, at, rows, PAGE)
             for index in range(count):
-                if rows[index].tuple.family in (4, 6) and rows[index].peer <= words.VM_MAX:
+                if rows[index].tuple.family in (4, 6) and rows[index].peer <= records.VM_MAX:
                     yield _account(self.vm, rows[index])
 
     def find(self, flow: Tuple, peer: int = 0) -> Account | None:

@@ -76,7 +76,7 @@ int generate(struct __sk_buff *skb) {
 }
 
 /* At the tc ingress of the far VM's eth0; of clsact, whose TC_ACT_STOLEN consumes. A drop would
- * cost each packet the look that drops.bpf.c takes at what is lost. */
+ * cost each packet the look that switch/drops.bpf.c takes at what is lost. */
 SEC("tc")
 int arrive(struct __sk_buff *skb) {
     struct hs_frame *frame = (void *)(long)skb->data;

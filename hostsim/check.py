@@ -25,9 +25,10 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from cext import HERE, drops
+from cext import HERE
 from cext.bpf import objects as bpf
 from cext.bpf import probe
+from cext.switch import drops
 from hostsim.model import Json
 from hostsim.show import console
 from netns import cgroup, devices

@@ -4,7 +4,7 @@ Namespace `hs-<host>-switch`, bridge `br0`, one port for each VM and endpoint, n
 are made in one batch: port and eth0 by one message (rtnetlink(7), RTM_NEWLINK with VETH_INFO_PEER).
 They get what programs hang at before they are up, so that a program that comes later, by
 `routes apply`, disturbs no traffic. Interface numbers are chosen, not asked for: VM number v's port
-has IFINDEX + v, its eth0 has ETH0 + v (cext/dataplane.h).
+has IFINDEX + v, its eth0 has ETH0 + v (cext/switch/layout.h).
 
 The bridge knows the MAC addresses of its own VMs from the start, sticky: a frame with a VM's
 address as its source does not move the entry, wherever it comes in. It still learns what is behind
@@ -19,8 +19,8 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
-from cext import words
 from cext.ns.netns import new_netns
+from cext.switch import records
 from hostsim.errors import HostsimError
 from hostsim.model import Json, Network
 from hostsim.vm import Vm
@@ -28,7 +28,7 @@ from netns import namespace, uplinks
 from netns.journal import Journal
 from netns.links import Rtnl, add_hook, batch_in
 
-BRIDGE_INDEX = words.IFINDEX
+BRIDGE_INDEX = records.IFINDEX
 BRIDGE_NF = Path("/proc/sys/net/bridge")
 """There where the kernel has br_netfilter, which shows every bridged packet to the namespace's
 iptables, of which the switch has none."""
@@ -107,12 +107,12 @@ class Switch:
         """Link every VM to a port and give it its addresses and on-link routes, to the subnets of
         `neighbours` too; fills in vm.mac, vm.eth0 and vm.port. Raises OSError."""
         for vm in vms:
-            if vm.index > words.VM_MAX:
+            if vm.index > records.VM_MAX:
                 raise HostsimError(
-                    f"host {self.host}", f"more than {words.VM_MAX} VMs and endpoints"
+                    f"host {self.host}", f"more than {records.VM_MAX} VMs and endpoints"
                 )
             vm.mac = mac(self.host, 2, vm.index)
-            vm.eth0, vm.port = words.ETH0 + vm.index, words.IFINDEX + vm.index
+            vm.eth0, vm.port = records.ETH0 + vm.index, records.IFINDEX + vm.index
             vm.sysctl({"net.ipv6.conf.default.accept_dad": "0"})
 
         def fill(batch: Any) -> None:
@@ -132,18 +132,18 @@ class Switch:
         """Make NICs of the machine ports of the bridge; they get the port numbers from `first` on,
         which `uplinks` then has. `close` gives them back. Raises HostsimError, OSError."""
         for number, name in enumerate(names, start=first):
-            if number > words.VM_MAX:
-                raise HostsimError(f"uplink {name}", f"more than {words.VM_MAX} ports")
+            if number > records.VM_MAX:
+                raise HostsimError(f"uplink {name}", f"more than {records.VM_MAX} ports")
             nic = uplinks.inspect(name)
             entry = nic.words(self.netns)
             self._journal.add("uplink", **entry)
             self._lent.append(entry)
-            uplinks.lend(nic, self._fd, words.IFINDEX + number)
+            uplinks.lend(nic, self._fd, records.IFINDEX + number)
             self.uplinks[name] = number
 
         def fill(batch: Any) -> None:
             for number in self.uplinks.values():
-                index = words.IFINDEX + number
+                index = records.IFINDEX + number
                 add_hook(batch, index)
                 batch.link("set", index=index, master=BRIDGE_INDEX, state="up")
 

@@ -23,7 +23,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-#include "dataplane.h"
+#include "switch/layout.h"
 
 enum { HS_HEADERS = 54 }; /* Ethernet and IPv6, or Ethernet, IPv4 and TCP */
 

@@ -30,7 +30,7 @@ log = logging.getLogger("hostsim.kmc")
 
 NUMBER = 20000
 """Interface number of the first one, in every namespace but the machine's; far from those that the
-kernel gives, and from the switch's (cext/dataplane.h)."""
+kernel gives, and from the switch's (cext/switch/layout.h)."""
 
 
 @dataclass

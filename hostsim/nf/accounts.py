@@ -9,7 +9,7 @@ them is believed but as a count.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from cext.words import Account, Counts, Tuple
+from cext.switch.records import Account, Counts, Tuple
 
 Key = tuple[int, Tuple, int]
 """VM, flow, and the VM it was taken from; 0: what the VM sent."""

@@ -28,9 +28,9 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cext import dataplane
 from cext.ring.channel import Shape, make_channel
-from cext.words import Account, Flow
+from cext.switch import maps
+from cext.switch.records import Account, Flow
 from hostsim.errors import HostsimError
 from hostsim.model import HostSpec, Json, RouteSpec
 from hostsim.nf import nfsettings, places, rings
@@ -244,7 +244,7 @@ class Functions:
             if self._plane.rings.get(key) == to or self._give(flow, route):
                 given[key] = to
         for vm, ended in self._plane.rings.keys() - given.keys():
-            self._by_number[vm].rules.remove(dataplane.pack_tuple(ended))
+            self._by_number[vm].rules.remove(maps.pack_tuple(ended))
         self._plane.rings = given
 
     def _give(self, flow: Flow, route: RouteSpec) -> bool:
@@ -252,7 +252,7 @@ class Functions:
         function = self._by_number[flow.vm]
         if function.tally.find(flow.tuple) is None:
             return False
-        name, wait = dataplane.pack_tuple(flow.tuple), route.on_full == "wait"
+        name, wait = maps.pack_tuple(flow.tuple), route.on_full == "wait"
         return function.rules.put(name, flow.verdict.to, self._epoch, wait)
 
     def withdraw(self) -> None:
@@ -288,7 +288,7 @@ class Functions:
                 left.append(flow)
                 continue
             function = self._by_number[flow.vm]
-            function.rules.remove(dataplane.pack_tuple(flow.tuple))
+            function.rules.remove(maps.pack_tuple(flow.tuple))
             again = function.tally.find(flow.tuple)
             if again is not None and account is not None and again.last != account.last:
                 left.append(flow)  # it has come back to life just now

@@ -10,7 +10,7 @@ import os
 import struct
 from collections.abc import Iterator, Mapping
 
-from cext import dataplane
+from cext.switch import maps
 from hostsim.model import Address, FirewallSpec, Json, NatSpec, SourceSpec, VmSpec
 from hostsim.nf.nffile import outside_address
 from hostsim.routing.policy import match_rows
@@ -28,7 +28,7 @@ def settings(spec: VmSpec, mac: str, macs: Mapping[Address, str]) -> Json:
     own = bytes.fromhex(mac.replace(":", ""))
     if isinstance(given, FirewallSpec):
         rows = [
-            dataplane.pack_row(row).hex()
+            maps.pack_row(row).hex()
             for index, rule in enumerate(given.rules)
             for row in match_rows(rule.match, index)
         ]

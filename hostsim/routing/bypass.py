@@ -4,7 +4,7 @@ A pair of VMs gets its links when the classifier first wants a rule for a hop be
 event comes through the BPF ring buffer): a veth for each direction. They go with either VM's
 namespace, which the journal knows. In VM v the end towards VM p is `hsd<p>`; the far end is
 `hsd<v>-<p>` in the switch's namespace, where no VM's user 0 reaches it. Both have the number
-DIRECT | v << 12 | p, so that the program there knows both sides (cext/dataplane.h).
+DIRECT | v << 12 | p, so that the program there knows both sides (cext/switch/layout.h).
 
 The far end is no port of the bridge. What comes out of it meets `transfer_in`, which takes only
 what a routing rule sent, and steps straight into p's eth0 (bpf_redirect_peer, bpf-helpers(7)): that
@@ -19,8 +19,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from cext import dataplane, words
 from cext.bpf.objects import Map
+from cext.switch import maps, records
 from hostsim.routing.transfer import add_to_own
 from hostsim.vm import Vm
 from netns.links import Rtnl, batch_in
@@ -33,7 +33,7 @@ MTU = 65535
 
 def direct_index(vm: int, peer: int) -> int:
     """The interface number in VM number `vm` of its end of the link to `peer`."""
-    return words.DIRECT | vm << 12 | peer
+    return records.DIRECT | vm << 12 | peer
 
 
 class DirectLinks:
@@ -56,18 +56,18 @@ class DirectLinks:
         cannot be made is refused for good, and the flows stay on the switch; so is one to or from a
         packet function, which takes what the switch's port delivers: past it, the VM's kernel would
         get the packets, and the function would not see them."""
-        state = words.PAIR_READY
+        state = records.PAIR_READY
         if any(number in self._vms and self._vms[number].spec.nf for number in (a, b)):
-            state = words.PAIR_REFUSED
+            state = records.PAIR_REFUSED
         elif frozenset((a, b)) not in self._made:
             try:
                 self._make(self._vms[a], self._vms[b])
                 self._made.add(frozenset((a, b)))
             except (OSError, KeyError) as error:
                 log.error("no direct link from VM %d to VM %d: %s", a, b, error)
-                state = words.PAIR_REFUSED
+                state = records.PAIR_REFUSED
         for one, other in ((a, b), (b, a)):
-            self._pairs.set(dataplane.pack_u32(one << 12 | other), dataplane.pack_u32(state))
+            self._pairs.set(maps.pack_u32(one << 12 | other), maps.pack_u32(state))
 
     @property
     def made(self) -> frozenset[frozenset[int]]:
@@ -81,7 +81,7 @@ class DirectLinks:
             self._made.discard(pair)
             a, b = pair
             for one, other in ((a, b), (b, a)):
-                self._pairs.delete(dataplane.pack_u32(one << 12 | other))
+                self._pairs.delete(maps.pack_u32(one << 12 | other))
                 self._rtnl.batch(partial(self._remove, one=one, other=other), (errno.ENODEV,))
 
     @staticmethod

@@ -5,7 +5,7 @@ It asks what decides: policy.py for the route and the next VM, flows.py for the 
 
 from collections.abc import Sequence
 
-from cext.words import DROP, STEER, Conn, Flow, Lists, Rule, Tuple
+from cext.switch.records import DROP, STEER, Conn, Flow, Lists, Rule, Tuple
 from hostsim.model import Json
 from hostsim.routing import policy
 from hostsim.routing.flows import View, key_text, path_of, watched

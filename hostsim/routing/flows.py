@@ -1,6 +1,6 @@
 """Flows in words: their keys as text, and the rows of `hostsim flows` and `hostsim rules`.
 
-Pure: it is given what the maps hold (cext/dataplane.py) and the names, and says what it means.
+Pure: it is given what the maps hold (cext/switch/maps.py) and the names, and says what it means.
 A flow's key is `proto:source>destination`, as in `tcp:198.18.0.10:40000>198.18.0.20:80`; IPv6
 addresses are in brackets; ICMP echo has its identifier for a port; what has no ports has none.
 """
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
-from cext.words import DROP, RULE_AFTER, STEER, Flow, Lists, Rule, Tuple
+from cext.switch.records import DROP, RULE_AFTER, STEER, Flow, Lists, Rule, Tuple
 from hostsim.errors import UsageError
 from hostsim.model import Json, RouteSpec
 from hostsim.nf.accounts import Snapshot

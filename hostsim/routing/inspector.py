@@ -13,9 +13,9 @@ the oldest is given up first, and stays on the route of its addresses and ports.
 from collections import OrderedDict
 from collections.abc import Callable
 
-from cext import dataplane, words
 from cext.bpf import objects as bpf
-from cext.words import Content, Lists, Tuple
+from cext.switch import maps, records
+from cext.switch.records import Content, Lists, Tuple
 from hostsim.routing import contents
 from hostsim.routing.policy import name_matches
 
@@ -48,14 +48,14 @@ class Inspector:
 
     def policy(self, lists: Lists, region: int) -> None:
         """A policy is about to be named: match every name known against its rows first."""
-        self._lists, self._base = lists, region * words.ROWS_MAX
+        self._lists, self._base = lists, region * records.ROWS_MAX
         for (kind, name), number in self._numbers.items():
             self._write(kind, name, number)
 
     def saw(self, content: Content) -> None:
         """Contents came up; those of a connection that is decided already, or forgotten, do not
         count."""
-        conn = dataplane.read_conn(self._maps("conns"), content.tuple)
+        conn = maps.read_conn(self._maps("conns"), content.tuple)
         if conn is None or conn.content:
             self._pending.pop(content.tuple, None)
             return
@@ -106,10 +106,10 @@ class Inspector:
         self._decide(flow, ("", ""))
 
     def _decide(self, flow: Tuple, found: tuple[str, str]) -> None:
-        number = words.NO_CONTENT
+        number = records.NO_CONTENT
         if found[0]:
             number = self._number(*found)
-        if not dataplane.set_content(self._maps("conns"), flow, number):
+        if not maps.set_content(self._maps("conns"), flow, number):
             return
         for one in (flow, flow.reversed()):
             for vm in self._vms:
@@ -129,7 +129,7 @@ class Inspector:
     def _write(self, kind: str, name: str, number: int) -> None:
         for at, row in enumerate(self._lists.routes):
             if row.content and row.content[0] == kind and name_matches(name, row.content[1]):
-                key = dataplane.pack_u32(number) + dataplane.pack_u32(self._base + at)
+                key = maps.pack_u32(number) + maps.pack_u32(self._base + at)
                 self._maps("names").set(key, b"\1")
 
 

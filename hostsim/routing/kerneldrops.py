@@ -1,6 +1,6 @@
 """What the kernel drops in a host's namespaces, with its own reasons, where the kernel tells them.
 
-Owns the program at the kernel's drops (cext/drops.bpf.c) from `load` to `close`, and knows which
+Owns the program at the kernel's drops (cext/switch/drops.bpf.c) from `load` to `close`, and knows which
 namespace is whose. On a kernel without the tracepoint's reasons everything else works: the log
 says so once, and `known` is false.
 """
@@ -8,8 +8,8 @@ says so once, and `known` is false.
 import logging
 from collections.abc import Callable
 
-from cext.drops import Drops
-from cext.words import Drop, Tuple
+from cext.switch.drops import Drops
+from cext.switch.records import Drop, Tuple
 
 log = logging.getLogger("hostsim.drops")
 
@@ -34,7 +34,7 @@ class KernelDrops:
         return self._drops is not None
 
     def watch(self, number: int, netns_fd: int) -> None:
-        """Count in this namespace, as a VM's (its number) or SWITCH (cext/drops.py); no longer in
+        """Count in this namespace, as a VM's (its number) or SWITCH (cext/switch/drops.py); no longer in
         the one that this number had before."""
         if self._drops is None:
             return
@@ -48,7 +48,7 @@ class KernelDrops:
         return [one for one in self._drops.read() if one.vm] if self._drops else []
 
     def take(self, until: int, alive: Callable[[int, Tuple], bool]) -> list[Drop]:
-        """See cext.drops.Drops.take."""
+        """See cext.switch.drops.Drops.take."""
         return self._drops.take(until, alive) if self._drops else []
 
     def totals(self) -> dict[int, dict[str, int]] | None:

@@ -1,7 +1,7 @@
 """Which route a flow takes, and which VM is next: the decision. Pure; no I/O.
 
 `compile_lists` turns the routes into the rows that the classifier walks; `judge` and `next_hop` are
-the classifier's decision again, in Python (cext/decide.bpf.h), for `explain` and for tests that
+the classifier's decision again, in Python (cext/switch/decide.bpf.h), for `explain` and for tests that
 hold the two against each other. The first row that matches wins; no match is plain bridging.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cext.words import BRIDGE, DROP, FROM, PREFIXES, RANGES, STEER, Lists, Row, Tuple
+from cext.switch.records import BRIDGE, DROP, FROM, PREFIXES, RANGES, STEER, Lists, Row, Tuple
 from hostsim.model import FilterSpec, MatchSpec, MirrorSpec, Network, RouteSpec
 
 TCP, UDP = 6, 17

@@ -1,6 +1,6 @@
 """The data plane of a host: policy, classifier, transfer components, rules and flows.
 
-`Dataplane` owns the loaded BPF object (cext/classifier.bpf.c) and decides when its maps change;
+`Dataplane` owns the loaded BPF object (cext/switch/classifier.bpf.c) and decides when its maps change;
 what happens to a packet is decided in the kernel. The parts: policy.py what matches, bypass.py the
 direct links, transfer.py the VMs' side, flows.py what is shown.
 
@@ -15,9 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from cext import dataplane, words
 from cext.bpf import objects as bpf
-from cext.drops import SWITCH
+from cext.switch import maps, records
+from cext.switch.drops import SWITCH
 from hostsim import switch
 from hostsim.errors import HostsimError
 from hostsim.model import FilterSpec, HostSpec, Json, MirrorSpec, RouteSpec
@@ -70,12 +70,12 @@ class Dataplane:
         self._by_number = {vm.index: vm for vm in vms.values()}
         self._functions = frozenset(vm.index for vm in vms.values() if vm.spec.nf is not None)
         self._policy = Policy(spec.routes, spec.filters, spec.mirrors)
-        self._lists = words.Lists(())
+        self._lists = records.Lists(())
         self._gone: set[int] = set()
         self._rates: dict[int, int] = {}
         self._attached: set[int] = set()
         self._epoch = 0
-        self.rings: dict[tuple[int, words.Tuple], int] = {}
+        self.rings: dict[tuple[int, records.Tuple], int] = {}
         """Flows, by the VM that sends them, with a current rule into a ring, and whose it is."""
         self.ports: Callable[[], Snapshot] = Snapshot
         """What the ports of packet functions have counted."""
@@ -125,7 +125,7 @@ class Dataplane:
         classify = self._object.program("classify")
 
         def fill(batch: object) -> None:
-            uplinks = [words.IFINDEX + number for number in self._switch.uplinks.values()]
+            uplinks = [records.IFINDEX + number for number in self._switch.uplinks.values()]
             for port in (*(vm.port for vm in self._vms.values()), *uplinks):
                 transfer.add_program(batch, port, classify, "hostsim:classify", transfer.INGRESS)
 
@@ -204,32 +204,32 @@ class Dataplane:
 
     # -- policy -----------------------------------------------------------------------------------
 
-    def _compile(self, policy: Policy) -> words.Lists:
+    def _compile(self, policy: Policy) -> records.Lists:
         """The policy's rows. Raises HostsimError where there are too many."""
         numbers = {name: vm.index for name, vm in self._vms.items()}
         lists = compile_lists(policy.routes, policy.filters, policy.mirrors, numbers)
         count = max(len(lists.rows), len(policy.routes))
-        if count > words.ROWS_MAX:
-            raise HostsimError("routes", f"{count} rows of matches", f"at most {words.ROWS_MAX}")
+        if count > records.ROWS_MAX:
+            raise HostsimError("routes", f"{count} rows of matches", f"at most {records.ROWS_MAX}")
         return lists
 
-    def _write_policy(self, policy: Policy, lists: words.Lists) -> None:
+    def _write_policy(self, policy: Policy, lists: records.Lists) -> None:
         """Write rows and routes into a free region, then let the next epoch name it."""
         numbers = {name: vm.index for name, vm in self._vms.items()}
         used = set(self._regions.values())
-        region = next(r for r in range(words.REGIONS) if r not in used)
-        base = region * words.ROWS_MAX
+        region = next(r for r in range(records.REGIONS) if r not in used)
+        base = region * records.ROWS_MAX
         table, chains = self._map("rows"), self._map("routes")
         for at, row in enumerate(lists.rows):
-            table.set(dataplane.pack_u32(base + at), dataplane.pack_row(row))
+            table.set(maps.pack_u32(base + at), maps.pack_row(row))
         for route in policy.routes:
-            value = dataplane.pack_route(
+            value = maps.pack_route(
                 tuple(numbers[name] for name in route.through),
                 route.bypass in ("auto", "veth")
                 or (route.bypass == "ring" and any(self._vms[n].spec.nf for n in route.through)),
                 route.on_failure == "skip",
             )
-            chains.set(dataplane.pack_u32(base + route.index), value)
+            chains.set(maps.pack_u32(base + route.index), value)
         self._inspector.policy(lists, region)
         self._region, self._lists, self._policy = region, lists, policy
         self._version += 1
@@ -276,16 +276,16 @@ class Dataplane:
         """Make everything decided so far stale, at once."""
         epoch = self._epoch + 1
         self._regions[epoch] = self._region
-        self._regions.pop(epoch - words.EPOCHS, None)
+        self._regions.pop(epoch - records.EPOCHS, None)
         self._map("policies").set(
-            dataplane.pack_u32(epoch % words.EPOCHS),
-            dataplane.pack_policy(epoch, self._version, self._region, self._lists),
+            maps.pack_u32(epoch % records.EPOCHS),
+            maps.pack_policy(epoch, self._version, self._region, self._lists),
         )
         rows = self._lists.rows
-        self._on |= words.ON if rows else 0  # what was looked at once stays counted
-        self._on |= words.ON_VLAN if any(row.vlan for row in rows) else 0
-        self._on |= words.ON_ETHERTYPE if any(row.ethertype for row in rows) else 0
-        self._map("config").set(dataplane.pack_u32(0), dataplane.pack_config(epoch, self._on))
+        self._on |= records.ON if rows else 0  # what was looked at once stays counted
+        self._on |= records.ON_VLAN if any(row.vlan for row in rows) else 0
+        self._on |= records.ON_ETHERTYPE if any(row.ethertype for row in rows) else 0
+        self._map("config").set(maps.pack_u32(0), maps.pack_config(epoch, self._on))
         self._epoch = epoch
         self.on_epoch(epoch)
 
@@ -305,14 +305,14 @@ class Dataplane:
             self._attached.add(vm.index)
 
     def _write_vm(self, vm: Vm) -> None:
-        flags = 0 if vm.index in self._gone else words.VM_ALIVE
+        flags = 0 if vm.index in self._gone else records.VM_ALIVE
         if vm.spec.endpoint:
-            flags |= words.VM_ENDPOINT
+            flags |= records.VM_ENDPOINT
         elif vm.spec.nf is None:  # a packet NF is transparent
-            flags |= words.VM_ROUTES
-        flags |= words.VM_PORT if vm.spec.nf is not None else 0
-        flags |= words.VM_ON_SWITCH if vm.index in self._rates else 0
-        self._map("vms").set(dataplane.pack_u32(vm.index), dataplane.pack_vm(vm.mac, flags))
+            flags |= records.VM_ROUTES
+        flags |= records.VM_PORT if vm.spec.nf is not None else 0
+        flags |= records.VM_ON_SWITCH if vm.index in self._rates else 0
+        self._map("vms").set(maps.pack_u32(vm.index), maps.pack_vm(vm.mac, flags))
 
     # -- the kernel's side ------------------------------------------------------------------------
 
@@ -322,20 +322,20 @@ class Dataplane:
         return self._object.map(name)
 
     def _event(self, data: bytes) -> None:
-        kind, a, b = dataplane.unpack_event(data)
-        if kind == words.EVENT_PAIR and self._links is not None:
+        kind, a, b = maps.unpack_event(data)
+        if kind == records.EVENT_PAIR and self._links is not None:
             self._links.want(a, b)
-        elif kind == words.EVENT_CONTENT:
-            self._inspector.saw(dataplane.unpack_content(data))
+        elif kind == records.EVENT_CONTENT:
+            self._inspector.saw(maps.unpack_content(data))
 
-    def _forget(self, vm: int, flow: words.Tuple) -> None:
+    def _forget(self, vm: int, flow: records.Tuple) -> None:
         assert self._object is not None
-        dataplane.forget(self._object.program("forget"), vm, flow)
+        maps.forget(self._object.program("forget"), vm, flow)
 
     def _sweep(self, gone: int) -> None:
         if self._object is None:
             return
-        dataplane.sweep(
+        maps.sweep(
             self._object.program("sweep"),
             time.clock_gettime_ns(time.CLOCK_MONOTONIC),
             int(FLOW_IDLE * 1e9),
@@ -343,21 +343,19 @@ class Dataplane:
             gone,
         )
 
-    def _remembered(self, vm: int, flow: words.Tuple) -> bool:
+    def _remembered(self, vm: int, flow: records.Tuple) -> bool:
         """Whether anything is known of a flow that a VM sends."""
-        return self._map("flows").get(dataplane.pack_key(vm, flow)) is not None
+        return self._map("flows").get(maps.pack_key(vm, flow)) is not None
 
-    def function_flows(self) -> list[words.Flow]:
+    def function_flows(self) -> list[records.Flow]:
         """Flows at the ports of packet functions."""
-        return [
-            flow for flow in dataplane.read_flows(self._map("flows")) if flow.vm in self._functions
-        ]
+        return [flow for flow in maps.read_flows(self._map("flows")) if flow.vm in self._functions]
 
-    def drop_flow(self, vm: int, flow: words.Tuple) -> None:
+    def drop_flow(self, vm: int, flow: records.Tuple) -> None:
         """A packet function's flow is idle: forget it and its counts."""
-        dataplane.drop_flow(self._map("flows"), vm, flow)
+        maps.drop_flow(self._map("flows"), vm, flow)
 
-    def ring_hops(self, seen: Sequence[words.Flow]) -> list[tuple[words.Flow, RouteSpec]]:
+    def ring_hops(self, seen: Sequence[records.Flow]) -> list[tuple[records.Flow, RouteSpec]]:
         """Of these flows, those that may leave the switch for a ring now, with their route. The
         classifier has said so for each: no filter, mirror or rate concerns it."""
         routes = self._policy.routes
@@ -365,9 +363,9 @@ class Dataplane:
             (flow, routes[flow.route])
             for flow in seen
             if flow.verdict.epoch == self._epoch
-            and flow.verdict.action == words.STEER
-            and flow.verdict.flags & words.F_BYPASS
-            and flow.packets >= words.RULE_AFTER
+            and flow.verdict.action == records.STEER
+            and flow.verdict.flags & records.F_BYPASS
+            and flow.packets >= records.RULE_AFTER
             and flow.route is not None
             and flow.route < len(routes)
             and routes[flow.route].bypass in ("auto", "ring")
@@ -399,13 +397,13 @@ class Dataplane:
             ports=self.ports(),
         )
 
-    def _judge(self, flow: words.Flow) -> tuple[int | None, bool]:
+    def _judge(self, flow: records.Flow) -> tuple[int | None, bool]:
         """Route and direction of a flow by the policy in force."""
         first, reply = self._first(flow)
         row = first_match(self._lists.routes, first)
         return None if row is None else self._lists.routes[row].route, reply
 
-    def _watched(self, flow: words.Flow) -> flows.Watched:
+    def _watched(self, flow: records.Flow) -> flows.Watched:
         """The filter and the mirror that the policy in force has for a flow."""
         if not self._lists.filters and not self._lists.mirrors:
             return flows.NOBODY
@@ -413,10 +411,10 @@ class Dataplane:
         own = replace(first, flow=flow.tuple, origin=0 if reply else first.origin)
         return flows.watched(self._lists, own)
 
-    def _first(self, flow: words.Flow) -> tuple[First, bool]:
+    def _first(self, flow: records.Flow) -> tuple[First, bool]:
         """What is known of the first packet of a flow's connection; whether the flow is of the
         replies."""
-        conn = dataplane.read_conn(self._map("conns"), flow.tuple)
+        conn = maps.read_conn(self._map("conns"), flow.tuple)
         first = First(flow.tuple, SYN, 0, flow.vm)
         if conn is not None:
             tuple_ = flow.tuple.reversed() if conn.reply else flow.tuple
@@ -432,9 +430,9 @@ class Dataplane:
             raise HostsimError(
                 f"explain {vm}", "no such VM or endpoint", f"there are: {', '.join(self._vms)}"
             )
-        conn = dataplane.read_conn(self._map("conns"), flow)
+        conn = maps.read_conn(self._map("conns"), flow)
         name = self._inspector.name_of(conn.content) if conn else None
-        seen, sent = dataplane.read_table(self._map("flows"))
+        seen, sent = maps.read_table(self._map("flows"))
         seen = [one for one in seen if one.tuple == flow]
         sent = [one for one in sent if one.tuple == flow]
         return explain.explain(vm, flow, self._lists, conn, name, seen, sent, self._view())
@@ -442,13 +440,13 @@ class Dataplane:
     def verify(self) -> list[Json]:
         """What each VM sent of each flow, and what accounts for it: see verify.py. Packets on
         their way show as missing: ask again."""
-        seen, sent = dataplane.read_table(self._map("flows"))
+        seen, sent = maps.read_table(self._map("flows"))
         losses = verify.Losses(
             {}
             if self._drops.known
             else {vm.index: transfer.queue_drops(vm) for vm in self._vms.values() if vm.alive},
             self._drops.read(),
-            list(dataplane.read_ended(self._map("ended"))),
+            list(maps.read_ended(self._map("ended"))),
             self.retained,
             frozenset(row.route for row in self._lists.mirrors),
         )
@@ -456,18 +454,18 @@ class Dataplane:
 
     def flows(self) -> list[Json]:
         """The contract's `flows`."""
-        seen, sent = dataplane.read_table(self._map("flows"))
+        seen, sent = maps.read_table(self._map("flows"))
         return flows.flow_rows(seen, sent, self._view())
 
     def rules(self) -> list[Json]:
         """The contract's `rules`."""
-        return flows.rule_rows(list(dataplane.read_rules(self._map("flows"))), self._view())
+        return flows.rule_rows(list(maps.read_rules(self._map("flows"))), self._view())
 
     def routes(self) -> list[Json]:
         """The policy, in order; packets: of the flows remembered, as they entered their chain."""
         packets = [0] * len(self._policy.routes)
-        for flow in dataplane.read_flows(self._map("flows")):
-            enters = flow.verdict.flags & words.F_START
+        for flow in maps.read_flows(self._map("flows")):
+            enters = flow.verdict.flags & records.F_START
             if enters and flow.route is not None and flow.verdict.epoch == self._epoch:
                 packets[flow.route] += flow.packets
         return [
@@ -487,7 +485,7 @@ class Dataplane:
     def counters(self) -> dict[str, int]:
         """What was counted by name, since the start: packets, but for `given-up` and `pushed-out`,
         which are connections whose contents were given up."""
-        found = dataplane.read_counters(self._map("counters")) | self._inspector.counters()
+        found = maps.read_counters(self._map("counters")) | self._inspector.counters()
         return found | {"uncounted-drops": self._drops.missed()}
 
     def kernel_drops(self) -> dict[str, dict[str, int]] | None:

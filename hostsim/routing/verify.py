@@ -5,7 +5,7 @@ The transfer component counts, in the VM, what it lets go to the switch and what
 direct link; the classifier counts what came in by the VM's port, and `transfer_in` what came out
 of the link. Between the two there is one queue, the CPU's backlog.
 
-What the kernel dropped has the kernel's own reason (cext/drops.py), in capitals: in that queue;
+What the kernel dropped has the kernel's own reason (cext/switch/drops.py), in capitals: in that queue;
 behind the classifier or the link, which have counted it; or in the VM itself, where the packet had
 come in, or came from, and was not sent on. Such a packet counts as `sent` too, so that the sum of a
 row is all that the VM had in hand and did not take in. Where the kernel tells no reasons, what the
@@ -24,7 +24,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from cext.words import AT_EXIT, BEHIND, IN_SWITCH, IN_VM, Drop, Ended, Flow, Rule, Tuple
+from cext.switch.records import AT_EXIT, BEHIND, IN_SWITCH, IN_VM, Drop, Ended, Flow, Rule, Tuple
 from hostsim.model import Json
 from hostsim.routing.flows import View, key_text
 from hostsim.routing.retained import NOTHING, PortSums, Retained

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cext import dataplane, words
 from cext.bpf import objects as bpf
-from cext.words import Lists, Tuple
+from cext.switch import maps, records
+from cext.switch.records import Lists, Tuple
 from hostsim.model import FilterSpec, MatchSpec, RouteSpec
 from hostsim.routing import policy
 
@@ -64,27 +64,27 @@ def packets(draw: st.DrawFn) -> tuple[Tuple, int, int, int]:
 def kernel() -> Iterator[bpf.Object]:
     loaded = bpf.Object("classifier")
     for number in NUMBERS.values():
-        flags = words.VM_ALIVE | words.VM_ROUTES
-        value = dataplane.pack_vm("02:00:00:00:00:01", flags)
-        loaded.map("vms").set(dataplane.pack_u32(number), value)
+        flags = records.VM_ALIVE | records.VM_ROUTES
+        value = maps.pack_vm("02:00:00:00:00:01", flags)
+        loaded.map("vms").set(maps.pack_u32(number), value)
     yield loaded
     loaded.close()
 
 
 def load(kernel: bpf.Object, lists: Lists, chains: list[tuple[int, ...]]) -> None:
     for at, row in enumerate(lists.rows):
-        kernel.map("rows").set(dataplane.pack_u32(at), dataplane.pack_row(row))
+        kernel.map("rows").set(maps.pack_u32(at), maps.pack_row(row))
     for at, chain in enumerate(chains):
-        kernel.map("routes").set(dataplane.pack_u32(at), dataplane.pack_route(chain, True))
-    kernel.map("policies").set(dataplane.pack_u32(1), dataplane.pack_policy(1, 1, 0, lists))
-    kernel.map("config").set(dataplane.pack_u32(0), dataplane.pack_config(1, words.ON))
+        kernel.map("routes").set(maps.pack_u32(at), maps.pack_route(chain, True))
+    kernel.map("policies").set(maps.pack_u32(1), maps.pack_policy(1, 1, 0, lists))
+    kernel.map("config").set(maps.pack_u32(0), maps.pack_config(1, records.ON))
 
 
 def decide(
     kernel: bpf.Object, origin: int, flow: Tuple, flags: int, dscp: int
-) -> tuple[int | None, bool, words.Verdict]:
+) -> tuple[int | None, bool, records.Verdict]:
     judge = kernel.program("judge")
-    return dataplane.judge(kernel.map("judged"), judge, origin, flow, flags, dscp)
+    return maps.judge(kernel.map("judged"), judge, origin, flow, flags, dscp)
 
 
 @settings(
@@ -113,7 +113,7 @@ def test_both_decide_alike(
         route, reply, verdict = decide(kernel, origin, flow, flags, dscp)
         assert (route, reply) == (expected.route, expected.reply), (lists, flow, flags)
         if expected.route is None:
-            assert verdict.action == words.BRIDGE
+            assert verdict.action == records.BRIDGE
             continue
         hop = policy.next_hop(numbers, origin, reply, lambda _: True)
         assert (verdict.action, verdict.to) == (hop.action, hop.to)
@@ -127,7 +127,7 @@ def test_a_filter_comes_before_the_route(kernel: bpf.Object) -> None:
         NUMBERS,
     )
     load(kernel, lists, [(1,)])
-    for port, action in ((22, words.STEER), (23, words.DROP)):
+    for port, action in ((22, records.STEER), (23, records.DROP)):
         flow = Tuple(4, 6, ADDRESSES[0], 999, ADDRESSES[1], port)
         assert decide(kernel, 4, flow, 2, 0)[2].action == action
 

@@ -13,8 +13,8 @@ import pytest
 from cli import HOSTSIM, ask, hostsim, run, until
 from net import ADDRESSES, Net, made
 
-from cext import drops
 from cext.bpf import ids
+from cext.switch import drops
 from hostsim.hostfile import parse
 from hostsim.routing import kerneldrops, routes
 

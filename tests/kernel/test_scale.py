@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from net import ADDRESSES, Net, made
 
-from cext import dataplane, tester
+from cext import tester
+from cext.switch import maps
 from hostsim.bench.load import take_in
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
@@ -57,9 +58,7 @@ def test_a_hundred_thousand_flows_by_the_last_of_a_thousand_routes(tmp_path: Pat
         assert net.dataplane.counters()["table-full"] == 0
         stream(net, load, LAST, 0, FLOWS)  # all of them live
         seen = [
-            one
-            for one in dataplane.read_flows(net.dataplane._map("flows"))
-            if one.tuple.proto == 17
+            one for one in maps.read_flows(net.dataplane._map("flows")) if one.tuple.proto == 17
         ]
         ports = {name: net.vms[name].index for name in ("client", "fw")}
         for name, number in ports.items():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cext.dataplane import pack_conn, pack_tuple
+from cext.switch.maps import pack_conn, pack_tuple
 from hostsim.routing import flows
 
 

@@ -12,9 +12,9 @@ from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
 from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Raw
 
-from cext.dataplane import pack_row
 from cext.nf import Firewall
-from cext.words import Row, Tuple
+from cext.switch.maps import pack_row
+from cext.switch.records import Row, Tuple
 from hostsim.model import MatchSpec
 from hostsim.routing.policy import First, judge, match_rows
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cext.words import BRIDGE, DROP, STEER, Tuple
+from cext.switch.records import BRIDGE, DROP, STEER, Tuple
 from hostsim.errors import HostFileError, UsageError
 from hostsim.hostfile import parse
 from hostsim.routing import flows, matchtext, policy

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from cext.port import Port, Rules, flow_of
+from cext.switch.records import STEER, Account, Flow, Verdict
 from cext.tally import Tally
-from cext.words import STEER, Account, Flow, Verdict
 from hostsim.bench.chain import packet
 from hostsim.hostfile import parse
 from hostsim.model import RouteSpec

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cext.words import (
+from cext.switch.records import (
     AT_EXIT,
     BEHIND,
     IN_SWITCH,

@@ -1,4 +1,4 @@
-"""What the kernel drops in the namespaces of a host, counted by drops.bpf.c; wraps drops.h.
+"""What the kernel drops in the namespaces of a host, counted by switch/drops.bpf.c; wraps switch/drops.h.
 
 The program runs where packets are lost and nowhere else (tracepoint skb:kfree_skb), and goes with
 this object. Reasons have the names of the running kernel's own enum skb_drop_reason, which its BTF
@@ -11,18 +11,19 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from cext import check, words
+from cext import check
 from cext._native import ffi, lib
 from cext.bpf import objects as bpf
-from cext.dataplane import pack_u32, pages, unpack_tuple
-from cext.words import Drop, Tuple
+from cext.switch import records
+from cext.switch.maps import pack_u32, pages, unpack_tuple
+from cext.switch.records import Drop, Tuple
 
 ENUM = "skb_drop_reason"
 PREFIX = "SKB_DROP_REASON_"
 SWITCH: int = lib.HS_HOME_SWITCH
 """The number of the switch's namespace, where others have that of their VM."""
 
-assert (words.IN_VM, words.AT_EXIT, words.IN_SWITCH, words.BEHIND) == (
+assert (records.IN_VM, records.AT_EXIT, records.IN_SWITCH, records.BEHIND) == (
     lib.HS_IN_VM,
     lib.HS_AT_EXIT,
     lib.HS_IN_SWITCH,

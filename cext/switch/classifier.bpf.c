@@ -16,7 +16,7 @@
  * packets wait stays on the switch.
  *
  * Counting is of skbs as they pass: a GSO super-packet counts one, with all its bytes. */
-#include "decide.bpf.h"
+#include "switch/decide.bpf.h"
 
 enum { HS_UNDER_WAY = 20000000 }; /* ns, more than a coarse clock tick */
 

@@ -1,4 +1,4 @@
-"""The BPF data plane's maps as Python sees them: packing and unpacking dataplane.h's structures.
+"""The BPF data plane's maps as Python sees them: packing and unpacking switch/layout.h's structures.
 
 No policy here. Addresses are packed bytes in network order, VM numbers are the VMs' indices,
 times are nanoseconds of CLOCK_MONOTONIC.
@@ -10,10 +10,11 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from cext import check, words
+from cext import check
 from cext._native import ffi, lib
 from cext.bpf.objects import Map
-from cext.words import (
+from cext.switch import records
+from cext.switch.records import (
     COUNTERS,
     FROM,
     NO_ROUTE,
@@ -43,8 +44,8 @@ for _name in (
     "NO_ROUTE",
     "RULE_AFTER",
 ):
-    assert getattr(words, _name) == getattr(lib, f"HS_{_name}"), _name
-assert len(words.COUNTERS) == lib.HS_REASONS
+    assert getattr(records, _name) == getattr(lib, f"HS_{_name}"), _name
+assert len(records.COUNTERS) == lib.HS_REASONS
 
 
 def unpack_tuple(raw: Any) -> Tuple:

@@ -1,6 +1,6 @@
 """The words of the data plane: flow, verdict, rule and row as plain values. Pure.
 
-What dataplane.h calls them, for the modules that decide and explain without touching a map.
+What switch/layout.h calls them, for the modules that decide and explain without touching a map.
 Addresses are packed bytes in network order, VM numbers are the VMs' indices, times are nanoseconds
 of CLOCK_MONOTONIC.
 """
@@ -22,7 +22,7 @@ FROM = 8
 NO_ROUTE = 0xFFFF
 NO_CONTENT = 0xFFFFFFFF
 RULE_AFTER = 3
-"""Sizes and numbers of dataplane.h; cext/dataplane.py holds them against the header."""
+"""Sizes and numbers of switch/layout.h; cext/switch/maps.py holds them against the header."""
 
 BRIDGE, STEER, DROP = 0, 1, 2
 F_BYPASS, F_START, F_MIRROR, F_VM_GONE, F_INSPECT = 1, 2, 4, 8, 16
@@ -65,7 +65,7 @@ class Tuple(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """A decision: see enum hs_action and the flags in dataplane.h."""
+    """A decision: see enum hs_action and the flags in switch/layout.h."""
 
     epoch: int
     flags: int

@@ -13,7 +13,7 @@
  *
  * A drop within the few instructions of another one on the same CPU is missed; the kernel counts
  * it (recursion_misses of the program). */
-#include "drops.h"
+#include "switch/drops.h"
 
 #include <linux/bpf.h>
 #include <linux/if_ether.h>

@@ -9,7 +9,7 @@
 #ifndef HS_DECIDE_BPF_H
 #define HS_DECIDE_BPF_H
 
-#include "maps.bpf.h"
+#include "switch/maps.bpf.h"
 
 enum { HS_TCP_SYN = 2, HS_TCP_ACK = 16 };
 

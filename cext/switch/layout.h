@@ -1,8 +1,8 @@
 /* What the BPF data plane and the daemon agree on: the layout of every map's key and value.
  *
- * Included by the BPF programs (classifier.bpf.c) and by the extension module, whose compiler
- * checks the declarations of dataplane.cdef against it. Everything is in host byte order except
- * addresses and ports, which are as in the packet.
+ * Included by the BPF programs (switch/classifier.bpf.c) and by the extension module, whose
+ * compiler checks the declarations of switch/layout.cdef against it. Everything is in host byte
+ * order except addresses and ports, which are as in the packet.
  *
  * Interfaces are found by arithmetic, not by look-up, because hostsim chooses their numbers:
  *   VM number v (1..HS_VM_MAX): its port in the switch: HS_IFINDEX + v;
@@ -196,7 +196,7 @@ struct hs_config {
     __u32 on; /* HS_ON_*; 0: no policy at all, everything is bridged */
 };
 
-/* `counters`, per CPU: packets by reason. Keep COUNTERS in dataplane.py in this order. */
+/* `counters`, per CPU: packets by reason. Keep COUNTERS in switch/maps.py in this order. */
 enum hs_counter {
     HS_C_PLAIN,       /* not for the classifier: broadcast, multicast, ARP, ND, not IP */
     HS_C_MALFORMED,   /* dropped: lengths that lie */

@@ -1,0 +1,1 @@
+"""What the kernel decides: the classifier, its maps, and the kernel's drops."""
