@@ -1,10 +1,10 @@
-/* The network functions that ship, as a port's loop runs them (hs_judge in port.h), and the source.
- * Their state and what they decide: nf_firewall.h, nf_nat.h. */
+/* The network functions that ship, as a port's loop runs them (hs_judge in port/port.h), and the
+ * source. Their state and what they decide: nf_firewall.h, nf_nat.h. */
 #ifndef HS_NF_H
 #define HS_NF_H
 #include "nf_firewall.h"
 #include "nf_nat.h"
-#include "port.h"
+#include "port/port.h"
 
 /* state: a struct hs_firewall. */
 uint32_t hs_judge_firewall(void *state, struct hs_port *p, struct hs_packet *batch, uint32_t n);

@@ -9,7 +9,7 @@ from typing import Any
 
 from cext import check
 from cext._native import ffi, lib
-from cext.port import Port
+from cext.port.port import Port
 
 NAT_COUNTS = (
     "translated-out",

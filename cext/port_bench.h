@@ -2,7 +2,7 @@
  * of its load, which do what the stacks of two endpoints do with each datagram. */
 #ifndef HS_PORT_BENCH_H
 #define HS_PORT_BENCH_H
-#include "port.h"
+#include "port/port.h"
 
 #define HS_PING_LATE UINT64_C(100000000) /* ns until a packet counts as lost */
 

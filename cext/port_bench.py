@@ -2,7 +2,7 @@
 
 from cext import check
 from cext._native import ffi, lib
-from cext.port import Port
+from cext.port.port import Port
 
 SAMPLES = 4096
 

@@ -1,7 +1,7 @@
 """Packet memory and channels between VMs, from Python. Wraps ring/umem.h and ring/channel.h.
 
 For setting channels up (the daemon makes them and hands the descriptors over) and for tests; a
-network function uses `cext.port`, which moves batches without a Python object for each packet.
+network function uses `cext.port.port`, which moves batches without a Python object for each packet.
 """
 
 from dataclasses import dataclass
@@ -127,7 +127,7 @@ class Channel:
         else:
             addresses = ffi.new("uint64_t[]", [batch[i].addr for i in range(count)])
             returned = lib.hs_channel_return(self.native, addresses, count)
-            assert returned == count, "a peer that never reclaims: use cext.port"
+            assert returned == count, "a peer that never reclaims: use cext.port.port"
         return packets
 
     def counters(self) -> dict[str, int]:

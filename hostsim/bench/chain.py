@@ -30,7 +30,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from cext import port_bench
-from cext.port import Port
+from cext.port.port import Port
 from hostsim.bench import common
 from hostsim.bench.folder import claimed
 from hostsim.errors import HostsimError, UsageError

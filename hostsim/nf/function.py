@@ -5,7 +5,7 @@ A VM with `nf` gets: an XDP program on its eth0 that hands every frame to the NF
 addresses); a port on the switch that floods nothing to it but broadcasts where it has an address,
 learns nothing from it, and finishes checksums and segments before its frames leave the kernel; the
 runner process (hostsim/nf/runner.py), told everything over a socket of its own; a table of routing
-rules that it can only read (cext/flow.h), and a tally that it writes (cext/tally.h). The tables
+rules that it can only read (cext/port/rules.h), and a tally that it writes (cext/port/tally.h). The tables
 outlive the process.
 
 Packet memory is the process's own, or, where functions share it, a part of one umem: two ranges of
@@ -28,9 +28,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from cext.bpf import objects as bpf
-from cext.port import Rules, offload_off
+from cext.port.port import Rules, offload_off
+from cext.port.tally import Tally
 from cext.ring.channel import Shape, make_region
-from cext.tally import Tally
 from hostsim.errors import HostsimError
 from hostsim.model import Json
 from hostsim.nf import nfsettings

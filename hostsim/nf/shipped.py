@@ -1,6 +1,6 @@
 """The network functions that ship with hostsim, by name, as the process in the VM runs them.
 
-`forward`, `sink`, `firewall`, `nat` and `source` touch packets in C (cext/nf.h, cext/port.h);
+`forward`, `sink`, `firewall`, `nat` and `source` touch packets in C (cext/nf.h, cext/port/port.h);
 `count` shows what a function in Python looks like.
 """
 
@@ -9,8 +9,8 @@ import os
 from collections.abc import Callable, Iterator
 
 from cext import nf as native
-from cext import port as ports
-from cext.port import Port
+from cext.port import port as ports
+from cext.port.port import Port
 from hostsim.model import Json
 
 

@@ -1,6 +1,6 @@
 /* The tally: a reader finds whole rows of the right flow, and counts that only grow, while a writer
  * counts and gives places to other flows; a hostile writer's table is read without harm. */
-#include "tally.h"
+#include "port/tally.h"
 #include "check.h"
 
 #include <pthread.h>

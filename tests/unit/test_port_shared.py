@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cext.port import Port, Rules, flow_of
+from cext.port.port import Port, Rules, flow_of
 from cext.ring.channel import Shape, make_channel, make_region
 from hostsim.bench.chain import packet
 

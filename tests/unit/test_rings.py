@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from cext.port import Port, Rules, flow_of
+from cext.port.port import Port, Rules, flow_of
+from cext.port.tally import Tally
 from cext.switch.records import STEER, Account, Flow, Verdict
-from cext.tally import Tally
 from hostsim.bench.chain import packet
 from hostsim.hostfile import parse
 from hostsim.model import RouteSpec

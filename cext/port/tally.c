@@ -1,7 +1,7 @@
-/* See tally.h. */
-#include "tally.h"
+/* See port/tally.h. */
+#include "port/tally.h"
 
-#include "flow.h"
+#include "port/rules.h"
 
 #include <string.h>
 

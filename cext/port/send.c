@@ -1,7 +1,7 @@
 /* The port's way out: for each packet its way, runs of packets with the same way, and what becomes
- * of each in the tally. See port.h. */
+ * of each in the tally. See port/port.h. */
 #define _GNU_SOURCE
-#include "port_parts.h"
+#include "port/parts.h"
 
 #include <poll.h>
 #include <sched.h>

@@ -1,7 +1,7 @@
 /* An AF_XDP socket on an interface of this network namespace, over a process's umem.
  *
- * Documentation/networking/af_xdp.rst; libxdp's xsk.h. Copy mode (a veth has no other), with
- * need-wakeup. The XDP program and its XSKMAP are the daemon's (capture.bpf.c). The kernel is
+ * Documentation/networking/af_xdp.rst; libxdp's port/xsk.h. Copy mode (a veth has no other), with
+ * need-wakeup. The XDP program and its XSKMAP are the daemon's (port/capture.bpf.c). The kernel is
  * trusted, so there are no checks of what it says here; but frames of the umem may belong to
  * channels, and go back to them when they have been sent.
  */

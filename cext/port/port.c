@@ -1,6 +1,6 @@
-/* See port.h. */
+/* See port/port.h. */
 #define _GNU_SOURCE
-#include "port_parts.h"
+#include "port/parts.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -24,11 +24,11 @@
  * whether a neighbour sleeps, but after HS_ROUNDS_PUT_OFF bursts, and wake then only whom they
  * would lose packets to. The others are woken by a port that has nothing more to do, or no room:
  * they can have its core. After HS_ROUNDS_LATE such looks they are woken anyway. A port that sleeps
- * sets no timer that would be the next to run out (LATE in port_wait.c): to set one costs as much
+ * sets no timer that would be the next to run out (LATE in port/wait.c): to set one costs as much
  * again.
  *
- * What becomes of each packet is counted by flow in the tally (tally.h): what the function gave to
- * be sent, by which way it went, or why it was lost.
+ * What becomes of each packet is counted by flow in the tally (port/tally.h): what the function
+ * gave to be sent, by which way it went, or why it was lost.
  *
  * A neighbour that dies is forgotten: what it had sent is still received, then its channels go. In
  * shared mode, frames that were lent to it may have been handed on by it to others who still use
@@ -39,9 +39,9 @@
 #define HS_PORT_H
 #include "ring/bell.h"
 #include "ring/channel.h"
-#include "flow.h"
-#include "tally.h"
-#include "xsk.h"
+#include "port/rules.h"
+#include "port/tally.h"
+#include "port/xsk.h"
 
 #define HS_NEIGHBOURS_MAX 16
 #define HS_BURST 64

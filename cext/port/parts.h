@@ -1,8 +1,9 @@
-/* What the parts of the port (port.c, port_send.c, port_wait.c) do for each other; for nobody else.
+/* What the parts of the port (port/port.c, port/send.c, port/wait.c) do for each other; for nobody
+ * else.
  */
 #ifndef HS_PORT_PARTS_H
 #define HS_PORT_PARTS_H
-#include "port.h"
+#include "port/port.h"
 
 /* The port is done with a frame: it is free, or goes back to the neighbour it came from. */
 void hs_port_let_go(struct hs_port *p, uint64_t addr);

@@ -1,6 +1,6 @@
-/* Waiting for packets, and the loops of functions written in C. See port.h. */
+/* Waiting for packets, and the loops of functions written in C. See port/port.h. */
 #define _GNU_SOURCE
-#include "port_parts.h"
+#include "port/parts.h"
 
 #include <errno.h>
 #include <poll.h>

@@ -1,6 +1,6 @@
-/* See xsk.h. */
+/* See port/xsk.h. */
 #define _GNU_SOURCE
-#include "xsk.h"
+#include "port/xsk.h"
 
 #include "ns/sock.h"
 

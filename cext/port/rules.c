@@ -1,5 +1,5 @@
-/* See flow.h. */
-#include "flow.h"
+/* See port/rules.h. */
+#include "port/rules.h"
 
 #include <errno.h>
 #include <string.h>

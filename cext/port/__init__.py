@@ -1,0 +1,1 @@
+"""What a network function holds: the port, its rules, its counts, its AF_XDP socket."""
