@@ -1,7 +1,7 @@
 /* See port_bench.h. */
 #include "port_bench.h"
 
-#include "nf_packet.h"
+#include "nf/packet.h"
 
 #include <errno.h>
 #include <poll.h>

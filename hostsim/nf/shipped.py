@@ -1,6 +1,6 @@
 """The network functions that ship with hostsim, by name, as the process in the VM runs them.
 
-`forward`, `sink`, `firewall`, `nat` and `source` touch packets in C (cext/nf.h, cext/port/port.h);
+`forward`, `sink`, `firewall`, `nat` and `source` touch packets in C (cext/nf/judges.h, cext/port/port.h);
 `count` shows what a function in Python looks like.
 """
 
@@ -8,7 +8,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 
-from cext import nf as native
+from cext.nf import judges as native
 from cext.port import port as ports
 from cext.port.port import Port
 from hostsim.model import Json

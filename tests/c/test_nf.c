@@ -3,8 +3,8 @@
  * bytes that are only random get no further than the first check.
  */
 #include "check.h"
-#include "nf_firewall.h"
-#include "nf_nat.h"
+#include "nf/firewall.h"
+#include "nf/nat.h"
 
 #include <arpa/inet.h>
 #include <string.h>

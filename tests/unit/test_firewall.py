@@ -12,7 +12,7 @@ from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
 from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Raw
 
-from cext.nf import Firewall
+from cext.nf.judges import Firewall
 from cext.switch.maps import pack_row
 from cext.switch.records import Row, Tuple
 from hostsim.model import MatchSpec

@@ -12,7 +12,7 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
-from cext.nf import Nat
+from cext.nf.judges import Nat
 
 SECOND = 10**9
 NAT = "198.18.0.30"

@@ -1,4 +1,4 @@
-"""The network functions that ship, their state in C. Wraps nf.h, nf_firewall.h and nf_nat.h.
+"""The network functions that ship, their state in C. Wraps nf/judges.h, nf/firewall.h and nf/nat.h.
 
 Each has `run(port)`, its loop until the port's control ends it; `counters()`, what it has done and
 dropped, by name; and `pass_(frame, now)`, its decision for one frame, which tests ask.

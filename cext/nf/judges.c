@@ -1,5 +1,5 @@
-/* See nf.h. */
-#include "nf.h"
+/* See nf/judges.h. */
+#include "nf/judges.h"
 
 #include <errno.h>
 #include <poll.h>

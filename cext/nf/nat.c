@@ -1,5 +1,5 @@
-/* See nf_nat.h. */
-#include "nf_nat.h"
+/* See nf/nat.h. */
+#include "nf/nat.h"
 
 #include <arpa/inet.h>
 #include <errno.h>

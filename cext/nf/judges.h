@@ -1,9 +1,9 @@
 /* The network functions that ship, as a port's loop runs them (hs_judge in port/port.h), and the
- * source. Their state and what they decide: nf_firewall.h, nf_nat.h. */
+ * source. Their state and what they decide: nf/firewall.h, nf/nat.h. */
 #ifndef HS_NF_H
 #define HS_NF_H
-#include "nf_firewall.h"
-#include "nf_nat.h"
+#include "nf/firewall.h"
+#include "nf/nat.h"
 #include "port/port.h"
 
 /* state: a struct hs_firewall. */

@@ -12,7 +12,7 @@
  */
 #ifndef HS_NF_NAT_H
 #define HS_NF_NAT_H
-#include "nf_track.h"
+#include "nf/track.h"
 
 enum hs_nat_count {
     HS_NAT_OUT,       /* packets translated, inside to outside */

@@ -1,5 +1,5 @@
-/* See nf_packet.h. */
-#include "nf_packet.h"
+/* See nf/packet.h. */
+#include "nf/packet.h"
 
 #include <arpa/inet.h>
 

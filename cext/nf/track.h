@@ -19,7 +19,7 @@
  */
 #ifndef HS_NF_TRACK_H
 #define HS_NF_TRACK_H
-#include "nf_packet.h"
+#include "nf/packet.h"
 
 #define HS_SECONDS UINT64_C(1000000000)
 #define HS_IDLE_TCP_OPEN (7440 * HS_SECONDS)

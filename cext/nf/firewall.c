@@ -1,5 +1,5 @@
-/* See nf_firewall.h. */
-#include "nf_firewall.h"
+/* See nf/firewall.h. */
+#include "nf/firewall.h"
 
 #include <arpa/inet.h>
 #include <errno.h>

@@ -1,6 +1,6 @@
-/* See nf_track.h. */
+/* See nf/track.h. */
 #define _GNU_SOURCE
-#include "nf_track.h"
+#include "nf/track.h"
 
 #include <errno.h>
 #include <stdatomic.h>
