@@ -3,7 +3,7 @@
     hostsim-agent flip OS | next | status | watch
 
 It speaks `wire` over /run/hostsim/agent.sock, of which each OS has its own. Starts quickly: it
-imports little. The agent that answers the KMC for its OS is another program (cext/agent.c), which
+imports little. The agent that answers the KMC for its OS is another program (cext/input/agent.c), which
 the daemon starts.
 """
 

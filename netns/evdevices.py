@@ -17,7 +17,7 @@ from pathlib import Path
 
 from evdev import InputDevice, UInput, UInputError, ecodes
 
-from cext import evnode
+from cext.input import evnode
 
 _EVIOCSCLOCKID = 0x400445A0
 _EVENT = struct.Struct("llHHi")

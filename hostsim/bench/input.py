@@ -17,7 +17,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 
-from cext.forward import Forwarder
+from cext.input.forward import Forwarder
 from hostsim.bench import common
 from hostsim.errors import HostsimError
 from hostsim.model import Json

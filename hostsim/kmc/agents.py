@@ -22,7 +22,7 @@ from hostsim.vm import Vm
 from netns.process import Process
 
 AGENT = HERE / "hostsim-os-agent"
-"""The resident agent's program (cext/agent.c)."""
+"""The resident agent's program (cext/input/agent.c)."""
 
 CONNECTIONS = 32
 """Most connections of one OS; further ones are closed at once."""

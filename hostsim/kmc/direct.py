@@ -20,7 +20,7 @@ waits for that (`unread`), up to the release timeout. What waits in a file when 
 lost to its program, as the kernel has it, and counted.
 
 Order of a release, which leaves no window for two readers: the OS is held still; no new open (node
-unlinked, device list); every open file revoked (cext/revoke.h); the OS may run again. An OS in
+unlinked, device list); every open file revoked (cext/input/revoke.h); the OS may run again. An OS in
 which files are still found after PASSES is killed, and looked through once more; where even that
 does not do, nobody gets the devices: this driver is out of use. That the node went is announced
 when the next owner has it: nobody waits for that. Until there is a first owner, and after the last,
@@ -35,8 +35,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from cext import forward
-from cext.revoke import Hold, Revoker
+from cext.input import forward
+from cext.input.revoke import Hold, Revoker
 from hostsim.kmc.osnodes import Node, OsNodes, node_path, udev_links, udev_properties
 from hostsim.model import DeviceSpec, Held, Json
 from netns import evstate, leds

@@ -1,7 +1,7 @@
 """mirror: the KMC holds the device, and every OS has a uinput clone of it.
 
 The clones are there as long as the device is plugged in, in the background too; only the
-foreground's gets events. The C forwarder (cext/forward.h) does that and keeps keys, LEDs and
+foreground's gets events. The C forwarder (cext/input/forward.h) does that and keeps keys, LEDs and
 touches per OS; autorepeat's rate and an axis's calibration are properties of each clone, so there
 is nothing to save or restore at a flip for them. They are remembered, with the LEDs, for a device
 that is unplugged and comes back. A clone has no key map (uinput(4) gives it none): EVIOCSKEYCODE
@@ -17,7 +17,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-from cext import forward
+from cext.input import forward
 from hostsim.errors import HostsimError
 from hostsim.kmc.osnodes import Node, OsNodes, node_path, udev_links, udev_properties
 from hostsim.model import DeviceSpec, Held, Json

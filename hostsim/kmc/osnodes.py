@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from cext import evnode
+from cext.input import evnode
 from hostsim.errors import HostsimError
 from hostsim.vm import Vm
 from netns.evdevices import Source, classify

@@ -20,7 +20,7 @@ import threading
 
 PATH = "/run/hostsim/agent.sock"
 CLONE_FILES = 0x400
-MANY = 520  # more than cext/revoke.c looks at in one queue
+MANY = 520  # more than cext/input/revoke.c looks at in one queue
 
 
 def keep(node: str) -> None:

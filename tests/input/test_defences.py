@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from rig import Puppet, Rig, Typist, spec, wait_for
 
-from cext.revoke import Hold, Revoked, Revoker
+from cext.input.revoke import Hold, Revoked, Revoker
 from hostsim.kmc import agents, wire
 from hostsim.kmc.osnodes import Node, node_path
 from hostsim.kmc.wire import Message, Type

@@ -103,7 +103,7 @@ def test_what_is_not_read_in_time_is_counted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["direct"])
 def test_revoked_files_are_closed_in_the_end(rig: Rig) -> None:
-    """The KMC keeps them while their programs close theirs (cext/keeper.h)."""
+    """The KMC keeps them while their programs close theirs (cext/input/keeper.h)."""
     rig.typist("keyboard", "Test Keyboard")
     rig.start()
     readers = {name: rig.reader(name) for name in ("work", "play")}

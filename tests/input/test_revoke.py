@@ -1,5 +1,5 @@
 """What an OS does to keep a device that it has opened, past the look through open files
-(cext/revoke.c): each try fails, and succeeds where the one piece of that code against it is left
+(cext/input/revoke.c): each try fails, and succeeds where the one piece of that code against it is left
 out. The product has no switch for this: a copy of the source is changed and compiled.
 """
 
@@ -13,8 +13,8 @@ import pytest
 from cffi import FFI
 from rig import HERE, Puppet, Reader, Rig, Typist, spec, wait_for
 
-import cext.revoke
-from cext.revoke import Hold, Revoked, Revoker
+import cext.input.revoke
+from cext.input.revoke import Hold, Revoked, Revoker
 from hostsim.vm import Vm
 
 pytestmark = [pytest.mark.uinput, pytest.mark.timeout(240)]
@@ -53,8 +53,8 @@ def leave_out(tmp_path: Path, monkeypatch: Patch) -> Callable[[dict[str, str]], 
         subprocess.run([*command, str(changed), str(SOURCES / "keeper.c")], check=True)
         ffi = FFI()
         ffi.cdef(re.sub("(?m)^#.*$", "", (SOURCES / "revoke.cdef").read_text()))
-        monkeypatch.setattr(cext.revoke, "ffi", ffi)
-        monkeypatch.setattr(cext.revoke, "lib", ffi.dlopen(str(library)))
+        monkeypatch.setattr(cext.input.revoke, "ffi", ffi)
+        monkeypatch.setattr(cext.input.revoke, "lib", ffi.dlopen(str(library)))
 
     return change
 

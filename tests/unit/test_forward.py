@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cext.forward import CHORD, GONE, Forwarder
+from cext.input.forward import CHORD, GONE, Forwarder
 
 EVENT = struct.Struct("llHHi")
 SYN, KEY, REL, MSC, LED, SND = 0, 1, 2, 4, 17, 18

@@ -1,7 +1,7 @@
-/* See forward_ff.h. */
+/* See input/ff.h. */
 #define _GNU_SOURCE
-#include "forward_ff.h"
-#include "forward.h"
+#include "input/ff.h"
+#include "input/forward.h"
 
 #include <errno.h>
 #include <linux/uinput.h>

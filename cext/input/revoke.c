@@ -1,6 +1,6 @@
-/* See revoke.h. */
+/* See input/revoke.h. */
 #define _GNU_SOURCE
-#include "revoke.h"
+#include "input/revoke.h"
 
 #include <dirent.h>
 #include <errno.h>

@@ -1,4 +1,4 @@
-"""Devices at rest, and their nodes, without the interpreter. Wraps evnode.h."""
+"""Devices at rest, and their nodes, without the interpreter. Wraps input/evnode.h."""
 
 import os
 from collections.abc import Collection

@@ -3,7 +3,7 @@
  * open file: every later call on it says ENODEV, in every process that shares it. */
 #ifndef HS_REVOKE_H
 #define HS_REVOKE_H
-#include "keeper.h"
+#include "input/keeper.h"
 
 #include <stdint.h>
 

@@ -1,6 +1,6 @@
-/* See keeper.h. One mutex holds the whole state; nothing between threads rests on atomics. */
+/* See input/keeper.h. One mutex holds the whole state; nothing between threads rests on atomics. */
 #define _GNU_SOURCE
-#include "keeper.h"
+#include "input/keeper.h"
 
 #include <errno.h>
 #include <pthread.h>

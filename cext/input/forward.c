@@ -1,8 +1,8 @@
-/* See forward.h. This file: the threads, the lock, the table of devices. */
+/* See input/forward.h. This file: the threads, the lock, the table of devices. */
 #define _GNU_SOURCE
-#include "forward.h"
-#include "forward_device.h"
-#include "forward_feedback.h"
+#include "input/forward.h"
+#include "input/device.h"
+#include "input/feedback.h"
 
 #include <errno.h>
 #include <pthread.h>

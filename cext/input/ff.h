@@ -1,6 +1,6 @@
 /* Force feedback through the input forwarder: each OS's effects and gain, the owner's of which are
  * on the real device (Documentation/input/ff.rst, linux/uinput.h). Not part of the interface:
- * forward_device.c calls.
+ * input/device.c calls.
  *
  * An OS uploads effects to its clone at any time; they get to the hardware while it is the owner.
  * At release all of them are taken off the hardware, which stops what plays; it does not play on

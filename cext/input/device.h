@@ -1,10 +1,10 @@
 /* One device of the input forwarder: what is pressed, touched and lit, for the hardware and for
- * each OS, and what of a frame its owner gets. Not part of the interface: forward.c locks and
- * calls. See forward.h for the rules. */
+ * each OS, and what of a frame its owner gets. Not part of the interface: input/forward.c locks and
+ * calls. See input/forward.h for the rules. */
 #ifndef HS_FORWARD_DEVICE_H
 #define HS_FORWARD_DEVICE_H
-#include "forward.h"
-#include "forward_ff.h"
+#include "input/forward.h"
+#include "input/ff.h"
 
 #include <linux/input.h>
 #include <stdbool.h>

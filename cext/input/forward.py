@@ -1,5 +1,5 @@
 """The input forwarder: real evdev devices to the foreground OS's uinput clones, in C on threads
-of its own. Wraps forward.h, which has the rules.
+of its own. Wraps input/forward.h, which has the rules.
 """
 
 from collections.abc import Sequence
@@ -69,7 +69,7 @@ class Forwarder:
         check(lib.hs_fwd_take(self._handle, which, os), "input forwarder, take")
 
     def stats(self, device: int) -> dict[str, int]:
-        """The device's counters, named as in forward.h."""
+        """The device's counters, named as in input/forward.h."""
         out = ffi.new("struct hs_fwd_stats *")
         check(lib.hs_fwd_stats(self._handle, device, out), "input forwarder, counters")
         return {name: getattr(out, name) for name, _ in ffi.typeof("struct hs_fwd_stats").fields}

@@ -1,6 +1,6 @@
-/* See evnode.h. */
+/* See input/evnode.h. */
 #define _GNU_SOURCE
-#include "evnode.h"
+#include "input/evnode.h"
 
 #include <errno.h>
 #include <fcntl.h>

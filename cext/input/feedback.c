@@ -1,6 +1,6 @@
-/* See forward_feedback.h. */
+/* See input/feedback.h. */
 #define _GNU_SOURCE
-#include "forward_feedback.h"
+#include "input/feedback.h"
 
 #include <errno.h>
 #include <unistd.h>

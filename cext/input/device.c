@@ -1,7 +1,7 @@
-/* See forward_device.h. */
+/* See input/device.h. */
 #define _GNU_SOURCE
-#include "forward_device.h"
-#include "forward_feedback.h"
+#include "input/device.h"
+#include "input/feedback.h"
 
 #include <errno.h>
 #include <string.h>

@@ -1,4 +1,4 @@
-"""Takes open input devices from the processes of a cgroup. Wraps revoke.h and keeper.h."""
+"""Takes open input devices from the processes of a cgroup. Wraps input/revoke.h and input/keeper.h."""
 
 import contextlib
 import fcntl
@@ -17,7 +17,7 @@ DESCRIPTORS = 2048
 
 
 class Revoked(NamedTuple):
-    """What was found, by the names of revoke.h. unread: for each device; empty: not counted."""
+    """What was found, by the names of input/revoke.h. unread: for each device; empty: not counted."""
 
     processes: int
     revoked: int
@@ -37,7 +37,7 @@ class Hold:
 
 
 class Revoker:
-    """Revokes, and keeps what it has revoked for a moment (keeper.h). `close` ends that."""
+    """Revokes, and keeps what it has revoked for a moment (input/keeper.h). `close` ends that."""
 
     def __init__(self) -> None:
         out = ffi.new("struct hs_keeper **")

@@ -1,5 +1,5 @@
 /* Keeps open files for a while, and closes them on threads of its own. Not part of the interface:
- * revoke.c uses it.
+ * input/revoke.c uses it.
  *
  * Closing the last descriptor of an evdev file waits for an RCU grace period, many milliseconds for
  * each file, and the programs of the OS that lost its devices would do that one after the other,

@@ -1,9 +1,9 @@
 /* What comes back from the OSes: LEDs, sounds, effects (event-codes.rst, EV_LED, EV_SND, EV_FF);
- * the owner's are set on the real device. Not part of the interface: forward.c and forward_device.c
- * call. */
+ * the owner's are set on the real device. Not part of the interface: input/forward.c and
+ * input/device.c call. */
 #ifndef HS_FORWARD_FEEDBACK_H
 #define HS_FORWARD_FEEDBACK_H
-#include "forward_device.h"
+#include "input/device.h"
 
 /* Exactly these LEDs on, as a bit set by LED code. */
 void hs_feedback_leds(struct hs_device *d, uint32_t leds);

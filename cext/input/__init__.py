@@ -1,0 +1,1 @@
+"""What moves at a flip: the forwarder, the revoke, the agent of an OS."""
