@@ -29,7 +29,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 
-from cext import port_bench
+from cext.bench import port as port_bench
 from cext.port.port import Port
 from hostsim.bench import common
 from hostsim.bench.folder import claimed
@@ -112,7 +112,7 @@ ENDS = {
     "load": """
 [[vm]]
 name = "sink"
-nf = "cext.port_bench:verify"
+nf = "cext.bench.port:verify"
 address = "198.18.0.102/24"
 [[vm]]
 name = "source"
@@ -126,7 +126,7 @@ nf = "hostsim.bench.chain:pinger"
 address = "198.18.0.101/24"
 [[vm]]
 name = "sink"
-nf = "cext.port_bench:echo"
+nf = "cext.bench.port:echo"
 address = "198.18.0.102/24"
 """,
 }

@@ -1,7 +1,7 @@
 """How many new flows a second the switch decides, and steers through a VM.
 
 `new`: from VM a through the VM `hop`, which forwards with its kernel's stack, to VM b: UDP packets,
-each with a 5-tuple of its own, by a tester in the kernel (cext/tester.h): sent out by a's eth0,
+each with a 5-tuple of its own, by a tester in the kernel (cext/bench/tester.h): sent out by a's eth0,
 counted as they come into b's. Each is decided twice: at a's port and at hop's. There is one sender
 for each CPU of the machine (at most SENDERS_MAX), and at most WINDOW flows of each are on their way
 at a time, so a switch is measured at its own speed, not drowned.

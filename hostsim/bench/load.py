@@ -1,11 +1,11 @@
-"""What loads the data plane in `bench path` and `bench flows`: the kernel's tester (cext/tester.h)
+"""What loads the data plane in `bench path` and `bench flows`: the kernel's tester (cext/bench/tester.h)
 between a rig's two ends, out by a's eth0, counted where b's eth0 takes frames in."""
 
 import json
 import subprocess
 from ipaddress import IPv4Address
 
-from cext.tester import Sent, Tester
+from cext.bench.tester import Sent, Tester
 from hostsim.bench.rig import ADDRESS, Bridge, Ours
 from hostsim.errors import HostsimError
 from hostsim.routing.transfer import INGRESS, hang

@@ -7,7 +7,7 @@ Peers: `switch` is hostsim's own switch path; `bridge` a Linux bridge made by ip
 program, and `bridge-bare` the same without br_netfilter, which hostsim's switch does without too;
 `ovs` Open vSwitch's userspace datapath.
 
-    udp64     frames of 64 bytes, by one thread of a tester in the kernel (cext/tester.h), in bursts
+    udp64     frames of 64 bytes, by one thread of a tester in the kernel (cext/bench/tester.h), in bursts
               of 64, out by a's eth0, and counted as they come into b's: what the path itself moves
     socket64  datagrams of 22 bytes, frames of 64, from a program's socket to a program's socket, as
               fast as one thread sends: most of it is the sending and the receiving, on every path
@@ -237,7 +237,7 @@ def switch_paths(rig: Ours, packets: int, switches: int) -> dict[str, int]:
     flow goes to the switch and, after its first packets, back to the bypass."""
     assert rig.dataplane is not None
     stream(rig, 22, 0, 1000, 50)
-    python = [sys.executable, "-m", "cext.stream"]
+    python = [sys.executable, "-m", "cext.bench.stream"]
     receiver = rig.start("b", [*python, "receive", "9000", str(packets), "1000"])
     assert receiver.stdout is not None
     receiver.stdout.readline()

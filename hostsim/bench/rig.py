@@ -234,7 +234,7 @@ def stream(
 ) -> dict[str, dict[str, int]]:
     """Send a numbered stream from a to b; what both ends counted."""
 
-    python = [sys.executable, "-m", "cext.stream"]
+    python = [sys.executable, "-m", "cext.bench.stream"]
     receiver = rig.start("b", [*python, "receive", "9000", str(count), "300"])
     assert receiver.stdout is not None
     receiver.stdout.readline()

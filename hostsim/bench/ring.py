@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from cext import ring_bench
+from cext.bench import ring as ring_bench
 from cext.ring.channel import Channel, Mode, Shape, Umem, make_channel, make_region
 from hostsim.bench import common
 from hostsim.errors import HostsimError

@@ -1,7 +1,7 @@
 """Two clients that hold the same input devices by turns, for `hostsim bench flip`: OSes of a host,
 or clients of a seatd. And the devices, which move by themselves.
 
-The programs are all hostsim-bench-client (cext/bench_client.c), spoken to by pipes.
+The programs are all hostsim-bench-client (cext/bench/client.c), spoken to by pipes.
 """
 
 import contextlib

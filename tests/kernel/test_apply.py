@@ -87,7 +87,7 @@ def arrived(net: Net, count: int, sender: Process) -> bool:
 
 
 def stream(*words: str) -> list[str]:
-    return [sys.executable, "-m", "cext.stream", *words]
+    return [sys.executable, "-m", "cext.bench.stream", *words]
 
 
 def test_each_packet_meets_one_policy_whole(net: Net) -> None:

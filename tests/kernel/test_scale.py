@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from net import ADDRESSES, Net, made
 
-from cext import tester
+from cext.bench import tester
 from cext.switch import maps
 from hostsim.bench.load import take_in
 

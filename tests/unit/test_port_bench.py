@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cext import port_bench
+from cext.bench import port as port_bench
 from cext.port.port import Port, Rules, flow_of
 from cext.ring.channel import Shape, make_channel, make_region
 from hostsim.bench.chain import SIZE, host_file, packet

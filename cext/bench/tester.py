@@ -1,4 +1,4 @@
-"""A tester of paths between two VMs, in the kernel: wraps tester.h and tester.bpf.c."""
+"""A tester of paths between two VMs, in the kernel: wraps bench/tester.h and bench/tester.bpf.c."""
 
 import mmap
 import struct

@@ -1,6 +1,6 @@
-/* See stream.h. */
+/* See bench/stream.h. */
 #define _GNU_SOURCE
-#include "stream.h"
+#include "bench/stream.h"
 
 #include <endian.h>
 #include <errno.h>

@@ -1,6 +1,6 @@
-/* See ring_bench.h. */
+/* See bench/ring.h. */
 #define _GNU_SOURCE
-#include "ring_bench.h"
+#include "bench/ring.h"
 
 #include "ring/bell.h"
 

@@ -1,6 +1,6 @@
-/* See tester.h. */
+/* See bench/tester.h. */
 #define _GNU_SOURCE
-#include "tester.h"
+#include "bench/tester.h"
 #include "ns/netns.h"
 
 #include <bpf/bpf.h>

@@ -1,5 +1,5 @@
 """The measured loops of `hostsim bench ring`, to be called in processes of their own. Wraps
-ring_bench.h.
+bench/ring.h.
 """
 
 import errno

@@ -1,4 +1,4 @@
-"""The ends of `hostsim bench chain`, as network functions. Wraps port_bench.h."""
+"""The ends of `hostsim bench chain`, as network functions. Wraps bench/port.h."""
 
 from cext import check
 from cext._native import ffi, lib

@@ -1,11 +1,11 @@
 /* A tester as for RFC 2544, inside the kernel: frames from a VM's eth0, counted at another's.
  *
  * What a path costs shows only as far as sending and receiving cost less. So frames are not made by
- * system calls: `generate` (tester.bpf.c) clones one finished frame, BURST times in a row, out by
- * the interface, where it meets queueing disciplines and the programs at egress as every packet
- * does; that is also how a NIC's poll hands packets on, in bursts. `arrive`, at the ingress of the
- * far VM's eth0, counts those of the tester's that have come out of the path into that VM's stack,
- * and takes them. Both are the same on every switch.
+ * system calls: `generate` (bench/tester.bpf.c) clones one finished frame, BURST times in a row,
+ * out by the interface, where it meets queueing disciplines and the programs at egress as every
+ * packet does; that is also how a NIC's poll hands packets on, in bursts. `arrive`, at the ingress
+ * of the far VM's eth0, counts those of the tester's that have come out of the path into that VM's
+ * stack, and takes them. Both are the same on every switch.
  *
  * Frames are Ethernet, IPv4, UDP without a checksum (RFC 768), HS_TESTER_FRAME bytes; the payload
  * starts with the frame's number, 64 bits in network order. In a stream of flows each has a source

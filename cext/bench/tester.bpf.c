@@ -1,4 +1,4 @@
-/* See tester.h. */
+/* See bench/tester.h. */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/in.h>
@@ -8,7 +8,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-#include "tester.h"
+#include "bench/tester.h"
 
 struct hs_frame {
     struct ethhdr ethernet;

@@ -1,5 +1,5 @@
-/* See port_bench.h. */
-#include "port_bench.h"
+/* See bench/port.h. */
+#include "bench/port.h"
 
 #include "nf/packet.h"
 

@@ -1,7 +1,7 @@
-"""A numbered UDP stream: wraps stream.h. As a program, it is one end of it, in a VM:
+"""A numbered UDP stream: wraps bench/stream.h. As a program, it is one end of it, in a VM:
 
-    python -m cext.stream send ADDRESS PORT SIZE COUNT MS RATE
-    python -m cext.stream receive PORT COUNT QUIET_MS      (prints "up" when it listens)
+    python -m cext.bench.stream send ADDRESS PORT SIZE COUNT MS RATE
+    python -m cext.bench.stream receive PORT COUNT QUIET_MS      (prints "up" when it listens)
 
 Each prints what it counted as one JSON line.
 """
