@@ -31,7 +31,7 @@ NLMSG_DONE = 3
 NLMSG_ERROR = 2
 TCA_KIND = 1
 HOOKS = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}  # TC_H_MIN_{IN,E}GRESS of clsact
-OURS = ("hostsim-init", "hostsim-agent", "hostsim.daemon", "hostsim.agent")
+OURS = ("hostsim-init", "hostsim-agent", "hostsim.daemon", "hostsim.cli.agent")
 
 
 def snapshot() -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""Takes open input devices from the processes of a cgroup. Wraps input/revoke.h and input/keeper.h."""
+"""Takes open input devices from the processes of a cgroup. Wraps revoke.h and keeper.h."""
 
 import contextlib
 import fcntl
@@ -17,7 +17,7 @@ DESCRIPTORS = 2048
 
 
 class Revoked(NamedTuple):
-    """What was found, by the names of input/revoke.h. unread: for each device; empty: not counted."""
+    """What was found, by the names of revoke.h. unread: for each device; empty: not counted."""
 
     processes: int
     revoked: int

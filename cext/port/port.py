@@ -1,4 +1,4 @@
-"""The port of a network function, its routing rules, and the C functions that ship. Wraps port/port.h.
+"""The port of a network function, its routing rules, and the C functions that ship. Wraps port.h.
 
     for batch in port:                  # ends when hostsim says so
         for i in range(len(batch)):
@@ -72,7 +72,7 @@ class Batch:
 
 
 class Port:
-    """See port/port.h. Frames: a private umem, or `count` frames from `first` on of a shared one."""
+    """See port.h. Frames: a private umem, or `count` frames from `first` on of a shared one."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The daemon's side of a port's tally: what a VM says became of each flow's packets. Wraps port/tally.h.
+"""The daemon's side of a port's tally: what a VM says became of each flow's packets. Wraps tally.h.
 
 The VM writes the table and may write anything: `read` returns whole snapshots of entries with
 fields that can be true, and leaves the others out.

@@ -1,4 +1,4 @@
-"""What the kernel drops in the namespaces of a host, counted by switch/drops.bpf.c; wraps switch/drops.h.
+"""What the kernel drops in the namespaces of a host, counted by drops.bpf.c; wraps drops.h.
 
 The program runs where packets are lost and nowhere else (tracepoint skb:kfree_skb), and goes with
 this object. Reasons have the names of the running kernel's own enum skb_drop_reason, which its BTF

@@ -1,4 +1,4 @@
-"""The BPF data plane's maps as Python sees them: packing and unpacking switch/layout.h's structures.
+"""The BPF data plane's maps as Python sees them: packing and unpacking layout.h's structures.
 
 No policy here. Addresses are packed bytes in network order, VM numbers are the VMs' indices,
 times are nanoseconds of CLOCK_MONOTONIC.

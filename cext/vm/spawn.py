@@ -1,4 +1,4 @@
-"""Processes in namespaces of their own, mounts, kernel parameters. Wraps vm/spawn.h, ns/sysctl.h."""
+"""Processes in namespaces of their own, mounts, kernel parameters. Wraps spawn.h, ns/sysctl.h."""
 
 import os
 from collections.abc import Mapping, Sequence

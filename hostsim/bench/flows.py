@@ -1,10 +1,10 @@
 """How many new flows a second the switch decides, and steers through a VM.
 
 `new`: from VM a through the VM `hop`, which forwards with its kernel's stack, to VM b: UDP packets,
-each with a 5-tuple of its own, by a tester in the kernel (cext/bench/tester.h): sent out by a's eth0,
-counted as they come into b's. Each is decided twice: at a's port and at hop's. There is one sender
-for each CPU of the machine (at most SENDERS_MAX), and at most WINDOW flows of each are on their way
-at a time, so a switch is measured at its own speed, not drowned.
+each with a 5-tuple of its own, by a tester in the kernel (cext/bench/tester.h): sent out by a's
+eth0, counted as they come into b's. Each is decided twice: at a's port and at hop's. There is one
+sender for each CPU of the machine (at most SENDERS_MAX), and at most WINDOW flows of each are on
+their way at a time, so a switch is measured at its own speed, not drowned.
 
 The peer `ovs` is Open vSwitch's userspace datapath between the same VMs, with a rule for each of
 the two ports and an upcall for each flow (`upcall/disable-megaflows`); its limit of flows is far

@@ -26,9 +26,9 @@ import contextlib
 import time
 from collections.abc import Sequence
 
-from hostsim import client
 from hostsim.bench import common
 from hostsim.bench.seats import DEADLINE, HOST, NAME, Client, Mover, oses
+from hostsim.cli import client
 from hostsim.errors import HostsimError
 from netns.evdevices import Feeder
 

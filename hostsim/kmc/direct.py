@@ -20,8 +20,8 @@ waits for that (`unread`), up to the release timeout. What waits in a file when 
 lost to its program, as the kernel has it, and counted.
 
 Order of a release, which leaves no window for two readers: the OS is held still; no new open (node
-unlinked, device list); every open file revoked (cext/input/revoke.h); the OS may run again. An OS in
-which files are still found after PASSES is killed, and looked through once more; where even that
+unlinked, device list); every open file revoked (cext/input/revoke.h); the OS may run again. An OS
+in which files are still found after PASSES is killed, and looked through once more; where even that
 does not do, nobody gets the devices: this driver is out of use. That the node went is announced
 when the next owner has it: nobody waits for that. Until there is a first owner, and after the last,
 the KMC has the device grabbed. From one owner to the next it has not: no OS can open the node in

@@ -2,8 +2,8 @@
 
 A port's counts grow for as long as its VM lives; the switch forgets an idle flow with its counts.
 So that the two can be held against each other, `Books` keeps, for each entry, what it had when its
-flow was forgotten last, and takes it off. Entries are what VMs write (cext/port/tally.h): nothing in
-them is believed but as a count.
+flow was forgotten last, and takes it off. Entries are what VMs write (cext/port/tally.h): nothing
+in them is believed but as a count.
 """
 
 from collections.abc import Iterable, Mapping

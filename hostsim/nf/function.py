@@ -5,8 +5,8 @@ A VM with `nf` gets: an XDP program on its eth0 that hands every frame to the NF
 addresses); a port on the switch that floods nothing to it but broadcasts where it has an address,
 learns nothing from it, and finishes checksums and segments before its frames leave the kernel; the
 runner process (hostsim/nf/runner.py), told everything over a socket of its own; a table of routing
-rules that it can only read (cext/port/rules.h), and a tally that it writes (cext/port/tally.h). The tables
-outlive the process.
+rules that it can only read (cext/port/rules.h), and a tally that it writes (cext/port/tally.h). The
+tables outlive the process.
 
 Packet memory is the process's own, or, where functions share it, a part of one umem: two ranges of
 frames for each, used by turns, because others may still hold frames of a process that has died.

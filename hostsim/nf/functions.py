@@ -6,9 +6,9 @@ have, or, where the route says `ring = "shared"`, over one umem (hostsim/nf/ring
 
 Rules. The classifier decides a flow on the switch; `sync` reads its decisions and gives the rule to
 the sending VM's table: this flow, at this VM, goes to that neighbour, in this epoch, and what to do
-when its ring is full. A new epoch makes all rules stale with one store (cext/port/rules.h). A flow whose
-port has no place to count it gets no rule. A flow of which switch and port have seen nothing for
-FLOW_IDLE loses its rule, and both forget what they counted.
+when its ring is full. A new epoch makes all rules stale with one store (cext/port/rules.h). A flow
+whose port has no place to count it gets no rule. A flow of which switch and port have seen nothing
+for FLOW_IDLE loses its rule, and both forget what they counted.
 
 Places. Where the functions want most of the machine, each has its cores (hostsim/nf/places.py).
 

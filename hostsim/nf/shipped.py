@@ -1,7 +1,7 @@
 """The network functions that ship with hostsim, by name, as the process in the VM runs them.
 
-`forward`, `sink`, `firewall`, `nat` and `source` touch packets in C (cext/nf/judges.h, cext/port/port.h);
-`count` shows what a function in Python looks like.
+`forward`, `sink`, `firewall`, `nat` and `source` touch packets in C (cext/nf/judges.h,
+cext/port/port.h); `count` shows what a function in Python looks like.
 """
 
 import contextlib

@@ -1,8 +1,8 @@
 """What the kernel drops in a host's namespaces, with its own reasons, where the kernel tells them.
 
-Owns the program at the kernel's drops (cext/switch/drops.bpf.c) from `load` to `close`, and knows which
-namespace is whose. On a kernel without the tracepoint's reasons everything else works: the log
-says so once, and `known` is false.
+Owns the program at the kernel's drops (cext/switch/drops.bpf.c) from `load` to `close`, and knows
+which namespace is whose. On a kernel without the tracepoint's reasons everything else works: the
+log says so once, and `known` is false.
 """
 
 import logging
@@ -34,8 +34,8 @@ class KernelDrops:
         return self._drops is not None
 
     def watch(self, number: int, netns_fd: int) -> None:
-        """Count in this namespace, as a VM's (its number) or SWITCH (cext/switch/drops.py); no longer in
-        the one that this number had before."""
+        """Count in this namespace, as a VM's (its number) or SWITCH (cext/switch/drops.py); no
+        longer in the one that this number had before."""
         if self._drops is None:
             return
         before = self._inodes.pop(number, None)

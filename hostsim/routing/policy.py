@@ -1,8 +1,8 @@
 """Which route a flow takes, and which VM is next: the decision. Pure; no I/O.
 
 `compile_lists` turns the routes into the rows that the classifier walks; `judge` and `next_hop` are
-the classifier's decision again, in Python (cext/switch/decide.bpf.h), for `explain` and for tests that
-hold the two against each other. The first row that matches wins; no match is plain bridging.
+the classifier's decision again, in Python (cext/switch/decide.bpf.h), for `explain` and for tests
+that hold the two against each other. The first row that matches wins; no match is plain bridging.
 """
 
 import itertools

@@ -2,8 +2,9 @@
 
 A flow that has been silent for FLOW_IDLE goes from the tables, and so do those of a VM that has
 died. Their counts go into sums, one set for each VM, which the kernel keeps for what transfer
-components sent (`ended` in cext/switch/maps.bpf.h), and `Retained` for what the ports of packet functions
-sent and for what the kernel dropped. So what is kept is bounded by the numbers of VMs and of names.
+components sent (`ended` in cext/switch/maps.bpf.h), and `Retained` for what the ports of packet
+functions sent and for what the kernel dropped. So what is kept is bounded by the numbers of VMs and
+of names.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

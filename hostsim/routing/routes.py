@@ -1,8 +1,8 @@
 """The data plane of a host: policy, classifier, transfer components, rules and flows.
 
-`Dataplane` owns the loaded BPF object (cext/switch/classifier.bpf.c) and decides when its maps change;
-what happens to a packet is decided in the kernel. The parts: policy.py what matches, bypass.py the
-direct links, transfer.py the VMs' side, flows.py what is shown.
+`Dataplane` owns the loaded BPF object (cext/switch/classifier.bpf.c) and decides when its maps
+change; what happens to a packet is decided in the kernel. The parts: policy.py what matches,
+bypass.py the direct links, transfer.py the VMs' side, flows.py what is shown.
 
 Epochs. Each change of policy, and each VM that goes, gets the next epoch; the newest EPOCHS of
 them stay readable, so that a packet on its way is judged to the end by the policy it met first.

@@ -10,7 +10,8 @@ how many flows they hold is the same.
 import os
 
 TAKEN = (1 << 20) * 200 + (1 << 18) * 120
-"""Bytes of all entries of `flows` and `conns` (cext/switch/maps.bpf.h), as the kernel keeps them."""
+"""Bytes of all entries of `flows` and `conns` (cext/switch/maps.bpf.h), as the kernel keeps them.
+"""
 SHARE = 32
 """They may be this part of the machine's memory."""
 NO_PREALLOC = 1  # linux/bpf.h

@@ -5,11 +5,12 @@ The transfer component counts, in the VM, what it lets go to the switch and what
 direct link; the classifier counts what came in by the VM's port, and `transfer_in` what came out
 of the link. Between the two there is one queue, the CPU's backlog.
 
-What the kernel dropped has the kernel's own reason (cext/switch/drops.py), in capitals: in that queue;
-behind the classifier or the link, which have counted it; or in the VM itself, where the packet had
-come in, or came from, and was not sent on. Such a packet counts as `sent` too, so that the sum of a
-row is all that the VM had in hand and did not take in. Where the kernel tells no reasons, what the
-queue drops is `queue-full`, which it counts on the sending interface (tx_dropped, veth.c).
+What the kernel dropped has the kernel's own reason (cext/switch/drops.py), in capitals: in that
+queue; behind the classifier or the link, which have counted it; or in the VM itself, where the
+packet had come in, or came from, and was not sent on. Such a packet counts as `sent` too, so that
+the sum of a row is all that the VM had in hand and did not take in. Where the kernel tells no
+reasons, what the queue drops is `queue-full`, which it counts on the sending interface (tx_dropped,
+veth.c).
 
 A packet function's port counts what the function gave it to send, and what it lost of that, by
 reason; what went by ring is counted by the port that took it from there. Packets whose flow the

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from hostsim import client
 from hostsim.bench.seats import HOST, NAME, Mover, oses
+from hostsim.cli import client
 from netns.evdevices import Feeder
 
 pytestmark = [pytest.mark.uinput, pytest.mark.timeout(240)]

@@ -108,7 +108,7 @@ def test_refused_flips_change_nothing(rig: Rig) -> None:
 
 def test_the_agent_asks(rig: Rig) -> None:
     rig.start()
-    agent = [*python(), "-m", "hostsim.agent"]
+    agent = [*python(), "-m", "hostsim.cli.agent"]
     done = rig.vms["work"].run([*agent, "flip", "play"])
     assert done.returncode == 0
     assert done.stdout.startswith(b"play is foreground after work")

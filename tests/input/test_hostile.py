@@ -66,7 +66,7 @@ def test_an_os_that_may_not_flip_is_refused(tmp_path: Path) -> None:
     rig = Rig(spec("mirror", kmc=KmcSpec("work", may_flip=("work",))), tmp_path)
     try:
         rig.start()
-        agent = [sys.executable, "-I", "-m", "hostsim.agent"]
+        agent = [sys.executable, "-I", "-m", "hostsim.cli.agent"]
         done = rig.vms["play"].run([*agent, "next"])
         assert done.returncode == 1
         assert b"play may not ask for it ([kmc] may_flip)" in done.stderr

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hostsim import cli
+from hostsim.cli import main
 from hostsim.hostfile import parse
 from hostsim.routing import difference
 
@@ -79,9 +79,9 @@ VMS = '[host]\nname = "x"\n[[vm]]\nname = "a"\n[[vm]]\nname = "b"\naddress = "19
 
 def test_many_shadowed_routes_are_a_few_lines(capsys: pytest.CaptureFixture[str]) -> None:
     route = '[[route]]\nmatch = { proto = "udp" }\nthrough = ["a"]\n'
-    cli._warn_of_shadows(parse(VMS + route * 3, Path("x.toml")))
+    main._warn_of_shadows(parse(VMS + route * 3, Path("x.toml")))
     assert len(capsys.readouterr().err.splitlines()) == 2
-    cli._warn_of_shadows(parse(VMS + route * 1201, Path("x.toml")))
+    main._warn_of_shadows(parse(VMS + route * 1201, Path("x.toml")))
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 11
     assert lines[-1] == "hostsim: warning: and 1,190 more such routes"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hostsim import show
+from hostsim.cli import show
 
 KEY = "tcp:[fd00:18::10]:5>[fd00:18::20]:80"
 

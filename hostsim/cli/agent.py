@@ -3,8 +3,8 @@
     hostsim-agent flip OS | next | status | watch
 
 It speaks `wire` over /run/hostsim/agent.sock, of which each OS has its own. Starts quickly: it
-imports little. The agent that answers the KMC for its OS is another program (cext/input/agent.c), which
-the daemon starts.
+imports little. The agent that answers the KMC for its OS is another program (cext/input/agent.c),
+which the daemon starts.
 """
 
 import json

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import hostsim
-from hostsim import client
+from hostsim.cli import client
 from hostsim.errors import HostsimError, UsageError
 
 SHADOWS = 10
@@ -193,7 +193,7 @@ def _print(arguments: argparse.Namespace, what: Any, table: str) -> int:
     if arguments.json:
         print(json.dumps(what))
     else:
-        from hostsim import show
+        from hostsim.cli import show
 
         getattr(show, table)(what)
     return 0
@@ -249,7 +249,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from hostsim import check
+    from hostsim.cli import check
 
     found = check.run()
     if arguments.json:

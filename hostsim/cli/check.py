@@ -29,8 +29,8 @@ from cext import HERE
 from cext.bpf import objects as bpf
 from cext.bpf import probe
 from cext.switch import drops
+from hostsim.cli.show import console
 from hostsim.model import Json
-from hostsim.show import console
 from netns import cgroup, devices
 from netns.links import Rtnl
 
@@ -360,7 +360,7 @@ def _network() -> list[Json]:
 
     if os.geteuid() != 0:
         return each(None, "only root can tell")
-    words = ("unshare", "--net", sys.executable, "-P", "-m", "hostsim.check")
+    words = ("unshare", "--net", sys.executable, "-P", "-m", "hostsim.cli.check")
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:

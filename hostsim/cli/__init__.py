@@ -1,0 +1,1 @@
+"""What a person types: the commands, what they ask of a daemon, what they print."""
