@@ -23,11 +23,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hostsim import hostfile, protocol
+from hostsim import protocol
 from hostsim.errors import HostsimError
 from hostsim.host import Host
+from hostsim.hostfile import difference
+from hostsim.hostfile import file as hostfile
 from hostsim.model import HostSpec
-from hostsim.routing import difference
 from netns import journal
 
 log = logging.getLogger("hostsim.daemon")

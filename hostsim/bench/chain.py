@@ -34,7 +34,7 @@ from cext.port.port import Port
 from hostsim.bench import common
 from hostsim.bench.folder import claimed
 from hostsim.errors import HostsimError, UsageError
-from hostsim.hostfile import parse
+from hostsim.hostfile.file import parse
 from hostsim.model import Json
 from hostsim.nf.functions import Functions
 from hostsim.routing.routes import Dataplane

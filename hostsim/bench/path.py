@@ -8,7 +8,7 @@ program, and `bridge-bare` the same without br_netfilter, which hostsim's switch
 `ovs` Open vSwitch's userspace datapath.
 
     udp64     frames of 64 bytes, by one thread of a tester in the kernel (cext/bench/tester.h), in
-              bursts of 64, out by a's eth0, and counted as they come into b's: what the path itself moves
+              bursts of 64, out by a's eth0, and counted as they come into b's: what the path moves
     socket64  datagrams of 22 bytes, frames of 64, from a program's socket to a program's socket, as
               fast as one thread sends: most of it is the sending and the receiving, on every path
     tcp       one connection by iperf3, with eth0's offloads off at both ends, on every path, since

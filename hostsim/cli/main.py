@@ -218,7 +218,7 @@ def _routes(arguments: argparse.Namespace) -> int:
         return _print(arguments, client.ask(host, "routes"), "routes")
     if arguments.file is None:
         raise UsageError("routes apply", "no file", "hostsim routes apply FILE")
-    from hostsim import hostfile
+    from hostsim.hostfile import file as hostfile
 
     spec = hostfile.load(arguments.file)  # a wrong file is refused here, in the caller's folder
     _warn_of_shadows(spec)
@@ -260,7 +260,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _up(arguments: argparse.Namespace) -> int:
-    from hostsim import hostfile
+    from hostsim.hostfile import file as hostfile
 
     spec = hostfile.load(arguments.file)  # a wrong file costs no daemon
     _warn_of_shadows(spec)

@@ -11,8 +11,8 @@ import struct
 from collections.abc import Iterator, Mapping
 
 from cext.switch import maps
+from hostsim.hostfile.functions import outside_address
 from hostsim.model import Address, FirewallSpec, Json, NatSpec, SourceSpec, VmSpec
-from hostsim.nf.nffile import outside_address
 from hostsim.routing.policy import match_rows
 
 NOBODY = bytes.fromhex("020000000002")

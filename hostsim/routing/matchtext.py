@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from hostsim.hostfile.matches import TCP_FLAGS
 from hostsim.model import Json, MatchSpec, Network, RouteSpec
 from hostsim.routing.flows import NAMES
-from hostsim.routing.matchfile import TCP_FLAGS
 
 
 def match_json(match: MatchSpec) -> Json:

@@ -12,7 +12,7 @@ from typing import Any
 
 from cli import until
 
-from hostsim.hostfile import parse
+from hostsim.hostfile.file import parse
 from hostsim.routing.routes import Dataplane
 from hostsim.switch import Switch
 from hostsim.vm import Vm

@@ -13,7 +13,7 @@ from cli import until
 from net import ENDS, Net, made
 
 from hostsim.errors import HostsimError
-from hostsim.hostfile import parse
+from hostsim.hostfile.file import parse
 from hostsim.routing import transfer
 from netns.process import Process
 

@@ -15,7 +15,7 @@ from net import ADDRESSES, Net, made
 
 from cext.bpf import ids
 from cext.switch import drops
-from hostsim.hostfile import parse
+from hostsim.hostfile.file import parse
 from hostsim.routing import kerneldrops, routes
 
 pytestmark = pytest.mark.root

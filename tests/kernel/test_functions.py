@@ -16,7 +16,7 @@ from cli import until
 from net import ENDS
 from nfnet import Chain, chained
 
-from hostsim.hostfile import parse
+from hostsim.hostfile.file import parse
 from hostsim.nf import functions
 from netns.process import Process
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from hostsim.cli import main
-from hostsim.hostfile import parse
-from hostsim.routing import difference
+from hostsim.hostfile import difference
+from hostsim.hostfile.file import parse
 
 HOSTSIM = Path(sys.executable).with_name("hostsim")
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from hostsim import hostfile
 from hostsim.errors import HostFileError
+from hostsim.hostfile import file as hostfile
 
 EDGE = """
 [host]

@@ -7,7 +7,7 @@ import pytest
 
 from cext.switch.records import BRIDGE, DROP, STEER, Tuple
 from hostsim.errors import HostFileError, UsageError
-from hostsim.hostfile import parse
+from hostsim.hostfile.file import parse
 from hostsim.routing import flows, matchtext, policy
 
 HEAD = """

@@ -12,7 +12,7 @@ from cext.bench import port as port_bench
 from cext.port.port import Port, Rules, flow_of
 from cext.ring.channel import Shape, make_channel, make_region
 from hostsim.bench.chain import SIZE, host_file, packet
-from hostsim.hostfile import parse
+from hostsim.hostfile.file import parse
 
 FRAMES = 256
 

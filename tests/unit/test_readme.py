@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from hostsim import hostfile
-from hostsim.routing import matchfile
+from hostsim.hostfile import file as hostfile
+from hostsim.hostfile import matches
 
 ROOT = Path(__file__).parents[2]
-KEY_READERS = ("hostfile.py", "routing/matchfile.py")
+KEY_READERS = ("hostfile/file.py", "hostfile/matches.py")
 README = (ROOT / "README.md").read_text()
 PLACES = ("hostsim/", "netns/", "cext/", "tests/", "scripts/", "vagrant/")
 
@@ -43,6 +43,6 @@ def test_the_shipped_hosts_it_names_are_there(name: str) -> None:
 
 def test_the_keys_of_a_host_file_are_in_it() -> None:
     source = "".join((ROOT / "hostsim" / name).read_text() for name in KEY_READERS)
-    keys = set(re.findall(r'(?:take|choice)\(\s*"([a-z_]+)"', source)) | set(matchfile.MATCH_KEYS)
+    keys = set(re.findall(r'(?:take|choice)\(\s*"([a-z_]+)"', source)) | set(matches.MATCH_KEYS)
     assert len(keys) > 15
     assert not {key for key in keys - {"os"} if f"`{key}`" not in README}

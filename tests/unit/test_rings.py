@@ -8,7 +8,7 @@ from cext.port.port import Port, Rules, flow_of
 from cext.port.tally import Tally
 from cext.switch.records import STEER, Account, Flow, Verdict
 from hostsim.bench.chain import packet
-from hostsim.hostfile import parse
+from hostsim.hostfile.file import parse
 from hostsim.model import RouteSpec
 from hostsim.nf import rings
 from hostsim.nf.accounts import Books, Snapshot

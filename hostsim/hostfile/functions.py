@@ -10,6 +10,8 @@ from ipaddress import IPv4Address, ip_address
 from typing import Any, Literal
 
 from hostsim.errors import UsageError
+from hostsim.hostfile import matches
+from hostsim.hostfile.table import Table
 from hostsim.model import (
     FirewallRule,
     FirewallSpec,
@@ -18,14 +20,12 @@ from hostsim.model import (
     SourceSpec,
     VmSpec,
 )
-from hostsim.routing import matchfile
 from hostsim.routing.flows import parse_key
-from hostsim.table import Table
 
 Verdict = Literal["accept", "drop"]
-NOT_IN_A_RULE = ("from", *matchfile.CONTENTS)
+NOT_IN_A_RULE = ("from", *matches.CONTENTS)
 """What a match has for the switch alone: a network function sees a frame and no more."""
-IN_A_RULE = tuple(key for key in matchfile.MATCH_KEYS if key not in NOT_IN_A_RULE)
+IN_A_RULE = tuple(key for key in matches.MATCH_KEYS if key not in NOT_IN_A_RULE)
 PORTS = (1024, 65535)
 FRAME_MIN, FRAME_MAX = 60, 1514
 SENT = (6, 17)
@@ -74,7 +74,7 @@ def _rules(table: Table, place: str) -> tuple[FirewallRule, ...]:
                     f"{key} cannot be matched by a firewall",
                     f"allowed: {', '.join(IN_A_RULE)}",
                 )
-        match = matchfile.rule_match(inner)
+        match = matches.rule_match(inner)
         if not inner.has("do"):
             inner.fail("do is missing", "do is one of accept, drop")
         verdict = inner.choice("do", Verdict, "drop")

@@ -9,6 +9,7 @@ from collections.abc import Collection
 from ipaddress import ip_network
 from typing import Any
 
+from hostsim.hostfile.table import Table
 from hostsim.model import (
     BypassMode,
     FilterSpec,
@@ -20,7 +21,6 @@ from hostsim.model import (
     RingMode,
     RouteSpec,
 )
-from hostsim.table import Table
 
 PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17, "icmpv6": 58, "sctp": 132}
 HAVE_PORTS = (6, 17, 132, 136)

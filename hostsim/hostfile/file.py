@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from hostsim.errors import HostFileError
+from hostsim.hostfile import functions, matches
+from hostsim.hostfile.table import Table
 from hostsim.model import (
     NAME_MAX,
     Background,
@@ -29,9 +31,6 @@ from hostsim.model import (
     Restart,
     VmSpec,
 )
-from hostsim.nf import nffile
-from hostsim.routing import matchfile
-from hostsim.table import Table
 
 DEVICE_NUMBERS = ("vendor", "product")
 
@@ -104,12 +103,12 @@ class _Parser:
         self._unique((*endpoints, *vms))
         inside, outside = [vm.name for vm in vms], [endpoint.name for endpoint in endpoints]
         routes = tuple(
-            matchfile.route(table, index, inside, outside)
+            matches.route(table, index, inside, outside)
             for index, table in enumerate(self._tables("route"))
         )
         by_name = {vm.name: vm for vm in vms}
         for route in routes:
-            why = nffile.check_nat(route, by_name)
+            why = functions.check_nat(route, by_name)
             if why is not None:
                 raise HostFileError(
                     f"{self._file}:{self._line_of('route', route.index)}: [[route]]"
@@ -118,11 +117,11 @@ class _Parser:
                     "put the translator last, in a route that L2 to L4 decide",
                 )
         filters = tuple(
-            matchfile.packet_filter(table, index, [*inside, *outside])
+            matches.packet_filter(table, index, [*inside, *outside])
             for index, table in enumerate(self._tables("filter"))
         )
         mirrors = tuple(
-            matchfile.mirror(table, index, [*inside, *outside])
+            matches.mirror(table, index, [*inside, *outside])
             for index, table in enumerate(self._tables("mirror"))
         )
         oses = [vm.name for vm in vms if vm.os is not None]
@@ -232,10 +231,10 @@ class _Parser:
             nf=nf,
             run=run,
             os=self._os(table, name, nf),
-            rate=matchfile.rate(table),
-            settings=nffile.settings(table, f"{self._file}: [[vm]] {name!r}", nf),
+            rate=matches.rate(table),
+            settings=functions.settings(table, f"{self._file}: [[vm]] {name!r}", nf),
         )
-        if nf == "nat" and nffile.outside_address(spec) is None:
+        if nf == "nat" and functions.outside_address(spec) is None:
             table.fail('nf = "nat" without one IPv4 address', "it is the outside address")
         table.done()
         return spec

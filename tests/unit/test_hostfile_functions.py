@@ -10,7 +10,7 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
 from hostsim.errors import HostFileError
-from hostsim.hostfile import parse
+from hostsim.hostfile.file import parse
 from hostsim.model import FirewallSpec, HostSpec, NatSpec, SourceSpec
 from hostsim.nf.nfsettings import NOBODY, settings, source_frame
 

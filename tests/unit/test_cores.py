@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hostsim.hostfile import parse
+from hostsim.hostfile.file import parse
 from hostsim.nf.places import CALM, LEAST, SCARCE, line, places
 from hostsim.nf.placing import Placing
 

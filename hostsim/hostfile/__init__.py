@@ -1,0 +1,1 @@
+"""The host file: read, checked, and compared with a running host's."""
