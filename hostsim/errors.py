@@ -1,24 +1,14 @@
 """The project's errors: what failed, why, and what to do about it.
 
-Every layer raises one of these (or OSError from the kernel); only the command line and the
-daemon's request loop catch them. Pure; imports nothing of the project.
+Every layer raises one of these, or OSError from the kernel. What a person asked for fails with it,
+in one line: the command line and the daemon's request loop print it. What goes on without a
+request (a restart, a flip's driver, a rule that cannot be written) is logged by its owner and goes
+on. Pure.
 """
 
+from netns.errors import HostsimError
 
-class HostsimError(Exception):
-    """Something failed. Printed as `hostsim: what: why; hint`, one line, exit status `status`."""
-
-    status = 1
-
-    def __init__(self, what: str, why: str, hint: str = "") -> None:
-        super().__init__(what, why, hint)
-        self.what = what
-        self.why = why
-        self.hint = hint
-
-    def __str__(self) -> str:
-        text = f"{self.what}: {self.why}"
-        return f"{text}; {self.hint}" if self.hint else text
+__all__ = ["HostFileError", "HostsimError", "UsageError"]
 
 
 class UsageError(HostsimError):

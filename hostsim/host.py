@@ -23,7 +23,7 @@ from hostsim.errors import HostsimError
 from hostsim.model import HostSpec, Json
 from hostsim.programs import Programs
 from hostsim.restart import Backoff
-from hostsim.routing.routes import Dataplane
+from hostsim.routing.dataplane import Dataplane
 from hostsim.switch import Switch
 from hostsim.vm import Vm
 from netns import namespace, uplinks

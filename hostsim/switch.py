@@ -26,7 +26,8 @@ from hostsim.model import Json, Network
 from hostsim.vm import Vm
 from netns import namespace, uplinks
 from netns.journal import Journal
-from netns.links import Rtnl, add_hook, batch_in
+from netns.links import Rtnl, batch_in
+from netns.tc import add_hook
 
 BRIDGE_INDEX = records.IFINDEX
 BRIDGE_NF = Path("/proc/sys/net/bridge")

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 from cext.bpf import objects as bpf
-from hostsim.errors import HostsimError
+from netns.errors import HostsimError
 
 Controller = Literal["memory", "cpu", "pids"]
 CPU_PERIOD = 100_000  # us, the kernel's default
@@ -133,7 +133,7 @@ class Cgroup:
             raise HostsimError(
                 "cgroups",
                 f"no {' and no '.join(missing)} controller here, in neither cgroup tree",
-                "leave the limit out, or enable the controller (cgroup_enable= at boot)",
+                "enable the controller (cgroup_enable= at boot)",
             )
         for leaf in (self.path, *self.v1):
             _make(leaf)

@@ -9,7 +9,7 @@ import struct
 import threading
 
 from cext.bpf import objects as bpf
-from hostsim.errors import HostsimError
+from netns.errors import HostsimError
 
 _KEY = struct.Struct("=II")
 
@@ -82,7 +82,7 @@ class DeviceList:
 
     def _extra(self) -> bpf.Map:
         if not self._own:
-            raise HostsimError("device list", "this VM has no list of its own", "give it [vm.os]")
+            raise HostsimError("device list", "this VM has no list of its own")
         if self._map is None:
             raise HostsimError("device list", "the VM does not run")
         return self._map

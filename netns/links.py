@@ -12,23 +12,19 @@ import atexit
 import errno
 import os
 import socket
-import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from pyroute2 import IPBatch
-from pyroute2.netlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST
 from pyroute2.netlink.rtnl import RTM_GETLINK
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
 from cext.ns.netns import socket_at
+from netns import netlink
 
-NLMSG_ERROR = 2
-NLMSG_DONE = 3
 RTMGRP_LINK = 1
-_HEADER = struct.Struct("=IHHII")
 _compiler = ThreadPoolExecutor(max_workers=1, thread_name_prefix="netlink-compiler")
 _batch: IPBatch | None = None
 _SEND_MAX = 64 * 1024  # a netlink send must fit the socket's send buffer
@@ -72,7 +68,7 @@ class Rtnl:
         message = ifinfmsg()
         self._sequence += 1
         message["header"]["type"] = RTM_GETLINK
-        message["header"]["flags"] = NLM_F_REQUEST | NLM_F_DUMP
+        message["header"]["flags"] = netlink.NLM_F_REQUEST | netlink.NLM_F_DUMP
         message["header"]["sequence_number"] = self._sequence
         message.encode()
         self._socket.send(bytes(message.data))
@@ -82,9 +78,9 @@ class Rtnl:
             data = self._socket.recv(1 << 20)
             for part in marshal.parse(data, self._sequence):
                 kind = part["header"]["type"]
-                if kind == NLMSG_DONE:
+                if kind == netlink.NLMSG_DONE:
                     return found
-                if kind == NLMSG_ERROR:
+                if kind == netlink.NLMSG_ERROR:
                     raise OSError(errno.EIO, "netlink: the list of links was refused")
                 found.append(part)
 
@@ -92,21 +88,8 @@ class Rtnl:
         """Every address (kind RTM_GETADDR) or route (RTM_GETROUTE) of the namespace, each as the
         kernel's message, header and all. Raises OSError."""
         self._sequence += 1
-        flags = NLM_F_REQUEST | NLM_F_DUMP
-        body = bytes(16)  # ifaddrmsg or rtmsg of any family
-        self._socket.send(_HEADER.pack(_HEADER.size + 16, kind, flags, self._sequence, 0) + body)
-        found: list[bytes] = []
-        while True:
-            data = self._socket.recv(1 << 20)
-            at = 0
-            while at < len(data):
-                length, answer, _, _, _ = _HEADER.unpack_from(data, at)
-                if answer == NLMSG_DONE:
-                    return found
-                if answer == NLMSG_ERROR:
-                    raise OSError(errno.EIO, "netlink: a list was refused")
-                found.append(data[at : at + length])
-                at += (length + 3) & ~3
+        any_family = bytes(16)  # ifaddrmsg or rtmsg
+        return netlink.dump(self._socket, kind, any_family, self._sequence)
 
     def indices(self) -> dict[str, int]:
         """Interface index by name."""
@@ -117,19 +100,13 @@ class Rtnl:
         chunks: list[tuple[bytes, int]] = []
         current = bytearray()
         count = 0
-        at = 0
-        while at < len(raw):
-            length, kind, flags, _, _ = _HEADER.unpack_from(raw, at)
-            padded = (length + 3) & ~3
-            if current and len(current) + padded > _SEND_MAX:
+        for _, message in netlink.messages(raw):
+            if current and len(current) + netlink.padded(len(message)) > _SEND_MAX:
                 chunks.append((bytes(current), count))
                 current, count = bytearray(), 0
             self._sequence += 1
-            message = bytearray(raw[at : at + length].ljust(padded, b"\0"))
-            _HEADER.pack_into(message, 0, length, kind, flags | NLM_F_ACK, self._sequence, 0)
-            current += message
+            current += netlink.acknowledged(message, self._sequence)
             count += 1
-            at += padded
         if current:
             chunks.append((bytes(current), count))
         return chunks
@@ -138,14 +115,11 @@ class Rtnl:
         """The errno of each acknowledgement, 0 for success, in order."""
         errors: list[int] = []
         while len(errors) < count:
-            data = self._socket.recv(1 << 20)
-            at = 0
-            while at < len(data):
-                length, kind, _, _, _ = _HEADER.unpack_from(data, at)
-                if kind == NLMSG_ERROR:
-                    (code,) = struct.unpack_from("=i", data, at + _HEADER.size)
-                    errors.append(-code)
-                at += (length + 3) & ~3
+            errors += [
+                netlink.error(message)
+                for kind, message in netlink.messages(self._socket.recv(1 << 20))
+                if kind == netlink.NLMSG_ERROR
+            ]
         return errors
 
 
@@ -184,12 +158,6 @@ def batch_in(netns_fd: int, fill: Callable[[Any], None], ignore: tuple[int, ...]
         rtnl.batch(fill, ignore)
     finally:
         rtnl.close()
-
-
-def add_hook(batch: Any, index: int) -> None:
-    """Give an interface the qdisc that tc programs hang at (clsact, tc-bpf(8)). On one that is up
-    the kernel stops the queue for that, and what is sent meanwhile is dropped."""
-    batch.tc("add", "clsact", index=index)
 
 
 def _compile(fill: Callable[[Any], None]) -> bytes:

@@ -14,6 +14,7 @@ import struct
 from collections.abc import Mapping
 
 from cext.ns.netns import socket_at
+from netns import netlink
 
 NETLINK_KOBJECT_UEVENT = 15
 UDEV_GROUP = 2
@@ -21,9 +22,7 @@ UDEV_GROUP = 2
 _PREFIX = b"libudev\0"
 _MAGIC = 0xFEEDCAFE
 _HEADER = struct.Struct("=8sIIIIIIII")
-_NLMSG = struct.Struct("=IHHII")
 _NLMSG_MIN_TYPE = 16
-_NLM_F_REQUEST = 1
 _M = 0x5BD1E995
 _MASK = 0xFFFFFFFF
 
@@ -101,7 +100,7 @@ class Announcer:
         if "DEVNAME" in properties:
             kernel["DEVNAME"] = os.path.relpath(properties["DEVNAME"], "/dev")
         body = kernel_message(action, path, kernel)
-        message = _NLMSG.pack(_NLMSG.size + len(body), _NLMSG_MIN_TYPE, _NLM_F_REQUEST, 0, 0) + body
+        message = netlink.pack(_NLMSG_MIN_TYPE, netlink.NLM_F_REQUEST, 0, body)
         self._socket.sendto(message, (0, 0))
         full = {
             "ACTION": action,

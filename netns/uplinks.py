@@ -26,8 +26,8 @@ from functools import partial
 from ipaddress import ip_address
 from typing import Any
 
-from hostsim.errors import HostsimError
-from netns import namespace
+from netns import namespace, netlink
+from netns.errors import HostsimError
 from netns.links import Rtnl
 
 HOME = "/proc/thread-self/ns/net"
@@ -40,8 +40,8 @@ RTPROT_KERNEL = 2
 IFF_UP, IFF_LOOPBACK = 1, 8
 KEPT = IFF_UP | 0x80 | 0x100 | 0x200 | 0x1000
 """Flags that are somebody's setting: up, noarp, promisc, allmulti, multicast (netdevice(7))."""
-_HEADER = struct.Struct("=IHHII")
-_RTMSG, _IFADDRMSG, _NEXTHOP = 12, 8, 8  # bytes
+_RTMSG, _IFADDRMSG = netlink.HEADER.size + 12, netlink.HEADER.size + 8  # bytes up to attributes
+_NEXTHOP = 8  # bytes
 IFA_ADDRESS, IFA_LOCAL = 1, 2
 
 
@@ -80,9 +80,9 @@ class Uplink:
         """Its addresses with their prefix lengths."""
         found = []
         for message in map(bytes.fromhex, self.addresses):
-            known = _attributes(message, _IFADDRMSG)
+            known = netlink.attributes(message, _IFADDRMSG)
             raw = known.get(IFA_LOCAL) or known.get(IFA_ADDRESS, b"")
-            found.append(f"{ip_address(raw)}/{message[_HEADER.size + 1]}")
+            found.append(f"{ip_address(raw)}/{message[netlink.HEADER.size + 1]}")
         return found
 
 
@@ -233,22 +233,21 @@ def _restore(uplink: Uplink, rtnl: Rtnl, index: int) -> None:
 
 def _again(message: bytes, kind: int, flags: int) -> bytes:
     """What the kernel told, as a request."""
-    flags |= NLM_F_REQUEST | NLM_F_CREATE
-    head = _HEADER.pack(len(message), kind, flags, 0, 0)
-    return (head + message[_HEADER.size :]).ljust((len(message) + 3) & ~3, b"\0")
+    flags |= netlink.NLM_F_REQUEST | NLM_F_CREATE
+    return netlink.pad(netlink.pack(kind, flags, 0, message[netlink.HEADER.size :]))
 
 
 def _address_of(message: bytes) -> int:
     """The interface of an address."""
-    return int(struct.unpack_from("=I", message, _HEADER.size + 4)[0])
+    return int(struct.unpack_from("=I", message, netlink.HEADER.size + 4)[0])
 
 
 def _concerns(message: bytes, index: int) -> bool:
     """Whether a route goes by the interface and is not one the kernel makes by itself."""
-    table, protocol = message[_HEADER.size + 4], message[_HEADER.size + 5]
+    table, protocol = message[netlink.HEADER.size + 4], message[netlink.HEADER.size + 5]
     if table == RT_TABLE_LOCAL or protocol == RTPROT_KERNEL:
         return False
-    found = _attributes(message)
+    found = netlink.attributes(message, _RTMSG)
     if RTA_OIF in found:
         return bool(struct.unpack("=I", found[RTA_OIF])[0] == index)
     hops, at, reached = found.get(RTA_MULTIPATH, b""), 0, set()
@@ -260,14 +259,4 @@ def _concerns(message: bytes, index: int) -> bool:
 
 
 def _far(message: bytes) -> bool:
-    return bool({RTA_GATEWAY, RTA_VIA, RTA_MULTIPATH} & set(_attributes(message)))
-
-
-def _attributes(message: bytes, head: int = _RTMSG) -> dict[int, bytes]:
-    """The attributes of a route's message, or another one's with a head of its own, by number."""
-    found, at = {}, _HEADER.size + head
-    while at + 4 <= len(message):
-        length, kind = struct.unpack_from("=HH", message, at)
-        found[kind] = message[at + 4 : at + length]
-        at += max(4, (length + 3) & ~3)
-    return found
+    return bool({RTA_GATEWAY, RTA_VIA, RTA_MULTIPATH} & set(netlink.attributes(message, _RTMSG)))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from netns import leftovers
+from hostsim import leftovers
 
 MARKS = ("root", "uinput")
 

@@ -50,7 +50,7 @@ struct {
     __type(value, struct hs_vm);
 } vms SEC(".maps");
 
-/* `flows` and `conns` may be loaded without BPF_F_NO_PREALLOC: hostsim/routing/tables.py. */
+/* `flows` and `conns` may be loaded without BPF_F_NO_PREALLOC: hostsim/routing/memory.py. */
 struct {
     __uint(type, BPF_MAP_TYPE_HASH);
     __uint(map_flags, BPF_F_NO_PREALLOC);

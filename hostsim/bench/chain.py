@@ -37,7 +37,7 @@ from hostsim.errors import HostsimError, UsageError
 from hostsim.hostfile.file import parse
 from hostsim.model import Json
 from hostsim.nf.functions import Functions
-from hostsim.routing.routes import Dataplane
+from hostsim.routing.dataplane import Dataplane
 from hostsim.switch import Switch
 from hostsim.vm import Vm
 from netns.journal import Journal

@@ -9,8 +9,8 @@ from ipaddress import IPv4Address
 from cext.bench.tester import Sent, Tester
 from hostsim.bench.rig import ADDRESS, Bridge, Ours
 from hostsim.errors import HostsimError
-from hostsim.routing.transfer import INGRESS, hang
 from hostsim.vm import Vm
+from netns import tc
 
 PORT = 9100
 """The first of the tester's; not the streams', whose datagrams go on to a socket."""
@@ -20,7 +20,7 @@ SOURCE = IPv4Address("198.18.0.100")
 
 def take_in(vm: Vm, index: int, tester: Tester) -> None:
     """Have a VM's interface count the tester's frames, and consume them. Raises OSError."""
-    hang(vm, index, tester.arrive, "hostsim:arrive", INGRESS)
+    tc.attach(vm.netns_fd, index, tester.arrive, "hostsim:arrive", tc.INGRESS)
 
 
 class Load:

@@ -20,7 +20,7 @@ from typing import IO, Protocol
 from hostsim.bench.folder import claimed
 from hostsim.errors import HostsimError
 from hostsim.hostfile.file import parse
-from hostsim.routing.routes import Dataplane
+from hostsim.routing.dataplane import Dataplane
 from hostsim.switch import Switch, bridge_netfilter_off
 from hostsim.vm import Vm
 from netns import namespace

@@ -31,7 +31,7 @@ from cext.bpf import probe
 from cext.switch import drops
 from hostsim.cli.show import console
 from hostsim.model import Json
-from netns import cgroup, devices
+from netns import cgroup, devices, tc
 from netns.links import Rtnl
 
 AF_XDP = 44
@@ -112,7 +112,7 @@ def _classifier() -> str:
             index = rtnl.indices()["lo"]
             words = {"fd": loaded.program("classify"), "name": "check", "direct_action": True}
             rtnl.batch(
-                lambda batch: batch.tc("add-filter", "bpf", index=index, parent=0xFFFFFFF2, **words)
+                lambda batch: batch.tc("add-filter", "bpf", index=index, parent=tc.INGRESS, **words)
             )
     finally:
         loaded.close()

@@ -127,11 +127,11 @@ def enter(host: str, vm: str, argv: list[str]) -> int:
 
     hostsim-agent is found there without its path: our own folder of commands ends the PATH.
     """
-    from netns import process
+    from hostsim.cli import enter as entering
 
     ours = str(Path(sys.executable).parent)
     os.environ["PATH"] = os.pathsep.join((os.environ.get("PATH", os.defpath), ours))
-    status: int = process.enter(ask(host, "target", vm=vm), argv)
+    status: int = entering.enter(ask(host, "target", vm=vm), argv)
     return status
 
 

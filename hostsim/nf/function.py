@@ -33,7 +33,7 @@ from cext.port.tally import Tally
 from cext.ring.channel import Shape, make_region
 from hostsim.errors import HostsimError
 from hostsim.model import Json
-from hostsim.nf import nfsettings
+from hostsim.nf import settings
 from hostsim.nf.runner import FRAME_SIZE, FRAMES
 from hostsim.switch import Switch
 from hostsim.vm import Vm
@@ -186,8 +186,8 @@ class Function:
             message["frames"] = self.memory.frames
             message["first"] = self.memory.first(self.vm.index, self.starts)
             fds.append(self.memory.fd)
-        with nfsettings.handed(self._settings) as settings:
-            _send(control, message, [*fds, *([self._kept] if self._kept >= 0 else []), settings])
+        with settings.handed(self._settings) as handed:
+            _send(control, message, [*fds, *([self._kept] if self._kept >= 0 else []), handed])
 
     def loaded(self, seconds: float = 0.0) -> bool:
         """Whether `start` would find a process that has loaded its function, or has failed at it,

@@ -10,7 +10,7 @@ when its ring is full. A new epoch makes all rules stale with one store (cext/po
 whose port has no place to count it gets no rule. A flow of which switch and port have seen nothing
 for FLOW_IDLE loses its rule, and both forget what they counted.
 
-Places. Where the functions want most of the machine, each has its cores (hostsim/nf/places.py).
+Places. Where the functions want most of the machine, each has its cores (hostsim/nf/cores.py).
 
 A function that ends by itself is started again, at once and then after pauses that double (BACKOFF,
 RESTARTS); one that is given up is to the switch as if its VM were gone. Ends in a row count: of a
@@ -33,12 +33,12 @@ from cext.switch import maps
 from cext.switch.records import Account, Flow
 from hostsim.errors import HostsimError
 from hostsim.model import HostSpec, Json, RouteSpec
-from hostsim.nf import nfsettings, places, rings
-from hostsim.nf.accounts import Books, Snapshot
+from hostsim.nf import cores, rings, settings
 from hostsim.nf.function import READY, Function, Memory
 from hostsim.nf.placing import Placing
 from hostsim.nf.runner import RING
-from hostsim.routing import routes
+from hostsim.routing import dataplane
+from hostsim.routing.accounts import Books, Snapshot
 from hostsim.switch import Switch
 from hostsim.vm import Vm
 from netns.process import Process
@@ -63,7 +63,7 @@ class Functions:
         self,
         spec: HostSpec,
         switch: Switch,
-        plane: routes.Dataplane,
+        plane: dataplane.Dataplane,
         vms: Mapping[str, Vm],
         logs: Path,
     ) -> None:
@@ -76,7 +76,7 @@ class Functions:
                 switch,
                 folder,
                 logs / f"{vm.spec.name}.log",
-                nfsettings.settings(vm.spec, vm.mac, macs),
+                settings.settings(vm.spec, vm.mac, macs),
             )
             for vm in vms.values()
             if vm.spec.nf is not None
@@ -84,7 +84,7 @@ class Functions:
         numbers = {one.vm.spec.name: number for number, one in self._by_number.items()}
         self._plan = rings.plan(spec.routes, numbers)
         self._pairs = set(self._plan.pairs)
-        self._placing = Placing(places.line(spec.routes, numbers))
+        self._placing = Placing(cores.line(spec.routes, numbers))
         self._memories = [Memory(group) for group in self._plan.groups]
         for memory, group in zip(self._memories, self._plan.groups, strict=True):
             for number in group:
@@ -277,7 +277,7 @@ class Functions:
         """Forget flows that nobody has sent for FLOW_IDLE, and their rules; their counts are
         retained. Those that are left."""
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-        long_ago = now - int(routes.FLOW_IDLE * 1e9)
+        long_ago = now - int(dataplane.FLOW_IDLE * 1e9)
         accounts = self._accounts()
         sent = {(one.vm, one.flow): one for one in accounts if not one.peer}
         left, dropped = [], []

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hostsim.nf.places import places
+from hostsim.nf.cores import places
 
 LOOK = 0.25  # seconds between two looks at what they use
 TICK = os.sysconf("SC_CLK_TCK")

@@ -18,7 +18,7 @@ one it talks to. Messages are JSON objects, descriptors travel beside them (SCM_
 The end of the socket is the end of the function. What is not understood ends it, with the reason on
 stderr: the VM's log.
 
-What `nf` may be: a name of `SHIPPED`, which gets its settings (hostsim/nf/nfsettings.py);
+What `nf` may be: a name of `SHIPPED`, which gets its settings (hostsim/nf/settings.py);
 `package.module:function`, called with a `cext.port.port.Port`, found beside the host file or on
 Python's path; a C plug-in (`./my_nf.so`) with a function `hs_nf` (hs_judge in cext/port/port.h).
 """

@@ -79,4 +79,4 @@ SHIPPED: dict[str, Callable[[Port, Json], None]] = {
     "nat": nat,
     "source": source,
 }
-"""Network functions by name; each gets its settings (hostsim/nf/nfsettings.py)."""
+"""Network functions by name; each gets its settings (hostsim/nf/settings.py)."""

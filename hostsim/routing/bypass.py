@@ -21,9 +21,9 @@ from typing import Any
 
 from cext.bpf.objects import Map
 from cext.switch import maps, records
-from hostsim.routing.transfer import add_to_own
 from hostsim.vm import Vm
 from netns.links import Rtnl, batch_in
+from netns.tc import add_to_own
 
 log = logging.getLogger("hostsim.bypass")
 

@@ -13,7 +13,7 @@ from ipaddress import ip_address
 from cext.switch.records import DROP, RULE_AFTER, STEER, Flow, Lists, Rule, Tuple
 from hostsim.errors import UsageError
 from hostsim.model import Json, RouteSpec
-from hostsim.nf.accounts import Snapshot
+from hostsim.routing.accounts import Snapshot
 from hostsim.routing.policy import HAS_PORTS, First, first_match
 
 NAMES = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp", 136: "udplite"}

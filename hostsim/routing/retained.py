@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cext.switch.records import Drop, Ended, Flow
-from hostsim.nf.accounts import Snapshot
+from hostsim.routing.accounts import Snapshot
 
 
 @dataclass

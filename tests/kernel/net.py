@@ -13,7 +13,7 @@ from typing import Any
 from cli import until
 
 from hostsim.hostfile.file import parse
-from hostsim.routing.routes import Dataplane
+from hostsim.routing.dataplane import Dataplane
 from hostsim.switch import Switch
 from hostsim.vm import Vm
 from netns.journal import Journal

@@ -14,7 +14,7 @@ from net import ENDS, Net, made
 
 from hostsim.errors import HostsimError
 from hostsim.hostfile.file import parse
-from hostsim.routing import transfer
+from netns import tc
 from netns.process import Process
 
 pytestmark = pytest.mark.root
@@ -249,8 +249,8 @@ def test_packets_that_vanish_are_missed(net: Net, sink: None) -> None:
     """The classifier is taken off a's port for a while: what a sent then is accounted by nobody."""
     busy(net, 2)
     conserved(net)
-    tc = ("ip", "netns", "exec", net.switch.netns, "tc", "filter")
-    subprocess.run((*tc, "del", "dev", "a", "ingress"), check=True)
+    command = ("ip", "netns", "exec", net.switch.netns, "tc", "filter")
+    subprocess.run((*command, "del", "dev", "a", "ingress"), check=True)
     busy(net, 7)
     assert sum(row["missing"] for row in net.dataplane.verify()) == 7
 
@@ -285,13 +285,13 @@ def test_a_vm_that_is_gone_is_skipped_where_the_route_says_so(net: Net) -> None:
 def test_a_kernel_without_tcx_takes_the_link_s_program_at_clsact(
     net: Net, sink: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "attach_ingress", lambda *_: False)
+    monkeypatch.setattr(tc, "attach_ingress", lambda *_: False)
     busy(net, 5)
     busy(net, 5)
     assert hop(net)["path"] == "veth"
     assert hop(net)["paths"]["veth"]["packets"] > 0
-    tc = ("ip", "netns", "exec", net.switch.netns, "tc", "filter", "show", "dev")
+    command = ("ip", "netns", "exec", net.switch.netns, "tc", "filter", "show", "dev")
     link = f"hsd{net.vms['a'].index}-{net.vms['b'].index}"
-    shown = subprocess.run((*tc, link, "ingress"), check=True, capture_output=True, text=True)
+    shown = subprocess.run((*command, link, "ingress"), check=True, capture_output=True, text=True)
     assert "hostsim:transfer_in" in shown.stdout
     conserved(net)

@@ -16,7 +16,7 @@ from net import ADDRESSES, Net, made
 from cext.bpf import ids
 from cext.switch import drops
 from hostsim.hostfile.file import parse
-from hostsim.routing import kerneldrops, routes
+from hostsim.routing import dataplane, kerneldrops
 
 pytestmark = pytest.mark.root
 
@@ -286,7 +286,7 @@ def test_a_kernel_that_does_not_tell(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 def test_counts_outlive_the_vm_and_its_flows(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
     """Losses of a VM before it died are seen, while its flows are remembered and after that."""
-    monkeypatch.setattr(routes, "FLOW_IDLE", 0.3)
+    monkeypatch.setattr(dataplane, "FLOW_IDLE", 0.3)
     hook = "add chain inet t f { type filter hook forward priority 0; }"
     nft(net, "fw", hook, "add rule inet t f udp dport 11 drop")
     send(net, 9, 10)

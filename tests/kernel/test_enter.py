@@ -22,9 +22,9 @@ MakeVm = Callable[..., Vm]
 CLIENT = """
 import json, sys
 from hostsim.errors import HostsimError
-from netns import process
+from hostsim.cli import enter as entering
 try:
-    sys.exit(process.enter(json.loads(sys.argv[1]), sys.argv[2:]))
+    sys.exit(entering.enter(json.loads(sys.argv[1]), sys.argv[2:]))
 except HostsimError as error:
     print(f"hostsim: {error}", file=sys.stderr)
     sys.exit(error.status)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from cext.bpf import objects as bpf
-from netns import cgroup, leftovers
+from hostsim import leftovers
+from netns import cgroup
 
 pytestmark = pytest.mark.root
 

@@ -12,7 +12,7 @@ from net import ENDS
 from nfnet import SIZE, Chain, chained, route, vm
 
 from hostsim.nf import functions
-from hostsim.routing import routes
+from hostsim.routing import dataplane
 
 pytestmark = pytest.mark.root
 
@@ -144,7 +144,7 @@ def test_a_route_says_whether_a_full_ring_is_waited_for(made: Chain, drops: bool
 
 
 def test_rules_and_counts_of_idle_flows_go(made: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(routes, "FLOW_IDLE", 0.3)
+    monkeypatch.setattr(dataplane, "FLOW_IDLE", 0.3)
     monkeypatch.setattr(functions, "AGING", 0.05)
     by_ring(made)
     made.send(7, 50)
@@ -175,7 +175,7 @@ def test_a_flow_that_goes_by_ring_only_is_not_idle(
 ) -> None:
     monkeypatch.setattr(functions, "AGING", 0.05)
     by_ring(made)
-    monkeypatch.setattr(routes, "FLOW_IDLE", 2.0)
+    monkeypatch.setattr(dataplane, "FLOW_IDLE", 2.0)
     started = made.net.flow(FLOW)["hops"][0]["paths"]["switch"]["packets"]
     for _ in range(12):  # each takes a python3's start: longer than FLOW_IDLE in all
         made.send(7, 5)

@@ -256,7 +256,7 @@ def test_what_is_idle_is_swept(net: Net, monkeypatch: pytest.MonkeyPatch) -> Non
     net.ping(5)
     net.dataplane.tick()
     assert len(net.dataplane.rules()) == 2
-    monkeypatch.setattr("hostsim.routing.routes.FLOW_IDLE", 0.05)
+    monkeypatch.setattr("hostsim.routing.dataplane.FLOW_IDLE", 0.05)
     until(lambda: (net.dataplane.tick(), net.dataplane.flows() == [])[1])
     assert net.dataplane.rules() == []
     net.ping(5)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from cli import HOSTSIM, ask, hostsim, plugged_nic, run, until
 
-from netns import leftovers
+from hostsim import leftovers
 
 pytestmark = pytest.mark.root
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hostsim.hostfile.file import parse
-from hostsim.nf.places import CALM, LEAST, SCARCE, line, places
+from hostsim.nf.cores import CALM, LEAST, SCARCE, line, places
 from hostsim.nf.placing import Placing
 
 CORES = (0, 1)

@@ -12,7 +12,7 @@ from scapy.layers.l2 import Ether
 from hostsim.errors import HostFileError
 from hostsim.hostfile.file import parse
 from hostsim.model import FirewallSpec, HostSpec, NatSpec, SourceSpec
-from hostsim.nf.nfsettings import NOBODY, settings, source_frame
+from hostsim.nf.settings import NOBODY, settings, source_frame
 
 HEAD = '[host]\nname = "x"\n'
 NAT = '[[vm]]\nname = "nat"\nnf = "nat"\naddress = "198.18.0.30/24"\n'

@@ -11,8 +11,8 @@ from hostsim.bench.chain import packet
 from hostsim.hostfile.file import parse
 from hostsim.model import RouteSpec
 from hostsim.nf import rings
-from hostsim.nf.accounts import Books, Snapshot
 from hostsim.routing import flows, verify
+from hostsim.routing.accounts import Books, Snapshot
 
 HEAD = '[host]\nname = "r"\n' + "".join(f'[[vm]]\nname = "{one}"\nnf = "count"\n' for one in "abcd")
 NUMBERS = {"a": 1, "b": 2, "c": 3}  # d has none

@@ -17,8 +17,8 @@ from cext.switch.records import (
     Verdict,
 )
 from hostsim.model import Json
-from hostsim.nf.accounts import Books
 from hostsim.routing import flows, verify
+from hostsim.routing.accounts import Books
 from hostsim.routing.retained import Retained
 from hostsim.routing.verify import Losses
 

@@ -1,23 +1,24 @@
-"""The transfer component of a VM: the BPF program at the tc egress of its eth0.
+"""Traffic control: BPF programs at an interface's clsact qdisc (tc-bpf(8)) and shapers (tc-tbf(8)).
 
-For each packet it looks up the VM's routing rule for the flow: a current one sends the packet by
-the direct link to the next VM; none, or one of an older epoch, lets it go to the switch. It counts
-both, so that what a VM sent can be held against what the switch and the direct links carried.
-The rules come from the switch's classifier, in the kernel; this module puts the component in
-place and reads the rules out.
+Netlink by links.py; an interface is its number in the namespace behind a descriptor.
 """
 
 import errno
 from typing import Any
 
 from cext.bpf.objects import attach_ingress
-from hostsim.vm import Vm
-from netns.links import Rtnl, add_hook, batch_in
+from netns.links import Rtnl, batch_in
 
 INGRESS = 0xFFFFFFF2
 EGRESS = 0xFFFFFFF3
 ROOT = 0xFFFFFFFF
 """TC_H_MIN_INGRESS and TC_H_MIN_EGRESS of clsact, and TC_H_ROOT."""
+
+
+def add_hook(batch: Any, index: int) -> None:
+    """Give an interface the qdisc that tc programs hang at (clsact, tc-bpf(8)). On one that is up
+    the kernel stops the queue for that, and what is sent meanwhile is dropped."""
+    batch.tc("add", "clsact", index=index)
 
 
 def add_program(batch: Any, index: int, program_fd: int, name: str, parent: int) -> None:
@@ -47,25 +48,20 @@ def add_to_own(rtnl: Rtnl, netns_fd: int, index: int, program_fd: int, name: str
     rtnl.batch(fill)
 
 
-def hang(vm: Vm, index: int, program_fd: int, name: str, parent: int) -> None:
-    """Put a program at an interface of a VM, whose user may have taken the hook away. Raises
+def attach(netns_fd: int, index: int, program_fd: int, name: str, parent: int) -> None:
+    """Put a program at an interface in a namespace whose user may have taken the hook away. Raises
     OSError."""
 
     def fill(batch: Any) -> None:
         add_hook(batch, index)
         add_program(batch, index, program_fd, name, parent)
 
-    batch_in(vm.netns_fd, fill, (errno.EEXIST,))  # the hook is there
+    batch_in(netns_fd, fill, (errno.EEXIST,))  # the hook is there
 
 
-def attach(vm: Vm, program_fd: int) -> None:
-    """Put the component into a VM. It goes with the VM's eth0. Raises OSError."""
-    hang(vm, vm.eth0, program_fd, "hostsim:transfer_out", EGRESS)
-
-
-def queue_drops(vm: Vm) -> int:
-    """Packets that the kernel dropped between the VM's interfaces and their other ends."""
-    rtnl = Rtnl(vm.netns_fd)
+def queue_drops(netns_fd: int) -> int:
+    """Packets that the kernel dropped between a namespace's interfaces and their other ends."""
+    rtnl = Rtnl(netns_fd)
     try:
         return sum(link.get_attr("IFLA_STATS64")["tx_dropped"] for link in rtnl.links())
     finally:

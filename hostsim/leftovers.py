@@ -18,19 +18,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cext.bpf import ids
-from netns import namespace
+from netns import namespace, netlink, tc
 
 RUN = Path("/run/hostsim")
-NLMSG_HEADER = struct.Struct("=IHHII")
 TCMSG = struct.Struct("=BBHiIII")
 RTM_GETTFILTER = 46
 RTM_GETQDISC = 38
-NLM_F_DUMP = 0x300
-NLM_F_REQUEST = 1
-NLMSG_DONE = 3
-NLMSG_ERROR = 2
 TCA_KIND = 1
-HOOKS = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}  # TC_H_MIN_{IN,E}GRESS of clsact
+HOOKS = {"ingress": tc.INGRESS, "egress": tc.EGRESS}
 OURS = ("hostsim-init", "hostsim-agent", "hostsim.daemon", "hostsim.cli.agent")
 
 
@@ -74,50 +69,28 @@ def _links() -> Iterator[str]:
 
 def _tc() -> Iterator[str]:
     names = dict(socket.if_nameindex())
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
-        qdiscs = list(_dump(netlink, RTM_GETQDISC, 0, 0))
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as sock:
+        qdiscs = list(_dump(sock, RTM_GETQDISC, 0, 0))
         for index, handle, parent, kind in qdiscs:
             if kind not in ("clsact", "ingress"):
                 continue
             link = names.get(index, str(index))
             yield f"tc {kind} on {link}"
             for hook, parent in HOOKS.items():
-                for _, handle, _, name in _dump(netlink, RTM_GETTFILTER, index, parent):
+                for _, handle, _, name in _dump(sock, RTM_GETTFILTER, index, parent):
                     yield f"tc filter {name} {handle:#x} on {link} {hook}"
 
 
 def _dump(
-    netlink: socket.socket, kind: int, index: int, parent: int
+    sock: socket.socket, kind: int, index: int, parent: int
 ) -> Iterator[tuple[int, int, int, str]]:
     """Interface index, handle, parent and kind of each qdisc or filter (rtnetlink(7))."""
     body = TCMSG.pack(socket.AF_UNSPEC, 0, 0, index, 0, parent, 0)
-    flags = NLM_F_REQUEST | NLM_F_DUMP
-    netlink.send(NLMSG_HEADER.pack(NLMSG_HEADER.size + len(body), kind, flags, 1, 0) + body)
-    while True:
-        data = netlink.recv(1 << 18)
-        at = 0
-        while at < len(data):
-            length, answer, _, _, _ = NLMSG_HEADER.unpack_from(data, at)
-            if answer == NLMSG_DONE:
-                return
-            message = data[at + NLMSG_HEADER.size : at + length]
-            if answer == NLMSG_ERROR:
-                (code,) = struct.unpack_from("=i", message)
-                raise OSError(-code, f"tc: {os.strerror(-code)}")
-            _, _, _, found, handle, above, _ = TCMSG.unpack_from(message)
-            yield found, handle, above, _attribute(message[TCMSG.size :], TCA_KIND)
-            at += (length + 3) & ~3
-
-
-def _attribute(data: bytes, wanted: int) -> str:
-    """A string attribute of a netlink message, or "" where it is not there."""
-    at = 0
-    while at + 4 <= len(data):
-        length, kind = struct.unpack_from("=HH", data, at)
-        if kind == wanted:
-            return data[at + 4 : at + length].rstrip(b"\0").decode()
-        at += max(4, (length + 3) & ~3)
-    return ""
+    head = netlink.HEADER.size + TCMSG.size
+    for message in netlink.dump(sock, kind, body):
+        _, _, _, found, handle, above, _ = TCMSG.unpack_from(message, netlink.HEADER.size)
+        name = netlink.attributes(message, head).get(TCA_KIND, b"")
+        yield found, handle, above, name.rstrip(b"\0").decode()
 
 
 def _bpf() -> Iterator[str]:

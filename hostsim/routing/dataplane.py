@@ -2,7 +2,7 @@
 
 `Dataplane` owns the loaded BPF object (cext/switch/classifier.bpf.c) and decides when its maps
 change; what happens to a packet is decided in the kernel. The parts: policy.py what matches,
-bypass.py the direct links, transfer.py the VMs' side, flows.py what is shown.
+bypass.py the direct links, flows.py what is shown.
 
 Epochs. Each change of policy, and each VM that goes, gets the next epoch; the newest EPOCHS of
 them stay readable, so that a packet on its way is judged to the end by the policy it met first.
@@ -21,14 +21,15 @@ from cext.switch.drops import SWITCH
 from hostsim import switch
 from hostsim.errors import HostsimError
 from hostsim.model import FilterSpec, HostSpec, Json, MirrorSpec, RouteSpec
-from hostsim.nf.accounts import Snapshot
-from hostsim.routing import explain, flows, matchtext, tables, transfer, verify
+from hostsim.routing import explain, flows, matchtext, memory, verify
+from hostsim.routing.accounts import Snapshot
 from hostsim.routing.bypass import DirectLinks
 from hostsim.routing.inspector import Inspector
 from hostsim.routing.kerneldrops import KernelDrops
 from hostsim.routing.policy import SYN, First, compile_lists, first_match
 from hostsim.routing.retained import Retained
 from hostsim.vm import Vm
+from netns import tc
 
 log = logging.getLogger("hostsim.routes")
 
@@ -98,7 +99,7 @@ class Dataplane:
     def load(self) -> None:
         """Load the programs; the verifier takes its time. Blocks, and needs nothing but this
         object, so that another thread can do it early. Raises OSError."""
-        self._object = bpf.Object("classifier", flags=tables.flags(tables.memory()))
+        self._object = bpf.Object("classifier", flags=memory.flags(memory.memory()))
         self._drops.load()
 
     def start(self) -> None:
@@ -127,7 +128,7 @@ class Dataplane:
         def fill(batch: object) -> None:
             uplinks = [records.IFINDEX + number for number in self._switch.uplinks.values()]
             for port in (*(vm.port for vm in self._vms.values()), *uplinks):
-                transfer.add_program(batch, port, classify, "hostsim:classify", transfer.INGRESS)
+                tc.add_program(batch, port, classify, "hostsim:classify", tc.INGRESS)
 
         self._switch.rtnl.batch(fill)
 
@@ -196,9 +197,7 @@ class Dataplane:
         self._prepare(self._policy.routes)
         classify = self._object.program("classify")
         self._switch.rtnl.batch(
-            lambda batch: transfer.add_program(
-                batch, vm.port, classify, "hostsim:classify", transfer.INGRESS
-            )
+            lambda batch: tc.add_program(batch, vm.port, classify, "hostsim:classify", tc.INGRESS)
         )
         self.link_back(name)
 
@@ -265,10 +264,10 @@ class Dataplane:
         if rate == before:
             return
         if before is not None:
-            transfer.unshape(self._switch.rtnl, vm.port)
+            tc.unshape(self._switch.rtnl, vm.port)
             del self._rates[vm.index]
         if rate is not None:
-            transfer.shape(self._switch.rtnl, vm.port, rate)
+            tc.shape(self._switch.rtnl, vm.port, rate)
             self._rates[vm.index] = rate
         self._write_vm(vm)
 
@@ -301,7 +300,7 @@ class Dataplane:
             vm.sysctl(ROUTER)
             if not vm.spec.addresses:
                 switch.reach(vm, networks)
-            transfer.attach(vm, program)
+            tc.attach(vm.netns_fd, vm.eth0, program, "hostsim:transfer_out", tc.EGRESS)
             self._attached.add(vm.index)
 
     def _write_vm(self, vm: Vm) -> None:
@@ -444,7 +443,7 @@ class Dataplane:
         losses = verify.Losses(
             {}
             if self._drops.known
-            else {vm.index: transfer.queue_drops(vm) for vm in self._vms.values() if vm.alive},
+            else {vm.index: tc.queue_drops(vm.netns_fd) for vm in self._vms.values() if vm.alive},
             self._drops.read(),
             list(maps.read_ended(self._map("ended"))),
             self.retained,
