@@ -95,7 +95,7 @@ def test_benches_are_used_by_benches_alone() -> None:
 
 def test_the_client_speaks_to_a_daemon_and_runs_none() -> None:
     parts = {x for x in ours("hostsim.cli.client") if x.startswith("hostsim.")}
-    assert parts <= {"hostsim.protocol", "hostsim.errors", "hostsim.model"}
+    assert parts <= {"hostsim.protocol", "hostsim.errors", "hostsim.model", "hostsim.cli.enter"}
     assert ours("hostsim.protocol") <= BASE
 
 

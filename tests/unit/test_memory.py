@@ -6,7 +6,7 @@ from pathlib import Path
 from hostsim.routing import memory
 
 GIB = 1 << 30
-MAPS = Path(__file__).parents[2] / "cext" / "maps.bpf.h"
+MAPS = Path(__file__).parents[2] / "cext" / "switch" / "maps.bpf.h"
 
 
 def test_a_large_machine_takes_it_at_once() -> None:
