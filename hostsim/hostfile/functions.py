@@ -12,6 +12,7 @@ from typing import Any, Literal
 from hostsim.errors import UsageError
 from hostsim.hostfile import matches
 from hostsim.hostfile.table import Table
+from hostsim.keys import parse_key
 from hostsim.model import (
     FirewallRule,
     FirewallSpec,
@@ -20,7 +21,6 @@ from hostsim.model import (
     SourceSpec,
     VmSpec,
 )
-from hostsim.routing.flows import parse_key
 
 Verdict = Literal["accept", "drop"]
 NOT_IN_A_RULE = ("from", *matches.CONTENTS)

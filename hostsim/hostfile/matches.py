@@ -21,20 +21,8 @@ from hostsim.model import (
     RingMode,
     RouteSpec,
 )
+from hostsim.names import ETHERTYPE_MIN, ETHERTYPES, HAS_PORTS, PROTOCOLS, TCP_FLAGS, VLAN_MAX
 
-PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17, "icmpv6": 58, "sctp": 132}
-HAVE_PORTS = (6, 17, 132, 136)
-ETHERTYPES = {"ipv4": 0x0800, "arp": 0x0806, "ipv6": 0x86DD}
-TCP_FLAGS = {
-    "fin": 1,
-    "syn": 2,
-    "rst": 4,
-    "psh": 8,
-    "ack": 16,
-    "urg": 32,
-    "ece": 64,
-    "cwr": 128,
-}
 CONTENTS = {"sni": (6,), "http_host": (6,), "dns_name": (6, 17)}
 """What contents can be matched, and the protocols that carry them."""
 MATCH_KEYS = (
@@ -142,7 +130,7 @@ def _match(table: Table, names: Collection[str]) -> MatchSpec:
         origins=_origins(table, data, names),
         tcp_flags=_tcp_flags(table, data),
         dscp=_number(table, data, "dscp", 0, 63),
-        vlan=_number(table, data, "vlan", 1, 4094),
+        vlan=_number(table, data, "vlan", 1, VLAN_MAX),
         ethertype=_ethertype(table, data),
         sni=_names(table, data, "sni"),
         http_host=_names(table, data, "http_host"),
@@ -154,7 +142,7 @@ def _match(table: Table, names: Collection[str]) -> MatchSpec:
 
 def _fits(table: Table, match: MatchSpec) -> None:
     """Refuse what can never match."""
-    if (match.sport or match.dport) and match.proto not in HAVE_PORTS:
+    if (match.sport or match.dport) and match.proto not in HAS_PORTS:
         table.fail("a port is matched without a protocol that has ports", 'add proto = "tcp"')
     if match.tcp_flags is not None and match.proto != 6:
         table.fail("tcp_flags without TCP", 'add proto = "tcp"')
@@ -200,11 +188,13 @@ def _ethertype(table: Table, data: dict[str, Any]) -> int | None:
     if isinstance(value, str) and value in ETHERTYPES:
         return ETHERTYPES[value]
     if value is not None and (
-        not isinstance(value, int) or isinstance(value, bool) or not 0x600 <= value <= 0xFFFF
+        not isinstance(value, int)
+        or isinstance(value, bool)
+        or not ETHERTYPE_MIN <= value <= 0xFFFF
     ):
         table.fail(
             f"ethertype = {value!r} is not allowed",
-            f"{', '.join(ETHERTYPES)}, or a number from 0x600",
+            f"{', '.join(ETHERTYPES)}, or a number from {ETHERTYPE_MIN:#x}",
         )
     return value
 

@@ -20,6 +20,7 @@ from cext.switch import maps, records
 from cext.switch.drops import SWITCH
 from hostsim import switch
 from hostsim.errors import HostsimError
+from hostsim.keys import parse_key
 from hostsim.model import FilterSpec, HostSpec, Json, MirrorSpec, RouteSpec
 from hostsim.routing import explain, flows, matchtext, memory, verify
 from hostsim.routing.accounts import Snapshot
@@ -424,7 +425,7 @@ class Dataplane:
 
     def explain(self, vm: str, key: str) -> Json:
         """The contract's `explain`. Raises UsageError for a key that is none, HostsimError."""
-        flow = flows.parse_key(key)
+        flow = parse_key(key)
         if vm not in self._vms:
             raise HostsimError(
                 f"explain {vm}", "no such VM or endpoint", f"there are: {', '.join(self._vms)}"

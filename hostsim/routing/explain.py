@@ -6,9 +6,10 @@ It asks what decides: policy.py for the route and the next VM, flows.py for the 
 from collections.abc import Sequence
 
 from cext.switch.records import DROP, STEER, Conn, Flow, Lists, Rule, Tuple
+from hostsim.keys import key_text
 from hostsim.model import Json
 from hostsim.routing import policy
-from hostsim.routing.flows import View, key_text, path_of, watched
+from hostsim.routing.flows import HopFacts, View, path_of, watched
 
 
 def explain(
@@ -47,9 +48,10 @@ def explain(
     for place, number in enumerate(ordered):
         assert route is not None
         hop = policy.next_hop(chain, number, reply, view.alive.__contains__, skip)
-        path, reason = path_of(
-            number, ordered[place + 1 :], ports.get(number), sent.get(number), route, view, on_it
+        facts = HopFacts(
+            number, ordered[place + 1 :], ports.get(number), sent.get(number), route, on_it
         )
+        path, reason = path_of(facts, view)
         to = view.names[hop.to] if hop.action in (STEER, DROP) else "bridge"
         hops.append({"vm": view.names[number], "to": to, "path": path, "reason": reason})
     result = policy.next_hop(chain, here, reply, view.alive.__contains__, skip)

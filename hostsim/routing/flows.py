@@ -1,37 +1,25 @@
-"""Flows in words: their keys as text, and the rows of `hostsim flows` and `hostsim rules`.
+"""Flows in words: the rows of `hostsim flows` and `hostsim rules`, and the path of each hop. Pure.
 
-Pure: it is given what the maps hold (cext/switch/maps.py) and the names, and says what it means.
-A flow's key is `proto:source>destination`, as in `tcp:198.18.0.10:40000>198.18.0.20:80`; IPv6
-addresses are in brackets; ICMP echo has its identifier for a port; what has no ports has none.
+It is given what the maps hold (cext/switch/maps.py) and what is known of the host (`View`), and
+says what it means. Keys are those of hostsim/keys.py.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 
 from cext.switch.records import DROP, RULE_AFTER, STEER, Flow, Lists, Rule, Tuple
-from hostsim.errors import UsageError
+from hostsim.keys import key_text
 from hostsim.model import Json, RouteSpec
 from hostsim.routing.accounts import Snapshot
-from hostsim.routing.policy import HAS_PORTS, First, first_match
-
-NAMES = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp", 136: "udplite"}
-NUMBERS = {name: number for number, name in NAMES.items()}
-ICMP = frozenset({1, 58})
-MAC = "((?:[0-9a-f]{2}:){5}[0-9a-f]{2})"
-FRAME = re.compile(f"0x([0-9a-f]{{1,4}})(?:@([0-9]{{1,4}}))?:{MAC}>{MAC}", re.IGNORECASE)
-ETHERTYPE_MIN = 0x600  # below, it is a length (IEEE 802.3)
-VLAN_MAX = 4094
+from hostsim.routing.policy import First, first_match
 
 
 @dataclass(frozen=True)
 class Watched:
-    """What on the switch concerns a flow besides its route: a filter, and the VM or endpoint that
-    gets a copy (0: none)."""
+    """What the switch does with a flow besides its route."""
 
-    filtered: bool = False
-    mirror: int = 0
+    filtered: bool = False  # a filter drops it
+    mirror: int = 0  # the VM or endpoint that gets a copy, 0: none
 
 
 NOBODY = Watched()
@@ -40,99 +28,36 @@ FILTERED = "a filter drops it"
 
 @dataclass(frozen=True)
 class View:
-    """What is known about a host when its flows are shown. numbers, names: VMs by name and by
-    number; alive: the numbers of those that live; direct: pairs with a direct link; on_switch:
-    those with a rate; judge: route and direction, by the policy in force, of a flow decided
-    before it; watch: the filter and mirror that it has for a flow; rings: flows that have a rule
-    into a ring, by the VM that sends them, and the VM it names; functions: VMs with a packet
-    function; ports: what those have counted."""
+    """What is known about a host when its flows are shown. VMs, endpoints and uplinks are numbers,
+    as in the kernel's maps."""
 
-    routes: Sequence[RouteSpec]
-    numbers: Mapping[str, int]
-    names: Mapping[int, str]
-    alive: frozenset[int]
-    direct: frozenset[frozenset[int]]
-    epoch: int
-    now: int
-    on_switch: frozenset[int] = frozenset()
+    routes: Sequence[RouteSpec]  # of the policy in force
+    numbers: Mapping[str, int]  # of VMs, endpoints and uplinks, by name
+    names: Mapping[int, str]  # the same by number
+    alive: frozenset[int]  # those that the switch can reach
+    direct: frozenset[frozenset[int]]  # pairs that have a direct link
+    epoch: int  # the newest; a decision of another one is stale
+    now: int  # ns, CLOCK_MONOTONIC
+    on_switch: frozenset[int] = frozenset()  # those with a rate: the switch must see their packets
     judge: Callable[[Flow], tuple[int | None, bool]] = lambda flow: (flow.route, flow.reply)
-    watch: Callable[[Flow], Watched] = lambda flow: NOBODY
+    # ^ route (None: bridged) and whether it is a reply, by the policy in force, of a stale flow
+    watch: Callable[[Flow], Watched] = lambda flow: NOBODY  # by the policy in force
     rings: Mapping[tuple[int, Tuple], int] = field(default_factory=dict)
-    functions: frozenset[int] = frozenset()
-    ports: Snapshot = field(default_factory=Snapshot)
+    # ^ the receiver of each flow that has a rule into a ring, by sender and flow
+    functions: frozenset[int] = frozenset()  # VMs with a packet function
+    ports: Snapshot = field(default_factory=Snapshot)  # what packet functions' ports counted
 
 
-def key_text(flow: Tuple) -> str:
-    """The flow's key."""
-    proto = NAMES.get(flow.proto, str(flow.proto))
-    vlan = f"@{flow.vlan}" if flow.vlan else ""
-    if not flow.family:
-        return f"0x{flow.sport:04x}{vlan}:{flow.src.hex(':')}>{flow.dst.hex(':')}"
-    source, target = _host(flow.src), _host(flow.dst)
-    if flow.proto in HAS_PORTS or (flow.proto in ICMP and flow.sport):
-        source, target = f"{source}:{flow.sport}", f"{target}:{flow.dport}"
-    return f"{proto}{vlan}:{source}>{target}"
+@dataclass(frozen=True)
+class HopFacts:
+    """What decides the path of one hop of a flow, from `vm` to the first of `rest`."""
 
-
-def parse_key(text: str) -> Tuple:
-    """The flow of a key. Raises UsageError."""
-    try:
-        if text.startswith("0x"):
-            return _parse_frame(text)
-        proto_text, rest = text.split(":", 1)
-        proto_text, _, vlan = proto_text.partition("@")
-        proto = NUMBERS[proto_text] if proto_text in NUMBERS else _number(proto_text)
-        source, target = rest.split(">")
-        src, sport = _parse_host(source, proto)
-        dst, dport = _parse_host(target, proto)
-        if len(src) != len(dst) or proto > 255 or (proto in ICMP and sport != dport):
-            raise ValueError(text)
-        tag = _number(vlan or "0", VLAN_MAX)
-        return Tuple(4 if len(src) == 4 else 6, proto, src, sport, dst, dport, tag)
-    except ValueError:
-        raise UsageError(
-            f"flow {text!r}",
-            "is not a flow",
-            "write it as tcp:198.18.0.10:40000>198.18.0.20:80, or udp:[fd00::1]:5>[fd00::2]:53",
-        ) from None
-
-
-def _number(text: str, most: int = 0xFFFF) -> int:
-    """Digits and nothing else."""
-    if not (text.isascii() and text.isdigit()) or int(text) > most:
-        raise ValueError(text)
-    return int(text)
-
-
-def _parse_frame(text: str) -> Tuple:
-    """The flow of a key that is not IP: an ethertype between two MAC addresses."""
-    found = FRAME.fullmatch(text)
-    if found is None:
-        raise ValueError(text)
-    kind, vlan, src, dst = found.groups()
-    ethertype, tag = int(kind, 16), int(vlan or 0)
-    if ethertype < ETHERTYPE_MIN or tag > VLAN_MAX:
-        raise ValueError(text)
-    packed = (bytes.fromhex(address.replace(":", "")) for address in (src, dst))
-    return Tuple(0, 0, next(packed), ethertype, next(packed), 0, tag)
-
-
-def _host(address: bytes) -> str:
-    text = str(ip_address(address))
-    return f"[{text}]" if len(address) == 16 else text
-
-
-def _parse_host(text: str, proto: int) -> tuple[bytes, int]:
-    if text.startswith("["):
-        host, _, port = text[1:].partition("]")
-        port = port.removeprefix(":")
-    else:
-        host, _, port = text.partition(":")
-    if proto in HAS_PORTS and not port:
-        raise ValueError(text)
-    if "%" in host:  # a scope is of one machine, not of a packet
-        raise ValueError(text)
-    return ip_address(host).packed, _number(port or "0")
+    vm: int
+    rest: Sequence[int]  # the VMs behind it in the chain, in the order of the flow
+    flow: Flow | None  # what the switch has seen at the port of `vm`
+    rule: Rule | None  # what the transfer component of `vm` has sent
+    route: RouteSpec
+    watched: Watched = NOBODY  # by the policy in force
 
 
 def flow_rows(flows: Sequence[Flow], rules: Sequence[Rule], view: View) -> list[Json]:
@@ -159,13 +84,15 @@ def flow_rows(flows: Sequence[Flow], rules: Sequence[Rule], view: View) -> list[
                 "direction": "reply" if reply else "forward",
                 "hops": [
                     _hop(
-                        vm,
-                        chain[place + 1 :],
-                        at.get(vm),
-                        sent.get((vm, key)),
-                        route,
+                        HopFacts(
+                            vm,
+                            chain[place + 1 :],
+                            at.get(vm),
+                            sent.get((vm, key)),
+                            route,
+                            watched,
+                        ),
                         view,
-                        watched,
                     )
                     for place, vm in enumerate(chain)
                     if route is not None
@@ -175,15 +102,8 @@ def flow_rows(flows: Sequence[Flow], rules: Sequence[Rule], view: View) -> list[
     return rows
 
 
-def _hop(
-    vm: int,
-    rest: Sequence[int],
-    flow: Flow | None,
-    rule: Rule | None,
-    route: RouteSpec,
-    view: View,
-    watched: Watched,
-) -> Json:
+def _hop(facts: HopFacts, view: View) -> Json:
+    vm, flow, rule = facts.vm, facts.flow, facts.rule
     switch = {
         "packets": flow.packets if flow else 0,
         "bytes": flow.bytes if flow else 0,
@@ -195,8 +115,8 @@ def _hop(
     account = view.ports.sent.get((vm, flow.tuple)) if flow else None
     packets, size = account.ring if account else (0, 0)
     ring = {"packets": packets, "bytes": size}
-    path, reason = path_of(vm, rest, flow, rule, route, view, watched)
-    to = rest[0] if rest else 0
+    path, reason = path_of(facts, view)
+    to = facts.rest[0] if facts.rest else 0
     if flow is not None and flow.verdict.action == STEER and flow.verdict.epoch == view.epoch:
         to = flow.verdict.to
     return {
@@ -210,16 +130,10 @@ def _hop(
     }
 
 
-def path_of(
-    vm: int,
-    rest: Sequence[int],
-    flow: Flow | None,
-    rule: Rule | None,
-    route: RouteSpec,
-    view: View,
-    watched: Watched = NOBODY,
-) -> tuple[str, str]:
-    """The path a hop uses now, and why. watched: what the policy in force has on the flow."""
+def path_of(facts: HopFacts, view: View) -> tuple[str, str]:
+    """The path that a hop uses now (`switch`, `veth`, `ring`), and why."""
+    vm, rest, flow, rule = facts.vm, facts.rest, facts.flow, facts.rule
+    route, watched = facts.route, facts.watched
     if rule is not None and is_rule(rule, view.epoch):
         return "veth", f"rule: straight to {view.names[rule.verdict.to]} by veth"
     now = flow is not None and flow.verdict.epoch == view.epoch

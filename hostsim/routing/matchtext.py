@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 
-from hostsim.hostfile.matches import TCP_FLAGS
 from hostsim.model import Json, MatchSpec, Network, RouteSpec
-from hostsim.routing.flows import NAMES
+from hostsim.names import PROTOCOL_NAMES, TCP_FLAGS
 
 
 def match_json(match: MatchSpec) -> Json:
@@ -16,7 +15,7 @@ def match_json(match: MatchSpec) -> Json:
         if values:
             found[key] = values[0] if len(values) == 1 else values
     if match.proto is not None:
-        found["proto"] = NAMES.get(match.proto, match.proto)
+        found["proto"] = PROTOCOL_NAMES.get(match.proto, match.proto)
     for key in ("sport", "dport"):
         ranges = [low if low == high else f"{low}-{high}" for low, high in getattr(match, key)]
         if ranges:

@@ -12,10 +12,10 @@ from typing import Any
 
 from cext.switch.records import BRIDGE, DROP, FROM, PREFIXES, RANGES, STEER, Lists, Row, Tuple
 from hostsim.model import FilterSpec, MatchSpec, MirrorSpec, Network, RouteSpec
+from hostsim.names import HAS_PORTS
 
 TCP, UDP = 6, 17
 CARRIERS = {"sni": (TCP,), "http_host": (TCP,), "dns_name": (UDP, TCP)}
-HAS_PORTS = frozenset({6, 17, 132, 136})  # TCP, UDP, SCTP, UDP-Lite
 SYN, ACK = 0x02, 0x10
 
 

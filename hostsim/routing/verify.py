@@ -26,8 +26,9 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from cext.switch.records import AT_EXIT, BEHIND, IN_SWITCH, IN_VM, Drop, Ended, Flow, Rule, Tuple
+from hostsim.keys import key_text
 from hostsim.model import Json
-from hostsim.routing.flows import View, key_text
+from hostsim.routing.flows import View
 from hostsim.routing.retained import NOTHING, PortSums, Retained
 
 ENDED = "ended flows"

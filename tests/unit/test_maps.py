@@ -3,7 +3,7 @@
 import pytest
 
 from cext.switch.maps import pack_conn, pack_tuple
-from hostsim.routing import flows
+from hostsim import keys
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from hostsim.routing import flows
     ],
 )
 def test_a_connection_has_one_key(key: str) -> None:
-    flow = flows.parse_key(key)
+    flow = keys.parse_key(key)
     forward, backward = pack_conn(flow), pack_conn(flow.reversed())
     assert forward[0] == backward[0]
     assert forward[1] != backward[1]
@@ -25,5 +25,5 @@ def test_a_connection_has_one_key(key: str) -> None:
 
 
 def test_a_flow_to_itself_is_not_turned() -> None:
-    flow = flows.parse_key("udp:198.18.0.10:9>198.18.0.10:9")
+    flow = keys.parse_key("udp:198.18.0.10:9>198.18.0.10:9")
     assert pack_conn(flow) == pack_conn(flow.reversed()) == (pack_tuple(flow), False)

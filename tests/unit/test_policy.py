@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from cext.switch.records import BRIDGE, DROP, STEER, Tuple
+from hostsim import keys
 from hostsim.errors import HostFileError, UsageError
 from hostsim.hostfile.file import parse
-from hostsim.routing import flows, matchtext, policy
+from hostsim.routing import matchtext, policy
 
 HEAD = """
 [host]
@@ -31,7 +32,7 @@ def rows(*matches: str) -> tuple[policy.Row, ...]:
 
 
 def first(key: str, **more: object) -> policy.First:
-    return policy.First(flows.parse_key(key), **more)  # type: ignore[arg-type]
+    return policy.First(keys.parse_key(key), **more)  # type: ignore[arg-type]
 
 
 WEB = "tcp:198.18.0.10:40000>198.18.0.20:80"
@@ -146,7 +147,7 @@ def test_the_next_hop() -> None:
     ],
 )
 def test_keys_there_and_back(key: str) -> None:
-    assert flows.key_text(flows.parse_key(key)) == key
+    assert keys.key_text(keys.parse_key(key)) == key
 
 
 @pytest.mark.parametrize(
@@ -159,13 +160,13 @@ def test_keys_there_and_back(key: str) -> None:
 )  # fmt: skip
 def test_keys_that_are_none(key: str) -> None:
     with pytest.raises(UsageError):
-        flows.parse_key(key)
+        keys.parse_key(key)
 
 
 def test_a_frame_that_is_not_ip_has_a_key() -> None:
     one = Tuple(0, 0, bytes(range(6)), 0x88B5, bytes(range(6, 12)), 0)
-    assert flows.key_text(one) == "0x88b5:00:01:02:03:04:05>06:07:08:09:0a:0b"
-    assert flows.key_text(Tuple(4, 6, ip_address("1.1.1.1").packed, 1, bytes(4), 2)).startswith(
+    assert keys.key_text(one) == "0x88b5:00:01:02:03:04:05>06:07:08:09:0a:0b"
+    assert keys.key_text(Tuple(4, 6, ip_address("1.1.1.1").packed, 1, bytes(4), 2)).startswith(
         "tcp:1.1.1.1:1>"
     )
 

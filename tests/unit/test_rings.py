@@ -9,6 +9,7 @@ from cext.port.tally import Tally
 from cext.switch.records import STEER, Account, Flow, Verdict
 from hostsim.bench.chain import packet
 from hostsim.hostfile.file import parse
+from hostsim.keys import parse_key
 from hostsim.model import RouteSpec
 from hostsim.nf import rings
 from hostsim.routing import flows, verify
@@ -16,7 +17,7 @@ from hostsim.routing.accounts import Books, Snapshot
 
 HEAD = '[host]\nname = "r"\n' + "".join(f'[[vm]]\nname = "{one}"\nnf = "count"\n' for one in "abcd")
 NUMBERS = {"a": 1, "b": 2, "c": 3}  # d has none
-KEY = flows.parse_key("udp:198.18.0.10:4000>198.18.0.20:7")
+KEY = parse_key("udp:198.18.0.10:4000>198.18.0.20:7")
 
 
 def routes(*tables: str) -> tuple[RouteSpec, ...]:
