@@ -4,7 +4,8 @@
 
 With --ready it detaches its output to the host's log and tells the descriptor, in one line of the
 control protocol, whether the host stands; without, it stays in the foreground and logs to stderr.
-SIGTERM and SIGINT take the host down. The one place of the daemon where errors are caught.
+SIGTERM and SIGINT take the host down. What a request or `up` fails with is caught here and becomes
+the answer, one line.
 """
 
 import argparse
@@ -21,7 +22,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from hostsim import protocol
 from hostsim.errors import HostsimError
@@ -178,18 +179,17 @@ def _raise_files_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _log_to(stream: Any) -> None:
-    # what no line says need not be found out (docs.python.org, logging HOWTO, "Optimization")
+def _log_to(stream: TextIO) -> None:
+    # Do not collect record fields that the format does not print (logging HOWTO, "Optimization").
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    logging._srcfile = None
     logging.basicConfig(
         stream=stream, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
     )
 
 
 def _come_first() -> None:
-    """Before what the OSes run: a person waits for a flip. What is started from here is as ever
-    (SCHED_RESET_ON_FORK, sched(7)). Without the right to it (CAP_SYS_NICE) so is the daemon."""
+    """Run the daemon before the OSes' programs: a person waits for a flip. Children get normal
+    priority (SCHED_RESET_ON_FORK, sched(7)). Without CAP_SYS_NICE nothing changes."""
     with contextlib.suppress(PermissionError):
         os.sched_setscheduler(0, os.SCHED_OTHER | os.SCHED_RESET_ON_FORK, os.sched_param(0))
         os.setpriority(os.PRIO_PROCESS, 0, NICE)

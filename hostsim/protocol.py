@@ -1,6 +1,6 @@
 """The daemon's control protocol: one JSON object a line, a request and its answer.
 
-    -> {"op": "flip", "os": "play", "by": "cli"}
+    -> {"op": "flip", "os": "play"}
     <- {"ok": true, "result": {...}}
     <- {"ok": false, "error": {"what": …, "why": …, "hint": …, "status": 1}}
 

@@ -11,13 +11,13 @@ address as its source does not move the entry, wherever it comes in. It still le
 a port. No IPv6 and no address of the switch's own: the namespace only forwards.
 """
 
+import enum
 import errno
 import hashlib
 import os
 from collections.abc import Sequence
 from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Any
 
 from cext.ns.netns import new_netns
 from cext.switch import records
@@ -26,7 +26,7 @@ from hostsim.model import Json, Network
 from hostsim.vm import Vm
 from netns import namespace, uplinks
 from netns.journal import Journal
-from netns.links import Rtnl, batch_in
+from netns.links import Batch, Rtnl, batch_in
 from netns.tc import add_hook
 
 BRIDGE_INDEX = records.IFINDEX
@@ -38,9 +38,17 @@ NTF_STICKY = 0x40
 NUD_NOARP = 0x40
 
 
-def mac(host: str, kind: int, index: int) -> str:
-    """A locally administered address, the same at every start. kind: 2 for eth0, 6 for its port,
-    10 for the bridge."""
+class Mac(enum.IntEnum):
+    """Whose MAC address: its first byte, of a locally administered unicast address."""
+
+    ETH0 = 0x02
+    PORT = 0x06
+    BRIDGE = 0x0A
+
+
+def mac(host: str, kind: Mac, index: int) -> str:
+    """The address of a VM's eth0, of its port or (index 0) of the bridge, the same at every
+    start. index: the VM's."""
     digest = hashlib.sha256(host.encode()).digest()
     return bytes([kind, *digest[:3], index >> 8, index & 0xFF]).hex(":")
 
@@ -90,14 +98,14 @@ class Switch:
         namespace.write_sysctls(self._fd, off)
         self._rtnl = Rtnl(self._fd)
 
-        def fill(batch: Any) -> None:
+        def fill(batch: Batch) -> None:
             batch.link("set", index=1, state="up")
             batch.link(
                 "add",
                 ifname=self.bridge,
                 kind="bridge",
                 index=BRIDGE_INDEX,
-                address=mac(self.host, 10, 0),
+                address=mac(self.host, Mac.BRIDGE, 0),
                 br_mcast_snooping=0,
                 state="up",
             )
@@ -112,11 +120,11 @@ class Switch:
                 raise HostsimError(
                     f"host {self.host}", f"more than {records.VM_MAX} VMs and endpoints"
                 )
-            vm.mac = mac(self.host, 2, vm.index)
+            vm.mac = mac(self.host, Mac.ETH0, vm.index)
             vm.eth0, vm.port = records.ETH0 + vm.index, records.IFINDEX + vm.index
             vm.sysctl({"net.ipv6.conf.default.accept_dad": "0"})
 
-        def fill(batch: Any) -> None:
+        def fill(batch: Batch) -> None:
             for vm in vms:
                 self._fill_link(batch, vm)
 
@@ -142,7 +150,7 @@ class Switch:
             uplinks.lend(nic, self._fd, records.IFINDEX + number)
             self.uplinks[name] = number
 
-        def fill(batch: Any) -> None:
+        def fill(batch: Batch) -> None:
             for number in self.uplinks.values():
                 index = records.IFINDEX + number
                 add_hook(batch, index)
@@ -150,7 +158,7 @@ class Switch:
 
         self.rtnl.batch(fill)
 
-    def _fill_link(self, batch: Any, vm: Vm) -> None:
+    def _fill_link(self, batch: Batch, vm: Vm) -> None:
         peer = [
             ("IFLA_IFNAME", "eth0"),
             ("IFLA_ADDRESS", vm.mac),
@@ -161,7 +169,7 @@ class Switch:
             ifname=vm.spec.name,
             kind="veth",
             index=vm.port,
-            address=mac(self.host, 6, vm.index),
+            address=mac(self.host, Mac.PORT, vm.index),
             master=BRIDGE_INDEX,
             info_peer={"index": vm.eth0, "attrs": peer},
         )
@@ -233,7 +241,7 @@ def subnets(vms: Sequence[Vm]) -> list[Network]:
 def configure(vm: Vm, networks: Sequence[Network]) -> None:
     """lo and eth0 up, eth0's addresses, and on-link routes to those `networks` it is not in."""
 
-    def fill(batch: Any) -> None:
+    def fill(batch: Batch) -> None:
         batch.link("set", index=1, state="up")
         if not vm.spec.endpoint:  # those are in no chain, and their tc is their users'
             add_hook(batch, vm.eth0)
@@ -255,14 +263,14 @@ def configure(vm: Vm, networks: Sequence[Network]) -> None:
 def reach(vm: Vm, networks: Sequence[Network]) -> None:
     """On-link routes to those `networks` that eth0 is not in; it has to be up for that."""
 
-    def fill(batch: Any) -> None:
+    def fill(batch: Batch) -> None:
         batch.link("set", index=vm.eth0, state="up")
         _fill_routes(batch, vm, networks)
 
     batch_in(vm.netns_fd, fill)
 
 
-def _fill_routes(batch: Any, vm: Vm, networks: Sequence[Network]) -> None:
+def _fill_routes(batch: Batch, vm: Vm, networks: Sequence[Network]) -> None:
     own = {address.network for address in vm.spec.addresses}
     for network in networks:
         if network not in own:

@@ -29,29 +29,34 @@ _once = threading.Lock()
 
 
 class Vm:
-    """A VM or, where the spec says so, an endpoint. Owns all it makes, until `stop`.
+    """A VM or, if its spec says so, an endpoint. Owns all it makes, until `stop`.
 
-    index: 1 and up, unique within the host. netns: the name in /run/netns. cgroup: the v2
-    directory. netns_fd, pid, pidfd, cgroup_fd: of the running VM, else -1; they stay ours.
-    life_fd: the same; a pipe, in error (POLLERR) once process 1 begins to end, whereas its pidfd is
-    readable only when all others in the VM have ended, and who started them has reaped them. A
-    process in the VM that keeps the pipe open can only undo the first.
-    mac, eth0, port: the MAC address of eth0, its interface index in the VM, and its port's in the
-    switch's namespace; the switch fills them in.
+    Every descriptor here belongs to the VM; nobody else closes it. It is -1 while the VM does not
+    run.
     """
 
     def __init__(self, host: str, spec: VmSpec, index: int) -> None:
         self.spec = spec
         self.host = host
         self.index = index
+        """1 and up, unique within the host."""
         self.netns = f"hs-{host}-{spec.name}"
+        """The name in /run/netns."""
         self.netns_fd = -1
+        """The network namespace."""
         self.pid = -1
+        """Process 1, as the machine numbers it; -1 while the VM does not run."""
         self.pidfd = -1
+        """Process 1. Readable only after every process in the VM has been reaped."""
         self.life_fd = -1
+        """Our end of a pipe that process 1 holds. It reports POLLERR as soon as process 1 starts to
+        exit. A process in the VM that keeps the pipe open delays only this early notice."""
         self.mac = ""
+        """The MAC address of eth0; the switch sets this and the next two."""
         self.eth0 = 0
+        """The interface number of eth0, in the VM."""
         self.port = 0
+        """The interface number of eth0's port, in the switch's namespace."""
         self.devices = DeviceList(own=spec.os is not None)
         self._group = Cgroup(f"hs-{host}/{spec.name}", limits(spec))
         self._processes: set[Process] = set()

@@ -1,9 +1,11 @@
-"""Control groups: a directory in the v2 tree, and in v1 hierarchies where only they can limit.
+"""Control groups: a directory in the v2 tree, and in v1 hierarchies if only they can limit.
 
 A group always has its v2 directory (processes are cloned into it, the device program hangs on it,
 the freezer is there). A limit holds through v2 where the kernel offers the controller there, else
 through the v1 hierarchy that has it, else not at all: `unsupported` says which (cgroups(7),
 Documentation/admin-guide/cgroup-v2.rst).
+
+What the v1 half does with its files is in netns/cgroup1.py.
 
 The v2 directories stand below the root of the tree, so that no process is in the way of the
 controllers ("no internal processes"); only leaves hold processes.
@@ -14,14 +16,14 @@ import errno
 import functools
 import os
 import select
-import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from cext.bpf import objects as bpf
+from netns import cgroup1
 from netns.errors import HostsimError
 
 Controller = Literal["memory", "cpu", "pids"]
@@ -66,7 +68,7 @@ class Layout:
 def parse(mountinfo: str) -> tuple[Path | None, dict[str, Path]]:
     """The v2 mount point and the v1 mount points by controller, from /proc/PID/mountinfo."""
     v2: Path | None = None
-    v1: dict[str, Path] = {}
+    v1: list[tuple[str, Path]] = []
     for line in mountinfo.splitlines():
         before, _, after = line.partition(" - ")
         point = Path(before.split()[4].replace("\\040", " "))
@@ -74,9 +76,8 @@ def parse(mountinfo: str) -> tuple[Path | None, dict[str, Path]]:
         if kind == "cgroup2":
             v2 = v2 or point
         elif kind == "cgroup":
-            for option in options.split(","):
-                v1.setdefault(option, point)
-    return v2, v1
+            v1.append((options, point))
+    return v2, cgroup1.mounts(v1)
 
 
 @functools.cache
@@ -110,11 +111,21 @@ class Cgroup:
                 "mount -t cgroup2 none /sys/fs/cgroup/unified",
             )
         self.path = self._layout.v2 / name
-        v1 = {self._layout.v1[c] / name for c in limits.controllers() if self._is_v1(c)}
-        self.v1: tuple[Path, ...] = tuple(sorted(v1))
+        self._v1 = cgroup1.Half(
+            name, {c: self._layout.v1[c] for c in limits.controllers() if self._is_v1(c)}
+        )
         self.fd = -1
-        self.join: list[int] = []
         self._made: list[Path] = []
+
+    @property
+    def v1(self) -> tuple[Path, ...]:
+        """Its v1 directories."""
+        return self._v1.paths
+
+    @property
+    def join(self) -> list[int]:
+        """The cgroup.procs of its v1 directories, open for writing; they stay the group's."""
+        return self._v1.join
 
     @property
     def directories(self) -> tuple[Path, ...]:
@@ -123,9 +134,8 @@ class Cgroup:
         return (*(leaf.parent for leaf in leaves), *leaves)
 
     def make(self) -> None:
-        """Make the directories and write the limits. `fd` is then the v2 directory, `join` the v1
-        cgroup.procs files, open for writing. Raises HostsimError where a limit cannot hold here,
-        and OSError."""
+        """Make the directories and write the limits; `fd` is then the v2 directory. Raises
+        HostsimError if a limit cannot hold here, and OSError."""
         limits, v2 = self._limits, self._layout.v2
         assert v2 is not None
         missing = unsupported(limits, self._layout)
@@ -143,19 +153,9 @@ class Cgroup:
             enable = " ".join(f"+{controller}" for controller in wanted)
             for directory in (v2, self.path.parent):
                 (directory / "cgroup.subtree_control").write_text(enable)
-        if limits.memory is not None:
-            self._limit_memory(limits.memory)
-        if limits.cpus is not None:
-            quota = max(1000, round(limits.cpus * CPU_PERIOD))  # the kernel's least is 1 ms
-            if self._is_v1("cpu"):
-                (self._at("cpu") / "cpu.cfs_period_us").write_text(str(CPU_PERIOD))
-                (self._at("cpu") / "cpu.cfs_quota_us").write_text(str(quota))
-            else:
-                (self.path / "cpu.max").write_text(f"{quota} {CPU_PERIOD}")
-        if limits.pids is not None:
-            (self._at("pids") / "pids.max").write_text(str(limits.pids))
+        self._limit()
         self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self.join = open_procs(self.v1)
+        self._v1.open()
 
     def kill(self) -> None:
         """SIGKILL everything in the group; a group that is gone is no error."""
@@ -168,9 +168,7 @@ class Cgroup:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
-        for fd in self.join:
-            os.close(fd)
-        self.join = []
+        self._v1.close()
         while self._made:
             directory = self._made[-1]
             remove(directory)
@@ -185,44 +183,28 @@ class Cgroup:
     def _is_v1(self, controller: Controller) -> bool:
         return self._layout.where(controller) == "v1"
 
-    def _at(self, controller: Controller) -> Path:
-        """Where this controller's files of the group are."""
-        if self._is_v1(controller):
-            return self._layout.v1[controller] / self.path.relative_to(self._layout.v2 or "/")
-        return self.path
-
-    def _limit_memory(self, limit: int) -> None:
-        """The limit, and no swap to get around it (where the kernel accounts swap)."""
-        if self._is_v1("memory"):
-            main, swap, most = "memory.limit_in_bytes", "memory.memsw.limit_in_bytes", limit
-        else:
-            main, swap, most = "memory.max", "memory.swap.max", 0
-        directory = self._at("memory")
-        (directory / main).write_text(str(limit))
-        if (directory / swap).exists():
-            (directory / swap).write_text(str(most))
-
-
-def open_procs(directories: Sequence[Path]) -> list[int]:
-    """Each directory's cgroup.procs, open for writing. Raises OSError with nothing left open."""
-    with contextlib.ExitStack() as undo:
-        fds = []
-        for directory in directories:
-            fds.append(os.open(directory / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC))
-            undo.callback(os.close, fds[-1])
-        undo.pop_all()
-        return fds
-
-
-def full(directories: Sequence[Path]) -> bool:
-    """Whether one of these v1 directories is at its limit of processes. The kernel refuses a fork
-    there, and a clone into a v2 group, but lets everyone join a v1 group."""
-    for directory in directories:
-        with contextlib.suppress(FileNotFoundError):  # no pids controller in this hierarchy
-            most = (directory / "pids.max").read_text().strip()
-            if most != "max" and int((directory / "pids.current").read_text()) >= int(most):
-                return True
-    return False
+    def _limit(self) -> None:
+        """Write each limit into the tree that can hold it. Swap is no way around the one of
+        memory."""
+        limits = self._limits
+        if limits.memory is not None:
+            if self._is_v1("memory"):
+                self._v1.limit_memory(limits.memory)
+            else:
+                (self.path / "memory.max").write_text(str(limits.memory))
+                if (self.path / "memory.swap.max").exists():
+                    (self.path / "memory.swap.max").write_text("0")
+        if limits.cpus is not None:
+            quota = max(1000, round(limits.cpus * CPU_PERIOD))  # the kernel's least is 1 ms
+            if self._is_v1("cpu"):
+                self._v1.limit_cpus(quota, CPU_PERIOD)
+            else:
+                (self.path / "cpu.max").write_text(f"{quota} {CPU_PERIOD}")
+        if limits.pids is not None:
+            if self._is_v1("pids"):
+                self._v1.limit_pids(limits.pids)
+            else:
+                (self.path / "pids.max").write_text(str(limits.pids))
 
 
 def kill(path: Path) -> None:
@@ -231,10 +213,7 @@ def kill(path: Path) -> None:
         if (path / "cgroup.kill").exists():
             (path / "cgroup.kill").write_text("1")
             return
-    for pidfd in _processes(path):
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        os.close(pidfd)
+    cgroup1.kill(_processes(path))
 
 
 def remove(path: Path) -> None:

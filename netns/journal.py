@@ -13,22 +13,9 @@ from typing import Any
 
 from netns import cgroup, leds, namespace, uplinks
 
-
-def _remove_path(path: str) -> None:
-    """A file or an empty directory; a mount point is unmounted first."""
-    namespace.unmount(Path(path))
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        return
-    except (IsADirectoryError, PermissionError):
-        os.rmdir(path)
-
-
 _UNDO: dict[str, Callable[..., None]] = {
     "netns": lambda name: namespace.remove(name),
     "cgroup": lambda path: cgroup.remove(Path(path)),
-    "path": _remove_path,
     "led": lambda file, trigger: leds.join({file: trigger}),
     "uplink": lambda name, netns, nic, number="0": uplinks.give_back(name, netns, nic, number),
 }

@@ -14,7 +14,7 @@ import os
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol
 
 from pyroute2 import IPBatch
 from pyroute2.netlink.rtnl import RTM_GETLINK
@@ -30,6 +30,23 @@ _batch: IPBatch | None = None
 _SEND_MAX = 64 * 1024  # a netlink send must fit the socket's send buffer
 
 
+class Batch(Protocol):
+    """Messages of one batch, in order. Each method adds one, with the arguments that pyroute2's
+    IPRoute has for it; command: `add`, `set`, `del` and so on."""
+
+    def link(self, command: str, **what: Any) -> None: ...
+    def addr(self, command: str, **what: Any) -> None: ...
+    def route(self, command: str, **what: Any) -> None: ...
+    def neigh(self, command: str, **what: Any) -> None: ...
+    def fdb(self, command: str, **what: Any) -> None: ...
+    def brport(self, command: str, **what: Any) -> None: ...
+    def tc(self, command: str, kind: str | None = None, **what: Any) -> None: ...
+
+
+Fill = Callable[[Batch], object]
+"""Puts messages into the batch it is given."""
+
+
 class Rtnl:
     """rtnetlink in the namespace behind `netns_fd` (not kept; the caller still owns it)."""
 
@@ -43,9 +60,8 @@ class Rtnl:
         """Twice is harmless."""
         self._socket.close()
 
-    def batch(self, fill: Callable[[Any], None], ignore: tuple[int, ...] = ()) -> None:
-        """Send everything `fill` puts into the batch it is given (a pyroute2 IPBatch: `link`,
-        `addr`, `route`, `neigh`, `fdb`, `tc`, with IPRoute's arguments), in order.
+    def batch(self, fill: Fill, ignore: tuple[int, ...] = ()) -> None:
+        """Send everything `fill` puts into the batch it is given, in order.
 
         Raises OSError with the first error whose number is not in `ignore`; later messages have
         been carried out all the same.
@@ -151,7 +167,7 @@ class LinkMonitor:
         self._socket.close()
 
 
-def batch_in(netns_fd: int, fill: Callable[[Any], None], ignore: tuple[int, ...] = ()) -> None:
+def batch_in(netns_fd: int, fill: Fill, ignore: tuple[int, ...] = ()) -> None:
     """`Rtnl.batch` by a socket that is there for this one batch."""
     rtnl = Rtnl(netns_fd)
     try:
@@ -160,7 +176,7 @@ def batch_in(netns_fd: int, fill: Callable[[Any], None], ignore: tuple[int, ...]
         rtnl.close()
 
 
-def _compile(fill: Callable[[Any], None]) -> bytes:
+def _compile(fill: Fill) -> bytes:
     """In the compiler's thread. One IPBatch serves all: making one costs more than a message."""
     global _batch
     if _batch is None:

@@ -12,13 +12,13 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from cext.vm import spawn
-from netns import cgroup, freezer
+from netns import cgroup1, freezer
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 Stream = int | IO[bytes] | None
@@ -41,7 +41,7 @@ class Target:
         it), EAGAIN at the limit of processes."""
         if not freezer.wait_thawed(self.cgroup, patience):
             raise OSError(errno.EBUSY, "the VM is frozen, nothing can start in it")
-        if cgroup.full(self.v1):
+        if cgroup1.full(self.v1):
             raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
 
@@ -152,27 +152,7 @@ def start(
         raise ValueError("no program to start")
     target.check()
     environment = dict(os.environ if env is None else env)
-    ours: list[IO[bytes] | None] = [None, None, None]
-    theirs: list[int] = []
-    close: list[int] = []
-    try:
-        for number, stream in enumerate((stdin, stdout, stderr)):
-            if number == 0 and stream is None:
-                stream = subprocess.DEVNULL
-            if stream is None:
-                theirs.append(number)
-            elif stream == subprocess.PIPE:
-                read, write = os.pipe()
-                close.append(read if number == 0 else write)
-                theirs.append(close[-1])
-                ours[number] = os.fdopen(write, "wb") if number == 0 else os.fdopen(read, "rb")
-            elif stream == subprocess.DEVNULL:
-                close.append(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
-                theirs.append(close[-1])
-            elif stream == subprocess.STDOUT:
-                theirs.append(theirs[1])
-            else:
-                theirs.append(stream if isinstance(stream, int) else stream.fileno())
+    with _streams(stdin, stdout, stderr) as (theirs, ours):
         pid, pidfd = spawn.spawn_program(
             target.pidfd,
             target.cgroup_fd,
@@ -181,16 +161,43 @@ def start(
             argv,
             environment,
             cwd,
-            (theirs[0], theirs[1], theirs[2]),
+            theirs,
         )
-    except (OSError, ValueError):
-        for file in ours:
-            if file is not None:
-                file.close()
-        raise
-    finally:
-        for fd in close:
-            os.close(fd)
     process = Process(pid, pidfd, argv)
     process.stdin, process.stdout, process.stderr = ours
     return process
+
+
+@contextlib.contextmanager
+def _streams(
+    stdin: Stream, stdout: Stream, stderr: Stream
+) -> Iterator[tuple[tuple[int, int, int], list[IO[bytes] | None]]]:
+    """The program's three descriptors, which are closed afterwards if they were opened here, and
+    our ends of its pipes (None: no pipe), which are closed only if the block fails."""
+    theirs: list[int] = []
+    ours: list[IO[bytes] | None] = [None, None, None]
+    with contextlib.ExitStack() as failed, contextlib.ExitStack() as closing:
+
+        def opened(fd: int) -> int:
+            closing.callback(os.close, fd)
+            return fd
+
+        for number, stream in enumerate((stdin, stdout, stderr)):
+            if number == 0 and stream is None:
+                stream = subprocess.DEVNULL
+            if stream is None:
+                theirs.append(number)
+            elif stream == subprocess.PIPE:
+                read, write = os.pipe()
+                theirs.append(opened(read if number == 0 else write))
+                end = os.fdopen(write, "wb") if number == 0 else os.fdopen(read, "rb")
+                failed.callback(end.close)
+                ours[number] = end
+            elif stream == subprocess.DEVNULL:
+                theirs.append(opened(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)))
+            elif stream == subprocess.STDOUT:
+                theirs.append(theirs[1])
+            else:
+                theirs.append(stream if isinstance(stream, int) else stream.fileno())
+        yield (theirs[0], theirs[1], theirs[2]), ours
+        failed.pop_all()

@@ -4,10 +4,9 @@ Netlink by links.py; an interface is its number in the namespace behind a descri
 """
 
 import errno
-from typing import Any
 
 from cext.bpf.objects import attach_ingress
-from netns.links import Rtnl, batch_in
+from netns.links import Batch, Rtnl, batch_in
 
 INGRESS = 0xFFFFFFF2
 EGRESS = 0xFFFFFFF3
@@ -15,13 +14,13 @@ ROOT = 0xFFFFFFFF
 """TC_H_MIN_INGRESS and TC_H_MIN_EGRESS of clsact, and TC_H_ROOT."""
 
 
-def add_hook(batch: Any, index: int) -> None:
+def add_hook(batch: Batch, index: int) -> None:
     """Give an interface the qdisc that tc programs hang at (clsact, tc-bpf(8)). On one that is up
     the kernel stops the queue for that, and what is sent meanwhile is dropped."""
     batch.tc("add", "clsact", index=index)
 
 
-def add_program(batch: Any, index: int, program_fd: int, name: str, parent: int) -> None:
+def add_program(batch: Batch, index: int, program_fd: int, name: str, parent: int) -> None:
     """Put a direct-action program at an interface's clsact qdisc (tc-bpf(8), `add_hook`)."""
     batch.tc(
         "add-filter",
@@ -41,7 +40,7 @@ def add_to_own(rtnl: Rtnl, netns_fd: int, index: int, program_fd: int, name: str
     if attach_ingress(netns_fd, program_fd, index):
         return
 
-    def fill(batch: Any) -> None:
+    def fill(batch: Batch) -> None:
         add_hook(batch, index)
         add_program(batch, index, program_fd, name, INGRESS)
 
@@ -52,7 +51,7 @@ def attach(netns_fd: int, index: int, program_fd: int, name: str, parent: int) -
     """Put a program at an interface in a namespace whose user may have taken the hook away. Raises
     OSError."""
 
-    def fill(batch: Any) -> None:
+    def fill(batch: Batch) -> None:
         add_hook(batch, index)
         add_program(batch, index, program_fd, name, parent)
 

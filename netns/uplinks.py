@@ -28,7 +28,7 @@ from typing import Any
 
 from netns import namespace, netlink
 from netns.errors import HostsimError
-from netns.links import Rtnl
+from netns.links import Batch, Rtnl
 
 HOME = "/proc/thread-self/ns/net"
 RTM_NEWADDR, RTM_GETADDR = 20, 22
@@ -192,7 +192,7 @@ def _fetch(uplink: Uplink, netns: str, home: int, number: int) -> None:
         os.close(away)
 
 
-def _move(batch: Any, index: int, netns_fd: int, new_index: int, name: str) -> None:
+def _move(batch: Batch, index: int, netns_fd: int, new_index: int, name: str) -> None:
     batch.link("set", index=index, net_ns_fd=netns_fd, new_ifindex=new_index, ifname=name)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from cext.vm import spawn
 from hostsim.errors import HostsimError
-from netns import cgroup, process, terminal
+from netns import cgroup1, process, terminal
 from netns.process import Process, Target
 
 PATIENCE = 0.5  # seconds: a VM is held still for a moment while equipment is taken from it
@@ -51,7 +51,7 @@ def enter(target: Mapping[str, Any], argv: Sequence[str]) -> int:
             stack.callback(os.close, pidfd)
             group_fd = os.open(group, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             stack.callback(os.close, group_fd)
-            join = cgroup.open_procs(v1)
+            join = cgroup1.open_procs(v1)
             for fd in join:
                 stack.callback(os.close, fd)
             where = Target(pidfd, group, group_fd, tuple(v1), tuple(join))

@@ -1,6 +1,6 @@
 """A network function in its VM: the process that the daemon starts there.
 
-Descriptor 0 is a SOCK_SEQPACKET socket to the daemon (hostsim/nf/functions.py), which is the only
+Descriptor 0 is a SOCK_SEQPACKET socket to the daemon (hostsim/nf/function.py), which is the only
 one it talks to. Messages are JSON objects, descriptors travel beside them (SCM_RIGHTS, unix(7)):
 
     daemon -> NF  {"do": "open", "nf", "folder", "rules": entries, "tally": entries}

@@ -17,12 +17,11 @@ import errno
 import logging
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 from cext.bpf.objects import Map
 from cext.switch import maps, records
 from hostsim.vm import Vm
-from netns.links import Rtnl, batch_in
+from netns.links import Batch, Rtnl, batch_in
 from netns.tc import add_to_own
 
 log = logging.getLogger("hostsim.bypass")
@@ -85,7 +84,7 @@ class DirectLinks:
                 self._rtnl.batch(partial(self._remove, one=one, other=other), (errno.ENODEV,))
 
     @staticmethod
-    def _remove(batch: Any, one: int, other: int) -> None:
+    def _remove(batch: Batch, one: int, other: int) -> None:
         batch.link("del", index=direct_index(one, other))
 
     def _make(self, a: Vm, b: Vm) -> None:
@@ -99,7 +98,7 @@ class DirectLinks:
             vm.sysctl({f"net.ipv6.conf.hsd{peer.index}.disable_ipv6": "1"})
             batch_in(vm.netns_fd, partial(self._fill_near, vm=vm, peer=peer))
 
-    def _fill_ends(self, batch: Any, a: Vm, b: Vm) -> None:
+    def _fill_ends(self, batch: Batch, a: Vm, b: Vm) -> None:
         for vm, peer in ((a, b), (b, a)):
             index = direct_index(vm.index, peer.index)
             near = [
@@ -119,14 +118,14 @@ class DirectLinks:
             )
 
     @staticmethod
-    def _fill_up(batch: Any, a: Vm, b: Vm) -> None:
+    def _fill_up(batch: Batch, a: Vm, b: Vm) -> None:
         for vm, peer in ((a, b), (b, a)):
             index = direct_index(vm.index, peer.index)
             alias = f"hostsim: direct link from {vm.spec.name} to {peer.spec.name}"
             batch.link("set", index=index, ifalias=alias, arp=False, state="up")
 
     @staticmethod
-    def _fill_near(batch: Any, vm: Vm, peer: Vm) -> None:
+    def _fill_near(batch: Batch, vm: Vm, peer: Vm) -> None:
         alias = f"hostsim: direct link to {peer.spec.name}"
         index = direct_index(vm.index, peer.index)
         batch.link("set", index=index, ifalias=alias, arp=False, state="up")

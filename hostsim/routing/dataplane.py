@@ -31,6 +31,7 @@ from hostsim.routing.policy import SYN, First, compile_lists, first_match
 from hostsim.routing.retained import Retained
 from hostsim.vm import Vm
 from netns import tc
+from netns.links import Batch
 
 log = logging.getLogger("hostsim.routes")
 
@@ -126,7 +127,7 @@ class Dataplane:
         self._write_policy(self._policy, self._compile(self._policy))
         classify = self._object.program("classify")
 
-        def fill(batch: object) -> None:
+        def fill(batch: Batch) -> None:
             uplinks = [records.IFINDEX + number for number in self._switch.uplinks.values()]
             for port in (*(vm.port for vm in self._vms.values()), *uplinks):
                 tc.add_program(batch, port, classify, "hostsim:classify", tc.INGRESS)
