@@ -25,7 +25,7 @@ from stage import (
 )
 
 OSES = ("work", "play")
-INPUT = ROOT / "tests" / "input"
+PROGRAMS = ROOT / "tests" / "help" / "programs"
 EV_KEY = 1
 LETTERS = {
     "q": 16, "w": 17, "e": 18, "r": 19, "t": 20, "y": 21, "u": 22, "i": 23, "o": 24, "p": 25,
@@ -36,11 +36,11 @@ NAMES = {code: letter for letter, code in LETTERS.items()}
 
 
 class Hands:
-    """A device made through uinput, and hands on it: tests/input/typist.py."""
+    """A device made through uinput, and hands on it: tests/help/programs/typist.py."""
 
     def __init__(self, kind: str, name: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, INPUT / "typist.py", kind, name],
+            [sys.executable, PROGRAMS / "typist.py", kind, name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -70,12 +70,12 @@ class Hands:
 
 
 class Eyes:
-    """What an OS reads from every device in its /dev/input: tests/input/reader.py."""
+    """What an OS reads from every device in its /dev/input: tests/help/programs/reader.py."""
 
     def __init__(self, name: str, path: Path) -> None:
         path.touch()
         self._path = path
-        words = ("exec", name, "--", sys.executable, "-I", "-S", str(INPUT / "reader.py"))
+        words = ("exec", name, "--", sys.executable, "-I", "-S", str(PROGRAMS / "reader.py"))
         self._process = subprocess.Popen([HOSTSIM, *words, str(path)], stdin=subprocess.DEVNULL)
         until(lambda: "ready" in path.read_text(), f"a reader in {name}")
 

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from rig import Rig, spec
+
+from help.rig import Rig, spec
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

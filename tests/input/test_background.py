@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from rig import DEADLINE, Rig, spec, wait_for
 
+from help.rig import DEADLINE, Rig, spec
+from help.waiting import until
 from hostsim.errors import HostsimError
 from hostsim.model import KmcSpec, OsSpec
 
@@ -40,15 +41,15 @@ def test_a_frozen_background_runs_again_in_the_foreground(tmp_path: Path) -> Non
         count = "i=0; while :; do i=$((i+1)); echo $i >/run/count; done"
         rig.popen("work", "sh", "-c", count)
         file = Path(f"/proc/{rig.vms['work'].pid}/root/run/count")
-        wait_for(file.exists, "work counts")
+        until(file.exists, DEADLINE, "work counts")
         rig.flip("play")
         events = rig.vms["work"].cgroup / "cgroup.events"
-        wait_for(lambda: "frozen 1" in events.read_text(), "work is frozen")
+        until(lambda: "frozen 1" in events.read_text(), DEADLINE, "work is frozen")
         at = file.read_text()
         assert rig.vms["play"].run(["true"]).returncode == 0
         assert file.read_text() == at
         rig.flip("work")
-        wait_for(lambda: file.read_text() not in ("", at), "work runs on")
+        until(lambda: file.read_text() not in ("", at), DEADLINE, "work runs on")
     finally:
         rig.stop()
 
@@ -76,8 +77,9 @@ def test_the_agents_hooks_run_at_each_change(tmp_path: Path) -> None:
         rig.flip("play")
         rig.flip("work")
         file = Path(f"/proc/{rig.vms['work'].pid}/root/run/hook")
-        wait_for(
+        until(
             lambda: file.exists() and "".join(file.read_text().split())[-3:] == "+-+",
+            DEADLINE,
             "work's hooks ran",
         )
     finally:
@@ -127,17 +129,17 @@ def test_an_os_that_hangs_is_overruled_and_marked(tmp_path: Path, how: str, mode
             done = rig.flip("play")
             assert done["foreground"] == "play"
             took.append(done["ms"])
-            wait_for(lambda: play.opened() == 1, "play has the keyboard")
+            until(lambda: play.opened() == 1, DEADLINE, "play has the keyboard")
             before = len(play.pressed())
             keyboard("tap KEY_A")
-            wait_for(lambda: play.pressed()[before:] == [(A, 1), (A, 0)], "play reads")  # noqa: B023
+            until(lambda: play.pressed()[before:] == [(A, 1), (A, 0)], DEADLINE, "play reads")  # noqa: B023
             assert rig.flip("work")["foreground"] == "work"
         print(f"{how}, {mode}: overruled after 500 ms, away after {took} ms")
         assert min(took) >= 500
         assert max(took) <= 500 + OVERRUN
         assert rig.status()["oses"][0]["overruled"] == ATTEMPTS
         want = "frozen" if how == "frozen" else "hung"
-        wait_for(lambda: rig.status()["oses"][0]["agent"] == want, f"work is marked {want}")
+        until(lambda: rig.status()["oses"][0]["agent"] == want, DEADLINE, f"work is marked {want}")
     finally:
         (group / "cgroup.freeze").write_text("0")
         rig.stop()
@@ -150,7 +152,7 @@ def test_the_configured_fallback_follows_a_dead_foreground(tmp_path: Path) -> No
     try:
         rig.start()
         os.kill(rig.vms["work"].pid, signal.SIGKILL)
-        wait_for(lambda: not rig.vms["work"].alive, "work is dead")
+        until(lambda: not rig.vms["work"].alive, DEADLINE, "work is dead")
         rig.now(lambda: rig.kmc.vm_gone("work"))
         assert rig.status()["foreground"] == "third"
     finally:

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli import HOSTSIM, ask, hostsim
-from rig import Typist, wait_for
+
+from help.cli import HOSTSIM, ask, hostsim
+from help.programs import PROGRAMS
+from help.rig import DEADLINE, Typist
+from help.waiting import until
 
 pytestmark = [pytest.mark.uinput, pytest.mark.timeout(400)]
 
@@ -35,7 +38,7 @@ for number in range(1000000):
         out.write(str(number))
     threading.Event().wait(0.05)
 """
-READ = str(Path(__file__).with_name("reader.py"))
+READ = str(PROGRAMS / "reader.py")
 FLIPS = 20
 FROZEN = 30.0
 
@@ -78,7 +81,7 @@ def talking(*names: str) -> Iterator[dict[str, Path]]:
             stack.enter_context(inside(name, sys.executable, "-Ic", TALK))
             pid = next(vm["pid"] for vm in ask("status")["vms"] if vm["name"] == name)
             counts[name] = Path(f"/proc/{pid}/root/run/count")
-            wait_for(lambda: reached(counts[name], 5), f"{name} talks")  # noqa: B023
+            until(lambda: reached(counts[name], 5), DEADLINE, f"{name} talks")  # noqa: B023
         yield counts
 
 
@@ -106,7 +109,7 @@ def test_flips_do_not_disturb_the_flows(host: None, typist: Typist, tmp_path: Pa
             for _ in range(FLIPS):
                 at = int(counts["work"].read_text() or 0)
                 hostsim("flip", "play")
-                wait_for(lambda: reached(counts["work"], at + 2), "work talks on")  # noqa: B023
+                until(lambda: reached(counts["work"], at + 2), DEADLINE, "work talks on")  # noqa: B023
                 hostsim("flip", "work")
             said = pinging.stdout.read()
         assert "1000 received" in said, said
@@ -114,7 +117,7 @@ def test_flips_do_not_disturb_the_flows(host: None, typist: Typist, tmp_path: Pa
         assert {rule["vm"] for rule in rules("198.18.2.10")} == {"fw", "ids"}
         assert hostsim("verify").returncode == 0
         typist("tap KEY_A")
-        wait_for(lambda: " 1 30 0" in log.read_text(), "work has the keyboard")
+        until(lambda: " 1 30 0" in log.read_text(), DEADLINE, "work has the keyboard")
 
 
 def reader(log: Path) -> str:
@@ -123,18 +126,28 @@ def reader(log: Path) -> str:
 
 def test_a_frozen_os_finds_its_connection_and_leaves_no_rules(host: None) -> None:
     with talking("play") as counts:
-        wait_for(lambda: {rule["vm"] for rule in rules("198.18.2.11")} == {"fw", "ids"}, "rules")
+        until(
+            lambda: {rule["vm"] for rule in rules("198.18.2.11")} == {"fw", "ids"},
+            DEADLINE,
+            "rules",
+        )
         hostsim("flip", "work")
         group = next(Path(vm["cgroup"]) for vm in ask("status")["vms"] if vm["name"] == "play")
-        wait_for(lambda: "frozen 1" in (group / "cgroup.events").read_text(), "play is frozen")
+        until(
+            lambda: "frozen 1" in (group / "cgroup.events").read_text(), DEADLINE, "play is frozen"
+        )
         at = int(counts["play"].read_text() or 0)
         hostsim(
             "exec", "work", "--", "ping", "-q", "-i", "1", "-c", str(int(FROZEN)), "198.18.2.20"
         )
-        wait_for(lambda: rules("198.18.2.11") == [], "no rules of a flow that is still", 30)
+        until(lambda: rules("198.18.2.11") == [], 30, "no rules of a flow that is still")
         assert int(counts["play"].read_text() or 0) <= at + 1
         hostsim("flip", "play")
-        wait_for(lambda: reached(counts["play"], at + 10), "the connection carries data")
+        until(lambda: reached(counts["play"], at + 10), DEADLINE, "the connection carries data")
         assert chain("198.18.2.11") == ["fw", "ids"]
-        wait_for(lambda: {rule["vm"] for rule in rules("198.18.2.11")} == {"fw", "ids"}, "rules")
+        until(
+            lambda: {rule["vm"] for rule in rules("198.18.2.11")} == {"fw", "ids"},
+            DEADLINE,
+            "rules",
+        )
         assert hostsim("verify").returncode == 0

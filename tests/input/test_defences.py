@@ -13,9 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from rig import Puppet, Rig, Typist, spec, wait_for
 
 from cext.input.revoke import Hold, Revoked, Revoker
+from help.rig import DEADLINE, Puppet, Rig, Typist, spec
+from help.waiting import until
 from hostsim.kmc import agents, wire
 from hostsim.kmc.osnodes import Node, node_path
 from hostsim.kmc.wire import Message, Type
@@ -53,7 +54,7 @@ def host(tmp_path: Path) -> Iterator[Callable[[str], Rig]]:
 def plugged(rig: Rig) -> tuple[Typist, str]:
     """A keyboard that the KMC has; the name of its node (in direct mode)."""
     keyboard = rig.typist("keyboard", "Test Keyboard")
-    wait_for(rig.devices, "the KMC has the keyboard")
+    until(rig.devices, DEADLINE, "the KMC has the keyboard")
     return keyboard, keyboard.node
 
 
@@ -210,7 +211,11 @@ def test_nobody_passes_for_the_resident_agent(
     attacker = Puppet(rig.vms["work"])
     assert attacker("stay", message(Type.HELLO)) == "done"
     if not defended:
-        wait_for(lambda: rig.kmc._ports["work"].resident.pid != agent_pid(rig), "it passes for it")
+        until(
+            lambda: rig.kmc._ports["work"].resident.pid != agent_pid(rig),
+            DEADLINE,
+            "it passes for it",
+        )
     rig.flip("play")
     assert rig.status()["oses"][0]["overruled"] == int(not defended)
 

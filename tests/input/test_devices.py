@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 from evdev import AbsInfo, UInput, ecodes
-from ff import answer, next_ff
-from rig import Rig, spec, wait_for
+
+from help.ff import answer, next_ff
+from help.rig import DEADLINE, Rig, spec
+from help.waiting import until
 
 pytestmark = [pytest.mark.uinput, pytest.mark.timeout(300)]
 
@@ -101,7 +103,7 @@ def all_kinds(tmp_path: Path, mode: str) -> object:
     devices = {kind: plug(kind) for kind in KINDS}
     try:
         rig.start()
-        wait_for(lambda: len(rig.devices()) == len(KINDS), "all devices taken")
+        until(lambda: len(rig.devices()) == len(KINDS), DEADLINE, "all devices taken")
         yield rig, devices
     finally:
         rig.stop()
@@ -151,14 +153,15 @@ def test_libinput_lives_on_across_flips(all_kinds: tuple[Rig, dict[str, UInput]]
     def count(name: str, word: str) -> int:
         return logs[name].read_text().count(word)
 
-    wait_for(lambda: count("work", "DEVICE_ADDED") >= 4, "libinput has its devices")
+    until(lambda: count("work", "DEVICE_ADDED") >= 4, DEADLINE, "libinput has its devices")
     want = {"work": 0, "play": 0}
     owner = "work"
     for _ in range(LIBINPUT_FLIPS):
         if rig.spec.devices[0].mode == "direct":
             added = count(owner, "DEVICE_ADDED")
-            wait_for(
+            until(
                 lambda: count(owner, "DEVICE_ADDED") - count(owner, "DEVICE_REMOVED") >= 4,  # noqa: B023
+                DEADLINE,
                 f"libinput in {owner} has opened the devices ({added})",
             )
         keyboard.write(E.EV_KEY, E.KEY_A, 1)
@@ -166,7 +169,7 @@ def test_libinput_lives_on_across_flips(all_kinds: tuple[Rig, dict[str, UInput]]
         keyboard.write(E.EV_KEY, E.KEY_A, 0)
         keyboard.syn()
         want[owner] += 1
-        wait_for(lambda: presses(owner) == want[owner], f"libinput in {owner} reads")  # noqa: B023
+        until(lambda: presses(owner) == want[owner], DEADLINE, f"libinput in {owner} reads")  # noqa: B023
         owner = "play" if owner == "work" else "work"
         rig.flip(owner)
     assert {name: presses(name) for name in logs} == want
@@ -192,7 +195,7 @@ def test_rumble_belongs_to_the_foreground(all_kinds: tuple[Rig, dict[str, UInput
         program = rig.popen("work", sys.executable, "-I", "-c", script, stdin=-1, stdout=file)
     uploads = answer(pad, E.UI_FF_UPLOAD)
     assert uploads == [0x8000]
-    wait_for(lambda: "playing" in out.read_text(), "the effect plays")
+    until(lambda: "playing" in out.read_text(), DEADLINE, "the effect plays")
     assert next_ff(pad) == 1
     flip = rig.begin(rig.kmc.flip("play", "test"))
     answer(pad, E.UI_FF_ERASE)
@@ -220,7 +223,7 @@ def test_a_lid_that_closed_meanwhile_is_closed(all_kinds: tuple[Rig, dict[str, U
 
     lid.write(E.EV_SW, E.SW_LID, 1)
     lid.syn()
-    wait_for(lambda: closed("work") == b"1", "work sees the lid closed")
+    until(lambda: closed("work") == b"1", DEADLINE, "work sees the lid closed")
     rig.flip("play")
     assert closed("play") == b"1"
     lid.write(E.EV_SW, E.SW_LID, 0)

@@ -1,8 +1,9 @@
 """A flip moves the equipment: who reads what, before and after, in both modes."""
 
 import pytest
-from rig import Rig, wait_for
 
+from help.rig import DEADLINE, Rig
+from help.waiting import until
 from hostsim.errors import HostsimError
 
 pytestmark = [pytest.mark.uinput, pytest.mark.timeout(240)]
@@ -14,19 +15,19 @@ def test_a_key_is_read_in_the_foreground_only(rig: Rig) -> None:
     keyboard = rig.typist("keyboard", "Test Keyboard")
     rig.start()
     work, play = rig.reader("work"), rig.reader("play")
-    wait_for(lambda: work.opened() == 1, "work has opened the keyboard")
+    until(lambda: work.opened() == 1, DEADLINE, "work has opened the keyboard")
     keyboard("tap KEY_A")
-    wait_for(lambda: work.pressed() == [(A, 1), (A, 0)], "work reads the key")
+    until(lambda: work.pressed() == [(A, 1), (A, 0)], DEADLINE, "work reads the key")
     done = rig.flip("play")
     assert (done["foreground"], done["previous"]) == ("play", "work")
-    wait_for(lambda: play.opened() == 1, "play has opened the keyboard")
+    until(lambda: play.opened() == 1, DEADLINE, "play has opened the keyboard")
     keyboard("tap KEY_B")
-    wait_for(lambda: play.pressed() == [(B, 1), (B, 0)], "play reads the key")
+    until(lambda: play.pressed() == [(B, 1), (B, 0)], DEADLINE, "play reads the key")
     assert work.pressed() == [(A, 1), (A, 0)]
     rig.flip("work")
-    wait_for(lambda: work.opened() == 1, "work has opened the keyboard again")
+    until(lambda: work.opened() == 1, DEADLINE, "work has opened the keyboard again")
     keyboard("tap KEY_B")
-    wait_for(lambda: work.pressed()[2:] == [(B, 1), (B, 0)], "work reads again")
+    until(lambda: work.pressed()[2:] == [(B, 1), (B, 0)], DEADLINE, "work reads again")
     assert play.pressed() == [(B, 1), (B, 0)]
 
 
@@ -34,24 +35,24 @@ def test_a_held_key_is_released_for_the_old_and_not_pressed_for_the_new(rig: Rig
     keyboard = rig.typist("keyboard", "Test Keyboard")
     rig.start()
     work, play = rig.reader("work"), rig.reader("play")
-    wait_for(lambda: work.opened() == 1, "work has opened the keyboard")
+    until(lambda: work.opened() == 1, DEADLINE, "work has opened the keyboard")
     keyboard("down KEY_LEFTSHIFT")
-    wait_for(lambda: (LEFTSHIFT, 1) in work.pressed(), "work sees Shift")
+    until(lambda: (LEFTSHIFT, 1) in work.pressed(), DEADLINE, "work sees Shift")
     rig.flip("play")
-    wait_for(lambda: play.opened() == 1, "play has opened the keyboard")
+    until(lambda: play.opened() == 1, DEADLINE, "play has opened the keyboard")
     mirrored = rig.spec.devices[0].mode == "mirror"
     if mirrored:
-        wait_for(lambda: (LEFTSHIFT, 0) in work.pressed(), "work sees Shift released")
+        until(lambda: (LEFTSHIFT, 0) in work.pressed(), DEADLINE, "work sees Shift released")
     else:
-        wait_for(lambda: work.opened() == 0, "work's descriptor is revoked")
+        until(lambda: work.opened() == 0, DEADLINE, "work's descriptor is revoked")
     held = "import evdev;print(evdev.InputDevice(evdev.list_devices()[0]).active_keys())"
     seen = rig.vms["play"].run([*python(), "-c", held]).stdout
     assert seen.split() == [b"[]"]
     keyboard("up KEY_LEFTSHIFT", "tap KEY_B")
-    wait_for(lambda: (B, 0) in play.pressed(), "play reads a key")
+    until(lambda: (B, 0) in play.pressed(), DEADLINE, "play reads a key")
     assert play.pressed() == [(B, 1), (B, 0)]
     rig.flip("work")
-    wait_for(lambda: work.opened() == 1, "work has opened the keyboard again")
+    until(lambda: work.opened() == 1, DEADLINE, "work has opened the keyboard again")
     seen = rig.vms["work"].run([*python(), "-c", held]).stdout
     assert seen.split() == [b"[]"]
 
@@ -64,7 +65,7 @@ def test_caps_lock_led_follows_each_os(rig: Rig) -> None:
         "d.set_led(evdev.ecodes.LED_CAPSL,1);print(d.leds())"
     )
     assert rig.vms["work"].run([*python(), "-c", light]).stdout.split() == [b"[1]"]
-    wait_for(lambda: keyboard("leds") == "LED_CAPSL", "lit on the device")
+    until(lambda: keyboard("leds") == "LED_CAPSL", DEADLINE, "lit on the device")
     rig.flip("play")
     assert keyboard("leds") == ""
     rig.flip("work")
@@ -85,11 +86,13 @@ def test_evtest_and_python_evdev_read_what_is_typed(rig: Rig) -> None:
     with evtest_log.open("wb") as one, evdev_log.open("wb") as two:
         rig.popen("work", "stdbuf", "-oL", "evtest", f"/dev/input/{node[0]}", stdout=one)
         rig.popen("work", *python(), "-c", script, stdout=two)
-    wait_for(lambda: "Testing" in evtest_log.read_text(), "evtest has begun")
-    wait_for(lambda: "ready" in evdev_log.read_text(), "python-evdev has begun")
+    until(lambda: "Testing" in evtest_log.read_text(), DEADLINE, "evtest has begun")
+    until(lambda: "ready" in evdev_log.read_text(), DEADLINE, "python-evdev has begun")
     keyboard("tap KEY_A")
-    wait_for(lambda: "code 30 (KEY_A), value 0" in evtest_log.read_text(), "evtest reads KEY_A")
-    wait_for(lambda: "1 30 0" in evdev_log.read_text(), "python-evdev reads KEY_A")
+    until(
+        lambda: "code 30 (KEY_A), value 0" in evtest_log.read_text(), DEADLINE, "evtest reads KEY_A"
+    )
+    until(lambda: "1 30 0" in evdev_log.read_text(), DEADLINE, "python-evdev reads KEY_A")
     rig.flip("play")
     keyboard("tap KEY_B")
     rig.flip("work")

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 from evdev import AbsInfo, UInput, ecodes
-from rig import HERE, Rig, spec, wait_for
 
+from help.programs import PROGRAMS
+from help.rig import DEADLINE, Rig, spec
+from help.waiting import until
 from hostsim.model import KmcSpec
 from netns.process import Process
 
@@ -22,9 +24,9 @@ A = 30
 def hostile(rig: Rig, name: str, *words: str) -> tuple[Process, Path]:
     out = rig.folder / f"hostile.{time.monotonic_ns()}"
     with out.open("wb") as file:
-        argv = (sys.executable, "-I", "-S", str(HERE / "hostile.py"), *words)
+        argv = (sys.executable, "-I", "-S", str(PROGRAMS / "hostile.py"), *words)
         process = rig.popen(name, *argv, stdin=-1, stdout=file)
-    wait_for(lambda: "ready" in out.read_text(), "the hostile program is ready")
+    until(lambda: "ready" in out.read_text(), DEADLINE, "the hostile program is ready")
     return process, out
 
 
@@ -39,7 +41,7 @@ def test_kept_and_hidden_descriptors_read_nothing(rig: Rig) -> None:
     assert program.stdin is not None
     program.stdin.write(b"\n")
     program.stdin.flush()
-    wait_for(lambda: "end" in out.read_text(), "the hostile program has looked")
+    until(lambda: "end" in out.read_text(), DEADLINE, "the hostile program has looked")
     assert out.read_text().split("\n")[1:] == ["copies 3", "leak 0", "end", ""]
 
 
@@ -53,9 +55,9 @@ def test_a_flood_on_the_agent_socket_stops_no_flip(tmp_path: Path, mode: str) ->
         for name in ("play", "work") * 3:
             done = rig.flip(name)
             assert done["foreground"] == name
-        wait_for(lambda: work.opened() == 1, "work has the keyboard")
+        until(lambda: work.opened() == 1, DEADLINE, "work has the keyboard")
         keyboard("tap KEY_A")
-        wait_for(lambda: work.pressed() == [(A, 1), (A, 0)], "work reads")
+        until(lambda: work.pressed() == [(A, 1), (A, 0)], DEADLINE, "work reads")
         assert rig.status()["foreground"] == "work"
         assert [os["overruled"] for os in rig.status()["oses"]] == [0, 0]
     finally:
@@ -89,9 +91,9 @@ def test_events_put_into_a_clone_stay_there(rig: Rig) -> None:
         "os.write(fd,e.pack(0,0,1,48,1)+e.pack(0,0,0,0,0)+e.pack(0,0,1,48,0)+e.pack(0,0,0,0,0))\n"
     )
     assert rig.vms["play"].run([sys.executable, "-I", "-c", forge]).returncode == 0
-    wait_for(lambda: play.pressed() == [(48, 1), (48, 0)], "play hears itself")
+    until(lambda: play.pressed() == [(48, 1), (48, 0)], DEADLINE, "play hears itself")
     keyboard("tap KEY_A")
-    wait_for(lambda: work.pressed() == [(A, 1), (A, 0)], "work reads")
+    until(lambda: work.pressed() == [(A, 1), (A, 0)], DEADLINE, "work reads")
     assert play.pressed() == [(48, 1), (48, 0)]
 
 
@@ -144,15 +146,15 @@ def test_a_device_that_lies_harms_nobody(rig: Rig, mode: str) -> None:
     liar = Liar()
     try:
         rig.start()
-        wait_for(lambda: len(rig.devices()) == 2, "the KMC has both")
+        until(lambda: len(rig.devices()) == 2, DEADLINE, "the KMC has both")
         readers = {name: rig.reader(name, "keys") for name in ("work", "play")}
         for name in ("play", "work") * 3:
             assert rig.flip(name)["foreground"] == name
             reader, other = readers[name], readers["work" if name == "play" else "play"]
-            wait_for(lambda: reader.opened() == 2, f"{name} has both")  # noqa: B023
+            until(lambda: reader.opened() == 2, DEADLINE, f"{name} has both")  # noqa: B023
             seen, before = len(reader.pressed()), other.pressed()
             keyboard("tap KEY_A")
-            wait_for(lambda: reader.pressed()[seen:] == [(A, 1), (A, 0)], "it reads")  # noqa: B023
+            until(lambda: reader.pressed()[seen:] == [(A, 1), (A, 0)], DEADLINE, "it reads")  # noqa: B023
             assert other.pressed() == before
         assert [os["overruled"] for os in rig.status()["oses"]] == [0, 0]
     finally:

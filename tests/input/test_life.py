@@ -5,8 +5,9 @@ import signal
 from pathlib import Path
 
 import pytest
-from rig import DEADLINE, Reader, Rig, Typist, spec, wait_for
 
+from help.rig import DEADLINE, Reader, Rig, Typist, spec
+from help.waiting import until
 from hostsim.errors import HostsimError
 from hostsim.model import KmcSpec
 
@@ -30,7 +31,7 @@ def test_flips_in_a_row_under_typing(rig: Rig, mode: str) -> None:
     readers = {name: rig.reader(name) for name in ("work", "play")}
     owner = "work"
     due: dict[str, list[tuple[int, int]]] = {"work": [], "play": []}
-    wait_for(lambda: readers["work"].opened() == 1, "work has the mouse")
+    until(lambda: readers["work"].opened() == 1, DEADLINE, "work has the mouse")
     mouse("flood 250")
     for _ in range(FLIPS):
         owner = "play" if owner == "work" else "work"
@@ -38,14 +39,14 @@ def test_flips_in_a_row_under_typing(rig: Rig, mode: str) -> None:
         if mode == "direct":
             other = "play" if owner == "work" else "work"
             # or it would count as open at the flip back, with the file that was revoked
-            wait_for(lambda: readers[other].opened() == 0, "has lost the mouse")  # noqa: B023
-            wait_for(lambda: readers[owner].opened() == 1, "has the mouse")  # noqa: B023
+            until(lambda: readers[other].opened() == 0, DEADLINE, "has lost the mouse")  # noqa: B023
+            until(lambda: readers[owner].opened() == 1, DEADLINE, "has the mouse")  # noqa: B023
         first = int(mouse("count"))
-        wait_for(lambda: int(mouse("count")) > first + 3, "typing goes on")  # noqa: B023
+        until(lambda: int(mouse("count")) > first + 3, DEADLINE, "typing goes on")  # noqa: B023
         # first + 1 may have been on its way while the flip was
         due[owner].append((first + 2, int(mouse("count"))))
     last = int(mouse("calm"))
-    wait_for(lambda: last in numbers(readers[owner]), "the last event is read")
+    until(lambda: last in numbers(readers[owner]), DEADLINE, "the last event is read")
     read = {name: numbers(reader) for name, reader in readers.items()}
     assert set(read["work"]).isdisjoint(read["play"])
     for name, got in read.items():
@@ -63,7 +64,7 @@ def direct(folder: Path, timeout: float) -> tuple[Rig, Typist, Reader]:
     keyboard = rig.typist("keyboard", "Test Keyboard")
     rig.start()
     reader = rig.reader("work")
-    wait_for(lambda: reader.opened() == 1, "work has the keyboard")
+    until(lambda: reader.opened() == 1, DEADLINE, "work has the keyboard")
     reader.process.send_signal(signal.SIGSTOP)
     keyboard("tap KEY_A")
     return rig, keyboard, reader
@@ -74,11 +75,11 @@ def test_what_came_before_a_flip_is_read_first(tmp_path: Path) -> None:
     rig, _, reader = direct(tmp_path, DEADLINE)
     try:
         flip = rig.begin(rig.kmc.flip("play", "test"))
-        wait_for(lambda: rig.now(lambda: rig.kmc._answered), "the agent has answered")
+        until(lambda: rig.now(lambda: rig.kmc._answered), DEADLINE, "the agent has answered")
         assert rig.status()["oses"][0]["state"] == "releasing"
         reader.process.send_signal(signal.SIGCONT)
         assert flip.result(DEADLINE)["foreground"] == "play"
-        wait_for(lambda: reader.opened() == 0, "work has lost the keyboard")
+        until(lambda: reader.opened() == 0, DEADLINE, "work has lost the keyboard")
         assert reader.pressed() == [(A, 1), (A, 0)]
         assert rig.devices()[0]["counters"] == {"unread": 0}
     finally:
@@ -93,9 +94,9 @@ def test_what_is_not_read_in_time_is_counted(tmp_path: Path) -> None:
         assert rig.status()["oses"][0]["overruled"] == 0  # its agent did answer
         play = rig.reader("play")
         reader.process.send_signal(signal.SIGCONT)
-        wait_for(lambda: reader.opened() == 0, "work has lost the keyboard")
+        until(lambda: reader.opened() == 0, DEADLINE, "work has lost the keyboard")
         keyboard("tap KEY_A")
-        wait_for(lambda: play.pressed() == [(A, 1), (A, 0)], "play reads")
+        until(lambda: play.pressed() == [(A, 1), (A, 0)], DEADLINE, "play reads")
         assert reader.pressed() == []
     finally:
         rig.stop()
@@ -107,13 +108,13 @@ def test_revoked_files_are_closed_in_the_end(rig: Rig) -> None:
     rig.typist("keyboard", "Test Keyboard")
     rig.start()
     readers = {name: rig.reader(name) for name in ("work", "play")}
-    wait_for(lambda: readers["work"].opened() == 1, "work has the keyboard")
+    until(lambda: readers["work"].opened() == 1, DEADLINE, "work has the keyboard")
     counts = []
     for _ in range(2):  # the first time, what is opened at first use is opened
         for name in ("play", "work") * 2:
             rig.flip(name)
-            wait_for(lambda: readers[name].opened() == 1, f"{name} has the keyboard")  # noqa: B023
-        wait_for(lambda: rig.now(lambda: rig.kmc._direct._revoker.kept) == 0, "none is kept")
+            until(lambda: readers[name].opened() == 1, DEADLINE, f"{name} has the keyboard")  # noqa: B023
+        until(lambda: rig.now(lambda: rig.kmc._direct._revoker.kept) == 0, DEADLINE, "none is kept")
         counts.append(rig.now(lambda: len(os.listdir("/proc/self/fd"))))
     assert counts[1] <= counts[0]
 
@@ -130,9 +131,9 @@ def test_a_late_agent_is_overruled_at_the_deadline(tmp_path: Path, mode: str) ->
         assert done["foreground"] == "play"
         assert done["ms"] >= 500
         assert [os["overruled"] for os in rig.status()["oses"]] == [1, 0]
-        wait_for(lambda: play.opened() == 1, "play has the keyboard")
+        until(lambda: play.opened() == 1, DEADLINE, "play has the keyboard")
         keyboard("tap KEY_A")
-        wait_for(lambda: play.pressed() == [(A, 1), (A, 0)], "play reads")
+        until(lambda: play.pressed() == [(A, 1), (A, 0)], DEADLINE, "play reads")
         agent.send_signal(signal.SIGCONT)  # its late answer changes nothing
         assert rig.flip("work")["foreground"] == "work"
         done = rig.flip("play")
@@ -150,14 +151,14 @@ def test_hotplug_joins_the_foreground_and_leaves(rig: Rig, mode: str) -> None:
             rig.flip("play")
         before = len(other.pressed())
         keyboard = rig.typist("keyboard", "Test Keyboard")
-        wait_for(rig.devices, "the KMC has the keyboard")
-        wait_for(lambda: reader.opened() == 1, f"{name} has the keyboard")  # noqa: B023
+        until(rig.devices, DEADLINE, "the KMC has the keyboard")
+        until(lambda: reader.opened() == 1, DEADLINE, f"{name} has the keyboard")  # noqa: B023
         keyboard("tap KEY_A")
-        wait_for(lambda: (A, 0) in reader.pressed(), f"{name} reads")  # noqa: B023
+        until(lambda: (A, 0) in reader.pressed(), DEADLINE, f"{name} reads")  # noqa: B023
         assert len(other.pressed()) == before
         keyboard.unplug()
-        wait_for(lambda: rig.devices() == [], "the KMC has forgotten it")
-        wait_for(lambda: work.opened() + play.opened() == 0, "its nodes are gone")
+        until(lambda: rig.devices() == [], DEADLINE, "the KMC has forgotten it")
+        until(lambda: work.opened() + play.opened() == 0, DEADLINE, "its nodes are gone")
     assert rig.vms["work"].run(["ls", "/dev/input"]).stdout.split() == []
 
 
@@ -172,10 +173,10 @@ def test_unplugged_in_the_middle_of_a_flip(rig: Rig) -> None:
     flip = rig.begin(rig.kmc.flip("play", "test"))
     keyboard.unplug()
     assert flip.result(30)["foreground"] == "play"
-    wait_for(lambda: [d["name"] for d in rig.devices()] == ["Test Mouse"], "only the mouse")
-    wait_for(lambda: play.opened() == 1, "play has the mouse")
+    until(lambda: [d["name"] for d in rig.devices()] == ["Test Mouse"], DEADLINE, "only the mouse")
+    until(lambda: play.opened() == 1, DEADLINE, "play has the mouse")
     mouse("rel REL_X 3")
-    wait_for(lambda: numbers(play) == [3], "play reads")
+    until(lambda: numbers(play) == [3], DEADLINE, "play reads")
     agent.send_signal(signal.SIGCONT)
 
 
@@ -184,12 +185,12 @@ def test_the_foreground_dies_and_the_other_has_the_equipment(rig: Rig) -> None:
     rig.start()
     play = rig.reader("play")
     os.kill(rig.vms["work"].pid, signal.SIGKILL)
-    wait_for(lambda: not rig.vms["work"].alive, "work is dead")
+    until(lambda: not rig.vms["work"].alive, DEADLINE, "work is dead")
     rig.now(lambda: rig.kmc.vm_gone("work"))
     assert rig.status()["foreground"] == "play"
-    wait_for(lambda: play.opened() == 1, "play has the keyboard")
+    until(lambda: play.opened() == 1, DEADLINE, "play has the keyboard")
     keyboard("tap KEY_A")
-    wait_for(lambda: play.pressed() == [(A, 1), (A, 0)], "play reads")
+    until(lambda: play.pressed() == [(A, 1), (A, 0)], DEADLINE, "play reads")
     with pytest.raises(HostsimError, match="not running"):
         rig.flip("work")
 
@@ -217,13 +218,13 @@ def test_the_hotkey_flips_to_the_next(tmp_path: Path, mode: str) -> None:
         keyboard = rig.typist("keyboard", "Test Keyboard")
         rig.start()
         work, play = rig.reader("work"), rig.reader("play")
-        wait_for(lambda: work.opened() == 1, "work has the keyboard")
+        until(lambda: work.opened() == 1, DEADLINE, "work has the keyboard")
         keyboard("down KEY_LEFTCTRL", "down KEY_RIGHTCTRL")
-        wait_for(lambda: rig.status()["foreground"] == "play", "play is foreground")
+        until(lambda: rig.status()["foreground"] == "play", DEADLINE, "play is foreground")
         keyboard("up KEY_RIGHTCTRL", "up KEY_LEFTCTRL")
-        wait_for(lambda: play.opened() == 1, "play has the keyboard")
+        until(lambda: play.opened() == 1, DEADLINE, "play has the keyboard")
         keyboard("tap KEY_A")
-        wait_for(lambda: (A, 0) in play.pressed(), "play reads")
+        until(lambda: (A, 0) in play.pressed(), DEADLINE, "play reads")
         assert play.pressed() == [(A, 1), (A, 0)]
         if mode == "mirror":  # swallowed; a direct node's reader sees what there is
             assert work.pressed() == []

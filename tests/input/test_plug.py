@@ -11,7 +11,9 @@ import sys
 
 import pytest
 from evdev import UInput, ecodes
-from rig import Rig, wait_for
+
+from help.rig import DEADLINE, Rig
+from help.waiting import until
 
 pytestmark = pytest.mark.uinput
 
@@ -54,26 +56,28 @@ def test_plugging_during_flips_leaves_nothing(
     caplog.set_level(logging.CRITICAL, "hostsim")  # pytest keeps each record, and that would count
     rig.start()
     with UInput({ecodes.EV_KEY: [ecodes.KEY_A]}, name="Test Keyboard"):
-        wait_for(rig.devices, "the KMC has the device")
+        until(rig.devices, DEADLINE, "the KMC has the device")
         for owner in ("play", "work"):  # each has had one: what is opened at first use is open
             rig.flip(owner)
-    wait_for(lambda: rig.devices() == [], "the KMC has forgotten it")
+    until(lambda: rig.devices() == [], DEADLINE, "the KMC has forgotten it")
     before: tuple[int, tuple[int, int]] | None = None
     for cycle in range(cycles):
         device = UInput({ecodes.EV_KEY: [ecodes.KEY_A]}, name=f"Test Keyboard {cycle}")
         owner = "play" if owner == "work" else "work"
         flip = rig.begin(rig.kmc.flip(owner, "test"))
         if cycle % 2:
-            wait_for(rig.devices, "the KMC has the device")
+            until(rig.devices, DEADLINE, "the KMC has the device")
         device.close()
         assert flip.result(30)["foreground"] == owner
-        wait_for(lambda: rig.devices() == [], "the KMC has forgotten it")
+        until(lambda: rig.devices() == [], DEADLINE, "the KMC has forgotten it")
         if cycle == cycles // 4:
             gc.collect()
             before = descriptors(), in_use()
     gc.collect()
     assert before is not None
-    wait_for(lambda: descriptors() == before[0], "no descriptor is left")  # revoked ones wait
+    until(
+        lambda: descriptors() == before[0], DEADLINE, "no descriptor is left"
+    )  # revoked ones wait
     blocks, size = (now - then for now, then in zip(in_use(), before[1], strict=True))
     print(f"{blocks} blocks, {size} bytes more after {cycles - cycles // 4} cycles")
     assert blocks < BLOCKS_PER_CYCLE * cycles

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli import HOSTSIM, ask, hostsim
-from rig import Typist, wait_for
 
+from help.cli import HOSTSIM, ask, hostsim
+from help.rig import DEADLINE, Typist
+from help.waiting import until
 from netns import leds
 
 pytestmark = [pytest.mark.uinput, pytest.mark.timeout(240)]
@@ -65,16 +66,16 @@ def test_an_os_that_is_started_again_has_the_keyboard_again(
         before = vm("work")
         assert len(nodes("work")) == 1
         os.kill(before["pid"], signal.SIGKILL)
-        wait_for(lambda: ask("status")["foreground"] == "play", "play follows", 10)
+        until(lambda: ask("status")["foreground"] == "play", 10, "play follows")
         assert len(nodes("play")) == 1
         back = "work is back"
-        wait_for(lambda: log.read_text().count(back) == count, "work is back")  # noqa: B023
+        until(lambda: log.read_text().count(back) == count, DEADLINE, "work is back")  # noqa: B023
         assert vm("work")["restarts"] == count
         assert len(nodes("work")) == (1 if mode == "mirror" else 0)
         hostsim("flip", "work")
         (node,) = nodes("work")
         press = f"timeout 20 evtest --grab /dev/input/{node} | grep -m1 KEY_A.,.value.1"
-        wait_for(lambda: reads(keyboard, press), "work reads the keyboard")  # noqa: B023
+        until(lambda: reads(keyboard, press), DEADLINE, "work reads the keyboard")  # noqa: B023
 
 
 def test_clean_joins_the_leds_with_the_console_again(
@@ -82,14 +83,14 @@ def test_clean_joins_the_leds_with_the_console_again(
 ) -> None:
     """What sets a keyboard's LEDs on the machine is cut off while OSes have it."""
     name = Path(keyboard.node).name
-    before = wait_for(lambda: leds.triggers(name), "the kernel has made LEDs of it")
+    before = until(lambda: leds.triggers(name), DEADLINE, "the kernel has made LEDs of it")
     file = tmp_path / "hsir.toml"
     file.write_text(FILE.format(mode=mode))
     hostsim("up", str(file))
     assert leds.triggers(name) == {}
     daemon = next(one["pid"] for one in ask("ls") if one["host"] == "hsir")
     os.kill(daemon, signal.SIGKILL)
-    wait_for(lambda: not Path(f"/proc/{daemon}").exists(), "the daemon is gone")
+    until(lambda: not Path(f"/proc/{daemon}").exists(), DEADLINE, "the daemon is gone")
     hostsim("clean")
     assert leds.triggers(name) == before
     hostsim("up", str(file))

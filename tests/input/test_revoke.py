@@ -11,15 +11,16 @@ from typing import Any, NamedTuple
 
 import pytest
 from cffi import FFI
-from rig import HERE, Puppet, Reader, Rig, Typist, spec, wait_for
 
 import cext.input.revoke
 from cext.input.revoke import Hold, Revoked, Revoker
+from help.rig import DEADLINE, Puppet, Reader, Rig, Typist, spec
+from help.waiting import until
 from hostsim.vm import Vm
 
 pytestmark = [pytest.mark.uinput, pytest.mark.timeout(240)]
 
-SOURCES = HERE.parents[1] / "cext"
+SOURCES = Path(__file__).parents[2] / "cext"
 Patch = pytest.MonkeyPatch
 
 QUEUES = {"if (!wanted && (job->look || !S_ISSOCK(st.st_mode)))": "if (!wanted)"}
@@ -76,7 +77,7 @@ def started(tmp_path: Path) -> Iterator[Callable[[], Scene]]:
         rigs.append(rig)
         rig.start()
         keyboard = rig.typist("keyboard", "Test Keyboard")
-        wait_for(rig.devices, "the KMC has the keyboard")
+        until(rig.devices, DEADLINE, "the KMC has the keyboard")
         return Scene(rig, keyboard, Puppet(rig.vms["work"]), rig.reader("play"))
 
     yield start
@@ -116,9 +117,9 @@ def test_a_hidden_descriptor_reads_nothing(
     rig, keyboard, attacker, play = started()
     assert attacker("hide", how, keyboard.node) == "done"
     rig.flip("play")
-    wait_for(lambda: play.opened() == 1, "play has the keyboard")
+    until(lambda: play.opened() == 1, DEADLINE, "play has the keyboard")
     keyboard("tap KEY_A")
-    wait_for(lambda: play.pressed() == [(30, 1), (30, 0)], "play reads")
+    until(lambda: play.pressed() == [(30, 1), (30, 0)], DEADLINE, "play reads")
     assert reads(attacker, "find", how) is not defended
     assert rig.vms["work"].alive
 
@@ -142,12 +143,12 @@ def test_a_descriptor_that_runs_from_process_to_process_reads_nothing(
         for _ in range(RUNNERS if defended else 4 * RUNNERS):
             assert attacker("run", keyboard.node, str(out)) == "done"
         rig.flip("play")
-        wait_for(lambda: play.opened() == 1, "play has the keyboard")
+        until(lambda: play.opened() == 1, DEADLINE, "play has the keyboard")
         before = len(play.pressed())
         keyboard("tap KEY_A")
-        wait_for(lambda: len(play.pressed()) == before + 2, "play reads")  # noqa: B023
+        until(lambda: len(play.pressed()) == before + 2, DEADLINE, "play reads")  # noqa: B023
         rig.flip("work")
-        wait_for(lambda: play.opened() == 0, "play has lost it")
+        until(lambda: play.opened() == 0, DEADLINE, "play has lost it")
         if not defended and out.stat().st_size:
             break
     assert (out.stat().st_size > 0) is not defended
@@ -171,12 +172,12 @@ def test_an_os_that_holds_on_is_killed_before_another_has_the_device(
     rig, keyboard, attacker, play = started()
     fd = attacker("open", keyboard.node)
     rig.flip("play")
-    wait_for(lambda: play.opened() == 1, "play has the keyboard")
+    until(lambda: play.opened() == 1, DEADLINE, "play has the keyboard")
     keyboard("tap KEY_A")
-    wait_for(lambda: play.pressed() == [(30, 1), (30, 0)], "play reads")
+    until(lambda: play.pressed() == [(30, 1), (30, 0)], DEADLINE, "play reads")
     assert reads(attacker, "read", fd) is not defended
     if defended:
-        wait_for(lambda: not rig.vms["work"].alive, "work is dead")
+        until(lambda: not rig.vms["work"].alive, DEADLINE, "work is dead")
 
 
 def test_what_nobody_can_take_away_nobody_else_gets(
@@ -190,6 +191,10 @@ def test_what_nobody_can_take_away_nobody_else_gets(
     assert rig.devices() == []
     assert rig.vms["play"].run(["ls", "/dev/input"]).stdout == b""
     rig.typist("keyboard", "Test Keyboard 2")
-    wait_for(lambda: "direct mode are out of use" in caplog.text, "nor a device that comes later")
+    until(
+        lambda: "direct mode are out of use" in caplog.text,
+        DEADLINE,
+        "nor a device that comes later",
+    )
     assert rig.flip("work")["foreground"] == "work"
     assert rig.devices() == []

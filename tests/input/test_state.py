@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 from evdev import AbsInfo, InputDevice, UInput, ecodes
-from rig import Rig, spec, wait_for
 
+from help.rig import DEADLINE, Rig, spec
+from help.waiting import until
 from hostsim.model import DeviceSpec, KmcSpec
 
 pytestmark = [pytest.mark.uinput, pytest.mark.timeout(240)]
@@ -81,14 +82,14 @@ def test_shift_is_carried_and_lifted_in_both(carrying: Rig, mode: str) -> None:
     keyboard = rig.typist("keyboard", "Test Keyboard")
     rig.start()
     work, play = rig.reader("work"), rig.reader("play")
-    wait_for(lambda: work.opened() == 1, "work has the keyboard")
+    until(lambda: work.opened() == 1, DEADLINE, "work has the keyboard")
     keyboard("down KEY_LEFTSHIFT", "down KEY_A")
-    wait_for(lambda: (A, 1) in work.pressed(), "work sees the keys")
+    until(lambda: (A, 1) in work.pressed(), DEADLINE, "work sees the keys")
     rig.flip("play")
-    wait_for(lambda: play.opened() == 1, "play has the keyboard")
+    until(lambda: play.opened() == 1, DEADLINE, "play has the keyboard")
     assert held(rig, "play") == [SHIFT]
     keyboard("up KEY_A", "up KEY_LEFTSHIFT")
-    wait_for(lambda: (SHIFT, 0) in play.pressed(), "play sees Shift released")
+    until(lambda: (SHIFT, 0) in play.pressed(), DEADLINE, "play sees Shift released")
     assert held(rig, "play") == []
     if mode == "mirror":
         once = [press for press in play.pressed() if press[1] != 2]  # without autorepeat
@@ -113,12 +114,12 @@ def test_keys_down_at_up_are_stuck_nowhere(rig: Rig) -> None:
                 seen.append((event.code, event.value))
             return (ENTER, 0) in seen
 
-        wait_for(released, "the machine sees Enter released")
+        until(released, DEADLINE, "the machine sees Enter released")
     work = rig.reader("work")
-    wait_for(lambda: work.opened() == 1, "work has the keyboard")
+    until(lambda: work.opened() == 1, DEADLINE, "work has the keyboard")
     assert held(rig, "work") == []
     keyboard("up KEY_ENTER", "tap KEY_A")
-    wait_for(lambda: (A, 0) in work.pressed(), "work reads")
+    until(lambda: (A, 0) in work.pressed(), DEADLINE, "work reads")
     assert work.pressed() == [(A, 1), (A, 0)]
 
 
@@ -135,10 +136,10 @@ def test_keys_down_at_hotplug_are_stuck_nowhere(rig: Rig) -> None:
     keyboard("down KEY_ENTER")
     go.set()
     blocked.result(30)
-    wait_for(lambda: work.opened() == 1, "work has the keyboard")
+    until(lambda: work.opened() == 1, DEADLINE, "work has the keyboard")
     assert held(rig, "work") == []
     keyboard("up KEY_ENTER", "tap KEY_A")
-    wait_for(lambda: (A, 0) in work.pressed(), "work reads")
+    until(lambda: (A, 0) in work.pressed(), DEADLINE, "work reads")
     assert work.pressed() == [(A, 1), (A, 0)]
 
 
@@ -146,17 +147,23 @@ def test_a_touch_is_lifted_for_the_old_and_unknown_to_the_new(rig: Rig, mode: st
     with plugged("touch") as pad:
         rig.start()
         work, play = rig.reader("work"), rig.reader("play")
-        wait_for(lambda: work.opened() == 1, "work has the pad")
+        until(lambda: work.opened() == 1, DEADLINE, "work has the pad")
         touch(pad, 1, 77)
-        wait_for(lambda: (3, E.ABS_MT_TRACKING_ID, 77) in work.events(), "work sees the touch")
+        until(
+            lambda: (3, E.ABS_MT_TRACKING_ID, 77) in work.events(), DEADLINE, "work sees the touch"
+        )
         rig.flip("play")
-        wait_for(lambda: play.opened() == 1, "play has the pad")
+        until(lambda: play.opened() == 1, DEADLINE, "play has the pad")
         if mode == "mirror":
             assert (3, E.ABS_MT_TRACKING_ID, -1) in work.events()
         assert contacts(rig, "play") == [-1] * 4
         touch(pad, 1, -1)
         touch(pad, 0, 78)
-        wait_for(lambda: (3, E.ABS_MT_TRACKING_ID, 78) in play.events(), "play sees a new touch")
+        until(
+            lambda: (3, E.ABS_MT_TRACKING_ID, 78) in play.events(),
+            DEADLINE,
+            "play sees a new touch",
+        )
         ids = [value for kind, code, value in play.events() if code == E.ABS_MT_TRACKING_ID]
         assert ids == [78]
         touch(pad, 0, -1)
@@ -174,13 +181,17 @@ def test_a_touch_at_up_is_stuck_nowhere(rig: Rig) -> None:
                     seen.append(event.value)
             return seen == [77, -1]
 
-        wait_for(lifted, "the machine sees the touch end")
+        until(lifted, DEADLINE, "the machine sees the touch end")
         work = rig.reader("work")
-        wait_for(lambda: work.opened() == 1, "work has the pad")
+        until(lambda: work.opened() == 1, DEADLINE, "work has the pad")
         assert contacts(rig, "work") == [-1] * 4
         touch(pad, 1, -1)
         touch(pad, 0, 78)
-        wait_for(lambda: (3, E.ABS_MT_TRACKING_ID, 78) in work.events(), "work sees a new touch")
+        until(
+            lambda: (3, E.ABS_MT_TRACKING_ID, 78) in work.events(),
+            DEADLINE,
+            "work sees a new touch",
+        )
         ids = [value for kind, code, value in work.events() if code == E.ABS_MT_TRACKING_ID]
         assert ids == [78]
 
@@ -232,12 +243,14 @@ def test_sounds_and_gain_stay_with_their_os(rig: Rig, mode: str) -> None:
     with plugged("beeper") as beeper:
         rig.start()
         ask(rig, "work", "d.write(18,2,440);d.syn();print(1)")
-        wait_for(lambda: told(beeper, E.EV_SND) == [(E.SND_TONE, 440)], "the tone sounds")
+        until(lambda: told(beeper, E.EV_SND) == [(E.SND_TONE, 440)], DEADLINE, "the tone sounds")
         rig.flip("play")
-        wait_for(lambda: told(beeper, E.EV_SND) == [(E.SND_TONE, 0)], "the tone is off")
+        until(lambda: told(beeper, E.EV_SND) == [(E.SND_TONE, 0)], DEADLINE, "the tone is off")
         rig.flip("work")
         if mode == "mirror":  # the kernel does not tell a tone's pitch
-            wait_for(lambda: told(beeper, E.EV_SND) == [(E.SND_TONE, 440)], "it sounds again")
+            until(
+                lambda: told(beeper, E.EV_SND) == [(E.SND_TONE, 440)], DEADLINE, "it sounds again"
+            )
 
 
 def test_the_gain_of_one_os_is_not_the_next_ones(rig: Rig) -> None:
@@ -245,9 +258,9 @@ def test_the_gain_of_one_os_is_not_the_next_ones(rig: Rig) -> None:
         rig.start()
         told(pad, E.EV_FF)
         ask(rig, "work", "d.write(21,0x60,0x2000);d.syn();print(1)")
-        wait_for(lambda: (E.FF_GAIN, 0x2000) in told(pad, E.EV_FF), "work sets the gain")
+        until(lambda: (E.FF_GAIN, 0x2000) in told(pad, E.EV_FF), DEADLINE, "work sets the gain")
         rig.flip("play")
-        wait_for(lambda: (E.FF_GAIN, 0xFFFF) in told(pad, E.EV_FF), "play has full gain")
+        until(lambda: (E.FF_GAIN, 0xFFFF) in told(pad, E.EV_FF), DEADLINE, "play has full gain")
 
 
 def told(device: UInput, kind: int) -> list[tuple[int, int]]:
@@ -319,14 +332,14 @@ def test_a_device_that_comes_back_is_as_each_os_had_it(rig: Rig) -> None:
     rig.flip("play")
     fresh = ask(rig, "play", tell)
     keyboard.unplug()
-    wait_for(lambda: rig.devices() == [], "the KMC has forgotten it")
+    until(lambda: rig.devices() == [], DEADLINE, "the KMC has forgotten it")
     keyboard = rig.typist("keyboard", "Test Keyboard")
-    wait_for(rig.devices, "the KMC has it again")
+    until(rig.devices, DEADLINE, "the KMC has it again")
     assert ask(rig, "play", tell) == fresh
     assert keyboard("leds") == ""
     rig.flip("work")
     assert ask(rig, "work", tell) == mine
-    wait_for(lambda: keyboard("leds") == "LED_CAPSL", "lit on the device")
+    until(lambda: keyboard("leds") == "LED_CAPSL", DEADLINE, "lit on the device")
 
 
 def test_the_leds_of_an_os_are_not_the_consoles(rig: Rig) -> None:
@@ -335,17 +348,17 @@ def test_the_leds_of_an_os_are_not_the_consoles(rig: Rig) -> None:
         keyboard = rig.typist("keyboard", "Test Keyboard")
         rig.start()
         ask(rig, "work", "d.set_led(0,1);print(1)")
-        wait_for(lambda: keyboard("leds") == "LED_NUML", "lit on the device")
+        until(lambda: keyboard("leds") == "LED_NUML", DEADLINE, "lit on the device")
         work = rig.reader("work")
-        wait_for(lambda: work.opened() == 1, "work has the keyboard")
+        until(lambda: work.opened() == 1, DEADLINE, "work has the keyboard")
         keyboard("tap KEY_CAPSLOCK")
-        wait_for(lambda: (E.KEY_CAPSLOCK, 0) in work.pressed(), "work reads")
+        until(lambda: (E.KEY_CAPSLOCK, 0) in work.pressed(), DEADLINE, "work reads")
         with UInput({E.EV_KEY: range(1, 120)}, name="of the machine too"):
             assert keyboard("leds") == "LED_NUML"
             rig.flip("play")
             assert ask(rig, "play", "print(json.dumps(d.leds()))") == []
             rig.typist("keyboard", "Test Keyboard 2")
-            wait_for(lambda: len(rig.devices()) == 2, "the KMC has another")
+            until(lambda: len(rig.devices()) == 2, DEADLINE, "the KMC has another")
             assert keyboard("leds") == ""
             rig.flip("work")
             assert keyboard("leds") == "LED_NUML"
@@ -356,7 +369,7 @@ def test_an_overflow_is_resynchronised(rig: Rig) -> None:
     """More than the kernel keeps for the forwarder: it reads what is so, and the OS has it."""
     with UInput({E.EV_KEY: [A, ENTER]}, name="Test Keyboard burst") as keyboard:
         rig.start()
-        wait_for(rig.devices, "the KMC has the keyboard")
+        until(rig.devices, DEADLINE, "the KMC has the keyboard")
         event = struct.Struct("llHHi")
         report = event.pack(0, 0, 0, 0, 0)
 
@@ -370,7 +383,11 @@ def test_an_overflow_is_resynchronised(rig: Rig) -> None:
             last = event.pack(0, 0, 1, ENTER, down) + report
             os.write(keyboard.fd, b"".join([*taps, last]))
             want = [A, ENTER] if down else [A]
-            wait_for(lambda: sorted(held(rig, "work")) == sorted(want), "work has what is so")  # noqa: B023
+            until(
+                lambda: sorted(held(rig, "work")) == sorted(want),  # noqa: B023
+                DEADLINE,
+                "work has what is so",
+            )
             if resyncs() > 0 and not down:
                 break
         assert resyncs() > 0

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 from evdev import AbsInfo, UInput, ecodes
-from ff import answer, next_ff
-from rig import Rig, wait_for
+
+from help.ff import answer, next_ff
+from help.rig import DEADLINE, Rig
+from help.waiting import until
 
 pytestmark = [pytest.mark.uinput, pytest.mark.timeout(240)]
 
@@ -32,7 +34,7 @@ def test_evemu_describes_records_and_plays(rig: Rig) -> None:
     keyboard = rig.typist("keyboard", "Test Keyboard")
     rig.start()
     reader = rig.reader("work", "keys")
-    wait_for(lambda: reader.opened() == 1, "work has opened the keyboard")
+    until(lambda: reader.opened() == 1, DEADLINE, "work has opened the keyboard")
     node = only_node(rig, "work")
     original = subprocess.run(["evemu-describe", keyboard.node], capture_output=True, check=True)
     seen = rig.vms["work"].run(["evemu-describe", node]).stdout
@@ -40,19 +42,19 @@ def test_evemu_describes_records_and_plays(rig: Rig) -> None:
     record = rig.folder / "record"
     with record.open("wb") as out:
         tool = rig.popen("work", "stdbuf", "-oL", "evemu-record", node, stdout=out)
-    wait_for(lambda: "Waiting for events" in record.read_text(), "it records")
+    until(lambda: "Waiting for events" in record.read_text(), DEADLINE, "it records")
     keyboard("tap KEY_A")
-    wait_for(lambda: keys(record) == [(A, 1), (A, 0)], "evemu-record has the key")
+    until(lambda: keys(record) == [(A, 1), (A, 0)], DEADLINE, "evemu-record has the key")
     tool.kill()
     with record.open("rb") as file:  # by the machine, to the device itself
         subprocess.run(["evemu-play", keyboard.node], stdin=file, check=True, timeout=60)
-    wait_for(lambda: reader.pressed() == [(A, 1), (A, 0)] * 2, "work reads what is played")
+    until(lambda: reader.pressed() == [(A, 1), (A, 0)] * 2, DEADLINE, "work reads what is played")
     rig.flip("play")
     play = rig.reader("play", "keys")
-    wait_for(lambda: play.opened() == 1, "play has opened the keyboard")
+    until(lambda: play.opened() == 1, DEADLINE, "play has opened the keyboard")
     with record.open("rb") as file:
         subprocess.run(["evemu-play", keyboard.node], stdin=file, check=True, timeout=60)
-    wait_for(lambda: play.pressed() == [(A, 1), (A, 0)], "play reads what is played")
+    until(lambda: play.pressed() == [(A, 1), (A, 0)], DEADLINE, "play reads what is played")
     assert reader.pressed() == [(A, 1), (A, 0)] * 2
 
 
@@ -104,7 +106,7 @@ def rule() -> Iterator[None]:
 
 def test_a_stable_name_goes_with_the_device(rig: Rig, rule: None) -> None:
     keyboard = rig.typist("keyboard", "Test Keyboard")
-    wait_for(lambda: os.path.lexists(LINK), "the machine has the name")
+    until(lambda: os.path.lexists(LINK), DEADLINE, "the machine has the name")
     rig.start()
     for owner, other in (("work", "play"), ("play", "work"), ("work", "play")):
         if rig.status()["foreground"] != owner:

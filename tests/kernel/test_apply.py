@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli import until
-from net import ENDS, Net, made
 
+from help.net import ENDS, Net, made
+from help.waiting import until
 from hostsim.errors import HostsimError
 from hostsim.hostfile.file import parse
 from netns import tc

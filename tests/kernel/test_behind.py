@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 
 import pytest
-from cli import ask, hostsim, run, until
+
+from help.cli import ask, hostsim, run
+from help.waiting import until
 
 pytestmark = pytest.mark.root
 

@@ -5,7 +5,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from cli import HOSTSIM, hostsim, until
+
+from help.cli import HOSTSIM, hostsim
+from help.waiting import until
 
 pytestmark = pytest.mark.root
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli import ask
 
+from help.cli import ask
 from netns import cgroup
 
 pytestmark = pytest.mark.root

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from cli import run, until
-from net import Net, made
 
+from help.cli import run
+from help.net import Net, made
+from help.waiting import until
 from netns.process import Process
 
 pytestmark = pytest.mark.root

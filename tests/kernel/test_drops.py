@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli import HOSTSIM, ask, hostsim, run, until
-from net import ADDRESSES, Net, made
 
 from cext.bpf import ids
 from cext.switch import drops
+from help.cli import HOSTSIM, ask, hostsim, run
+from help.net import ADDRESSES, Net, made
+from help.waiting import until
 from hostsim.hostfile.file import parse
 from hostsim.routing import dataplane, kerneldrops
 

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli import HOSTSIM, Done, ask, hostsim, run, until
+
+from help.cli import HOSTSIM, Done, ask, hostsim, run
+from help.waiting import until
 
 pytestmark = pytest.mark.root
 

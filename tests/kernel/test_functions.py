@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli import until
-from net import ENDS
-from nfnet import Chain, chained
 
+from help.chain import Chain, chained
+from help.net import ENDS
+from help.waiting import until
 from hostsim.hostfile.file import parse
 from hostsim.nf import functions
 from netns.process import Process

@@ -4,8 +4,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from cli import HOSTSIM, ask, hostsim, run
 
+from help.cli import HOSTSIM, ask, hostsim, run
 from hostsim.bench import up
 
 pytestmark = pytest.mark.root

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli import until
-from net import Net
 
+from help.net import Net
+from help.waiting import until
 from hostsim.nf.functions import Functions
 
 pytestmark = pytest.mark.root

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli import ask, hostsim, until
+
+from help.cli import ask, hostsim
+from help.waiting import until
 
 pytestmark = pytest.mark.root
 

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli import HOSTSIM, ask, hostsim, plugged_nic, run, until
+
+from help.cli import HOSTSIM, ask, hostsim, plugged_nic, run
+from help.waiting import until
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 

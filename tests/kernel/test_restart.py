@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli import HOSTSIM, ask, hostsim, run, until
 
+from help.cli import HOSTSIM, ask, hostsim, run
+from help.waiting import until
 from hostsim.restart import LIMIT
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]

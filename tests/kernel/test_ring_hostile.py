@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli import until
-from net import ENDS
-from nfnet import Chain, chained, route, vm
+
+from help.chain import Chain, chained, route, vm
+from help.net import ENDS
+from help.waiting import until
 
 pytestmark = pytest.mark.root
 

@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli import HOSTSIM, ask, hostsim, until
-from net import ENDS
-from nfnet import route, vm
+
+from help.chain import route, vm
+from help.cli import HOSTSIM, ask, hostsim
+from help.net import ENDS
+from help.waiting import until
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
 

@@ -13,10 +13,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from cli import until
-from net import ENDS
-from nfnet import Chain, chained, route, vm
 
+from help.chain import Chain, chained, route, vm
+from help.net import ENDS
+from help.waiting import until
 from netns.process import Process
 
 pytestmark = pytest.mark.root

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli import until
-from net import ENDS
-from nfnet import SIZE, Chain, chained, route, vm
 
+from help.chain import SIZE, Chain, chained, route, vm
+from help.net import ENDS
+from help.waiting import until
 from hostsim.nf import functions
 from hostsim.routing import dataplane
 

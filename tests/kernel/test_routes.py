@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli import until
-from net import ADDRESSES, Net, made
+
+from help.net import ADDRESSES, Net, made
+from help.waiting import until
 
 pytestmark = pytest.mark.root
 

@@ -6,10 +6,10 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
-from net import ADDRESSES, Net, made
 
 from cext.bench import tester
 from cext.switch import maps
+from help.net import ADDRESSES, Net, made
 from hostsim.bench.load import take_in
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from net import ADDRESSES, Net, made
 
+from help.net import ADDRESSES, Net, made
 from hostsim.bench import path
 from hostsim.bench.rig import Ours
 

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli import HOSTSIM, ask, hostsim, plugged_nic, run, until
 
+from help.cli import HOSTSIM, ask, hostsim, plugged_nic, run
+from help.waiting import until
 from hostsim import leftovers
 
 pytestmark = pytest.mark.root

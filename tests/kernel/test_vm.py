@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from cext._native import lib
 
+from help.waiting import until
 from hostsim.errors import HostsimError
 from hostsim.vm import Vm
 from netns import cgroup, journal, namespace, process
@@ -42,12 +43,6 @@ def refused(vm: Vm, script: str) -> str:
     done = vm.run(["sh", "-c", script])
     assert done.returncode != 0, (script, done)
     return done.stderr.decode()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
 
 
 def namespaces(pid: int) -> dict[str, str]:

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli import HOSTSIM, ask, hostsim, run, until
+
+from help.cli import HOSTSIM, ask, hostsim, run
+from help.waiting import until
 
 pytestmark = pytest.mark.root
 

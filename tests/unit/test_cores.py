@@ -5,7 +5,6 @@ import select
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from help.waiting import until
 from hostsim.hostfile.file import parse
 from hostsim.nf.cores import CALM, LEAST, SCARCE, line, places
 from hostsim.nf.placing import Placing
@@ -113,12 +113,17 @@ def busy() -> Iterator[list[subprocess.Popen[bytes]]]:
         one.wait()
 
 
-def until(placing: Placing, pids: dict[int, int], what: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not what():
-        assert time.monotonic() < end
+def look_until(placing: Placing, pids: dict[int, int], what: Callable[[], bool]) -> None:
+    """Look as the daemon does, again and again, until it is so."""
+
+    def looked() -> bool:
+        if what():
+            return True
         select.select([], [], [], 0.05)
         placing.look(pids)
+        return False
+
+    until(looked, 30)
 
 
 def test_the_kernel_is_told_and_told_again(busy: list[subprocess.Popen[bytes]]) -> None:
@@ -130,7 +135,7 @@ def test_the_kernel_is_told_and_told_again(busy: list[subprocess.Popen[bytes]]) 
         return [os.sched_getaffinity(pid) for pid in pids.values()]
 
     if len(every) == 2:
-        until(placing, pids, lambda: where() == [{min(every)}, every, {max(every)}])
+        look_until(placing, pids, lambda: where() == [{min(every)}, every, {max(every)}])
     else:
         for _ in range(20):
             select.select([], [], [], 0.05)
@@ -139,7 +144,7 @@ def test_the_kernel_is_told_and_told_again(busy: list[subprocess.Popen[bytes]]) 
     os.sched_setaffinity(pids[1], {max(every)})  # somebody else's choice stays
     for one in busy[1:]:
         one.send_signal(signal.SIGSTOP)
-    until(placing, pids, lambda: where()[1:] == [every, every])
+    look_until(placing, pids, lambda: where()[1:] == [every, every])
     assert where()[0] == {max(every)}
     busy[2].kill()
     busy[2].wait()

@@ -1,11 +1,10 @@
-"""What the kernel tests share: the command line as a user calls it, and waiting for a condition."""
+"""What the kernel tests share: the command line as a user calls it."""
 
 import contextlib
 import json
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +45,3 @@ def plugged_nic(nic: str, far: str, outside: str, address: str, *, keep: bool) -
             run("ip", "link", "del", nic, check=keep)
     finally:
         run("ip", "netns", "del", outside)
-
-
-def until(condition: Callable[[], Any], deadline: float = 5.0) -> Any:
-    """The first true value of the condition; fails at the deadline."""
-    end = time.monotonic() + deadline
-    while not (value := condition()):
-        assert time.monotonic() < end, "the condition did not come true in time"
-    return value

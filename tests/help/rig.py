@@ -15,24 +15,16 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+from help.programs import PROGRAMS
+from help.waiting import until
 from hostsim.kmc.kmc import Kmc
 from hostsim.model import DeviceSpec, HostSpec, KmcSpec, OsSpec, VmSpec
 from hostsim.vm import Vm
 from netns.journal import Journal
 from netns.process import Process
 
-HERE = Path(__file__).parent
 DEADLINE = 30.0
-
-
-def wait_for(what: Callable[[], Any], why: str, timeout: float = DEADLINE) -> Any:
-    """Poll until `what()` is true; its value."""
-    deadline = time.monotonic() + timeout
-    pause = threading.Event()
-    while not (value := what()):
-        assert time.monotonic() < deadline, f"not in {timeout} s: {why}"
-        pause.wait(0.01)
-    return value
+"""Seconds; the test VM's emulated processor is some 20 times slower than this one."""
 
 
 class Typist:
@@ -40,7 +32,7 @@ class Typist:
 
     def __init__(self, kind: str, name: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, HERE / "typist.py", kind, name],
+            [sys.executable, PROGRAMS / "typist.py", kind, name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -76,9 +68,9 @@ class Reader:
     def __init__(self, vm: Vm, path: Path, *words: str) -> None:
         self.path = path
         path.touch()
-        program = [sys.executable, "-I", "-S", str(HERE / "reader.py")]
+        program = [sys.executable, "-I", "-S", str(PROGRAMS / "reader.py")]
         self.process = vm.popen([*program, str(path), *words])
-        wait_for(lambda: "ready" in self.lines(), "reader ready")
+        until(lambda: "ready" in self.lines(), DEADLINE, "reader ready")
 
     def lines(self) -> list[str]:
         """All it wrote."""
@@ -103,7 +95,7 @@ class Puppet:
     """hostile.py puppet: in an OS, or, without one, on the machine itself."""
 
     def __init__(self, vm: Vm | None) -> None:
-        argv = [sys.executable, "-I", "-S", str(HERE / "hostile.py"), "puppet"]
+        argv = [sys.executable, "-I", "-S", str(PROGRAMS / "hostile.py"), "puppet"]
         streams: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self._process = vm.popen(argv, **streams) if vm else subprocess.Popen(argv, **streams)
         assert self._line() == "ready"

@@ -1,7 +1,9 @@
 """The hardware's side of force feedback, for devices that tests make through uinput."""
 
 from evdev import UInput, ecodes
-from rig import wait_for
+
+from help.rig import DEADLINE
+from help.waiting import until
 
 
 def answer(pad: UInput, what: int) -> list[int]:
@@ -24,7 +26,7 @@ def answer(pad: UInput, what: int) -> list[int]:
             return event.code == what
         return False
 
-    wait_for(served, "the request")
+    until(served, DEADLINE, "the request")
     return found
 
 
@@ -37,5 +39,5 @@ def next_ff(pad: UInput) -> int:
                 values.append(event.value)
         return bool(values)
 
-    wait_for(seen, "the effect is started")
+    until(seen, DEADLINE, "the effect is started")
     return values[0]

@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cli import until
-
+from help.waiting import until
 from hostsim.hostfile.file import parse
 from hostsim.routing.dataplane import Dataplane
 from hostsim.switch import Switch

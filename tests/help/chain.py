@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from net import Net
-
+from help.net import Net
 from hostsim.nf.functions import Functions
 
 SEND = """
