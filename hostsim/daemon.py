@@ -50,11 +50,11 @@ class Daemon:
         self._ops: dict[str, Answer] = {
             "status": lambda _: host.status(),
             "target": lambda request: host.target(_text(request, "vm")),
-            "flows": lambda _: host.dataplane.flows(),
-            "rules": lambda _: host.dataplane.rules(),
-            "routes": lambda _: host.dataplane.routes(),
+            "flows": lambda _: host.dataplane.report.flows(),
+            "rules": lambda _: host.dataplane.report.rules(),
+            "routes": lambda _: host.dataplane.report.routes(),
             "apply": lambda request: _apply(host, hostfile.load(_text(request, "file"))),
-            "explain": lambda request: host.dataplane.explain(
+            "explain": lambda request: host.dataplane.report.explain(
                 _text(request, "vm"), _text(request, "flow")
             ),
             "verify": lambda _: host.verify(),

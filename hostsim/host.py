@@ -337,7 +337,7 @@ class Host:
         """Conservation of packets, by VM and flow; asked again while packets are on their way."""
         deadline = asyncio.get_running_loop().time() + SETTLE
         while True:
-            rows = self.dataplane.verify()
+            rows = self.dataplane.report.verify()
             moving = any(row["missing"] for row in rows)
             if not moving or asyncio.get_running_loop().time() > deadline:
                 return rows
@@ -373,7 +373,7 @@ class Host:
         """The contract's `status`."""
         assert self._switch is not None
         reports = await self._functions.report() if self._functions else {}
-        drops = self.dataplane.kernel_drops()
+        drops = self.dataplane.report.kernel_drops()
 
         def node(name: str) -> Json:
             return self._node(name) | {"drops": None if drops is None else drops[name]}
@@ -390,7 +390,7 @@ class Host:
                 "netns": self._switch.netns,
                 "bridge": self._switch.bridge,
                 "ports": self._switch.ports(),
-                "counters": self.dataplane.counters(),
+                "counters": self.dataplane.report.counters(),
                 "drops": None if drops is None else drops[""],
             },
             "devices": self.devices(),

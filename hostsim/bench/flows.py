@@ -56,7 +56,7 @@ def ours() -> float:
     rig = Ours("bf-ours", HOP + ROUTE)
     try:
         rate = measure(rig)
-        full = rig.dataplane.counters()["table-full"]
+        full = rig.dataplane.report.counters()["table-full"]
     finally:
         rig.close()
     if full:

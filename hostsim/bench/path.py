@@ -246,10 +246,10 @@ def switch_paths(rig: Ours, packets: int, switches: int) -> dict[str, int]:
     sender = rig.start("a", [*python, *words])
     changes = 0
     while changes < switches and _running(sender):
-        given = rig.dataplane.counters()["rules"]
-        rig.dataplane.refresh()
+        given = rig.dataplane.report.counters()["rules"]
+        rig.dataplane.apply(rig.spec)
         deadline = time.monotonic() + 1
-        while rig.dataplane.counters()["rules"] == given and time.monotonic() < deadline:
+        while rig.dataplane.report.counters()["rules"] == given and time.monotonic() < deadline:
             rig.pump()
         changes += 1
     assert sender.stdout is not None

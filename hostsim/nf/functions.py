@@ -30,7 +30,7 @@ from pathlib import Path
 
 from cext.ring.channel import Shape, make_channel
 from cext.switch import maps
-from cext.switch.records import Account, Flow
+from cext.switch.records import Account, Flow, Tuple
 from hostsim.errors import HostsimError
 from hostsim.model import HostSpec, Json, RouteSpec
 from hostsim.nf import cores, rings, settings
@@ -39,6 +39,7 @@ from hostsim.nf.placing import Placing
 from hostsim.nf.runner import RING
 from hostsim.routing import dataplane
 from hostsim.routing.accounts import Books, Snapshot
+from hostsim.routing.ringside import Rings
 from hostsim.switch import Switch
 from hostsim.vm import Vm
 from netns.process import Process
@@ -93,8 +94,8 @@ class Functions:
         self._books = Books()
         self._aged = time.monotonic()
         self._reporting = asyncio.Lock()
-        plane.on_epoch = self.new_epoch
-        plane.ports = self.snapshot
+        self._rings: dict[tuple[int, Tuple], int] = {}
+        plane.join(self)
 
     # -- life -------------------------------------------------------------------------------------
 
@@ -116,8 +117,7 @@ class Functions:
 
     def close(self) -> None:
         """End all of them. Twice is harmless."""
-        self._plane.on_epoch = lambda epoch: None
-        self._plane.ports = Snapshot
+        self._plane.leave()
         for function in self._by_number.values():
             function.close()
         for memory in self._memories:
@@ -209,13 +209,18 @@ class Functions:
 
     # -- rules ------------------------------------------------------------------------------------
 
+    @property
+    def rings(self) -> Rings:
+        """The rules into rings that hold now."""
+        return self._rings
+
     def new_epoch(self, epoch: int) -> None:
         """Every rule of another epoch is stale when this returns."""
         if epoch == self._epoch:
             return
         for function in self._by_number.values():
             function.rules.set_epoch(epoch)
-        self._plane.rings.clear()
+        self._rings.clear()
         self._epoch = epoch
 
     def sync(self) -> None:
@@ -241,11 +246,11 @@ class Functions:
             key, to = (flow.vm, flow.tuple), flow.verdict.to
             if not self._joined(flow.vm, to):
                 continue
-            if self._plane.rings.get(key) == to or self._give(flow, route):
+            if self._rings.get(key) == to or self._give(flow, route):
                 given[key] = to
-        for vm, ended in self._plane.rings.keys() - given.keys():
+        for vm, ended in self._rings.keys() - given.keys():
             self._by_number[vm].rules.remove(maps.pack_tuple(ended))
-        self._plane.rings = given
+        self._rings = given
 
     def _give(self, flow: Flow, route: RouteSpec) -> bool:
         """Give a rule for a flow that has a place in its port's tally; False: none, or no room."""
@@ -254,10 +259,6 @@ class Functions:
             return False
         name, wait = maps.pack_tuple(flow.tuple), route.on_full == "wait"
         return function.rules.put(name, flow.verdict.to, self._epoch, wait)
-
-    def withdraw(self) -> None:
-        """Every rule is stale at once, until the next `sync`: everything goes to the switch."""
-        self.new_epoch(0)
 
     # -- books ------------------------------------------------------------------------------------
 
@@ -301,7 +302,7 @@ class Functions:
             for one in accounts
             if ((one.peer or one.vm), one.flow) not in alive and one.last <= long_ago
         ]
-        self._plane.retained.fold_ports(self._books.snapshot(gone, {}), dropped)
+        self._plane.retain(self._books.snapshot(gone, {}), dropped)
         self._books.forget(gone)
         self._books.prune(accounts)
         return left

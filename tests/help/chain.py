@@ -51,7 +51,7 @@ class Chain:
         """The row of `verify` for a flow in a VM."""
         (found,) = [
             one
-            for one in self.net.dataplane.verify()
+            for one in self.net.dataplane.report.verify()
             if one["vm"] == vm and one["key"].startswith(key)
         ]
         return found

@@ -89,7 +89,7 @@ class Net:
 
     def flow(self, start: str) -> dict[str, Any]:
         """The one flow whose key starts so."""
-        (found,) = [row for row in self.dataplane.flows() if row["key"].startswith(start)]
+        (found,) = [row for row in self.dataplane.report.flows() if row["key"].startswith(start)]
         return dict(found)
 
     def hops(self, start: str) -> list[tuple[str, str, str]]:
@@ -100,14 +100,14 @@ class Net:
         """The rows of `verify`, once nothing is under way; nothing is missing then."""
 
         def rest() -> list[dict[str, Any]]:
-            rows = self.dataplane.verify()
+            rows = self.dataplane.report.verify()
             return rows if not any(row["missing"] for row in rows) else []
 
         return list(until(rest))
 
     def conserved(self) -> None:
         """Everything a VM sent is accounted for, to the packet."""
-        for row in self.dataplane.flows():
+        for row in self.dataplane.report.flows():
             for hop in row["hops"]:
                 parts = hop["paths"].values()
                 assert hop["packets"] == sum(part["packets"] for part in parts), row

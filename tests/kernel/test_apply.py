@@ -99,7 +99,7 @@ def test_each_packet_meets_one_policy_whole(net: Net) -> None:
     sender = net.vms["client"].popen(
         stream("send", "198.18.0.20", "9", "64", "0", "12000", "4000"), stdout=subprocess.PIPE
     )
-    until(lambda: net.dataplane.flows())
+    until(lambda: net.dataplane.report.flows())
     applied = 0
     while sender.poll() is None and applied < 100:
         for chain in ('["c", "d"]', '["b", "a"]', '["d", "c"]', '["a", "b"]'):
@@ -117,7 +117,7 @@ def test_each_packet_meets_one_policy_whole(net: Net) -> None:
     got = json.loads(server.stdout.readline())
     assert applied == 100
     assert list(got["ttls"]) == ["62"], got
-    counters = net.dataplane.counters()
+    counters = net.dataplane.report.counters()
     assert (got["count"], got["late"]) == (sent, 0), counters
     assert counters["rules"] > 10
 
@@ -138,21 +138,21 @@ def test_a_vm_that_comes_into_a_chain_loses_nothing_that_it_sends(tmp_path: Path
         assert sender.poll() is None
         assert sender.wait(20) == 0
         server.close()
-        drops = net.dataplane.kernel_drops()
+        drops = net.dataplane.report.kernel_drops()
         assert drops is not None
         assert (drops["a"], drops[""]) == ({}, {})
 
 
 def test_a_file_of_other_vms_changes_nothing(net: Net) -> None:
-    before = net.dataplane.routes()
+    before = net.dataplane.report.routes()
     other = parse('[host]\nname = "ap"\n[[vm]]\nname = "a"\n', Path("x.toml"))
     with pytest.raises(HostsimError, match="not those of the running host"):
         net.dataplane.apply(other)
-    assert net.dataplane.routes() == before
+    assert net.dataplane.report.routes() == before
 
 
 def test_a_policy_that_is_too_large_changes_nothing(net: Net) -> None:
-    before = net.dataplane.routes()
+    before = net.dataplane.report.routes()
     text = HOST.replace('name = "b"', 'name = "b"\nrate = "80mbit"') + UDP + '["a"]\n'
     text += "".join(
         f'[[route]]\nmatch = {{ proto = "tcp", dport = {port} }}\nthrough = ["b"]\n'
@@ -160,7 +160,7 @@ def test_a_policy_that_is_too_large_changes_nothing(net: Net) -> None:
     )
     with pytest.raises(HostsimError, match="at most 2048"):
         net.dataplane.apply(parse(f'[host]\nname = "ap"\n{text}', Path("ap.toml")))
-    assert net.dataplane.routes() == before
+    assert net.dataplane.report.routes() == before
     qdisc = ("ip", "netns", "exec", net.switch.netns, "tc", "qdisc", "show", "dev", "b", "root")
     assert "tbf" not in subprocess.run(qdisc, capture_output=True, text=True, check=True).stdout
 
@@ -173,7 +173,7 @@ def bypassed(net: Net) -> bool:
     """Send a few packets; whether the hop from a to b has its rule."""
     net.run("client", *stream("send", "198.18.0.20", "9", "64", "5", "0", "1000"))
     net.pump()
-    return any(rule["vm"] == "a" for rule in net.dataplane.rules())
+    return any(rule["vm"] == "a" for rule in net.dataplane.report.rules())
 
 
 @pytest.fixture
@@ -214,7 +214,7 @@ def test_what_the_switch_must_see_comes_back_to_it(net: Net, sink: None) -> None
     carried = hop(net)["paths"]["veth"]["packets"]
     probe = net.port("probe")["tx_packets"]
     busy(net, 20)
-    assert net.dataplane.counters()["mirrored"] == 20
+    assert net.dataplane.report.counters()["mirrored"] == 20
     assert 20 <= net.port("probe")["tx_packets"] - probe <= 30  # and what is broadcast
     assert hop(net)["paths"]["veth"]["packets"] == carried
     assert hop(net)["reason"] == "mirrored to probe: the switch must see it"
@@ -222,9 +222,9 @@ def test_what_the_switch_must_see_comes_back_to_it(net: Net, sink: None) -> None
     apply(net, routes + FILTER)
     assert hop(net)["reason"] == "a filter drops it"
     busy(net, 20)
-    assert net.dataplane.counters()["filter"] == 20
+    assert net.dataplane.report.counters()["filter"] == 20
     assert hop(net)["reason"] == "a filter drops it"
-    imagined = net.dataplane.explain("client", "udp:198.18.0.10:5>198.18.0.20:9")
+    imagined = net.dataplane.report.explain("client", "udp:198.18.0.10:5>198.18.0.20:9")
     assert {one["reason"] for one in imagined["hops"]} == {"a filter drops it"}
     assert hop(net)["paths"]["veth"]["packets"] == carried
 
@@ -252,24 +252,24 @@ def test_packets_that_vanish_are_missed(net: Net, sink: None) -> None:
     command = ("ip", "netns", "exec", net.switch.netns, "tc", "filter")
     subprocess.run((*command, "del", "dev", "a", "ingress"), check=True)
     busy(net, 7)
-    assert sum(row["missing"] for row in net.dataplane.verify()) == 7
+    assert sum(row["missing"] for row in net.dataplane.report.verify()) == 7
 
 
 def test_explain_says_what_happens(net: Net, sink: None) -> None:
-    imagined = net.dataplane.explain("client", "udp:198.18.0.10:1>198.18.0.20:9")
+    imagined = net.dataplane.report.explain("client", "udp:198.18.0.10:1>198.18.0.20:9")
     assert (imagined["live"], imagined["route"], imagined["next"]) == (False, 0, "a")
     assert [(hop["vm"], hop["to"]) for hop in imagined["hops"]] == [("a", "b"), ("b", "bridge")]
-    plain = net.dataplane.explain("client", "tcp:198.18.0.10:1>198.18.0.20:9")
+    plain = net.dataplane.report.explain("client", "tcp:198.18.0.10:1>198.18.0.20:9")
     assert (plain["route"], plain["next"], plain["hops"]) == (None, "bridge", [])
     busy(net, 5)
     busy(net, 5)
-    live = net.dataplane.explain("a", "udp:198.18.0.10:777>198.18.0.20:9")
+    live = net.dataplane.report.explain("a", "udp:198.18.0.10:777>198.18.0.20:9")
     assert (live["live"], live["next"], live["hops"][0]["path"]) == (True, "b", "veth")
     assert live["hops"][0]["reason"] == "rule: straight to b by veth"
     net.vms["b"].kill()
     until(lambda: not net.vms["b"].alive)
     net.dataplane.vm_gone("b")
-    assert net.dataplane.explain("a", "udp:198.18.0.10:777>198.18.0.20:9")["next"] == "drop"
+    assert net.dataplane.report.explain("a", "udp:198.18.0.10:777>198.18.0.20:9")["next"] == "drop"
 
 
 def test_a_vm_that_is_gone_is_skipped_where_the_route_says_so(net: Net) -> None:
@@ -279,7 +279,7 @@ def test_a_vm_that_is_gone_is_skipped_where_the_route_says_so(net: Net) -> None:
     until(lambda: not net.vms["b"].alive)
     net.dataplane.vm_gone("b")
     net.ping(5)
-    assert net.dataplane.counters()["vm-gone"] == 0
+    assert net.dataplane.report.counters()["vm-gone"] == 0
 
 
 def test_a_kernel_without_tcx_takes_the_link_s_program_at_clsact(

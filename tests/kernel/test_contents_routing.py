@@ -194,7 +194,9 @@ def test_tls_by_name(net: Net, name: str, route: int | None, through: list[str])
     if through:
         hop = net.flow(f"tcp:198.18.0.10:{port}>")["hops"][0]
         assert hop["packets"] > 10
-        explained = net.dataplane.explain("client", f"tcp:198.18.0.10:{port}>198.18.0.20:443")
+        explained = net.dataplane.report.explain(
+            "client", f"tcp:198.18.0.10:{port}>198.18.0.20:443"
+        )
         assert explained["contents"] == {"sni": name}
 
 
@@ -259,11 +261,11 @@ def test_the_tools_that_people_use(
 
 def test_host_asks_by_name(net: Net) -> None:
     """And its port is its own."""
-    before = {row["key"] for row in net.dataplane.flows() if row["route"] == 3}
+    before = {row["key"] for row in net.dataplane.report.flows() if row["route"] == 3}
     assert "has address 198.18.0.99" in Daemon(net).tool(
         "host", "-t", "A", "h.internal", "198.18.0.20"
     )
-    found = [row["key"] for row in net.dataplane.flows() if row["route"] == 3]
+    found = [row["key"] for row in net.dataplane.report.flows() if row["route"] == 3]
     assert len([key for key in found if key not in before]) == 2  # and the reply
 
 
@@ -280,7 +282,7 @@ def test_a_flood_of_undecided_flows_starves_nobody(net: Net) -> None:
     before = net.port("server")["tx_packets"]
     net.run("client", "python3", "-c", flood)
     assert net.port("server")["tx_packets"] - before >= 1500
-    assert net.dataplane.counters()["events-lost"] > 0
+    assert net.dataplane.report.counters()["events-lost"] > 0
     net.pump()
     port = Daemon(net).run(SAY, "www.example.com", "443")
     assert flow(net, f"tcp:198.18.0.10:{port}>") == (0, ["a"])
@@ -289,11 +291,11 @@ def test_a_flood_of_undecided_flows_starves_nobody(net: Net) -> None:
 def test_what_is_given_up_is_counted(net: Net) -> None:
     """A request that goes on without an end, and more unfinished ones than are kept.
     The last one here, for its connections take many ports."""
-    before = net.dataplane.counters()
+    before = net.dataplane.report.counters()
 
     def given_up() -> int:
         net.pump()
-        return net.dataplane.counters()["given-up"] - before["given-up"]
+        return net.dataplane.report.counters()["given-up"] - before["given-up"]
 
     slow = (
         "import socket\ns = socket.create_connection(('198.18.0.20', 8080))\n"
@@ -314,4 +316,4 @@ def test_what_is_given_up_is_counted(net: Net) -> None:
     for _ in range(12):  # by turns: what finds the ring buffer full is counted elsewhere
         Daemon(net).run(many)
     listener.close()
-    assert net.dataplane.counters()["pushed-out"] - before["pushed-out"] > 100
+    assert net.dataplane.report.counters()["pushed-out"] - before["pushed-out"] > 100

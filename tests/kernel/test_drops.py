@@ -75,7 +75,9 @@ def nft(net: Net, vm: str, *rules: str) -> None:
 
 def rows(net: Net, vm: str, key: str) -> list[Any]:
     """Of `verify`, those of a VM for flows to this."""
-    return [one for one in net.dataplane.verify() if one["vm"] == vm and one["key"].endswith(key)]
+    return [
+        one for one in net.dataplane.report.verify() if one["vm"] == vm and one["key"].endswith(key)
+    ]
 
 
 def row(net: Net, vm: str, key: str) -> Any:
@@ -94,7 +96,7 @@ def settled(net: Net, vm: str, key: str) -> bool:
 
 def kernel(net: Net, name: str) -> dict[str, int]:
     """What `status` has: by reason, in a VM, or with "" in the switch."""
-    found = net.dataplane.kernel_drops()
+    found = net.dataplane.report.kernel_drops()
     assert found is not None
     return found[name]
 
@@ -110,7 +112,7 @@ def test_a_filter_of_the_vms_own(net: Net, target: str) -> None:
     found = row(net, "fw", ":9")
     assert (found["sent"], found["drops"]) == (23, {"NETFILTER_DROP": 23})
     assert row(net, "fw", ":7")["drops"] == {}
-    assert not any(one["missing"] for one in net.dataplane.verify())
+    assert not any(one["missing"] for one in net.dataplane.report.verify())
 
 
 def test_no_route(net: Net) -> None:
@@ -174,7 +176,7 @@ def test_a_frame_for_somebody_else_is_not_lost(net: Net) -> None:
     net.dataplane.apply(parse(f'[host]\nname = "dr"\n{text}', Path("dr.toml")))
     net.ping(10)
     assert kernel(net, "ids")["OTHERHOST"] >= 10
-    assert not [one for one in net.dataplane.verify() if one["drops"]]
+    assert not [one for one in net.dataplane.report.verify() if one["drops"]]
 
 
 def test_a_copy_that_is_lost_is_not_the_packet(net: Net) -> None:
@@ -187,7 +189,7 @@ def test_a_copy_that_is_lost_is_not_the_packet(net: Net) -> None:
     assert kernel(net, "")["QDISC_DROP"] > 100  # copies, and packets behind the chain
     assert row(net, "fw", "20:9")["drops"] == {}
     assert sum(row(net, "ids", "20:9")["drops"].values()) < 100
-    assert not [one for one in net.dataplane.verify() if one["vm"] == "client"]
+    assert not [one for one in net.dataplane.report.verify() if one["vm"] == "client"]
 
 
 def test_what_has_a_name_already_is_not_counted_twice(net: Net) -> None:
@@ -195,10 +197,10 @@ def test_what_has_a_name_already_is_not_counted_twice(net: Net) -> None:
     net.dataplane.apply(parse(f'[host]\nname = "dr"\n{text}', Path("dr.toml")))
     before = kernel(net, "")
     send(net, 9, 50)
-    assert net.dataplane.counters()["filter"] == 50
+    assert net.dataplane.report.counters()["filter"] == 50
     now = kernel(net, "")
     assert {k: n for k, n in now.items() if n != before.get(k, 0)} == {}
-    assert not [one for one in net.dataplane.verify() if one["vm"] == "client"]
+    assert not [one for one in net.dataplane.report.verify() if one["vm"] == "client"]
 
 
 def test_a_filters_drops_stay_a_filters(net: Net) -> None:
@@ -227,17 +229,17 @@ def test_what_arrives_is_no_drop(net: Net) -> None:
     server.wait(10)
     server.close()
     assert {name: found for name in ("", *net.vms) if (found := kernel(net, name))} == {}
-    assert not [one for one in net.dataplane.verify() if one["drops"]]
+    assert not [one for one in net.dataplane.report.verify() if one["drops"]]
 
 
 def test_a_group_that_a_vm_has_no_way_to_is_no_drop(net: Net) -> None:
     """As before its eth0 has an address of its own, or where it was taken."""
     net.ip("ids", "-6", "route", "del", "ff00::/8", "dev", "eth0", "table", "local")
-    before = net.dataplane.kernel_drops()
+    before = net.dataplane.report.kernel_drops()
     send(net, 9, 5, "ff02::198%eth0")
     seen = net.ip("ids", "-s", "-j", "link", "show", "eth0")
     assert json.loads(seen)[0]["stats64"]["rx"]["packets"] >= 5
-    assert net.dataplane.kernel_drops() == before
+    assert net.dataplane.report.kernel_drops() == before
 
 
 def test_other_namespaces_do_not_count(net: Net) -> None:
@@ -267,7 +269,7 @@ def test_more_flows_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch, tmp_
         )
         net.run("client", "python3", "-c", many)
         assert kernel(net, "fw")["NETFILTER_DROP"] == 400
-        rows = [one for one in net.dataplane.verify() if one["vm"] == "fw"]
+        rows = [one for one in net.dataplane.report.verify() if one["vm"] == "fw"]
         assert 0 < sum(one["drops"].get("NETFILTER_DROP", 0) for one in rows) < 400
 
 
@@ -279,7 +281,7 @@ def test_a_kernel_that_does_not_tell(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
     monkeypatch.setattr(kerneldrops, "Drops", none)
     with made("dr", HOST, tmp_path) as net:
-        assert net.dataplane.kernel_drops() is None
+        assert net.dataplane.report.kernel_drops() is None
         send(net, 9, 20)
         assert row(net, "fw", "20:9")["missing"] == 0
         assert not [name for _, name in ids.programs() if name == "kernel_drop"]
@@ -301,26 +303,28 @@ def test_counts_outlive_the_vm_and_its_flows(net: Net, monkeypatch: pytest.Monke
     net.dataplane.vm_gone("fw")
     found = row(net, "fw", "20:9")
     assert (found["sent"], found["missing"]) == (17, 7)
-    assert not net.dataplane.rules()
-    lost = sum(one["missing"] for one in net.dataplane.verify())  # and errors that came back
+    assert not net.dataplane.report.rules()
+    lost = sum(one["missing"] for one in net.dataplane.report.verify())  # and errors that came back
     assert lost >= 7
 
     def ended() -> Any:
         net.dataplane.tick()
         return [
-            one for one in net.dataplane.verify() if one["vm"] == "fw" and "ended" in one["key"]
+            one
+            for one in net.dataplane.report.verify()
+            if one["vm"] == "fw" and "ended" in one["key"]
         ]
 
     (kept,) = until(lambda: (rows := ended()) and not still(net) and rows)
     assert (kept["missing"], kept["drops"]["NETFILTER_DROP"]) == (lost, 6)
     assert kept["sent"] == kept["switch"] + kept["veth"] + lost + sum(kept["drops"].values())
-    (fine,) = [one for one in net.dataplane.verify() if one["vm"] == "ids"]
+    (fine,) = [one for one in net.dataplane.report.verify() if one["vm"] == "ids"]
     assert (fine["key"], fine["missing"]) == ("ended flows", 0)
     assert fine["sent"] >= 10
 
 
 def still(net: Net) -> list[Any]:
-    return [one for one in net.dataplane.verify() if one["key"] != "ended flows"]
+    return [one for one in net.dataplane.report.verify() if one["key"] != "ended flows"]
 
 
 def test_status_and_verify_show_it(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_tcp_with_offloads_arrives_whole_while_the_paths_flip(chain: Chain, tmp_
         )
         flips = 0
         while not select.select([client.fileno()], [], [], 0.05)[0]:
-            chain.sync() if flips % 2 == 0 else chain.functions.withdraw()
+            chain.sync() if flips % 2 == 0 else chain.functions.new_epoch(0)
             flips += 1
         assert client.wait(1) == 0
         assert flips > 4

@@ -154,7 +154,7 @@ def healthy(net: Net) -> None:
 def test_what_lies_is_dropped_by_name(net: Net, reason: str) -> None:
     for n, (what, packet) in enumerate(DROPPED[reason].items(), start=1):
         send(net, [framed(net, packet)])
-        counters = net.dataplane.counters()
+        counters = net.dataplane.report.counters()
         assert counters[reason] == n, (what, counters)
     healthy(net)
 
@@ -162,7 +162,7 @@ def test_what_lies_is_dropped_by_name(net: Net, reason: str) -> None:
 def test_what_is_odd_passes_and_leaves_no_flow_stuck(net: Net) -> None:
     dropped = ("malformed", "orphan-fragment", "filter", "stale", "forged")
     send(net, [framed(net, packet) for packet in PASSED.values()] * 5)
-    counters = net.dataplane.counters()
+    counters = net.dataplane.report.counters()
     assert [counters[name] for name in dropped] == [0] * len(dropped), counters
     healthy(net)
 
@@ -179,7 +179,7 @@ def test_wrong_bytes_anywhere(net: Net) -> None:
             packet[rng.randrange(12, len(packet))] = rng.randrange(256)
         frames.append(bytes(packet[: rng.randint(14, len(packet))]))
     send(net, frames)
-    counters = net.dataplane.counters()
+    counters = net.dataplane.report.counters()
     assert counters["malformed"] > 100
     assert counters["forged"] == 0
     healthy(net)

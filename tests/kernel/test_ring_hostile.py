@@ -101,5 +101,5 @@ def test_the_neighbour_goes_on(chain: Chain, request: pytest.FixtureRequest) -> 
         assert sum(counters[f"bad_{what}"] for what in ("index", "length", "options")) > 0
     if "deaf" in request.node.name:
         assert counters["full_ring"] > 0
-    rows = [row for row in chain.net.dataplane.verify() if row["key"].endswith(":7")]
+    rows = [row for row in chain.net.dataplane.report.verify() if row["key"].endswith(":7")]
     assert not any(row["missing"] for row in rows), rows

@@ -73,7 +73,7 @@ def flipping(chain: Chain, *argv: str) -> bytes:
         if watched[0] in ready:
             said += os.read(watched[0], 65536)
             continue
-        chain.sync() if flips % 2 == 0 else chain.functions.withdraw()
+        chain.sync() if flips % 2 == 0 else chain.functions.new_epoch(0)
         flips += 1
     said += client.stdout.read()
     assert client.wait(1) == 0, said

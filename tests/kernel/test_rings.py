@@ -80,7 +80,7 @@ def test_every_packet_by_ring_is_shown_and_accounted_for(made: Chain) -> None:
     rows = made.net.settled()
     assert all(row["ring"] >= 700 for row in rows if row["vm"] in ("one", "two"))
     assert (made.row("three")["switch"], made.row("three")["ring"]) == (710, 0)
-    rules = [rule for rule in made.net.dataplane.rules() if rule["key"] == FLOW]
+    rules = [rule for rule in made.net.dataplane.report.rules() if rule["key"] == FLOW]
     assert {(rule["vm"], rule["to"], rule["path"]) for rule in rules} == {
         ("one", "two", "ring"),
         ("two", "three", "ring"),
@@ -148,15 +148,15 @@ def test_rules_and_counts_of_idle_flows_go(made: Chain, monkeypatch: pytest.Monk
     monkeypatch.setattr(functions, "AGING", 0.05)
     by_ring(made)
     made.send(7, 50)
-    assert len(made.net.dataplane.rules()) >= 2
+    assert len(made.net.dataplane.report.rules()) >= 2
 
     def aged() -> bool:
         made.sync()
-        return not made.net.dataplane.rules()
+        return not made.net.dataplane.report.rules()
 
     until(aged)
     for name in ("one", "two"):  # 10: by_ring; and errors that came back
-        (row,) = [row for row in made.net.dataplane.verify() if row["vm"] == name]
+        (row,) = [row for row in made.net.dataplane.report.verify() if row["vm"] == name]
         assert row["sent"] >= 60
         assert (row["key"], row["missing"]) == ("ended flows", 0)
     made.send(7, 5)

@@ -78,14 +78,14 @@ def test_a_hop_leaves_the_switch_once_it_has_its_rule(net: Net, target: str) -> 
     for name in ("fw", "ids"):
         taken = after[name]["tx_packets"] - before[name]["tx_packets"]
         assert 50 <= taken - 3 <= 75, (name, taken)  # it would be 100 without the direct link
-    rules = net.dataplane.rules()
+    rules = net.dataplane.report.rules()
     assert sorted((rule["vm"], rule["to"], rule["packets"]) for rule in rules) == [
         ("fw", "ids", 47),
         ("ids", "fw", 47),
     ]
     direct = net.ip("fw", "-s", "link", "show", "hsd2").split("TX:")[1].splitlines()[1].split()
     assert int(direct[1]) == 47
-    assert net.dataplane.counters()["forged"] == 0
+    assert net.dataplane.report.counters()["forged"] == 0
     net.conserved()
 
 
@@ -104,7 +104,9 @@ def test_every_hop_says_its_path_and_why(net: Net) -> None:
 @pytest.mark.parametrize("target", ["198.18.0.20", "fd00:18::20"])
 def test_bypass_never_stays_on_the_switch(shared: Net, target: str) -> None:
     echo(shared, target, 7, 50, 64)
-    flow = next(row for row in shared.dataplane.flows() if row["key"].endswith(key_end(target, 7)))
+    flow = next(
+        row for row in shared.dataplane.report.flows() if row["key"].endswith(key_end(target, 7))
+    )
     assert flow["hops"][0]["packets"] == 50
     assert flow["hops"][0]["paths"]["veth"]["packets"] == 0
     assert flow["hops"][0]["reason"] == "route says bypass = never"
@@ -113,12 +115,14 @@ def test_bypass_never_stays_on_the_switch(shared: Net, target: str) -> None:
 @pytest.mark.parametrize("target", ["198.18.0.20", "fd00:18::20"])
 def test_datagrams_in_fragments_take_the_route_of_their_ports(shared: Net, target: str) -> None:
     """Later fragments have no ports; all of a datagram go the same way, and none is lost."""
-    before = shared.dataplane.counters()["orphan-fragment"]
+    before = shared.dataplane.report.counters()["orphan-fragment"]
     echo(shared, target, 9, 20, 4000)
-    flow = next(row for row in shared.dataplane.flows() if row["key"].endswith(key_end(target, 9)))
+    flow = next(
+        row for row in shared.dataplane.report.flows() if row["key"].endswith(key_end(target, 9))
+    )
     assert [hop["vm"] for hop in flow["hops"]] == ["ids"]
     assert flow["hops"][0]["packets"] == 20 * 3
-    assert shared.dataplane.counters()["orphan-fragment"] == before
+    assert shared.dataplane.report.counters()["orphan-fragment"] == before
 
 
 def key_end(target: str, port: int) -> str:
@@ -179,7 +183,7 @@ def test_a_firewall_in_the_chain_holds_on_both_paths(net: Net) -> None:
     for _ in range(2):
         net.run("client", *send, "5024", "100000")
         net.pump()
-    assert any(rule["packets"] for rule in net.dataplane.rules())
+    assert any(rule["packets"] for rule in net.dataplane.report.rules())
     assert "ConnectionRefusedError" in net.run("client", *send, "5023", "1", check=False)
     net.run("fw", "nft", "flush ruleset")
     net.run("client", *send, "5023", "1")
@@ -226,7 +230,7 @@ def test_nothing_gets_past_the_switch_without_a_rule(net: Net) -> None:
     )
     before = received(net, "ids")
     net.run("fw", "python3", "-c", send)
-    until(lambda: net.dataplane.counters()["forged"] == 10)
+    until(lambda: net.dataplane.report.counters()["forged"] == 10)
     assert received(net, "ids") == before
 
 
@@ -240,14 +244,14 @@ def test_a_vm_that_dies_takes_its_rules_along(net: Net) -> None:
     net.ping(5)
     net.pump()
     net.ping(5)
-    assert len(net.dataplane.rules()) == 2
+    assert len(net.dataplane.report.rules()) == 2
     net.vms["ids"].kill()
     until(lambda: not net.vms["ids"].alive)
     net.dataplane.vm_gone("ids")
-    assert net.dataplane.rules() == []
+    assert net.dataplane.report.rules() == []
     said = net.run("client", "ping", "-c", "3", "-i", "0.1", "-W", "1", "198.18.0.20", check=False)
     assert "100% packet loss" in said
-    assert net.dataplane.counters()["vm-gone"] == 3
+    assert net.dataplane.report.counters()["vm-gone"] == 3
     net.ping(2, "198.18.0.1")  # the others are untouched
 
 
@@ -256,9 +260,9 @@ def test_what_is_idle_is_swept(net: Net, monkeypatch: pytest.MonkeyPatch) -> Non
     net.pump()
     net.ping(5)
     net.dataplane.tick()
-    assert len(net.dataplane.rules()) == 2
+    assert len(net.dataplane.report.rules()) == 2
     monkeypatch.setattr("hostsim.routing.dataplane.FLOW_IDLE", 0.05)
-    until(lambda: (net.dataplane.tick(), net.dataplane.flows() == [])[1])
-    assert net.dataplane.rules() == []
+    until(lambda: (net.dataplane.tick(), net.dataplane.report.flows() == [])[1])
+    assert net.dataplane.report.rules() == []
     net.ping(5)
-    assert len(net.dataplane.rules()) == 2
+    assert len(net.dataplane.report.rules()) == 2

@@ -55,7 +55,7 @@ def test_a_hundred_thousand_flows_by_the_last_of_a_thousand_routes(tmp_path: Pat
         stream(net, load, FIRST, 0, 1000)
         stream(net, load, LAST, 0, FLOWS)
         assert load.twice(LAST - FIRST) == 0
-        assert net.dataplane.counters()["table-full"] == 0
+        assert net.dataplane.report.counters()["table-full"] == 0
         stream(net, load, LAST, 0, FLOWS)  # all of them live
         seen = [
             one for one in maps.read_flows(net.dataplane._map("flows")) if one.tuple.proto == 17
@@ -69,4 +69,4 @@ def test_a_hundred_thousand_flows_by_the_last_of_a_thousand_routes(tmp_path: Pat
         assert len(sources) == FLOWS > tester.SOURCES
         net.dataplane.tick()
         stream(net, load, LAST, FLOWS, 1000)
-        assert net.dataplane.counters()["table-full"] == 0
+        assert net.dataplane.report.counters()["table-full"] == 0

@@ -60,7 +60,7 @@ def test_malformed_frames_are_dropped_by_name(net: Net) -> None:
     to = net.vms["server"].mac.replace(":", "")
     source = net.vms["client"].mac.replace(":", "")
     net.run("client", "python3", "-c", FRAMES % (to, source))
-    assert net.dataplane.counters()["malformed"] > 100
+    assert net.dataplane.report.counters()["malformed"] > 100
     net.ping(10)
-    rows = net.dataplane.verify()
+    rows = net.dataplane.report.verify()
     assert not any(row["missing"] for row in rows), rows

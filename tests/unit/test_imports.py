@@ -18,6 +18,21 @@ BASE = {"hostsim", "hostsim.errors", "hostsim.model"}
 ONE_USER = {"pyroute2": "netns.links", "evdev": None, "pyudev": None}
 """Libraries that one module alone imports; None: whichever, but one."""
 
+ROOMS = {
+    # room        its modules and folders                       the rooms it may import
+    "ground":   ("errors model names keys restart protocol",    ""),
+    "hostfile": ("hostfile",                                    "ground"),
+    "machine":  ("vm switch programs leftovers",                "ground"),
+    "routing":  ("routing",                                     "ground machine"),
+    "nf":       ("nf",                                          "ground hostfile machine routing"),
+    "kmc":      ("kmc",                                         "ground machine"),
+    "host":     ("host daemon",                  "ground hostfile machine routing nf kmc"),
+    "cli":      ("cli",                          "ground hostfile routing kmc"),
+    "bench":    ("bench",                        "ground hostfile machine routing nf kmc host cli"),
+}  # fmt: skip
+"""The rooms of hostsim, the lowest first: a room imports only rooms that stand above it in this
+table, and of those the ones that it names."""
+
 IO = {
     "asyncio", "concurrent", "ctypes", "fcntl", "mmap", "multiprocessing", "os", "select",
     "selectors", "shutil", "signal", "socket", "subprocess", "tempfile", "threading", "time",
@@ -110,6 +125,35 @@ def test_parts_do_not_know_the_host() -> None:
     top |= {"hostsim.cli.check"} | benches()
     for name in set(MODULES) - top:
         assert not ours(name) & top, f"{name} imports {ours(name) & top}"
+
+
+def room_of(name: str) -> str:
+    """The room of a module of hostsim."""
+    part = name.split(".")[1]
+    found = [room for room, (parts, _) in ROOMS.items() if part in parts.split()]
+    assert len(found) == 1, f"{name} is in no room of this test's table, or in several: {found}"
+    return found[0]
+
+
+def test_the_table_of_rooms_has_an_order() -> None:
+    seen: set[str] = set()
+    for room, (_, below) in ROOMS.items():
+        assert set(below.split()) <= seen, room
+        seen.add(room)
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("hostsim.")])
+def test_a_room_imports_only_the_rooms_it_stands_on(name: str) -> None:
+    room = room_of(name)
+    others = {other for other in ours(name) if other.startswith("hostsim.")}
+    reached = {room_of(other) for other in others}
+    assert reached <= {room, *ROOMS[room][1].split()}, f"{name} of room {room!r} reaches too far"
+
+
+def test_routing_does_not_know_the_packet_functions() -> None:
+    for name in MODULES:
+        if name.startswith("hostsim.routing"):
+            assert not {other for other in ours(name) if other.startswith("hostsim.nf")}, name
 
 
 def test_errors_and_model_stand_on_nothing() -> None:

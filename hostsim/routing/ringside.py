@@ -1,0 +1,43 @@
+"""The other side of the rings: what the data plane asks of the packet functions.
+
+`Dataplane.join` takes whoever plays it: hostsim/nf/functions.py, where a host has packet functions.
+The data plane knows them by this Protocol alone. Pure.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from cext.switch.records import Tuple
+from hostsim.routing.accounts import Snapshot
+
+Rings = Mapping[tuple[int, Tuple], int]
+"""By sending VM and flow, the VM that a current rule into a ring names."""
+
+
+class RingSide(Protocol):
+    """The packet functions of a host, as the data plane sees them."""
+
+    @property
+    def rings(self) -> Rings:
+        """The rules into rings that hold now."""
+
+    def new_epoch(self, epoch: int) -> None:
+        """Make every rule of another epoch stale. Called with each new epoch, before anybody else
+        hears of it."""
+
+    def snapshot(self) -> Snapshot:
+        """What the functions' ports have counted."""
+
+
+class NoFunctions:
+    """The ring side of a host without packet functions."""
+
+    def __init__(self) -> None:
+        self.rings: Rings = {}
+
+    def new_epoch(self, epoch: int) -> None:
+        """There are no rules."""
+
+    def snapshot(self) -> Snapshot:
+        """There are no ports."""
+        return Snapshot()
