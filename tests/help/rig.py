@@ -10,21 +10,24 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from help.programs import PROGRAMS
 from help.waiting import until
 from hostsim.kmc.kmc import Kmc
-from hostsim.model import DeviceSpec, HostSpec, KmcSpec, OsSpec, VmSpec
+from hostsim.model import DeviceMode, DeviceSpec, HostSpec, KmcSpec, OsSpec, VmSpec
 from hostsim.vm import Vm
 from netns.journal import Journal
 from netns.process import Process
 
 DEADLINE = 30.0
 """Seconds; the test VM's emulated processor is some 20 times slower than this one."""
+
+
+T = TypeVar("T")
 
 
 class Typist:
@@ -145,25 +148,30 @@ class Rig:
             vm.start(self.journal)
         self.call(self.kmc.start())
 
-    def call(self, coroutine: Any) -> Any:
+    def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine in the KMC's loop."""
-        future: Future[Any] = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
-        return future.result(DEADLINE)
+        return self.begin(coroutine).result(DEADLINE)
 
-    def begin(self, coroutine: Any) -> Future[Any]:
+    def begin(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
         """Start a coroutine in the KMC's loop, and do not wait."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
 
-    def now(self, function: Callable[[], Any]) -> Any:
+    def now(self, function: Callable[[], T]) -> T:
         """Call a function in the KMC's loop."""
 
-        async def run() -> Any:
+        async def run() -> T:
             return function()
 
         return self.call(run())
 
     def flip(self, name: str) -> dict[str, Any]:
         return self.call(self.kmc.flip(name, "test"))
+
+    def agent(self, name: str) -> Process:
+        """The resident agent of an OS."""
+        process = self.now(lambda: self.kmc._ports[name]._process)
+        assert process is not None
+        return process
 
     def devices(self) -> list[dict[str, Any]]:
         return self.now(self.kmc.devices)
@@ -194,7 +202,7 @@ class Rig:
         self.loop.close()
 
 
-def spec(mode: str, **changes: Any) -> HostSpec:
+def spec(mode: DeviceMode, **changes: Any) -> HostSpec:
     """Host `inp`: OSes work and play, keyboards and mice of the typists in one mode."""
     kmc = changes.pop("kmc", KmcSpec(foreground="work"))
     hotkey = changes.pop("hotkey", ())

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from help.rig import Rig, spec
+from hostsim.model import DeviceMode
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -19,12 +20,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(params=["mirror", "direct"])
-def mode(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+def mode(request: pytest.FixtureRequest) -> DeviceMode:
+    given: DeviceMode = request.param
+    return given
 
 
 @pytest.fixture
-def rig(mode: str, tmp_path: Path) -> Iterator[Rig]:
+def rig(mode: DeviceMode, tmp_path: Path) -> Iterator[Rig]:
     """Not started: plug devices in first, or not."""
     made = Rig(spec(mode), tmp_path)
     yield made

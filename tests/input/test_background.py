@@ -11,7 +11,7 @@ import pytest
 from help.rig import DEADLINE, Rig, spec
 from help.waiting import until
 from hostsim.errors import HostsimError
-from hostsim.model import KmcSpec, OsSpec
+from hostsim.model import Background, DeviceMode, KmcSpec, OsSpec
 
 pytestmark = [pytest.mark.uinput, pytest.mark.timeout(240)]
 
@@ -21,7 +21,7 @@ OVERRUN = 50
 ATTEMPTS = 3  # each counts
 
 
-def rig_with(background: str, folder: Path, mode: str = "mirror") -> Rig:
+def rig_with(background: Background, folder: Path, mode: DeviceMode = "mirror") -> Rig:
     made = spec(mode, kmc=KmcSpec("work", 0.5))
     vms = tuple(
         replace(vm, os=OsSpec(background, "echo + >>/run/hook", "echo - >>/run/hook"))
@@ -112,7 +112,9 @@ def test_a_hook_that_hangs_or_fails_holds_no_flip(
 
 
 @pytest.mark.parametrize("how", ["stopped", "frozen"])
-def test_an_os_that_hangs_is_overruled_and_marked(tmp_path: Path, how: str, mode: str) -> None:
+def test_an_os_that_hangs_is_overruled_and_marked(
+    tmp_path: Path, how: str, mode: DeviceMode
+) -> None:
     rig = rig_with("run", tmp_path, mode)
     try:
         keyboard = rig.typist("keyboard", "Test Keyboard")

@@ -20,7 +20,7 @@ from help.waiting import until
 from hostsim.kmc import agents, wire
 from hostsim.kmc.osnodes import Node, node_path
 from hostsim.kmc.wire import Message, Type
-from hostsim.model import KmcSpec
+from hostsim.model import DeviceMode, KmcSpec
 from netns.devices import DeviceList
 
 pytestmark = [pytest.mark.uinput, pytest.mark.timeout(240)]
@@ -35,11 +35,11 @@ def defended(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture
-def host(tmp_path: Path) -> Iterator[Callable[[str], Rig]]:
+def host(tmp_path: Path) -> Iterator[Callable[[DeviceMode], Rig]]:
     """host(mode): OSes work, play and third are up, and a keyboard."""
     rigs: list[Rig] = []
 
-    def make(mode: str) -> Rig:
+    def make(mode: DeviceMode) -> Rig:
         made = spec(mode, kmc=KmcSpec("work", 0.5))
         rig = Rig(replace(made, vms=(*made.vms, replace(made.vms[0], name="third"))), tmp_path)
         rigs.append(rig)
@@ -69,7 +69,7 @@ def reads(attacker: Puppet, fd: str) -> bool:
 
 
 def test_a_kept_descriptor_reads_nothing(
-    host: Callable[[str], Rig], defended: bool, monkeypatch: Patch
+    host: Callable[[DeviceMode], Rig], defended: bool, monkeypatch: Patch
 ) -> None:
     """Defence: open files are revoked."""
     if not defended:
@@ -85,7 +85,7 @@ def test_a_kept_descriptor_reads_nothing(
 
 
 def test_a_descriptor_that_another_os_was_given_reads_nothing(
-    host: Callable[[str], Rig], defended: bool, monkeypatch: Patch, tmp_path: Path
+    host: Callable[[DeviceMode], Rig], defended: bool, monkeypatch: Patch, tmp_path: Path
 ) -> None:
     """By SCM_RIGHTS; the giver closes its own. Defence: all OSes are looked through, not only the
     one that loses the device."""
@@ -113,7 +113,7 @@ def test_a_descriptor_that_another_os_was_given_reads_nothing(
 
 
 def test_a_kept_name_of_the_node_does_not_open(
-    host: Callable[[str], Rig], defended: bool, monkeypatch: Patch
+    host: Callable[[DeviceMode], Rig], defended: bool, monkeypatch: Patch
 ) -> None:
     """A hard link, which stays when the node goes. Defence: the OS's device list."""
     if not defended:
@@ -132,7 +132,7 @@ def test_a_kept_name_of_the_node_does_not_open(
 
 
 def test_nothing_is_opened_before_the_take(
-    host: Callable[[str], Rig], defended: bool, tmp_path: Path
+    host: Callable[[DeviceMode], Rig], defended: bool, tmp_path: Path
 ) -> None:
     """A node that somebody left in a place that the OSes share. Defence: the device list."""
     rig = host("direct")
@@ -152,7 +152,9 @@ def test_nothing_is_opened_before_the_take(
         assert reads(attacker, fd)
 
 
-def test_a_background_os_hears_no_others_clone(host: Callable[[str], Rig], defended: bool) -> None:
+def test_a_background_os_hears_no_others_clone(
+    host: Callable[[DeviceMode], Rig], defended: bool
+) -> None:
     """What an OS writes into its clone stays there. Defence: each OS has a clone of its own."""
     rig = host("mirror")
     plugged(rig)
@@ -174,7 +176,9 @@ def test_a_background_os_hears_no_others_clone(host: Callable[[str], Rig], defen
 # ---- around it -----------------------------------------------------------------------------------
 
 
-def test_siblings_of_the_node_are_out_of_reach(host: Callable[[str], Rig], defended: bool) -> None:
+def test_siblings_of_the_node_are_out_of_reach(
+    host: Callable[[DeviceMode], Rig], defended: bool
+) -> None:
     """The node, uinput and hidraw by number; other processes' files in /proc; sysfs, by which a
     device can be silenced. Defence: what surrounds an OS; without it, all of that goes."""
     rig = host("direct")
@@ -201,7 +205,7 @@ def message(kind: Type, body: str = "") -> str:
 
 
 def test_nobody_passes_for_the_resident_agent(
-    host: Callable[[str], Rig], defended: bool, monkeypatch: Patch
+    host: Callable[[DeviceMode], Rig], defended: bool, monkeypatch: Patch
 ) -> None:
     """Whoever did could keep quiet, and each flip away would wait for the deadline. Defence: the
     kernel says whose the connection is (SO_PEERCRED)."""
@@ -211,22 +215,22 @@ def test_nobody_passes_for_the_resident_agent(
     attacker = Puppet(rig.vms["work"])
     assert attacker("stay", message(Type.HELLO)) == "done"
     if not defended:
-        until(
-            lambda: rig.kmc._ports["work"].resident.pid != agent_pid(rig),
-            DEADLINE,
-            "it passes for it",
-        )
+        agent = rig.agent("work").pid
+        until(lambda: rig.now(lambda: resident(rig)) != agent, DEADLINE, "it passes for it")
     rig.flip("play")
     assert rig.status()["oses"][0]["overruled"] == int(not defended)
 
 
-def agent_pid(rig: Rig) -> int:
-    return int(rig.kmc._ports["work"]._process.pid)
+def resident(rig: Rig) -> int:
+    """The process that the KMC takes for the agent of work. Runs in its loop."""
+    connection = rig.kmc._ports["work"].resident
+    assert connection is not None
+    return connection.pid
 
 
 @pytest.mark.parametrize("text", ["68", "ff" * 9000, "6841" + "0904" + "00000000"])
 def test_garbage_ends_the_connection(
-    host: Callable[[str], Rig], defended: bool, monkeypatch: Patch, text: str
+    host: Callable[[DeviceMode], Rig], defended: bool, monkeypatch: Patch, text: str
 ) -> None:
     """Half a header, a huge message, another version. Defence: wire.decode."""
     if not defended:
@@ -245,7 +249,7 @@ def test_garbage_ends_the_connection(
 
 
 def test_a_flood_of_messages_is_cut_off(
-    host: Callable[[str], Rig], defended: bool, monkeypatch: Patch
+    host: Callable[[DeviceMode], Rig], defended: bool, monkeypatch: Patch
 ) -> None:
     """Defence: messages a second (agents.Bucket)."""
     if not defended:
@@ -258,7 +262,7 @@ def test_a_flood_of_messages_is_cut_off(
 
 
 def test_a_crowd_of_connections_is_turned_away(
-    host: Callable[[str], Rig], defended: bool, monkeypatch: Patch
+    host: Callable[[DeviceMode], Rig], defended: bool, monkeypatch: Patch
 ) -> None:
     """Defence: connections of one OS (agents.CONNECTIONS); one is the resident agent's."""
     if not defended:

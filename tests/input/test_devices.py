@@ -7,6 +7,7 @@ Seen with python-evdev, libinput and pyudev inside the OSes.
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from evdev import AbsInfo, UInput, ecodes
@@ -14,6 +15,7 @@ from evdev import AbsInfo, UInput, ecodes
 from help.ff import answer, next_ff
 from help.rig import DEADLINE, Rig, spec
 from help.waiting import until
+from hostsim.model import DeviceMode
 
 pytestmark = [pytest.mark.uinput, pytest.mark.timeout(300)]
 
@@ -35,7 +37,7 @@ def slots(count: int, width: int, height: int) -> list[tuple[int, AbsInfo]]:
 
 LIBINPUT_FLIPS = 100
 
-KINDS = {
+KINDS: dict[str, tuple[dict[int, Any], list[int]]] = {
     "keyboard": ({E.EV_KEY: range(1, 120), E.EV_LED: [0, 1, 2], E.EV_REP: [], E.EV_MSC: [4]}, []),
     "mouse": ({E.EV_KEY: [0x110, 0x111, 0x112], E.EV_REL: [0, 1, 8, 11]}, [E.INPUT_PROP_POINTER]),
     "touchpad": (
@@ -98,7 +100,7 @@ def plug(kind: str) -> UInput:
 
 
 @pytest.fixture
-def all_kinds(tmp_path: Path, mode: str) -> object:
+def all_kinds(tmp_path: Path, mode: DeviceMode) -> object:
     rig = Rig(spec(mode), tmp_path)
     devices = {kind: plug(kind) for kind in KINDS}
     try:

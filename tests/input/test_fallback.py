@@ -9,13 +9,14 @@ import pytest
 
 from hostsim.bench.seats import HOST, NAME, Mover, oses
 from hostsim.cli import client
+from hostsim.model import DeviceMode
 from netns.evdevices import Feeder
 
 pytestmark = [pytest.mark.uinput, pytest.mark.timeout(240)]
 
 
 @pytest.mark.parametrize("waits", [False, True], ids=["", "its program's parent is stopped"])
-def test_the_other_os_has_the_equipment_within_a_second(mode: str, waits: bool) -> None:
+def test_the_other_os_has_the_equipment_within_a_second(mode: DeviceMode, waits: bool) -> None:
     """The kernel calls process 1 ended only when the parents of all programs in the OS have reaped
     theirs. `waits`: one of them, a `hostsim exec`, does not."""
     took = kill_the_foreground(mode, waits)
@@ -23,7 +24,7 @@ def test_the_other_os_has_the_equipment_within_a_second(mode: str, waits: bool) 
     assert took < 1000
 
 
-def kill_the_foreground(mode: str, waits: bool) -> float:
+def kill_the_foreground(mode: DeviceMode, waits: bool) -> float:
     """Milliseconds from the kill to the first event in the other OS."""
     with contextlib.ExitStack() as stack:
         feeder = Feeder(f"{NAME} 0")

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from evdev import AbsInfo, UInput, ecodes
@@ -13,7 +14,7 @@ from evdev import AbsInfo, UInput, ecodes
 from help.programs import PROGRAMS
 from help.rig import DEADLINE, Rig, spec
 from help.waiting import until
-from hostsim.model import KmcSpec
+from hostsim.model import DeviceMode, KmcSpec
 from netns.process import Process
 
 pytestmark = [pytest.mark.uinput, pytest.mark.timeout(240)]
@@ -45,7 +46,7 @@ def test_kept_and_hidden_descriptors_read_nothing(rig: Rig) -> None:
     assert out.read_text().split("\n")[1:] == ["copies 3", "leak 0", "end", ""]
 
 
-def test_a_flood_on_the_agent_socket_stops_no_flip(tmp_path: Path, mode: str) -> None:
+def test_a_flood_on_the_agent_socket_stops_no_flip(tmp_path: Path, mode: DeviceMode) -> None:
     rig = Rig(spec(mode, kmc=KmcSpec("work", 0.5, may_flip=("work",))), tmp_path)
     try:
         keyboard = rig.typist("keyboard", "Test Keyboard")
@@ -122,7 +123,10 @@ class Liar:
 
     def __init__(self) -> None:
         axis = AbsInfo(0, 0, 100, 0, 0, 0)
-        events = {ecodes.EV_KEY: [ecodes.BTN_LEFT], ecodes.EV_ABS: [(ecodes.ABS_X, axis)]}
+        events: dict[int, Any] = {
+            ecodes.EV_KEY: [ecodes.BTN_LEFT],
+            ecodes.EV_ABS: [(ecodes.ABS_X, axis)],
+        }
         self.device = UInput(events, name="Test Mouse that lies")
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
@@ -141,7 +145,7 @@ class Liar:
         self.device.close()
 
 
-def test_a_device_that_lies_harms_nobody(rig: Rig, mode: str) -> None:
+def test_a_device_that_lies_harms_nobody(rig: Rig, mode: DeviceMode) -> None:
     keyboard = rig.typist("keyboard", "Test Keyboard")
     liar = Liar()
     try:

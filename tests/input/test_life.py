@@ -9,7 +9,7 @@ import pytest
 from help.rig import DEADLINE, Reader, Rig, Typist, spec
 from help.waiting import until
 from hostsim.errors import HostsimError
-from hostsim.model import KmcSpec
+from hostsim.model import DeviceMode, KmcSpec
 
 pytestmark = [pytest.mark.uinput, pytest.mark.timeout(400)]
 
@@ -22,7 +22,7 @@ def numbers(reader: Reader) -> list[int]:
     return [value for kind, code, value in reader.events() if (kind, code) == (2, 0)]
 
 
-def test_flips_in_a_row_under_typing(rig: Rig, mode: str) -> None:
+def test_flips_in_a_row_under_typing(rig: Rig, mode: DeviceMode) -> None:
     """Every event has a number of its own. None is read twice or in two OSes; of those that came
     while a flip was complete (and its reader had the node open), none is missing: also not those
     that the reader had not read yet when the next flip was asked for."""
@@ -102,6 +102,14 @@ def test_what_is_not_read_in_time_is_counted(tmp_path: Path) -> None:
         rig.stop()
 
 
+def kept(rig: Rig) -> int:
+    """Revoked files that the KMC keeps. Runs in its loop."""
+    direct = rig.kmc._direct
+    assert direct is not None
+    assert direct._revoker is not None
+    return direct._revoker.kept
+
+
 @pytest.mark.parametrize("mode", ["direct"])
 def test_revoked_files_are_closed_in_the_end(rig: Rig) -> None:
     """The KMC keeps them while their programs close theirs (cext/input/keeper.h)."""
@@ -114,18 +122,18 @@ def test_revoked_files_are_closed_in_the_end(rig: Rig) -> None:
         for name in ("play", "work") * 2:
             rig.flip(name)
             until(lambda: readers[name].opened() == 1, DEADLINE, f"{name} has the keyboard")  # noqa: B023
-        until(lambda: rig.now(lambda: rig.kmc._direct._revoker.kept) == 0, DEADLINE, "none is kept")
+        until(lambda: rig.now(lambda: kept(rig)) == 0, DEADLINE, "none is kept")
         counts.append(rig.now(lambda: len(os.listdir("/proc/self/fd"))))
     assert counts[1] <= counts[0]
 
 
-def test_a_late_agent_is_overruled_at_the_deadline(tmp_path: Path, mode: str) -> None:
+def test_a_late_agent_is_overruled_at_the_deadline(tmp_path: Path, mode: DeviceMode) -> None:
     rig = Rig(spec(mode, kmc=KmcSpec("work", 0.5)), tmp_path)
     try:
         keyboard = rig.typist("keyboard", "Test Keyboard")
         rig.start()
         play = rig.reader("play")
-        agent = rig.now(lambda: rig.kmc._ports["work"]._process)
+        agent = rig.agent("work")
         agent.send_signal(signal.SIGSTOP)
         done = rig.flip("play")
         assert done["foreground"] == "play"
@@ -142,7 +150,7 @@ def test_a_late_agent_is_overruled_at_the_deadline(tmp_path: Path, mode: str) ->
         rig.stop()
 
 
-def test_hotplug_joins_the_foreground_and_leaves(rig: Rig, mode: str) -> None:
+def test_hotplug_joins_the_foreground_and_leaves(rig: Rig, mode: DeviceMode) -> None:
     rig.start()
     assert rig.devices() == []
     work, play = rig.reader("work"), rig.reader("play")
@@ -168,7 +176,7 @@ def test_unplugged_in_the_middle_of_a_flip(rig: Rig) -> None:
     mouse = rig.typist("mouse", "Test Mouse")
     rig.start()
     play = rig.reader("play")
-    agent = rig.now(lambda: rig.kmc._ports["work"]._process)
+    agent = rig.agent("work")
     agent.send_signal(signal.SIGSTOP)
     flip = rig.begin(rig.kmc.flip("play", "test"))
     keyboard.unplug()
@@ -195,7 +203,7 @@ def test_the_foreground_dies_and_the_other_has_the_equipment(rig: Rig) -> None:
         rig.flip("work")
 
 
-def test_the_background_cannot_open_or_make_the_node(rig: Rig, mode: str) -> None:
+def test_the_background_cannot_open_or_make_the_node(rig: Rig, mode: DeviceMode) -> None:
     keyboard = rig.typist("keyboard", "Test Keyboard")
     rig.start()
     number = os.stat(keyboard.node).st_rdev
@@ -212,7 +220,7 @@ def test_the_background_cannot_open_or_make_the_node(rig: Rig, mode: str) -> Non
     assert out == ["PermissionError", "PermissionError", "FileNotFoundError"]
 
 
-def test_the_hotkey_flips_to_the_next(tmp_path: Path, mode: str) -> None:
+def test_the_hotkey_flips_to_the_next(tmp_path: Path, mode: DeviceMode) -> None:
     rig = Rig(spec(mode, hotkey=("KEY_LEFTCTRL", "KEY_RIGHTCTRL")), tmp_path)
     try:
         keyboard = rig.typist("keyboard", "Test Keyboard")

@@ -12,6 +12,7 @@ import pytest
 from help.cli import HOSTSIM, ask, hostsim
 from help.rig import DEADLINE, Typist
 from help.waiting import until
+from hostsim.model import DeviceMode
 from netns import leds
 
 pytestmark = [pytest.mark.uinput, pytest.mark.timeout(240)]
@@ -42,7 +43,7 @@ def keyboard() -> Iterator[Typist]:
 
 
 @pytest.fixture
-def host(mode: str, keyboard: Typist, tmp_path: Path) -> Iterator[None]:
+def host(mode: DeviceMode, keyboard: Typist, tmp_path: Path) -> Iterator[None]:
     file = tmp_path / "hsir.toml"
     file.write_text(FILE.format(mode=mode))
     hostsim("up", str(file))
@@ -59,7 +60,7 @@ def nodes(name: str) -> list[str]:
 
 
 def test_an_os_that_is_started_again_has_the_keyboard_again(
-    host: None, keyboard: Typist, mode: str
+    host: None, keyboard: Typist, mode: DeviceMode
 ) -> None:
     log = Path("/run/hostsim/hsir/log")
     for count in (1, 2):
@@ -79,7 +80,7 @@ def test_an_os_that_is_started_again_has_the_keyboard_again(
 
 
 def test_clean_joins_the_leds_with_the_console_again(
-    keyboard: Typist, mode: str, tmp_path: Path
+    keyboard: Typist, mode: DeviceMode, tmp_path: Path
 ) -> None:
     """What sets a keyboard's LEDs on the machine is cut off while OSes have it."""
     name = Path(keyboard.node).name

@@ -19,7 +19,7 @@ from evdev import AbsInfo, InputDevice, UInput, ecodes
 
 from help.rig import DEADLINE, Rig, spec
 from help.waiting import until
-from hostsim.model import DeviceSpec, KmcSpec
+from hostsim.model import DeviceMode, DeviceSpec, KmcSpec
 
 pytestmark = [pytest.mark.uinput, pytest.mark.timeout(240)]
 
@@ -71,13 +71,13 @@ def held(rig: Rig, name: str) -> list[int]:
 
 
 @pytest.fixture
-def carrying(mode: str, tmp_path: Path) -> Iterator[Rig]:
+def carrying(mode: DeviceMode, tmp_path: Path) -> Iterator[Rig]:
     made = Rig(spec(mode, kmc=KmcSpec("work", held="carry-modifiers")), tmp_path)
     yield made
     made.stop()
 
 
-def test_shift_is_carried_and_lifted_in_both(carrying: Rig, mode: str) -> None:
+def test_shift_is_carried_and_lifted_in_both(carrying: Rig, mode: DeviceMode) -> None:
     rig = carrying
     keyboard = rig.typist("keyboard", "Test Keyboard")
     rig.start()
@@ -143,7 +143,7 @@ def test_keys_down_at_hotplug_are_stuck_nowhere(rig: Rig) -> None:
     assert work.pressed() == [(A, 1), (A, 0)]
 
 
-def test_a_touch_is_lifted_for_the_old_and_unknown_to_the_new(rig: Rig, mode: str) -> None:
+def test_a_touch_is_lifted_for_the_old_and_unknown_to_the_new(rig: Rig, mode: DeviceMode) -> None:
     with plugged("touch") as pad:
         rig.start()
         work, play = rig.reader("work"), rig.reader("play")
@@ -239,7 +239,7 @@ def test_calibration_belongs_to_its_os(rig: Rig) -> None:
         assert list(pad.device.absinfo(0))[1:] == found
 
 
-def test_sounds_and_gain_stay_with_their_os(rig: Rig, mode: str) -> None:
+def test_sounds_and_gain_stay_with_their_os(rig: Rig, mode: DeviceMode) -> None:
     with plugged("beeper") as beeper:
         rig.start()
         ask(rig, "work", "d.write(18,2,440);d.syn();print(1)")
@@ -284,7 +284,7 @@ def keycode(rig: Rig, name: str, change: int | None = None) -> int:
 
 
 @pytest.mark.parametrize("mode", ["direct"])
-def test_the_key_map_belongs_to_its_os(tmp_path: Path, mode: str) -> None:
+def test_the_key_map_belongs_to_its_os(tmp_path: Path, mode: DeviceMode) -> None:
     """On a keyboard with a real driver: uinput's have no key map."""
     nodes = [InputDevice(f"/dev/input/{name}") for name in event_nodes()]
     keyboard = next((node for node in nodes if node.name.startswith("AT ")), None)

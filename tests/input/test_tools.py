@@ -4,6 +4,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from evdev import AbsInfo, UInput, ecodes
@@ -66,7 +67,7 @@ def described(text: bytes) -> list[bytes]:
 
 
 def test_fftest_uploads_and_plays(rig: Rig) -> None:
-    able = {
+    able: dict[int, Any] = {
         ecodes.EV_KEY: [ecodes.BTN_SOUTH],
         ecodes.EV_ABS: [(ecodes.ABS_X, AbsInfo(0, -128, 127, 0, 0, 0))],
         ecodes.EV_FF: [ecodes.FF_RUMBLE, ecodes.FF_GAIN],

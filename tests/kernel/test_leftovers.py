@@ -98,7 +98,11 @@ def test_a_socket_that_outlives_a_group_does_not_keep_its_programs(before: froze
     path.mkdir()
     loaded = bpf.Object("devices")
     ours, theirs = socket.socketpair()
-    with ours, theirs, subprocess.Popen((sys.executable, "-c", SOCKET), stdin=theirs) as child:
+    with (
+        ours,
+        theirs,
+        subprocess.Popen((sys.executable, "-c", SOCKET), stdin=theirs.fileno()) as child,
+    ):
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             bpf.attach_cgroup(loaded.program("device"), fd, bpf.CGROUP_DEVICE, bpf.ALLOW_MULTI)

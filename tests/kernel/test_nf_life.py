@@ -155,7 +155,7 @@ def test_a_function_that_raises_takes_its_vm_alone_down(
 
     def fails_again() -> bool:
         answer(54, "die", 0.05)
-        return vm("one")["state"] == "failed"
+        return bool(vm("one")["state"] == "failed")
 
     until(fails_again, 40)
     assert vm("one")["nf"]["restarts"] == 8

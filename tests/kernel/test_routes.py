@@ -262,7 +262,12 @@ def test_what_is_idle_is_swept(net: Net, monkeypatch: pytest.MonkeyPatch) -> Non
     net.dataplane.tick()
     assert len(net.dataplane.report.rules()) == 2
     monkeypatch.setattr("hostsim.routing.dataplane.FLOW_IDLE", 0.05)
-    until(lambda: (net.dataplane.tick(), net.dataplane.report.flows() == [])[1])
+
+    def swept() -> bool:
+        net.dataplane.tick()
+        return net.dataplane.report.flows() == []
+
+    until(swept)
     assert net.dataplane.report.rules() == []
     net.ping(5)
     assert len(net.dataplane.report.rules()) == 2

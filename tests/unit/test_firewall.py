@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scapy.layers.inet import ICMP, IP, TCP, UDP, fragment
 from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
 from scapy.layers.l2 import Dot1Q, Ether
-from scapy.packet import Raw
+from scapy.packet import Packet, Raw
 
 from cext.nf.judges import Firewall
 from cext.switch.maps import pack_row
@@ -63,6 +63,7 @@ packets = st.fixed_dictionaries(
 def build(p: dict[str, Any]) -> tuple[bytes, First]:
     """The frame, and what the switch would know of it."""
     src, dst = p["src"], p["dst"]
+    ip: Packet
     if p["six"]:
         src, dst = (f"fd00::{address.rsplit('.', 1)[1]}" for address in (src, dst))
         ip = IPv6(src=src, dst=dst, tc=p["dscp"] << 2, nh=p["proto"])
@@ -151,7 +152,7 @@ def test_a_full_table_drops_by_name_and_frees_itself() -> None:
 
 def test_fragments_do_as_the_first_one() -> None:
     whole = IP(src=HOSTS[0], dst=HOSTS[2], id=9) / UDP(sport=1, dport=53) / Raw(b"x" * 3000)
-    first, *later = (frame(part) for part in fragment(whole, 1000))
+    first, *later = (frame(part) for part in fragment(whole, 1000))  # type: ignore[no-untyped-call]  # scapy's
     one = firewall((MatchSpec(proto=17, dport=((53, 53),)), True))
     assert not one.pass_(later[0], 1)
     assert one.counters()["drop-orphan-fragment"] == 1

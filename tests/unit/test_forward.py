@@ -294,7 +294,7 @@ def test_syn_dropped_leaves_no_half_frame(bench: Bench) -> None:
 
 def test_a_device_that_goes_is_noticed_once(bench: Bench) -> None:
     bench.hardware.close()
-    seen = []
+    seen: list[tuple[int, int]] = []
     while not seen:
         seen = [notice for _ in range(3) if (notice := bench.forwarder.notice())]
     assert seen == [(GONE, bench.device)]
@@ -330,8 +330,8 @@ def test_every_os_sees_a_sound_keyboard(
         bench.forwarder.carry(carry)
         if chord:
             bench.forwarder.chord(bench.device, [LEFTCTRL, RIGHTCTRL])
-        for kind, number, value in steps:
-            if kind == "flip":
+        for step, number, value in steps:
+            if step == "flip":
                 bench.flip(number)
             else:
                 bench.type((KEY, number, value))

@@ -6,6 +6,7 @@ import pytest
 
 from hostsim.errors import HostFileError
 from hostsim.hostfile import file as hostfile
+from hostsim.model import HostSpec
 
 EDGE = """
 [host]
@@ -41,7 +42,7 @@ release_timeout = "150ms"
 """
 
 
-def parse(text: str) -> hostfile.HostSpec:
+def parse(text: str) -> HostSpec:
     return hostfile.parse(text, Path("/hosts/edge.toml"))
 
 

@@ -237,14 +237,14 @@ def test_fragments_follow_the_first_one_both_ways() -> None:
     whole = (
         IP(src=CLIENT, dst=SERVER, id=5) / UDP(sport=5000, dport=53) / Raw(bytes(range(250)) * 8)
     )
-    first, *later = fragment(whole, 800)
+    first, *later = fragment(whole, 800)  # type: ignore[no-untyped-call]  # scapy's
     assert through(one, later[0]) is None
     parts = [through(one, part) for part in (first, *later)]
     assert {part.src for part in parts} == {NAT}
     joined = b"".join(bytes(part.payload) for part in parts)
     right(bytes(IP(src=NAT, dst=SERVER, id=5, proto=17) / Raw(joined)))
     reply = IP(src=SERVER, dst=NAT, id=6) / UDP(sport=53, dport=5000) / Raw(bytes(2000))
-    first, *later = fragment(reply, 800)
+    first, *later = fragment(reply, 800)  # type: ignore[no-untyped-call]  # scapy's
     assert through(one, later[0], out=False) is None
     assert {through(one, part, out=False).dst for part in (first, *later)} == {CLIENT}
     assert one.counters()["drop-orphan-fragment"] == 2

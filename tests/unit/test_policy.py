@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cext.switch.records import BRIDGE, DROP, STEER, Tuple
+from cext.switch.records import BRIDGE, DROP, STEER, Row, Tuple
 from hostsim import keys
 from hostsim.errors import HostFileError, UsageError
 from hostsim.hostfile.file import parse
@@ -25,7 +25,7 @@ name = "b"
 NUMBERS = {"a": 1, "b": 2, "c": 3}
 
 
-def rows(*matches: str) -> tuple[policy.Row, ...]:
+def rows(*matches: str) -> tuple[Row, ...]:
     text = "".join(f'[[route]]\nmatch = {{ {one} }}\nthrough = ["a"]\n' for one in matches)
     spec = parse(HEAD + text, Path("p.toml"))
     return policy.compile_lists(spec.routes, (), (), NUMBERS).routes

@@ -4,7 +4,6 @@ import logging
 
 import pytest
 
-from hostsim.kmc import refrain
 from hostsim.kmc.refrain import AN_AGENT, BURST, PERIOD, AgentLog, Refrain, shown
 
 
@@ -29,7 +28,7 @@ def test_a_flood_costs_a_few_lines(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = 0.0
-    monkeypatch.setattr(refrain.time, "monotonic", lambda: now)
+    monkeypatch.setattr("hostsim.kmc.refrain.time.monotonic", lambda: now)
     caplog.set_level(logging.INFO)
     written = AgentLog()
     for n in range(10_000):

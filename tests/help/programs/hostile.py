@@ -314,4 +314,12 @@ def puppet() -> None:
             print(errno.errorcode.get(error.errno or 0, "?"), flush=True)
 
 
-{"keep": keep, "flood": flood, "puppet": puppet}[sys.argv[1]](*sys.argv[2:])
+match sys.argv[1:]:
+    case ["keep", node]:
+        keep(node)
+    case ["flood"]:
+        flood()
+    case ["puppet"]:
+        puppet()
+    case _:
+        sys.exit(__doc__)

@@ -18,11 +18,12 @@ The device goes when standard input ends. Part of the tests and of the demo, not
 
 import sys
 import threading
+from collections.abc import Sequence
 
 from evdev import UInput, ecodes
 
 KEYS = [code for code in range(1, 249) if code in ecodes.KEY]
-KINDS = {
+KINDS: dict[str, dict[int, Sequence[int]]] = {
     "keyboard": {
         ecodes.EV_KEY: KEYS,
         ecodes.EV_LED: [ecodes.LED_NUML, ecodes.LED_CAPSL, ecodes.LED_SCROLLL],
