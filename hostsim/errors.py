@@ -8,7 +8,7 @@ on. Pure.
 
 from netns.errors import HostsimError
 
-__all__ = ["HostFileError", "HostsimError", "UsageError"]
+__all__ = ["HostFileError", "HostsimError", "UsageError", "reason"]
 
 
 class UsageError(HostsimError):
@@ -19,3 +19,13 @@ class UsageError(HostsimError):
 
 class HostFileError(HostsimError):
     """A wrong host file, found before anything was made. `what` is the file and line or table."""
+
+
+def reason(error: BaseException) -> str:
+    """Why something failed, in one line: of OSError no number, of an error that nobody expected its
+    type."""
+    if isinstance(error, HostsimError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -2,29 +2,31 @@
 
     Host(spec, folder).start() -> stop()
 
-`start` makes, in this order: the journal, the VMs and endpoints (side by side), the switch and
-its links, the data plane, the programs, the KMC. A step that fails takes everything down again.
-`stop` goes the other way and may be called twice. What the parts decide is theirs; this module
-only wires them together, and notices when a VM or a program dies.
+`start` makes, in this order: the journal, the VMs and endpoints with their switch and data plane
+(assembly.py), the packet functions, the programs, the KMC. Each pushes the step that takes it down
+onto one stack (teardown.py). `stop` runs that stack; so does a `start` that fails. What the parts
+decide is theirs; this module only wires them together, and notices when a VM or a program dies.
 """
 
 import asyncio
 import contextlib
 import logging
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hostsim import restart
-from hostsim.errors import HostsimError
+from hostsim.assembly import Assembly, assemble, numbered
+from hostsim.errors import HostsimError, reason
 from hostsim.model import HostSpec, Json
 from hostsim.programs import Programs
 from hostsim.restart import Backoff
 from hostsim.routing.dataplane import Dataplane
 from hostsim.switch import Switch
+from hostsim.teardown import Teardown, in_thread
 from hostsim.vm import Vm
 from netns import namespace, uplinks
 from netns.journal import Journal
@@ -48,26 +50,38 @@ SYNC = 0.1
 """Seconds until a decision of the switch is a rule in a network function's port."""
 
 
+@dataclass(frozen=True)
+class _Parts:
+    """What a host consists of once its VMs are linked. functions, kmc: None if the host file asks
+    for none."""
+
+    journal: Journal
+    net: Assembly
+    monitor: LinkMonitor
+    functions: "Functions | None"
+    kmc: "Kmc | None"
+
+    @property
+    def switch(self) -> Switch:
+        return self.net.switch
+
+    @property
+    def dataplane(self) -> Dataplane:
+        return self.net.dataplane
+
+
 class Host:
     """A host. All methods run in the thread of its asyncio loop."""
 
     def __init__(self, spec: HostSpec, folder: Path) -> None:
         self.spec = spec
         self.folder = folder
-        self.vms = {
-            vm.name: Vm(spec.name, vm, index)
-            for index, vm in enumerate((*spec.vms, *spec.endpoints), start=1)
-        }
-        self._journal: Journal | None = None
-        self._switch: Switch | None = None
-        self._dataplane: Dataplane | None = None
-        self._kmc: Kmc | None = None
-        self._monitor: LinkMonitor | None = None
+        self.vms = numbered(spec)
+        self._closing = Teardown(f"host {spec.name}")
+        self._made: _Parts | None = None
         self._unplugged: set[str] = set()
         self._programs = Programs(self.vms, spec.path.parent, folder, self._watch, self._unwatch)
-        self._functions: Functions | None = None
         self._ticking: list[asyncio.Task[None]] = []
-        self._sweeper = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sweeper")
         self._watched: list[int] = []
         self._backoffs = {name: Backoff() for name in spec.os_names()}
         self._restarts: dict[str, asyncio.TimerHandle] = {}
@@ -76,78 +90,80 @@ class Host:
     # -- life -------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Build everything. Raises HostsimError or OSError, with nothing left behind."""
+        """Build everything. Raises HostsimError or OSError, with nothing left behind; if taking it
+        down failed too, HostsimError with both."""
         try:
             await self._start()
-        except BaseException:
-            await self.stop()
+        except BaseException as error:
+            try:
+                await self.stop()
+            except HostsimError as second:
+                if not isinstance(error, Exception):
+                    log.error("%s", second)
+                    raise error from second
+                raise _both(error, second) from error
             raise
 
     async def _start(self) -> None:
         self._refuse_what_cannot_work()
-        self._journal = Journal(self.folder / "journal")
-        self._switch = Switch(self.spec.name, self._journal)
-        self._dataplane = Dataplane(self.spec, self._switch, self.vms)
-        await self._start_vms(self._dataplane.load)
-        self._switch.start()
-        self._switch.connect(list(self.vms.values()))
-        self._switch.attach(self.spec.uplinks, first=len(self.vms) + 1)
-        self._dataplane.start()
-        self._watch(self._dataplane.fileno(), self._dataplane.on_readable)
-        self._monitor = LinkMonitor(self._switch.netns_fd)
-        self._watch(self._monitor.fileno(), self._links_changed)
-        for vm in self.vms.values():
-            self._watch_vm(vm)
-        await self._start_functions()
-        await self._programs.start([n for n, vm in self.vms.items() if vm.spec.run is not None])
+        closing = self._closing
+        journal = Journal(self.folder / "journal")
+        closing.push("journal", journal.close)
+        closing.push("programs' ends", self._programs.close, blocks=True)
+        net = await in_thread(lambda: assemble(self.spec, self.vms, journal, closing))
+        monitor = LinkMonitor(net.switch.netns_fd)
+        closing.push("link monitor", monitor.close)
+        functions, kmc = None, None
+        if any(spec.nf is not None for spec in self.spec.vms):
+            functions = net.functions(self.folder, closing)
+        closing.push("programs", self._programs.kill)
         oses = {name: self.vms[name] for name in self.spec.os_names()}
         if oses:
             from hostsim.kmc.kmc import Kmc  # evdev and udev: only where there is equipment
 
-            self._kmc = Kmc(self.spec, oses, self._journal)
-            await self._kmc.start()
-        self._ticking.append(asyncio.create_task(self._tick()))
+            kmc = Kmc(self.spec, oses, journal)
+        self._made = _Parts(journal, net, monitor, functions, kmc)
+        self._watch(net.dataplane.fileno(), net.dataplane.on_readable)
+        self._watch(monitor.fileno(), self._links_changed)
+        for vm in self.vms.values():
+            self._watch_vm(vm)
+        if functions is not None:
+            await in_thread(functions.start)
+            self._sync_functions()
+            self._ticking.append(asyncio.create_task(self._sync_often()))
+        await self._programs.start([n for n, vm in self.vms.items() if vm.spec.run is not None])
+        if kmc is not None:
+            closing.push("equipment", kmc.stop)
+            await kmc.start()
+        sweeper = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sweeper")
+        closing.push("sweeper", sweeper.shutdown, blocks=True)
+        self._ticking.append(asyncio.create_task(self._tick(sweeper)))
         self._up = True
 
     async def stop(self) -> None:
-        """Take everything down, newest first. Twice is harmless."""
+        """Take everything down, newest first. Twice is harmless. Raises HostsimError that names the
+        step that failed; all others were run."""
+        self._closing.push("events", self._hear_no_more)
+        await self._closing.aclose()
+        self._made = None
+
+    def _hear_no_more(self) -> None:
+        """Nothing that happens from here on starts, restarts or tells anything."""
+        self._up = False
         while self._ticking:
             self._ticking.pop().cancel()
         while self._restarts:
             self._restarts.popitem()[1].cancel()
-        self._sweeper.shutdown()
         loop = asyncio.get_running_loop()
         while self._watched:
             loop.remove_reader(self._watched.pop())
-        if self._kmc is not None:
-            await self._kmc.stop()
-            self._kmc = None
-        self._programs.kill()
-        if self._functions is not None:
-            self._functions.close()
-            self._functions = None
-        if self._dataplane is not None:
-            self._dataplane.close()
-            self._dataplane = None
-        with ThreadPoolExecutor(max_workers=8) as pool:
-            stops = [loop.run_in_executor(pool, vm.stop) for vm in self.vms.values()]
-            failures = await asyncio.gather(*stops, return_exceptions=True)
-        self._programs.close()
-        if self._monitor is not None:
-            self._monitor.close()
-            self._monitor = None
-        if self._switch is not None:
-            switch, self._switch = self._switch, None
-            try:
-                switch.close()
-            except OSError as error:  # an uplink: the journal still has it
-                failures.append(error)
-        if self._journal is not None:
-            self._journal.close()
-            self._journal = None
-        for failure in failures:
-            if isinstance(failure, BaseException):
-                raise failure
+
+    @property
+    def _parts(self) -> _Parts:
+        """Raises HostsimError while it is not built."""
+        if self._made is None:
+            raise HostsimError(f"host {self.spec.name}", "is not up")
+        return self._made
 
     def _refuse_what_cannot_work(self) -> None:
         for name in (*self.spec.uplinks, *self.spec.nics):
@@ -161,43 +177,17 @@ class Host:
                     "hostsim check shows what there is; take the limit out of the host file",
                 )
 
-    async def _start_vms(self, beside: Callable[[], None]) -> None:
-        """Start the VMs side by side, and do `beside` meanwhile."""
-        journal = self._journal
-        assert journal is not None
-        loop = asyncio.get_running_loop()
-        with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-            jobs: list[Callable[[], None]] = [
-                beside,
-                *(partial(vm.start, journal) for vm in self.vms.values()),
-            ]
-            starts = [loop.run_in_executor(pool, job) for job in jobs]
-            results = await asyncio.gather(*starts, return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-
     # -- network functions ------------------------------------------------------------------------
 
-    async def _start_functions(self) -> None:
-        if not any(spec.nf is not None for spec in self.spec.vms):
-            return
-        from hostsim.nf.functions import Functions  # only where there are any
-
-        assert self._switch is not None
-        self._functions = Functions(self.spec, self._switch, self.dataplane, self.vms, self.folder)
-        self._functions.prepare()
-        await asyncio.get_running_loop().run_in_executor(None, self._functions.start)
-        self._sync_functions()
-        self._ticking.append(asyncio.create_task(self._sync_often()))
-
     def _sync_functions(self) -> None:
-        assert self._functions is not None
-        for fd in self._functions.dead():
+        functions = self._parts.functions
+        if functions is None:
+            return
+        for fd in functions.dead():
             if fd in self._watched:
                 self._unwatch(fd)
-        self._functions.sync()
-        for fd in self._functions.alive():
+        functions.sync()
+        for fd in functions.alive():
             if fd not in self._watched:
                 self._watch(fd, self._sync_functions)
 
@@ -225,20 +215,19 @@ class Host:
             self._watch(vm.life_fd, partial(self._vm_ends, vm))
 
     def _vm_ends(self, vm: Vm) -> None:
-        """An OS's process 1 ends: its equipment does not wait for the others, or for their reapers.
-        Whatever let go of the pipe, what is in there ends now."""
+        """An OS's process 1 is ending. Take its equipment away now instead of waiting until all its
+        processes are reaped, and kill whatever still runs in it."""
         self._unwatch(vm.life_fd)
         vm.kill()
-        if self._kmc is not None:
-            self._kmc.vm_gone(vm.spec.name)
+        if self._parts.kmc is not None:
+            self._parts.kmc.vm_gone(vm.spec.name)
 
     def _vm_gone(self, vm: Vm) -> None:
         if vm.life_fd in self._watched:
             self._vm_ends(vm)
         self._unwatch(vm.pidfd)
         log.error("%s: its init died", vm.spec.name)
-        if self._dataplane is not None:
-            self._dataplane.vm_gone(vm.spec.name)
+        self.dataplane.vm_gone(vm.spec.name)
         if self._up and vm.spec.os is not None and vm.spec.os.restart == "on-failure":
             if restart.failed(vm.ended()):
                 self._restart_later(vm)
@@ -262,8 +251,7 @@ class Host:
             self._rebuild(vm)
         except (OSError, HostsimError):
             log.exception("%s: cannot be started again", name)
-            if self._kmc is not None:
-                self._kmc.vm_gone(name)
+            self.kmc.vm_gone(name)
             self._restart_later(vm)
             return
         self._watch_vm(vm)
@@ -272,16 +260,15 @@ class Host:
 
     def _rebuild(self, vm: Vm) -> None:
         """What a dead OS left is taken down, and all of it is made anew."""
-        assert self._switch is not None
-        assert self._journal is not None
+        parts = self._parts
         self._programs.forget(vm.spec.name)
-        self._switch.disconnect(vm)
+        parts.switch.disconnect(vm)
         vm.stop()
         with contextlib.ExitStack() as undo:
-            vm.start(self._journal)
+            vm.start(parts.journal)
             undo.callback(vm.stop)
-            self._switch.connect([vm], list(self.vms.values()))
-            self.dataplane.vm_back(vm.spec.name)
+            parts.switch.connect([vm], list(self.vms.values()))
+            parts.dataplane.vm_back(vm.spec.name)
             self.kmc.vm_back(vm.spec.name)
             if vm.spec.run is not None:
                 self._programs.start_again(vm.spec.name)
@@ -290,10 +277,8 @@ class Host:
     def _links_changed(self) -> None:
         """A port of the switch came, went or changed its carrier: by whom, the kernel does not say,
         so every VM is looked at."""
-        assert self._monitor is not None
-        assert self._switch is not None
-        self._monitor.drain()
-        linked = self._switch.linked()
+        self._parts.monitor.drain()
+        linked = self._parts.switch.linked()
         for name, vm in self.vms.items():
             if (name in linked) == (name not in self._unplugged):
                 continue
@@ -307,13 +292,12 @@ class Host:
                 log.error("%s: its link is lost", name)
                 self.dataplane.link_lost(name)
 
-    async def _tick(self) -> None:
-        assert self._dataplane is not None
+    async def _tick(self, sweeper: ThreadPoolExecutor) -> None:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(TICK)
             try:
-                await loop.run_in_executor(self._sweeper, self._dataplane.tick)
+                await loop.run_in_executor(sweeper, self.dataplane.tick)
             except OSError:
                 log.exception("sweeping the rules")
 
@@ -321,17 +305,17 @@ class Host:
 
     @property
     def dataplane(self) -> Dataplane:
-        assert self._dataplane is not None
-        return self._dataplane
+        return self._parts.dataplane
 
     @property
     def kmc(self) -> "Kmc":
-        """Raises HostsimError where the host has no operating systems."""
-        if self._kmc is None:
+        """Raises HostsimError if the host has no operating systems."""
+        kmc = self._parts.kmc
+        if kmc is None:
             raise HostsimError(
                 f"host {self.spec.name}", "has no operating systems", "add [vm.os] to a VM"
             )
-        return self._kmc
+        return kmc
 
     async def verify(self) -> list[Json]:
         """Conservation of packets, by VM and flow; asked again while packets are on their way."""
@@ -344,8 +328,8 @@ class Host:
             await asyncio.sleep(0.05)
 
     def devices(self) -> list[Json]:
-        """The contract's `devices`; empty where the host has no operating systems."""
-        return self._kmc.devices() if self._kmc else []
+        """The contract's `devices`; empty if the host has no operating systems."""
+        return self._parts.kmc.devices() if self._parts.kmc else []
 
     def vm(self, name: str) -> Vm:
         """A living VM or endpoint. Raises HostsimError."""
@@ -371,26 +355,26 @@ class Host:
 
     async def status(self) -> Json:
         """The contract's `status`."""
-        assert self._switch is not None
-        reports = await self._functions.report() if self._functions else {}
-        drops = self.dataplane.report.kernel_drops()
+        parts = self._parts
+        reports = await parts.functions.report() if parts.functions else {}
+        drops = parts.dataplane.report.kernel_drops()
 
         def node(name: str) -> Json:
             return self._node(name) | {"drops": None if drops is None else drops[name]}
 
         return {
             "host": self.spec.name,
-            "foreground": self._kmc.status()["foreground"] if self._kmc else None,
+            "foreground": parts.kmc.status()["foreground"] if parts.kmc else None,
             "vms": [
                 node(spec.name) | ({"nf": reports[spec.name]} if spec.name in reports else {})
                 for spec in self.spec.vms
             ],
             "endpoints": [node(spec.name) for spec in self.spec.endpoints],
             "switch": {
-                "netns": self._switch.netns,
-                "bridge": self._switch.bridge,
-                "ports": self._switch.ports(),
-                "counters": self.dataplane.report.counters(),
+                "netns": parts.switch.netns,
+                "bridge": parts.switch.bridge,
+                "ports": parts.switch.ports(),
+                "counters": parts.dataplane.report.counters(),
                 "drops": None if drops is None else drops[""],
             },
             "devices": self.devices(),
@@ -421,6 +405,16 @@ class Host:
             return "unplugged"
         if not namespace.names(vm.netns, vm.netns_fd):
             return "unnamed"
-        if vm.spec.nf is not None and self._functions is not None:
-            return self._functions.state(vm.spec.name)
+        functions = self._parts.functions
+        if vm.spec.nf is not None and functions is not None:
+            return functions.state(vm.spec.name)
         return "failed" if vm.spec.name in self._programs.failed else "running"
+
+
+def _both(error: Exception, second: HostsimError) -> HostsimError:
+    """Why a host could not be built, and why it could not be taken down."""
+    if isinstance(error, HostsimError):
+        what, why, hint = error.what, error.why, error.hint
+    else:
+        what, why, hint = "up", reason(error), ""
+    return HostsimError(what, f"{why}; {second.what}: {second.why}", hint or second.hint)

@@ -31,6 +31,7 @@ from functools import partial
 
 from cext.bench import port as port_bench
 from cext.port.port import Port
+from hostsim import assembly
 from hostsim.bench import common
 from hostsim.bench.folder import claimed
 from hostsim.errors import HostsimError, UsageError
@@ -38,8 +39,7 @@ from hostsim.hostfile.file import parse
 from hostsim.model import Json
 from hostsim.nf.functions import Functions
 from hostsim.routing.dataplane import Dataplane
-from hostsim.switch import Switch
-from hostsim.vm import Vm
+from hostsim.teardown import Teardown
 from netns.journal import Journal
 
 LENGTHS = (1, 2, 3, 4, 5)
@@ -177,28 +177,14 @@ def packet(size: int = 60) -> bytes:
 @contextlib.contextmanager
 def chain(length: int, path: str, ends: str) -> Iterator[tuple[Dataplane, Functions]]:
     """The host, running."""
-    with contextlib.ExitStack() as undo:
-        folder = undo.enter_context(claimed("chain"))
+    with claimed("chain") as folder, contextlib.closing(Teardown("bench chain")) as closing:
         spec = parse(host_file(length, path, ends), folder / "chain.toml")
         journal = Journal(folder / "journal")
-        undo.callback(journal.close)
-        switch = Switch(spec.name, journal)
-        undo.callback(switch.close)
-        vms = {vm.name: Vm(spec.name, vm, index) for index, vm in enumerate(spec.vms, start=1)}
-        plane = Dataplane(spec, switch, vms)
-        undo.callback(plane.close)
-        plane.load()
-        for vm in vms.values():
-            undo.callback(vm.stop)
-            vm.start(journal)
-        switch.start()
-        switch.connect(list(vms.values()))
-        plane.start()
-        functions = Functions(spec, switch, plane, vms, folder)
-        undo.callback(functions.close)
-        functions.prepare()
+        closing.push("journal", journal.close)
+        net = assembly.assemble(spec, assembly.numbered(spec), journal, closing)
+        functions = net.functions(folder, closing)
         functions.start()
-        yield plane, functions
+        yield net.dataplane, functions
 
 
 def measure(length: int, path: str) -> float:

@@ -13,11 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hostsim import protocol
+from hostsim.errors import HostsimError
+from netns import journal
 
 
 @contextlib.contextmanager
 def claimed(name: str) -> Iterator[Path]:
-    """A new folder, named after `name`; it goes at the end. Raises OSError."""
+    """A new folder, named after `name`. At the end what its journal still has is removed, and then
+    the folder. Raises OSError; HostsimError if something resists, and then the folder stays."""
     protocol.BENCHES.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=protocol.BENCHES))
     lock = -1
@@ -26,6 +29,13 @@ def claimed(name: str) -> Iterator[Path]:
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        record = folder / "journal"
+        failures = journal.undo(record) if record.exists() else []
+        if not failures:
+            shutil.rmtree(folder)
         if lock >= 0:
             os.close(lock)
+        if failures:
+            raise HostsimError(
+                f"bench {name}", "; ".join(failures), "hostsim clean removes what is left"
+            )

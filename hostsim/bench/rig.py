@@ -17,14 +17,14 @@ import time
 from collections.abc import Sequence
 from typing import IO, Protocol
 
+from hostsim import assembly
 from hostsim.bench.folder import claimed
 from hostsim.errors import HostsimError
 from hostsim.hostfile.file import parse
-from hostsim.routing.dataplane import Dataplane
-from hostsim.switch import Switch, bridge_netfilter_off
-from hostsim.vm import Vm
+from hostsim.switch import bridge_netfilter_off
+from hostsim.teardown import Teardown
 from netns import namespace
-from netns.journal import Journal, undo
+from netns.journal import Journal
 
 ADDRESS = {"a": "198.18.0.10", "b": "198.18.0.20"}
 Counts = dict[str, dict[str, int]]
@@ -66,20 +66,24 @@ class _Ends:
     """The VMs of a rig: on every switch they are the same, with their cgroups and namespaces."""
 
     def __init__(self, name: str, text: str = "") -> None:
-        self.closing = contextlib.ExitStack()
-        self.vms: dict[str, Vm] = {}
+        self.closing = Teardown(f"bench {name}")
         self._offloads = True
-        with contextlib.ExitStack() as stack:
-            self.folder = stack.enter_context(claimed(name))
+        claim = contextlib.ExitStack()
+        self.closing.push("folder", claim.close)
+        try:
+            self.folder = claim.enter_context(claimed(name))
             self.spec = parse(f'[host]\nname = "{name}"\n{VMS}{text}', self.folder / "bench.toml")
             self.journal = Journal(self.folder / "journal")
-            stack.callback(undo, self.folder / "journal")
-            stack.callback(self.journal.close)
-            for index, one in enumerate((*self.spec.vms, *self.spec.endpoints), start=1):
-                self.vms[one.name] = vm = Vm(name, one, index)
-                stack.callback(vm.stop)
-                vm.start(self.journal)
-            self.closing = stack.pop_all()
+            self.closing.push("journal", self.journal.close)
+            self.vms = assembly.numbered(self.spec)
+            self._build()
+        except BaseException:
+            self.close()
+            raise
+
+    def _build(self) -> None:
+        """Start the VMs, and what is between them. Raises HostsimError, OSError."""
+        assembly.start(self.vms, self.journal, self.closing)
 
     def start(self, end: str, argv: Sequence[str]) -> Program:
         """Run a program at an end; its output is a pipe."""
@@ -101,19 +105,9 @@ class _Ends:
 class Ours(_Ends):
     """Two VMs on hostsim's switch. text: routes and more VMs."""
 
-    def __init__(self, name: str, text: str) -> None:
-        super().__init__(name, text)
-        try:
-            switch = Switch(name, self.journal)
-            self.closing.callback(switch.close)
-            switch.start()
-            switch.connect(list(self.vms.values()))
-            self.dataplane = Dataplane(self.spec, switch, self.vms)
-            self.closing.callback(self.dataplane.close)
-            self.dataplane.start()
-        except BaseException:
-            self.close()
-            raise
+    def _build(self) -> None:
+        made = assembly.assemble(self.spec, self.vms, self.journal, self.closing)
+        self.dataplane = made.dataplane
 
     def pump(self) -> None:
         """Do what the classifier asked for."""
@@ -123,17 +117,13 @@ class Ours(_Ends):
 class Bridge(_Ends):
     """The same VMs on a Linux bridge in a namespace, by ip(8). text: more VMs."""
 
-    def __init__(self, name: str, text: str = "") -> None:
-        super().__init__(name, text)
-        self.switch = f"hs-{name}-switch"
-        try:
-            self.journal.add("netns", name=self.switch)
-            _run("ip", "netns", "add", self.switch)
-            self._connect()
-            self._join()
-        except BaseException:
-            self.close()
-            raise
+    def _build(self) -> None:
+        super()._build()
+        self.switch = f"hs-{self.spec.name}-switch"
+        self.journal.add("netns", name=self.switch)
+        _run("ip", "netns", "add", self.switch)
+        self._connect()
+        self._join()
 
     def _connect(self) -> None:
         for end, vm in self.vms.items():

@@ -61,10 +61,7 @@ class Chain:
 def chained(text: str, folder: Path) -> Iterator[Chain]:
     """A host of this text, with its functions running."""
     net = Net(f"nf{os.getpid()}", text, folder)
-    with contextlib.ExitStack() as undo:
-        undo.callback(net.close)
-        functions = Functions(net.spec, net.switch, net.dataplane, net.vms, folder)
-        undo.callback(functions.close)
-        functions.prepare()
+    with contextlib.closing(net):
+        functions = net.parts.functions(folder, net.closing)
         functions.start()
         yield Chain(net, functions)

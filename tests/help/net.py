@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from help.waiting import until
+from hostsim import assembly
 from hostsim.hostfile.file import parse
-from hostsim.routing.dataplane import Dataplane
-from hostsim.switch import Switch
-from hostsim.vm import Vm
+from hostsim.teardown import Teardown
 from netns.journal import Journal
 
 ENDS = """
@@ -39,27 +38,20 @@ class Net:
 
     def __init__(self, name: str, text: str, folder: Path) -> None:
         self.spec = parse(f'[host]\nname = "{name}"\n{text}', folder / f"{name}.toml")
-        self._closing = contextlib.ExitStack()
-        with contextlib.ExitStack() as undo:
+        self.vms = assembly.numbered(self.spec)
+        self.closing = Teardown(f"test host {name}")
+        try:
             journal = Journal(folder / f"{name}.journal")
-            undo.callback(journal.close)
-            self.switch = Switch(name, journal)
-            undo.callback(self.switch.close)
-            self.vms: dict[str, Vm] = {}
-            for index, spec in enumerate((*self.spec.vms, *self.spec.endpoints), start=1):
-                self.vms[spec.name] = vm = Vm(name, spec, index)
-                undo.callback(vm.stop)
-                vm.start(journal)
-            self.switch.start()
-            self.switch.connect(list(self.vms.values()))
+            self.closing.push("journal", journal.close)
+            self.parts = assembly.assemble(self.spec, self.vms, journal, self.closing)
+            self.switch, self.dataplane = self.parts.switch, self.parts.dataplane
             until(lambda: self.switch.linked() == self.vms.keys())
-            self.dataplane = Dataplane(self.spec, self.switch, self.vms)
-            undo.callback(self.dataplane.close)
-            self.dataplane.start()
-            self._closing = undo.pop_all()
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
-        self._closing.close()
+        self.closing.close()
 
     def pump(self) -> None:
         """What the daemon does when the classifier speaks."""

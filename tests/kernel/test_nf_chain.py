@@ -14,7 +14,6 @@ import pytest
 
 from help.net import Net
 from help.waiting import until
-from hostsim.nf.functions import Functions
 
 pytestmark = pytest.mark.root
 
@@ -56,16 +55,12 @@ class Chain:
 
     def __init__(self, name: str, text: str, folder: Path) -> None:
         self.net = Net(name, text, folder)
-        self.functions = Functions(
-            self.net.spec, self.net.switch, self.net.dataplane, self.net.vms, folder
-        )
+        self.functions = self.net.parts.functions(folder, self.net.closing)
 
     def start(self) -> None:
-        self.functions.prepare()
         self.functions.start()
 
     def close(self) -> None:
-        self.functions.close()
         self.net.close()
 
     def counter(self, vm: str, name: str) -> int:

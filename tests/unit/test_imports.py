@@ -22,13 +22,14 @@ ROOMS = {
     # room        its modules and folders                       the rooms it may import
     "ground":   ("errors model names keys restart protocol",    ""),
     "hostfile": ("hostfile",                                    "ground"),
-    "machine":  ("vm switch programs leftovers",                "ground"),
+    "machine":  ("vm switch programs teardown leftovers",       "ground"),
     "routing":  ("routing",                                     "ground machine"),
     "nf":       ("nf",                                          "ground hostfile machine routing"),
     "kmc":      ("kmc",                                         "ground machine"),
-    "host":     ("host daemon",                  "ground hostfile machine routing nf kmc"),
+    "assembly": ("assembly",                                    "ground machine routing nf"),
+    "host":     ("host daemon",         "ground hostfile machine routing nf kmc assembly"),
     "cli":      ("cli",                          "ground hostfile routing kmc"),
-    "bench":    ("bench",                        "ground hostfile machine routing nf kmc host cli"),
+    "bench":    ("bench",      "ground hostfile machine routing nf kmc assembly host cli"),
 }  # fmt: skip
 """The rooms of hostsim, the lowest first: a room imports only rooms that stand above it in this
 table, and of those the ones that it names."""

@@ -1,0 +1,104 @@
+"""What every host stands on: its VMs, their switch, and the data plane between them.
+
+    closing = Teardown("host lab")
+    net = assemble(spec, numbered(spec), journal, closing)
+    ...
+    closing.close()
+
+The daemon's host, the benches and the tests all build it here. It blocks, needs no event loop, and
+may run in any thread.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hostsim.errors import reason
+from hostsim.model import HostSpec
+from hostsim.routing.dataplane import Dataplane
+from hostsim.switch import Switch
+from hostsim.teardown import Teardown
+from hostsim.vm import Vm
+from netns.journal import Journal
+
+if TYPE_CHECKING:
+    from hostsim.nf.functions import Functions
+
+log = logging.getLogger("hostsim.assembly")
+
+STOPS = 8
+"""VMs that are taken down at the same time."""
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """The parts, linked and running."""
+
+    spec: HostSpec
+    vms: Mapping[str, Vm]
+    switch: Switch
+    dataplane: Dataplane
+
+    def functions(self, logs: Path, closing: Teardown) -> "Functions":
+        """The host's packet functions, ready to be started; its VMs need not have any. logs: the
+        folder of their output. Raises OSError."""
+        from hostsim.nf.functions import Functions  # only hosts that have some load it
+
+        made = Functions(self.spec, self.switch, self.dataplane, self.vms, logs)
+        closing.push("network functions", made.close)
+        made.prepare()
+        return made
+
+
+def numbered(spec: HostSpec) -> dict[str, Vm]:
+    """The host's VMs and endpoints by name, none of them started."""
+    return {
+        one.name: Vm(spec.name, one, index)
+        for index, one in enumerate((*spec.vms, *spec.endpoints), start=1)
+    }
+
+
+def assemble(
+    spec: HostSpec, vms: Mapping[str, Vm], journal: Journal, closing: Teardown
+) -> Assembly:
+    """Start the VMs, link them, lend the uplinks, and write the policy. Everything that is to be
+    taken down is in `closing` when it is made, also if this raises: HostsimError, OSError."""
+    switch = Switch(spec.name, journal)
+    plane = Dataplane(spec, switch, vms)
+    closing.push("switch", switch.close, blocks=True)
+    closing.push("VMs", partial(stop, vms), blocks=True)
+    closing.push("data plane", plane.close)
+    _side_by_side([plane.load, *(partial(vm.start, journal) for vm in vms.values())])
+    switch.start()
+    switch.connect(list(vms.values()))
+    switch.attach(spec.uplinks, first=len(vms) + 1)
+    plane.start()
+    return Assembly(spec, vms, switch, plane)
+
+
+def start(vms: Mapping[str, Vm], journal: Journal, closing: Teardown) -> None:
+    """Start VMs without a switch. Raises HostsimError, OSError."""
+    closing.push("VMs", partial(stop, vms), blocks=True)
+    _side_by_side([partial(vm.start, journal) for vm in vms.values()])
+
+
+def stop(vms: Mapping[str, Vm]) -> None:
+    """Stop all of them, also if one raises. Raises HostsimError, OSError: the first one."""
+    _side_by_side([vm.stop for vm in vms.values()], STOPS)
+
+
+def _side_by_side(jobs: Iterable[Callable[[], None]], threads: int = os.cpu_count() or 1) -> None:
+    """Do all jobs, in threads. Once all have ended, raises what the first one raised; what others
+    raised is logged."""
+    with ThreadPoolExecutor(threads, thread_name_prefix="assembly") as pool:
+        ended = [pool.submit(job) for job in jobs]
+    failures = [error for one in ended if (error := one.exception()) is not None]
+    for error in failures[1:]:
+        log.error("%s", reason(error))
+    if failures:
+        raise failures[0]
