@@ -23,7 +23,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-#include "switch/layout.h"
+#include "flow/tuple.h"
 
 enum { HS_HEADERS = 54 }; /* Ethernet and IPv6, or Ethernet, IPv4 and TCP */
 
@@ -67,43 +67,6 @@ struct {
     __type(value, __u32); /* source port << 16 | destination port, as in the packet */
 } datagrams SEC(".maps");
 
-static __always_inline void hs_reverse(const struct hs_tuple *from, struct hs_tuple *to) {
-    __builtin_memcpy(to->src, from->dst, 16);
-    __builtin_memcpy(to->dst, from->src, 16);
-    to->sport = from->dport;
-    to->dport = from->sport;
-    to->proto = from->proto;
-    to->family = from->family;
-    to->vlan = from->vlan;
-}
-
-/* The key of a connection, the same for both directions. Returns whether it is the tuple turned
- * round. */
-static __always_inline int hs_one_key(const struct hs_tuple *tuple, struct hs_tuple *key) {
-    const __u32 *src = (const __u32 *)tuple->src, *dst = (const __u32 *)tuple->dst;
-
-    for (int i = 0; i < 4; i++) {
-        if (src[i] == dst[i])
-            continue;
-        if (src[i] < dst[i])
-            goto as_it_is;
-        goto turned;
-    }
-    if (tuple->sport <= tuple->dport)
-        goto as_it_is;
-turned:
-    hs_reverse(tuple, key);
-    return 1;
-as_it_is:
-    *key = *tuple;
-    return 0;
-}
-
-static __always_inline int hs_has_ports(__u8 proto) {
-    return proto == IPPROTO_TCP || proto == IPPROTO_UDP || proto == IPPROTO_SCTP ||
-           proto == IPPROTO_UDPLITE;
-}
-
 /* The flow an ICMP error at `at` is about, turned round. 0, or -1 where it does not say. */
 static __noinline int hs_inner(struct __sk_buff *skb, __u32 at, struct hs_packet *p) {
     struct hs_tuple inner = {};
@@ -142,7 +105,7 @@ static __noinline int hs_inner(struct __sk_buff *skb, __u32 at, struct hs_packet
             return -1;
         inner.sport = inner.dport = id;
     }
-    hs_reverse(&inner, &p->key.tuple);
+    hs_tuple_turn(&inner, &p->key.tuple);
     p->error = 1;
     return 0;
 }

@@ -71,7 +71,7 @@ static int matches(const struct hs_row *row, const struct hs_tuple *t, uint8_t f
         return 0;
     if (row->proto && row->proto != t->proto + 1)
         return 0;
-    if (row->ports && !hs_view_ports(t->proto))
+    if (row->ports && !hs_has_ports(t->proto))
         return 0;
     if (row->ports & HS_ROW_SPORT && !in_ranges(row->sport, ntohs(t->sport)))
         return 0;

@@ -11,6 +11,7 @@
 #ifndef HS_NF_FIREWALL_H
 #define HS_NF_FIREWALL_H
 #include "nf/track.h"
+#include "switch/layout.h"
 
 #define HS_FIREWALL_CONNS (1u << 16)
 #define HS_RULES_MAX 2048 /* rows */

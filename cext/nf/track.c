@@ -127,23 +127,3 @@ void hs_track_touch(struct hs_tracked *e, int reply, uint8_t tcp_flags, uint64_t
     else if (e->state == HS_NEW && reply)
         e->state = HS_OPEN;
 }
-
-void hs_tuple_turn(const struct hs_tuple *from, struct hs_tuple *to) {
-    *to = *from;
-    memcpy(to->src, from->dst, 16);
-    memcpy(to->dst, from->src, 16);
-    to->sport = from->dport;
-    to->dport = from->sport;
-}
-
-int hs_tuple_both_ways(const struct hs_tuple *tuple, struct hs_tuple *key) {
-    int order = memcmp(tuple->src, tuple->dst, 16);
-
-    if (order == 0)
-        order = memcmp(&tuple->sport, &tuple->dport, 2);
-    if (order <= 0)
-        *key = *tuple;
-    else
-        hs_tuple_turn(tuple, key);
-    return order > 0;
-}

@@ -80,10 +80,4 @@ void hs_track_touch(struct hs_tracked *e, int reply, uint8_t tcp_flags, uint64_t
 /* Whether it has been silent for too long. */
 int hs_track_over(const struct hs_tracked *e, uint64_t now);
 
-/* The tuple's other direction. */
-void hs_tuple_turn(const struct hs_tuple *from, struct hs_tuple *to);
-
-/* One key for both directions: the smaller end first. Returns whether the tuple was turned. */
-int hs_tuple_both_ways(const struct hs_tuple *tuple, struct hs_tuple *key);
-
 #endif

@@ -37,6 +37,7 @@
  */
 #ifndef HS_PORT_H
 #define HS_PORT_H
+#include "flow/parse.h"
 #include "ring/bell.h"
 #include "ring/channel.h"
 #include "port/rules.h"

@@ -21,14 +21,6 @@ void hs_rules_set_epoch(struct hs_rules *rules, uint32_t epoch) {
     atomic_fetch_add_explicit(&rules->withdrawn, 1, memory_order_release);
 }
 
-uint32_t hs_tuple_hash(const uint64_t words[5]) {
-    uint64_t h = 0;
-
-    for (int i = 0; i < 5; i++)
-        h = (h ^ words[i]) * UINT64_C(0x9e3779b97f4a7c15) + (h >> 29);
-    return (uint32_t)(h >> 32) ^ (uint32_t)h;
-}
-
 static int same(const struct hs_rules_entry *e, const uint64_t words[5]) {
     for (int i = 0; i < 5; i++)
         if (atomic_load_explicit(&e->words[i], memory_order_acquire) != words[i])
@@ -58,7 +50,7 @@ int hs_rules_put(struct hs_rules *rules, const struct hs_tuple *tuple, uint32_t 
     int replaced = 0;
 
     memcpy(words, tuple, sizeof(words));
-    start = hs_tuple_hash(words);
+    start = hs_tuple_hash(tuple);
     for (uint32_t i = 0; i < HS_RULES_PROBE; i++) {
         struct hs_rules_entry *e = &rules->entry[(start + i) & (rules->entries - 1)];
 
@@ -87,7 +79,7 @@ void hs_rules_remove(struct hs_rules *rules, const struct hs_tuple *tuple) {
     uint32_t start;
 
     memcpy(words, tuple, sizeof(words));
-    start = hs_tuple_hash(words);
+    start = hs_tuple_hash(tuple);
     for (uint32_t i = 0; i < HS_RULES_PROBE; i++) {
         struct hs_rules_entry *e = &rules->entry[(start + i) & (rules->entries - 1)];
 
@@ -106,7 +98,7 @@ uint32_t hs_rules_find(const struct hs_rules *rules, uint32_t entries,
     if (epoch == 0)
         return 0;
     memcpy(words, tuple, sizeof(words));
-    start = hs_tuple_hash(words);
+    start = hs_tuple_hash(tuple);
     for (uint32_t i = 0; i < HS_RULES_PROBE; i++) {
         const struct hs_rules_entry *e = &rules->entry[(start + i) & (entries - 1)];
         uint32_t sequence = atomic_load_explicit(&e->sequence, memory_order_acquire), to, its;
@@ -119,71 +111,5 @@ uint32_t hs_rules_find(const struct hs_rules *rules, uint32_t entries,
             return 0;
         return its == epoch ? to : 0;
     }
-    return 0;
-}
-
-static uint16_t load16(const uint8_t *at) {
-    return (uint16_t)(at[0] << 8 | at[1]);
-}
-
-int hs_flow_parse(const uint8_t *frame, uint32_t len, struct hs_tuple *tuple) {
-    const uint8_t *ip = frame + 14, *l4;
-    uint32_t left;
-
-    if (len < 14 + 20 || (frame[0] & 1))
-        return -1;
-    memset(tuple, 0, sizeof(*tuple));
-    if (load16(frame + 12) == 0x0800) {
-        uint32_t header = (ip[0] & 15) * 4u, total = load16(ip + 2);
-
-        if (ip[0] >> 4 != 4 || header < 20 || total < header || total > len - 14 ||
-            (load16(ip + 6) & 0x3fff)) /* a fragment */
-            return -1;
-        tuple->family = 4;
-        tuple->proto = ip[9];
-        memcpy(tuple->src, ip + 12, 4);
-        memcpy(tuple->dst, ip + 16, 4);
-        l4 = ip + header;
-        left = total - header;
-    } else if (load16(frame + 12) == 0x86dd) {
-        if (len < 14 + 40 || ip[0] >> 4 != 6 || load16(ip + 4) > len - 14 - 40)
-            return -1;
-        tuple->family = 6;
-        tuple->proto = ip[6];
-        memcpy(tuple->src, ip + 8, 16);
-        memcpy(tuple->dst, ip + 24, 16);
-        l4 = ip + 40;
-        left = load16(ip + 4);
-    } else {
-        return -1;
-    }
-    switch (tuple->proto) {
-    case 6:
-        if (left < 20)
-            return -1;
-        break;
-    case 17:
-    case 132:
-    case 136:
-        if (left < 8)
-            return -1;
-        break;
-    case 1:
-        if (tuple->family != 4 || left < 8 || (l4[0] != 8 && l4[0] != 0))
-            return -1;
-        memcpy(&tuple->sport, l4 + 4, 2);
-        tuple->dport = tuple->sport;
-        return 0;
-    case 58:
-        if (tuple->family != 6 || left < 8 || (l4[0] != 128 && l4[0] != 129))
-            return -1;
-        memcpy(&tuple->sport, l4 + 4, 2);
-        tuple->dport = tuple->sport;
-        return 0;
-    default:
-        return -1;
-    }
-    memcpy(&tuple->sport, l4, 2);
-    memcpy(&tuple->dport, l4 + 2, 2);
     return 0;
 }

@@ -1,8 +1,6 @@
 /* See port/tally.h. */
 #include "port/tally.h"
 
-#include "port/rules.h"
-
 #include <string.h>
 
 uint64_t hs_tally_bytes(uint32_t entries) {
@@ -48,7 +46,7 @@ struct hs_tally_entry *hs_tally_open(struct hs_tally *tally, uint32_t entries,
     uint32_t start;
 
     memcpy(words, tuple, sizeof(words));
-    start = hs_tuple_hash(words) + peer;
+    start = hs_tuple_hash(tuple) + peer;
     for (uint32_t i = 0; i < HS_TALLY_PROBE; i++) {
         struct hs_tally_entry *e = &tally->entry[(start + i) & (entries - 1)];
         uint32_t sequence = atomic_load_explicit(&e->sequence, memory_order_relaxed);
@@ -89,7 +87,7 @@ int hs_tally_find(const struct hs_tally *tally, uint32_t entries, const struct h
     uint32_t start;
 
     memcpy(words, tuple, sizeof(words));
-    start = hs_tuple_hash(words) + peer;
+    start = hs_tuple_hash(tuple) + peer;
     for (uint32_t i = 0; i < HS_TALLY_PROBE; i++) {
         const struct hs_tally_entry *e = &tally->entry[(start + i) & (entries - 1)];
 

@@ -19,7 +19,7 @@
  */
 #ifndef HS_TALLY_H
 #define HS_TALLY_H
-#include "switch/layout.h"
+#include "flow/tuple.h"
 
 #include <stdatomic.h>
 #include <stddef.h>

@@ -118,7 +118,7 @@ HS_GLOBAL int hs_walk_rows(int list, const struct hs_policy *policy, struct hs_c
     if (!p || !policy || !conn)
         return HS_NO_ROW;
     if (list & HS_TURNED) {
-        hs_reverse(&p->key.tuple, &walk.tuple);
+        hs_tuple_turn(&p->key.tuple, &walk.tuple);
     } else {
         walk.tuple = p->key.tuple;
     }
@@ -188,7 +188,7 @@ HS_GLOBAL int hs_put_conn(const struct hs_conn *conn) {
     if (!p || !conn)
         return 0;
     value = *conn;
-    value.reply ^= hs_one_key(&p->key.tuple, &key);
+    value.reply ^= hs_tuple_both_ways(&p->key.tuple, &key);
     if (bpf_map_update_elem(&conns, &key, &value, BPF_ANY) < 0)
         hs_count(HS_C_TABLE_FULL);
     return 0;

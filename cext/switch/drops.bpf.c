@@ -14,6 +14,7 @@
  * A drop within the few instructions of another one on the same CPU is missed; the kernel counts
  * it (recursion_misses of the program). */
 #include "switch/drops.h"
+#include "switch/layout.h"
 
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -122,11 +123,6 @@ static __always_inline __u32 hs_sender(__u32 index) {
     if (index & HS_DIRECT)
         return index >> 12 & HS_VM_MAX;
     return index - HS_IFINDEX <= HS_VM_MAX ? index - HS_IFINDEX : 0;
-}
-
-static __always_inline int hs_has_ports(__u8 proto) {
-    return proto == IPPROTO_TCP || proto == IPPROTO_UDP || proto == IPPROTO_SCTP ||
-           proto == IPPROTO_UDPLITE;
 }
 
 /* The flow, as the classifier tells it (flow/packet.bpf.h); nothing where it takes more than a

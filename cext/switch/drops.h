@@ -1,10 +1,10 @@
 /* What the program at the kernel's drops (switch/drops.bpf.c) and the daemon agree on.
  *
- * Everything is in host byte order, but for the tuple (switch/layout.h). Reasons are the kernel's
+ * Everything is in host byte order, but for the tuple (flow/tuple.h). Reasons are the kernel's
  * own numbers (enum skb_drop_reason); their names come from its BTF, by the daemon. */
 #ifndef HS_DROPS_H
 #define HS_DROPS_H
-#include "switch/layout.h"
+#include "flow/tuple.h"
 
 enum { HS_HOME_SWITCH = 0 }; /* in `homes`, the switch's namespace; else a VM's number */
 

@@ -14,7 +14,7 @@
 #ifndef HS_DATAPLANE_H
 #define HS_DATAPLANE_H
 
-#include <linux/types.h>
+#include "flow/tuple.h"
 
 enum {
     HS_IFINDEX = 10000,
@@ -31,23 +31,6 @@ enum {
     HS_NO_ROUTE = 0xffff,
     HS_RULE_AFTER = 3, /* packets the switch wants to have seen before it gives a rule */
 };
-
-/* A flow, one direction. Unused bytes are zero: it is a hash key. */
-struct hs_tuple {
-    __u8 src[16], dst[16]; /* IPv4 in the first four bytes; MAC addresses where family is 0 */
-    __u16 sport, dport;    /* network order; ICMP echo: the identifier in both */
-    __u8 proto;            /* IANA number */
-    __u8 family;           /* 4, 6, or 0: not IP, ethertype in sport */
-    __u16 vlan;            /* VLAN identifier in host order, 0: untagged */
-};
-_Static_assert(sizeof(struct hs_tuple) == 40, "hash key without padding");
-
-/* `flows`: a flow in the VM that sends it, and at that VM's port of the switch. */
-struct hs_key {
-    __u32 vm;
-    struct hs_tuple tuple;
-};
-_Static_assert(sizeof(struct hs_key) == 44, "hash key without padding");
 
 enum hs_action {
     HS_BRIDGE = 0, /* to the bridge: no route, or past the last VM */
@@ -77,8 +60,9 @@ struct hs_rule {
 };
 _Static_assert(sizeof(struct hs_rule) == 48, "no padding");
 
-/* A flow's one entry: what leaves the VM finds it, and a moment later the port, still in the cache.
- * verdict: the port's; 0: not decided yet. New flows cost what their entries' memory costs. */
+/* `flows`, by struct hs_key. A flow's one entry: what leaves the VM finds it, and a moment later
+ * the port, still in the cache. verdict: the port's; 0: not decided yet. New flows cost what their
+ * entries' memory costs. */
 struct hs_flow {
     struct hs_rule rule;
     __u64 last; /* when it was seen last, here or there: CLOCK_MONOTONIC_COARSE, ns */
@@ -188,15 +172,12 @@ struct hs_vm {
 /* `pairs`, by from << 12 | to: the direct link between two VMs. */
 enum { HS_PAIR_ASKED = 1, HS_PAIR_READY = 2, HS_PAIR_REFUSED = 3 };
 
-/* What the policies in force look at. */
-enum { HS_ON = 1, HS_ON_VLAN = 2, HS_ON_ETHERTYPE = 4 };
-
 struct hs_config {
     __u32 epoch;
     __u32 on; /* HS_ON_*; 0: no policy at all, everything is bridged */
 };
 
-/* `counters`, per CPU: packets by reason. Keep COUNTERS in switch/maps.py in this order. */
+/* `counters`, per CPU: packets by reason. COUNTERS in switch/records.py has this order. */
 enum hs_counter {
     HS_C_PLAIN,       /* not for the classifier: broadcast, multicast, ARP, ND, not IP */
     HS_C_MALFORMED,   /* dropped: lengths that lie */

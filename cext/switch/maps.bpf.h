@@ -10,6 +10,7 @@
 #define HS_MAPS_BPF_H
 
 #include "flow/packet.bpf.h"
+#include "switch/layout.h"
 
 /* A function that the verifier checks by itself, once, and not for every state of every caller.
  * It must not trust its pointers to be there. */
@@ -156,7 +157,7 @@ static __always_inline __u32 hs_mark(__u64 verdict) {
 static __always_inline struct hs_conn *hs_find_conn(const struct hs_tuple *tuple, int *turned) {
     struct hs_tuple key;
 
-    *turned = hs_one_key(tuple, &key);
+    *turned = hs_tuple_both_ways(tuple, &key);
     return bpf_map_lookup_elem(&conns, &key);
 }
 

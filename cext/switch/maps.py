@@ -78,7 +78,7 @@ def pack_tuple(flow: Tuple) -> bytes:
 
 def pack_conn(flow: Tuple) -> tuple[bytes, bool]:
     """The key of `conns`, the same for both directions, and whether it is the flow turned round:
-    hs_one_key in flow/packet.bpf.h."""
+    hs_tuple_both_ways in flow/tuple.h."""
     ends = [
         (struct.unpack("=4I", end.ljust(16, b"\0")), socket.htons(port))
         for end, port in ((flow.src, flow.sport), (flow.dst, flow.dport))

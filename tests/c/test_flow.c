@@ -1,6 +1,7 @@
 /* Rules: what a reader may find, while a writer changes them; and the parser of flows against any
  * bytes, each frame in memory of exactly its size, so that AddressSanitizer sees one byte too far.
  */
+#include "flow/parse.h"
 #include "port/rules.h"
 #include "check.h"
 
