@@ -2,8 +2,8 @@
  *
  *   classify      tc ingress of each port of the switch: next VM of the flow's chain, or bridge
  *   transfer_out  tc egress of a VM's eth0: by routing rule straight to the next VM, or switch
- *   transfer_in   tc ingress (tcx) of a direct link's far end: takes what a rule sent, and only
- * that sweep         run by the daemon: removes idle flows, rules and connections
+ *   transfer_in   tc ingress (tcx) of a direct link's far end: takes only what a rule sent
+ *   sweep         run by the daemon: removes idle flows, rules and connections
  *
  * Order. A packet by the switch waits twice in the backlog of the CPU it is on (netif_rx): behind
  * eth0's veth, and behind the port it is steered out of. One by the direct link waits once, behind
@@ -202,15 +202,60 @@ HS_GLOBAL int hs_inspect(struct __sk_buff *skb) {
     return 0;
 }
 
+/* Count a packet of a flow. Returns which of its packets at this port it is, from 1. */
+static __always_inline __u64 hs_count_packet(struct __sk_buff *skb, struct hs_flow *flow,
+                                             __u64 verdict) {
+    __u64 before = __sync_fetch_and_add(&flow->packets, 1);
+
+    __sync_fetch_and_add(&flow->bytes, skb->len);
+    flow->last = bpf_ktime_get_coarse_ns();
+    if (hs_action_of(verdict) == HS_DROP)
+        __sync_fetch_and_add(hs_flags_of(verdict) & HS_F_VM_GONE ? &flow->gone : &flow->dropped, 1);
+    return before + 1;
+}
+
+/* See to the hop's direct link, at the flow's packet number `nth`: the VMs get the link while the
+ * first packets go by the switch, and the flow a rule for it after them. */
+static __always_inline void hs_see_to_link(__u32 vm, struct hs_flow *flow, __u64 verdict,
+                                           __u32 epoch, __u64 nth) {
+    if (!(hs_flags_of(verdict) & HS_F_BYPASS) || hs_action_of(verdict) != HS_STEER ||
+        hs_epoch_of(verdict) != epoch)
+        return;
+    if (nth == 1)
+        hs_ask_pair(vm, hs_to_of(verdict));
+    else if (nth >= HS_RULE_AFTER && flow && flow->rule.verdict != verdict)
+        hs_offer_rule(vm, &flow->rule, verdict);
+}
+
+/* What comes of a packet that has been decided and counted: it is steered, dropped, or bridged; and
+ * the daemon or a mirror may get a copy. flow: null if there was no place for it. */
+static __always_inline int hs_act(struct __sk_buff *skb, struct hs_packet *packet,
+                                  struct hs_flow *flow, __u64 verdict) {
+    __u8 flags = hs_flags_of(verdict);
+
+    if (flags & HS_F_INSPECT)
+        hs_inspect(skb);
+    if (flow && flags & HS_F_START && flow->mirror &&
+        bpf_clone_redirect(skb, HS_IFINDEX + flow->mirror, 0) == 0)
+        hs_count(HS_C_MIRRORED);
+    switch (hs_action_of(verdict)) {
+    case HS_STEER:
+        return hs_steer(skb, hs_to_of(verdict), packet->key.tuple.family);
+    case HS_DROP:
+        return hs_dropped(flags & HS_F_VM_GONE ? HS_C_VM_GONE : HS_C_FILTER);
+    default:
+        return TC_ACT_OK;
+    }
+}
+
 SEC("tc")
 int classify(struct __sk_buff *skb) {
     struct hs_packet *packet = hs_packet();
     struct hs_config *now;
     struct hs_flow *flow;
-    __u64 verdict, seen;
-    __u32 zero = 0, epoch, action;
+    __u32 zero = 0, epoch;
     int reason = HS_DECIDED;
-    __u8 flags;
+    __u64 verdict, nth = 1;
 
     now = bpf_map_lookup_elem(&config, &zero);
     if (!now || !now->on || !packet)
@@ -222,7 +267,7 @@ int classify(struct __sk_buff *skb) {
         case HS_MALFORMED:
             return hs_dropped(HS_C_MALFORMED);
         case HS_ORPHAN:
-            return hs_dropped(HS_C_ORPHAN);
+            return hs_dropped(HS_C_ORPHAN_FRAGMENT);
         default:
             hs_count(HS_C_PLAIN);
             return TC_ACT_OK;
@@ -239,38 +284,12 @@ int classify(struct __sk_buff *skb) {
         if (!flow && (reason != HS_COUNTED || hs_flags_of(verdict) & HS_F_MIRROR))
             flow = bpf_map_lookup_elem(&flows, &packet->key);
     }
-    action = hs_action_of(verdict);
-    flags = hs_flags_of(verdict);
-    if (action != HS_BRIDGE) /* the bridge is the end of it: nobody asks again */
+    if (hs_action_of(verdict) != HS_BRIDGE) /* the bridge is the end of it: nobody asks again */
         hs_tag(skb, hs_epoch_of(verdict));
-    if (reason == HS_COUNTED) {
-        if (flags & HS_F_BYPASS && action == HS_STEER)
-            hs_ask_pair(packet->key.vm, hs_to_of(verdict));
-    } else if (flow) {
-        seen = __sync_fetch_and_add(&flow->packets, 1);
-        __sync_fetch_and_add(&flow->bytes, skb->len);
-        flow->last = bpf_ktime_get_coarse_ns();
-        if (flags & HS_F_BYPASS && hs_epoch_of(verdict) == epoch && action == HS_STEER &&
-            flow->rule.verdict != verdict) {
-            if (seen + 1 >= HS_RULE_AFTER)
-                hs_offer_rule(packet->key.vm, &flow->rule, verdict);
-            else if (!seen) /* the link is made while the flow's first packets go by the switch */
-                hs_ask_pair(packet->key.vm, hs_to_of(verdict));
-        }
-        if (action == HS_DROP)
-            __sync_fetch_and_add(flags & HS_F_VM_GONE ? &flow->gone : &flow->dropped, 1);
-    }
-    if (flags & HS_F_INSPECT)
-        hs_inspect(skb);
-    if (flow && flags & HS_F_START && flow->mirror) {
-        if (bpf_clone_redirect(skb, HS_IFINDEX + flow->mirror, 0) == 0)
-            hs_count(HS_C_MIRRORED);
-    }
-    if (action == HS_STEER)
-        return hs_steer(skb, hs_to_of(verdict), packet->key.tuple.family);
-    if (action == HS_DROP)
-        return hs_dropped(flags & HS_F_VM_GONE ? HS_C_VM_GONE : HS_C_FILTER);
-    return TC_ACT_OK;
+    if (reason != HS_COUNTED)
+        nth = flow ? hs_count_packet(skb, flow, verdict) : 0;
+    hs_see_to_link(packet->key.vm, flow, verdict, epoch, nth);
+    return hs_act(skb, packet, flow, verdict);
 }
 
 /* Whether a packet of the flow may be between this VM's eth0 and its port: then the next one must

@@ -10,8 +10,37 @@
 #define HS_DECIDE_BPF_H
 
 #include "switch/maps.bpf.h"
+#include "switch/tag.bpf.h"
+#include "switch/verdict.h"
 
 enum { HS_TCP_SYN = 2, HS_TCP_ACK = 16 };
+
+/* The connection of a tuple; turned: whether its key is the tuple of the other direction. */
+static __always_inline struct hs_conn *hs_find_conn(const struct hs_tuple *tuple, int *turned) {
+    struct hs_tuple key;
+
+    *turned = hs_tuple_both_ways(tuple, &key);
+    return bpf_map_lookup_elem(&conns, &key);
+}
+
+/* Parse into the packet in hand, as a packet on the interface of `vm`, and settle what an ICMP
+ * error belongs to: its flow if that is known, else its own. on: HS_ON_*. Returns enum hs_kind. */
+HS_GLOBAL int hs_flow_of(struct __sk_buff *skb, __u32 vm, __u32 on) {
+    struct hs_packet *p = hs_packet();
+    int kind, turned;
+
+    if (!p)
+        return HS_PLAIN;
+    __builtin_memset(p, 0, sizeof(*p));
+    p->key.vm = vm;
+    kind = hs_parse(skb, p, on, 1);
+    if (kind == HS_FLOW && p->error && !hs_find_conn(&p->key.tuple, &turned)) {
+        __builtin_memset(p, 0, sizeof(*p));
+        p->key.vm = vm;
+        kind = hs_parse(skb, p, on, 0);
+    }
+    return kind;
+}
 
 struct hs_walk {
     struct hs_tuple tuple;

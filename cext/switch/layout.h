@@ -179,19 +179,19 @@ struct hs_config {
 
 /* `counters`, per CPU: packets by reason. COUNTERS in switch/records.py has this order. */
 enum hs_counter {
-    HS_C_PLAIN,       /* not for the classifier: broadcast, multicast, ARP, ND, not IP */
-    HS_C_MALFORMED,   /* dropped: lengths that lie */
-    HS_C_ORPHAN,      /* dropped: a fragment whose first fragment was not seen */
-    HS_C_VM_GONE,     /* dropped: its next VM is gone */
-    HS_C_FILTER,      /* dropped by a filter */
-    HS_C_STALE,       /* dropped: in flight since before the last policies */
-    HS_C_TABLE_FULL,  /* decided, but not remembered */
-    HS_C_OLD_EPOCH,   /* judged by the policy it came in under */
-    HS_C_FORGED,      /* dropped: came by a direct link without a rule */
-    HS_C_RULES,       /* rules given */
-    HS_C_EVENTS_LOST, /* the ring buffer to the daemon was full */
-    HS_C_ASKED,       /* contents sent to the daemon */
-    HS_C_MIRRORED,    /* copies made */
+    HS_C_PLAIN,           /* not for the classifier: broadcast, multicast, ARP, ND, not IP */
+    HS_C_MALFORMED,       /* dropped: lengths that lie */
+    HS_C_ORPHAN_FRAGMENT, /* dropped: a fragment whose first fragment was not seen */
+    HS_C_VM_GONE,         /* dropped: its next VM is gone */
+    HS_C_FILTER,          /* dropped by a filter */
+    HS_C_STALE,           /* dropped: in flight since before the last policies */
+    HS_C_TABLE_FULL,      /* decided, but not remembered */
+    HS_C_OLD_EPOCH,       /* judged by the policy it came in under */
+    HS_C_FORGED,          /* dropped: came by a direct link without a rule */
+    HS_C_RULES,           /* rules given */
+    HS_C_EVENTS_LOST,     /* the ring buffer to the daemon was full */
+    HS_C_ASKED,           /* contents sent to the daemon */
+    HS_C_MIRRORED,        /* copies made */
     HS_REASONS,
 };
 
