@@ -29,22 +29,9 @@ from cext.switch.records import (
     Verdict,
 )
 
-for _name in (
-    "IFINDEX",
-    "ETH0",
-    "DIRECT",
-    "VM_MAX",
-    "CHAIN_MAX",
-    "EPOCHS",
-    "REGIONS",
-    "ROWS_MAX",
-    "PREFIXES",
-    "RANGES",
-    "FROM",
-    "NO_ROUTE",
-    "RULE_AFTER",
-):
-    assert getattr(records, _name) == getattr(lib, f"HS_{_name}"), _name
+for _name, _value in vars(records).items():
+    if isinstance(_value, int) and hasattr(lib, f"HS_{_name}"):
+        assert _value == getattr(lib, f"HS_{_name}"), _name
 assert len(records.COUNTERS) == lib.HS_REASONS
 
 
@@ -62,7 +49,8 @@ def unpack_tuple(raw: Any) -> Tuple:
     )
 
 
-def _unpack_verdict(raw: int) -> Verdict:
+def unpack_verdict(raw: int) -> Verdict:
+    """A verdict out of its word: cext/switch/verdict.h."""
     return Verdict(raw >> 32, raw >> 24 & 0xFF, raw >> 16 & 0xFF, raw & 0xFFFF)
 
 
@@ -203,7 +191,7 @@ def judge(
     )
     ffi.memmove(raw, judged.get(pack_u32(0)), ffi.sizeof("struct hs_judge"))
     route = None if raw.route == NO_ROUTE else raw.route
-    return route, bool(raw.reply), _unpack_verdict(raw.verdict)
+    return route, bool(raw.reply), unpack_verdict(raw.verdict)
 
 
 def read_conn(conns: Map, flow: Tuple) -> Conn | None:
@@ -255,7 +243,7 @@ def _flow(key: Any, value: Any) -> Flow:
     return Flow(
         key.vm,
         unpack_tuple(key.tuple),
-        _unpack_verdict(value.verdict),
+        unpack_verdict(value.verdict),
         value.packets,
         value.bytes,
         value.last,
@@ -278,7 +266,7 @@ def _rule(key: Any, value: Any) -> Rule:
     return Rule(
         key.vm,
         unpack_tuple(key.tuple),
-        _unpack_verdict(rule.verdict),
+        unpack_verdict(rule.verdict),
         rule.switch_packets,
         rule.veth_packets,
         rule.veth_bytes,

@@ -22,7 +22,9 @@ FROM = 8
 NO_ROUTE = 0xFFFF
 NO_CONTENT = 0xFFFFFFFF
 RULE_AFTER = 3
-"""Sizes and numbers of switch/layout.h; cext/switch/maps.py holds them against the header."""
+ASK_MAX = 8
+"""Sizes and numbers of switch/layout.h. Every number of this module that C has too is held against
+its header: by cext/switch/maps.py when it is imported, and by tests/unit/test_records.py."""
 
 BRIDGE, STEER, DROP = 0, 1, 2
 F_BYPASS, F_START, F_MIRROR, F_VM_GONE, F_INSPECT = 1, 2, 4, 8, 16

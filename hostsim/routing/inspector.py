@@ -20,7 +20,6 @@ from hostsim.routing import contents
 from hostsim.routing.policy import name_matches
 
 PENDING = 1024
-ASK_MAX = 8
 NAMES_MAX = 10000
 TCP = 6
 
@@ -64,7 +63,7 @@ class Inspector:
         self._pending.move_to_end(content.tuple)
         found = self._find(content.tuple, parts)
         if found is None:
-            if content.asked >= ASK_MAX:
+            if content.asked >= records.ASK_MAX:
                 self._given_up += 1
                 self._give_up(content.tuple)
             while len(self._pending) > PENDING:
