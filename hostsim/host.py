@@ -239,7 +239,7 @@ class Host:
         loop = asyncio.get_running_loop()
         delay = self._backoffs[name].died(loop.time())
         if delay is None:
-            log.error("%s: given up after %d starts in a row", name, restart.LIMIT)
+            log.error("%s: given up after %d starts in a row", name, restart.OS.limit)
             return
         self._restarts[name] = loop.call_later(delay, self._restart, vm)
 

@@ -1,18 +1,34 @@
-"""When an OS that died is started again (`[vm.os] restart`), pure: no clock, no process.
+"""When something that ended by itself is started again, pure: no clock, no process.
 
-A first end is followed at once; each one after it after twice the time, from FIRST to LONGEST
-seconds. An OS that ran for STEADY seconds begins anew. After LIMIT starts in a row it is given up.
+A first end is followed by a start at once; each one after it by one after twice the time, up to the
+pace's longest. What ran steadily begins anew. After `limit` starts in a row it is given up.
 """
 
-FIRST, LONGEST = 0.25, 8.0
-LIMIT = 5
-STEADY = 60.0
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Times are in seconds."""
+
+    first: float  # before the second start in a row; doubles
+    longest: float
+    limit: int  # starts in a row
+    steady: float  # from its start until it counts as running
+    killed: float  # the same of what is killed (SIGKILL comes from outside)
+
+
+OS = Pace(first=0.25, longest=8.0, limit=5, steady=60.0, killed=60.0)
+"""Of an operating system (`[vm.os] restart`)."""
+FUNCTION = Pace(first=0.2, longest=12.8, limit=8, steady=10.0, killed=0.25)
+"""Of a packet function."""
 
 
 class Backoff:
-    """The restarts of one OS. Times are seconds of one clock that never goes back."""
+    """The restarts of one of them. Times are seconds of one clock that never goes back."""
 
-    def __init__(self) -> None:
+    def __init__(self, pace: Pace = OS) -> None:
+        self._pace = pace
         self.total = 0
         """How often it was started again."""
         self._in_a_row = 0
@@ -23,14 +39,18 @@ class Backoff:
         self._started = now
         self.total += 1
 
-    def died(self, now: float) -> float | None:
-        """It died, or could not be started: seconds until the next start, None: no more."""
-        if self._started is not None and now - self._started >= STEADY:
+    def died(self, now: float, killed: bool = False) -> float | None:
+        """It ended, or could not be started: seconds until the next start, None: no more."""
+        pace, started = self._pace, self._started
+        self._started = None
+        if started is not None and now - started >= (pace.killed if killed else pace.steady):
             self._in_a_row = 0
-        if self._in_a_row == LIMIT:
+        if self._in_a_row == pace.limit:
             return None
         self._in_a_row += 1
-        return min(LONGEST, FIRST * 2 ** (self._in_a_row - 2)) if self._in_a_row > 1 else 0.0
+        if self._in_a_row == 1:
+            return 0.0
+        return min(pace.longest, pace.first * 2.0 ** (self._in_a_row - 2))
 
 
 def failed(status: int | None) -> bool:

@@ -18,10 +18,12 @@ sender wait, or all that the first VMs do is spent on what the last ones drop. `
 forward in the kernel, and the hops between them are direct links; its peer is the same chain with
 each hop by the switch. (There the source and the sink, being packet functions, are reached by the
 switch.) Peer of every chain of two or more, by turns with it: `shorter`, the same with a VM less;
-the ratio is what the last VM leaves of the packets.
+the ratio is what the last VM leaves of the packets. Peer of every chain by ring: `unplaced`, the
+same with its functions on whichever core the scheduler gives them (hostsim/nf/cores.py).
 """
 
 import argparse
+import asyncio
 import contextlib
 import select
 import struct
@@ -68,6 +70,8 @@ def run(options: argparse.Namespace) -> Json:
         for path in paths:
             peers = {"switch": by_switch(path)} if path != "switch" else {}
             beside = {name: partial(measure, length, its) for name, its in peers.items()}
+            if path.startswith("ring"):
+                beside["unplaced"] = partial(measure, length, path, placed=False)
             if length > 1:
                 beside["shorter"] = partial(measure, length - 1, path)
             measured = partial(measure, length, path)
@@ -175,21 +179,24 @@ def packet(size: int = 60) -> bytes:
 
 
 @contextlib.contextmanager
-def chain(length: int, path: str, ends: str) -> Iterator[tuple[Dataplane, Functions]]:
+def chain(
+    length: int, path: str, ends: str, placed: bool = True
+) -> Iterator[tuple[Dataplane, Functions]]:
     """The host, running."""
     with claimed("chain") as folder, contextlib.closing(Teardown("bench chain")) as closing:
         spec = parse(host_file(length, path, ends), folder / "chain.toml")
         journal = Journal(folder / "journal")
         closing.push("journal", journal.close)
         net = assembly.assemble(spec, assembly.numbered(spec), journal, closing)
-        functions = net.functions(folder, closing)
+        functions = net.functions(folder, closing, placed)
         functions.start()
         yield net.dataplane, functions
 
 
-def measure(length: int, path: str) -> float:
-    """Mpps that reach the sink. Raises HostsimError where one is not what was sent."""
-    with chain(length, path, "load") as (plane, functions):
+def measure(length: int, path: str, placed: bool = True) -> float:
+    """Mpps that reach the sink. placed: the functions have their cores, if they want most of the
+    machine. Raises HostsimError where one is not what was sent."""
+    with chain(length, path, "load", placed) as (plane, functions):
         until(plane, functions, SETTLE)
         begun, before = time.monotonic(), arrived(functions)
         until(plane, functions, MEASURED)
@@ -210,7 +217,7 @@ class RoundTrips:
         if not self._kept[which]:
             with chain(self._length, self._path, "rtt") as (plane, functions):
                 until(plane, functions, SETTLE + MEASURED)
-                counted = functions.counters()["source"]
+                counted = counts_of(functions)["source"]
             for name, values in self._kept.items():
                 if name not in counted or counted["lost"] > LOST * counted["pings"]:
                     raise HostsimError(f"bench chain: {self._path}", f"round trips: {counted}")
@@ -227,9 +234,15 @@ def until(plane: Dataplane, functions: Functions, seconds: float) -> None:
         select.select([plane.fileno()], [], [], min(left, SYNC))
 
 
+def counts_of(functions: Functions) -> dict[str, dict[str, int]]:
+    """By VM, what its port and its function counted."""
+    reports = asyncio.run(functions.report())
+    return {name: report["counters"] for name, report in reports.items()}
+
+
 def arrived(functions: Functions) -> int:
     """Datagrams the sink has verified. Raises HostsimError."""
-    counted = functions.counters()["sink"]
+    counted = counts_of(functions)["sink"]
     if counted.get("bad") != 0:
         raise HostsimError("bench chain", f"the sink counts {counted}")
     return counted["good"]

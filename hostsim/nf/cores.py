@@ -1,9 +1,9 @@
-"""Which cores the packet functions of a host run on, where they want more than there is. Pure.
+"""Which cores the packet functions of a host run on, if they want more than there is. Pure.
 
 The kernel's scheduler leaves one core idle while functions wait for the other: it does not look for
-an idle core where all are busy most of the time (select_idle_cpu), and does not pull tasks that ran
+an idle core while all are busy most of the time (select_idle_cpu), and does not pull tasks that ran
 within the last half millisecond (task_hot). A chain that does so for 20 us at a time loses a third.
-So, where functions want most of the machine, each is told where it may run:
+So, if functions want most of the machine, each is told where it may run:
 
     they stand in the order of their routes, and each takes its share of all that they use; the
     cores divide this line into equal parts. A function runs on the core in whose part it lies, and
@@ -11,7 +11,11 @@ So, where functions want most of the machine, each is told where it may run:
     keeps packets in its caches, the two ends of a chain do not, and what does not come out even is
     for the scheduler.
 
-Where they want less (CALM), or each can have a core of its own, every core is theirs.
+If they want less (CALM), or each can have a core of its own, every core is theirs.
+
+Protects: `hostsim bench chain --path ring`, whose peer `unplaced` is the same chain without this.
+Off: taskset(1) on a function's threads, which is then left alone; or `Functions(placed=False)` for
+all of a host.
 """
 
 from collections.abc import Mapping, Sequence

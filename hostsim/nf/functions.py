@@ -12,11 +12,10 @@ for FLOW_IDLE loses its rule, and both forget what they counted.
 
 Places. Where the functions want most of the machine, each has its cores (hostsim/nf/cores.py).
 
-A function that ends by itself is started again, at once and then after pauses that double (BACKOFF,
-RESTARTS); one that is given up is to the switch as if its VM were gone. Ends in a row count: of a
-function that failed, within STEADY of its start; of one that was killed (SIGKILL comes from
-outside), within YOUNG. Its neighbours forget the rings to it before it gets new ones, and meanwhile
-their packets go to the switch.
+A function that ends by itself is started again, at the pace of restart.FUNCTION; one that is given
+up is to the switch as if its VM were gone. Its neighbours forget the rings to it before it gets new
+ones, and meanwhile their packets go to the switch. Its VM decides how long it takes to be ready, so
+nobody waits for that but START.
 """
 
 import asyncio
@@ -37,6 +36,7 @@ from hostsim.nf import cores, rings, settings
 from hostsim.nf.function import READY, Function, Memory
 from hostsim.nf.placing import Placing
 from hostsim.nf.runner import RING
+from hostsim.restart import FUNCTION, Backoff
 from hostsim.routing import dataplane
 from hostsim.routing.accounts import Books, Snapshot
 from hostsim.routing.ringside import Rings
@@ -46,10 +46,7 @@ from netns.process import Process
 
 log = logging.getLogger("hostsim.functions")
 
-BACKOFF = 0.1  # seconds before the second restart in a row; doubles. The first is at once
-RESTARTS = 8  # in a row
-STEADY = 10.0  # seconds after which a function counts as running
-YOUNG = 0.25  # seconds after which a function that is killed has counted as running
+START = 0.05  # seconds that others wait for a function to open its port; then it is looked at again
 AGING = 2.0  # seconds between two looks for what is idle
 CHANNEL = Shape("isolated", ring=1024, data=1 << 19, max_len=1600)
 SHARED = Shape("shared", ring=1024, max_len=1600)
@@ -58,7 +55,8 @@ IN_HAND = 128  # packets that a function may have taken or counted, but not pass
 
 
 class Functions:
-    """All network functions of a host. `sync` is to be called some ten times a second."""
+    """All network functions of a host. `sync` is to be called some ten times a second. placed:
+    they have their cores, if they want most of the machine."""
 
     def __init__(
         self,
@@ -67,6 +65,7 @@ class Functions:
         plane: dataplane.Dataplane,
         vms: Mapping[str, Vm],
         logs: Path,
+        placed: bool = True,
     ) -> None:
         folder = spec.path.parent
         self._plane = plane
@@ -85,11 +84,12 @@ class Functions:
         numbers = {one.vm.spec.name: number for number, one in self._by_number.items()}
         self._plan = rings.plan(spec.routes, numbers)
         self._pairs = set(self._plan.pairs)
-        self._placing = Placing(cores.line(spec.routes, numbers))
+        self._placing = Placing(cores.line(spec.routes, numbers)) if placed else None
         self._memories = [Memory(group) for group in self._plan.groups]
         for memory, group in zip(self._memories, self._plan.groups, strict=True):
             for number in group:
                 self._by_number[number].memory = memory
+        self._backoffs = {number: Backoff(FUNCTION) for number in self._by_number}
         self._epoch = 0
         self._books = Books()
         self._aged = time.monotonic()
@@ -141,7 +141,7 @@ class Functions:
     def _joined(self, a: int, b: int) -> bool:
         """Whether two VMs have rings; they get them when routes first make them neighbours."""
         ends = [self._by_number.get(number) for number in (a, b)]
-        if not all(end is not None and end.process is not None for end in ends):
+        if not all(end is not None and end.ready for end in ends):
             return False
         pair = frozenset((a, b))
         if pair not in self._pairs:
@@ -154,29 +154,39 @@ class Functions:
         return [other for pair in self._pairs if number in pair for other in pair - {number}]
 
     def _revive(self, function: Function) -> None:
+        """Take one that has ended a step further towards running again."""
         now = time.monotonic()
         process = function.process
-        if process is not None and process.poll() is not None:
+        if process is not None and process.poll() is not None and not function.begins:
             self._died(function, now)
-        if function.due is None or now < function.due:
+        if not function.begins and (function.due is None or now < function.due):
             return
         try:
-            function.spawn()
-            if not function.loaded():
-                if now < function.due + READY:
-                    return  # nobody else is to wait for what the function does when it is loaded
-                function.began = now
-                function.drop_spare()
-                raise HostsimError(function.vm.spec.name, f"not loaded after {READY:.0f} s")
-            function.start()
+            if not self._begun(function, now) or not function.placed(START):
+                return
         except (HostsimError, OSError) as error:
             log.error("%s: cannot be started again: %s", function.vm.spec.name, error)
             self._died(function, now)
             return
+        self._backoffs[function.vm.index].started(now)
         for other in self._others(function.vm.index):
-            if self._by_number[other].process is not None:
+            if self._by_number[other].ready:
                 self._join(frozenset((function.vm.index, other)))
         log.info("%s: its network function runs again", function.vm.spec.name)
+
+    def _begun(self, function: Function, now: float) -> bool:
+        """Have it begin once it is loaded. Raises HostsimError, OSError."""
+        if function.begins:
+            return True
+        function.spawn()
+        if not function.loaded():
+            assert function.due is not None
+            if now < function.due + READY:
+                return False
+            function.drop_spare()
+            raise HostsimError(function.vm.spec.name, f"not loaded after {READY:.0f} s")
+        function.begin()
+        return True
 
     def _keep_spare(self, function: Function) -> None:
         try:
@@ -196,15 +206,13 @@ class Functions:
             lost[other] = CHANNEL.ring + IN_HAND
         for vm, packets in lost.items():
             self._books.died[vm] = self._books.died.get(vm, 0) + packets
-        if now - function.began > (YOUNG if status == -signal.SIGKILL else STEADY):
-            function.restarts = 0
-        if function.restarts == RESTARTS or not function.vm.alive:
+        delay = self._backoffs[number].died(now, killed=status == -signal.SIGKILL)
+        if delay is None or not function.vm.alive:
             log.error("%s: its network function is given up (%s)", name, function.why)
             function.due = None
             self._plane.link_lost(name)
             return
-        function.due = now + (BACKOFF * 2**function.restarts if function.restarts else 0)
-        function.restarts += 1
+        function.due = now + delay
         log.warning("%s: its network function ended (%s)", name, function.why)
 
     # -- rules ------------------------------------------------------------------------------------
@@ -229,13 +237,9 @@ class Functions:
         for function in self._by_number.values():
             self._revive(function)
             self._keep_spare(function)
-        self._placing.look(
-            {
-                number: one.process.pid
-                for number, one in self._by_number.items()
-                if one.process is not None
-            }
-        )
+        if self._placing is not None:
+            running = {number: one.process for number, one in self._by_number.items()}
+            self._placing.look({n: one.pid for n, one in running.items() if one is not None})
         self.new_epoch(self._plane.epoch)
         seen = self._plane.function_flows()
         if time.monotonic() - self._aged > AGING:
@@ -319,14 +323,6 @@ class Functions:
         ended = [one.process for one in self._by_number.values() if one.process is not None]
         return [process.fileno() for process in ended if process.poll() is not None]
 
-    def counters(self) -> dict[str, dict[str, int]]:
-        """By VM name, what its port and the function counted; empty for one that does not answer
-        within ANSWER. Blocks."""
-        for one in self._by_number.values():
-            one.ask()
-        deadline = time.monotonic() + ANSWER
-        return {one.vm.spec.name: one.answer(deadline) for one in self._by_number.values()}
-
     def state(self, name: str) -> str:
         """The state of a VM's function, see Function."""
         return self._named(name).state
@@ -342,12 +338,12 @@ class Functions:
                 "name": one.vm.spec.nf,
                 "state": one.state,
                 "pid": one.process.pid if one.process is not None else None,
-                "restarts": one.starts - 1,
+                "restarts": self._backoffs[number].total,
                 "why": one.why,
                 "counters": one.counted,
                 "silent": one.silent,
             }
-            for one in self._by_number.values()
+            for number, one in self._by_number.items()
         }
 
     def _named(self, name: str) -> Function:

@@ -1,4 +1,5 @@
-"""Looks how much the packet functions use, and tells the kernel their places (places.py).
+"""Looks how much the packet functions use, and tells the kernel their cores. cores.py says what
+for, and how to switch it off.
 
 By /proc/PID/stat (proc(5)) and sched_setaffinity(2), for each thread. A function may never run
 where it could not before: its cores are among those that it had when it was first seen. One whose

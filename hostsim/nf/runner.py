@@ -1,21 +1,7 @@
 """A network function in its VM: the process that the daemon starts there.
 
-Descriptor 0 is a SOCK_SEQPACKET socket to the daemon (hostsim/nf/function.py), which is the only
-one it talks to. Messages are JSON objects, descriptors travel beside them (SCM_RIGHTS, unix(7)):
-
-    daemon -> NF  {"do": "open", "nf", "folder", "rules": entries, "tally": entries}
-                                                                      [rules, tally, settings]
-                  where the settings say that it keeps something      [..., kept, settings]
-                  with "frames", "first": its memory is FRAMES of these frames
-                                                                [rules, tally, umem, settings]
-    NF -> daemon  {"loaded": true}: it has its function and its memory
-    daemon -> NF  {"do": "begin"}: perhaps much later, in place of one that has died
-    NF -> daemon  {"ready": true}                                               [AF_XDP socket]
-    daemon -> NF  {"do": "neighbour", "vm", "shape": {...}}     [out, in, bell to read, to ring]
-    daemon -> NF  {"do": "forget", "vm"}
-    daemon -> NF  {"do": "counters"};   NF -> daemon  {"counters": {...}}
-
-The end of the socket is the end of the function. What is not understood ends it, with the reason on
+Descriptor 0 is a socket to the daemon (hostsim/nf/instance.py), which is the only one it talks to,
+by the messages of hostsim/nf/wire.py. What it does not understand ends it, with the reason on
 stderr: the VM's log.
 
 What `nf` may be: a name of `SHIPPED`, which gets its settings (hostsim/nf/settings.py);
@@ -33,20 +19,17 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from cext.port import port as ports
 from cext.port.port import Port
-from cext.ring.channel import Shape
 from hostsim.model import Json
+from hostsim.nf import wire
 from hostsim.nf.shipped import SHIPPED
 
 FRAMES = 4096
 FRAME_SIZE = 2048
 RING = 1024
 FREED = 2.0  # seconds
-MESSAGE_MAX = 64 * 1024
-FDS_MAX = 8
 
 
 def load(name: str, folder: str, settings: Json | None = None) -> Callable[[Port], None]:
@@ -87,35 +70,28 @@ class Control:
         self._socket = sock
         self.port: Port | None = None
 
-    def receive(self) -> tuple[dict[str, Any] | None, list[int]]:
-        """A message and its descriptors, which are the caller's; None: the daemon has gone."""
-        data, fds, _, _ = socket.recv_fds(self._socket, MESSAGE_MAX, FDS_MAX)
-        return (json.loads(data) if data else None), fds
-
     def open(self) -> tuple[Callable[[Port], None], Port] | None:
         """Find the function and make the port as the first message says; at the second, open eth0,
         which can be one process's only, and answer; None: nothing is wanted. Raises OSError,
         ValueError, ImportError."""
-        message, fds = self.receive()
-        if message is None:
+        message, fds = wire.receive(self._socket)
+        if not isinstance(message, wire.Open):
             return None
         settings = json.loads(os.pread(fds[-1], os.fstat(fds[-1]).st_size, 0))
         if settings.get("keeps"):
             settings["kept"] = os.dup(fds[-2])  # the function's
-        function = load(message["nf"], message["folder"], settings)
-        if "frames" in message:
-            port = Port(message["frames"], FRAME_SIZE, fds[2], message["first"], FRAMES)
+        function = load(message.nf, message.folder, settings)
+        if message.frames:
+            port = Port(message.frames, FRAME_SIZE, fds[2], message.first, FRAMES)
         else:
             port = Port(FRAMES, FRAME_SIZE)
-        port.rules(fds[0], message["rules"])
-        port.tally(fds[1], message["tally"])
-        for fd in fds:
-            os.close(fd)
-        self._socket.send(b'{"loaded": true}')
-        if self.receive()[0] is None:
+        port.rules(fds[0], message.rules)
+        port.tally(fds[1], message.tally)
+        wire.close(fds)
+        wire.send(self._socket, wire.Loaded())
+        if not isinstance(wire.receive(self._socket)[0], wire.Begin):
             return None
-        handle = eth0(port)
-        socket.send_fds(self._socket, [b'{"ready": true}'], [handle])
+        wire.send(self._socket, wire.Ready(), [eth0(port)])
         self.port = port
         port.control = self._socket.fileno()
         port.on_control = self.serve
@@ -124,22 +100,20 @@ class Control:
     def serve(self) -> bool:
         """Do what the daemon says; False: end."""
         assert self.port is not None
-        message, fds = self.receive()
+        message, fds = wire.receive(self._socket)
         if message is None:
             return False
-        if message["do"] == "neighbour":
+        if isinstance(message, wire.Neighbour):
             out, into, bell_in, bell_out = fds
-            self.port.neighbour(
-                message["vm"], Shape(**message["shape"]), out, into, (bell_in, bell_out)
-            )
+            self.port.neighbour(message.vm, message.shape, out, into, (bell_in, bell_out))
             os.close(out)
             os.close(into)
-        elif message["do"] == "forget":
-            self.port.forget(message["vm"])
-        elif message["do"] == "counters":
-            self._socket.send(json.dumps({"counters": self.port.counters()}).encode())
+        elif isinstance(message, wire.Forget):
+            self.port.forget(message.vm)
+        elif isinstance(message, wire.Ask):
+            wire.send(self._socket, wire.Counters(self.port.counters()))
         else:
-            raise ValueError(f"the daemon says {message['do']!r}")
+            raise wire.WireError(f"the daemon says {message}")
         return True
 
 

@@ -12,6 +12,7 @@ from cext.nf import judges as native
 from cext.port import port as ports
 from cext.port.port import Port
 from hostsim.model import Json
+from hostsim.names import PROTOCOL_NAMES
 
 
 def count(port: Port, _: Json) -> None:
@@ -37,7 +38,7 @@ def protocol(packet: memoryview) -> str:
         number = packet[20]
     else:
         return kind.hex()
-    return {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6"}.get(number, str(number))
+    return PROTOCOL_NAMES.get(number, str(number))
 
 
 @contextlib.contextmanager

@@ -19,6 +19,17 @@ that is killed may take with it what was in its hands, its socket and its rings,
 many may be missing and are `function-died`.
 
 Flows that are forgotten are one row for each VM, ENDED (retained.py).
+
+An example. A VM's transfer component let 10 packets of a flow go to the switch, and sent 5 by the
+direct link. The classifier has seen 8, and 5 came out of the link. Then the kernel's drops are
+looked at, one after the other:
+
+    the kernel dropped                               sent  switch  veth  drops         missing
+    nothing                                            15       8     5  -                   2
+    2 in the VM's queue to the switch (AT_EXIT)        15       8     5  X=2                 0
+    3 behind the classifier (IN_SWITCH)                15       5     5  X=2 Y=3             0
+    1 behind the link (BEHIND)                         15       5     4  X=2 Y=3 Z=1         0
+    4 that the VM had not sent on yet (IN_VM)          19       5     4  X=2 Y=3 Z=1 W=4     0
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -16,6 +16,7 @@ import pytest
 from help.chain import Chain, chained
 from help.net import ENDS
 from help.waiting import until
+from hostsim.bench.chain import counts_of
 from hostsim.hostfile.file import parse
 from hostsim.nf import functions
 from netns.process import Process
@@ -57,9 +58,9 @@ def chain(tmp_path: Path) -> Iterator[Chain]:
 def test_packets_leave_the_switch_for_the_ring(chain: Chain) -> None:
     chain.send(7, 5)
     chain.sync()
-    before, counted = chain.net.port("three"), chain.functions.counters()
+    before, counted = chain.net.port("three"), counts_of(chain.functions)
     chain.send(7, 50)
-    after, now = chain.net.port("three"), chain.functions.counters()
+    after, now = chain.net.port("three"), counts_of(chain.functions)
     # Nothing of the flow; what the server says of its closed port comes this way.
     assert after["tx_packets"] - before["tx_packets"] <= 20
     assert after["rx_packets"] - before["rx_packets"] >= 50
@@ -73,7 +74,7 @@ def test_a_mirror_takes_the_flow_back_to_the_switch(chain: Chain, tmp_path: Path
     chain.send(7, 5)
     chain.sync()
     chain.send(7, 10)
-    before = chain.functions.counters()["one"]["ring_out"]
+    before = counts_of(chain.functions)["one"]["ring_out"]
     assert before == 10
     mirrored = HOST + '[[mirror]]\nmatch = { proto = "udp", dport = 7 }\nto = "two"\n'
     name = chain.net.spec.name
@@ -83,14 +84,14 @@ def test_a_mirror_takes_the_flow_back_to_the_switch(chain: Chain, tmp_path: Path
     chain.send(7, 10)
     chain.sync()
     chain.send(7, 10)
-    assert chain.functions.counters()["one"]["ring_out"] == before
+    assert counts_of(chain.functions)["one"]["ring_out"] == before
 
 
 def test_never_means_the_switch(chain: Chain) -> None:
     for _ in range(3):
         chain.send(9, 20)
         chain.sync()
-    counters = chain.functions.counters()
+    counters = counts_of(chain.functions)
     assert counters["one"]["ring_out"] == 0
     assert counters["one"]["eth0_out"] >= 60
 
@@ -118,7 +119,7 @@ def test_tcp_with_offloads_arrives_whole_while_the_paths_flip(chain: Chain, tmp_
         assert flips > 4
         digest = hashlib.sha256(got.read_bytes()).hexdigest()
         assert digest == hashlib.sha256(body).hexdigest()
-        counters = chain.functions.counters()
+        counters = counts_of(chain.functions)
         assert all(counters[name]["ring_out"] > 100 for name in ("one", "two", "three"))
         assert all(counters[name]["eth0_out"] > 100 for name in ("one", "two", "three"))
         client.close()
@@ -144,9 +145,9 @@ def test_a_killed_function_comes_back_with_its_rings(chain: Chain) -> None:
         until(partial(restarted, chain, before_it), 20)
         chain.send(7, 5)
         chain.sync()
-        before = chain.functions.counters()["three"]["ring_in"]
+        before = counts_of(chain.functions)["three"]["ring_in"]
         chain.send(7, 20)
-        assert chain.functions.counters()["three"]["ring_in"] - before >= 20
+        assert counts_of(chain.functions)["three"]["ring_in"] - before >= 20
 
 
 def test_a_function_that_hangs_is_waited_for_once(

@@ -14,6 +14,7 @@ import pytest
 
 from help.net import Net
 from help.waiting import until
+from hostsim.bench.chain import counts_of
 
 pytestmark = pytest.mark.root
 
@@ -64,7 +65,7 @@ class Chain:
         self.net.close()
 
     def counter(self, vm: str, name: str) -> int:
-        return self.functions.counters()[vm][name]
+        return counts_of(self.functions)[vm][name]
 
 
 SOURCE_MATCHED = 'src = "198.18.0.10/32"'
@@ -127,7 +128,7 @@ def test_a_download_through_firewall_ids_and_nat(chain: Chain, tmp_path: Path) -
         address, port = (tmp_path / "log").read_text().split()[:2]
         assert address == NAT
         assert 2000 <= int(port) <= 3999
-        counters = chain.functions.counters()
+        counters = counts_of(chain.functions)
         # Nothing that a function sent is unaccounted for, by the tuple it had when it was sent.
         chain.net.settled()
         # Both ways by ring: fw to ids to nat, and nat to ids to fw.
@@ -199,7 +200,7 @@ def test_the_firewalls_rules_hold(chain: Chain) -> None:
 def test_nobody_comes_in_from_outside(chain: Chain) -> None:
     chain.net.run("server", "ping", "-c", "2", "-i", "0.2", "-W", "1", NAT, check=False)
     # Where the route matches the asking too, it comes by the firewall first.
-    counters = chain.functions.counters()
+    counters = counts_of(chain.functions)
     assert counters["nat"]["drop-unknown"] + counters["fw"]["drop-default"] == 2
     assert counters["ids"]["eth0_in"] + counters["ids"]["ring_in"] == 0
 
@@ -233,11 +234,11 @@ def test_the_source_sends_what_it_is_told(tmp_path: Path) -> None:
 
         def all_sent() -> bool:
             made.functions.sync()
-            counted = made.functions.counters()["fw"]
+            counted = counts_of(made.functions)["fw"]
             return counted["eth0_in"] + counted["ring_in"] == 2000
 
         until(all_sent, 20)
-        counters = made.functions.counters()
+        counters = counts_of(made.functions)
         assert counters["tx"]["made"] == 2000
         assert counters["tx"]["eth0_out"] + counters["tx"]["ring_out"] == 2000
         after = made.net.port("server")

@@ -10,7 +10,7 @@ import pytest
 
 from help.cli import HOSTSIM, ask, hostsim, run
 from help.waiting import until
-from hostsim.restart import LIMIT
+from hostsim.restart import OS
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 
@@ -119,14 +119,14 @@ def test_a_frozen_background_dies_and_is_frozen_again(host: Path) -> None:
 
 
 def test_an_os_that_keeps_dying_is_given_up(host: Path) -> None:
-    for _ in range(LIMIT):
+    for _ in range(OS.limit):
         pid = vm("work")["pid"]
         os.kill(pid, signal.SIGKILL)
         runs_again("work", pid)
     os.kill(vm("work")["pid"], signal.SIGKILL)
     until(lambda: vm("work")["state"] == "dead")
     until(lambda: "given up after 5 starts" in log())
-    assert vm("work")["restarts"] == LIMIT
+    assert vm("work")["restarts"] == OS.limit
     assert ask("status")["foreground"] == "play"
     said = hostsim("flip", "work", check=False)
     assert "it is not running" in said.stderr

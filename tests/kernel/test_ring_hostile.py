@@ -12,6 +12,7 @@ import pytest
 from help.chain import Chain, chained, route, vm
 from help.net import ENDS
 from help.waiting import until
+from hostsim.bench.chain import counts_of
 
 pytestmark = pytest.mark.root
 
@@ -73,12 +74,12 @@ def chain(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Chain]:
 
 def good(chain: Chain) -> None:
     """A hundred datagrams to the good neighbour, while some go to the bad one."""
-    before = chain.functions.counters()["three"]["ring_in"]
+    before = counts_of(chain.functions)["three"]["ring_in"]
     for _ in range(4):
         chain.send(666, 300)
         chain.send(7, 25)
         chain.sync()
-    until(lambda: chain.functions.counters()["three"]["ring_in"] - before == 100)
+    until(lambda: counts_of(chain.functions)["three"]["ring_in"] - before == 100)
 
 
 @pytest.mark.parametrize("chain", ["vandal", "bells", "hang_up", "deaf"], indirect=True)
@@ -96,7 +97,7 @@ def test_the_neighbour_goes_on(chain: Chain, request: pytest.FixtureRequest) -> 
     good(chain)
     assert chain.functions.process("one") is served
     assert served.poll() is None
-    counters = chain.functions.counters()["one"]
+    counters = counts_of(chain.functions)["one"]
     if "vandal" in request.node.name:
         assert sum(counters[f"bad_{what}"] for what in ("index", "length", "options")) > 0
     if "deaf" in request.node.name:

@@ -11,6 +11,7 @@ import pytest
 from help.chain import SIZE, Chain, chained, route, vm
 from help.net import ENDS
 from help.waiting import until
+from hostsim.bench.chain import counts_of
 from hostsim.nf import functions
 from hostsim.routing import dataplane
 
@@ -102,7 +103,7 @@ def test_packets_that_vanish_in_a_function_are_missing(made: Chain) -> None:
     until(lambda: sum(made.row("two")[part] for part in ("ring", "missing")) == 105)  # 5: by_ring
     row = made.row("two")
     assert row["missing"] > 0
-    assert row["ring"] == made.functions.counters()["three"]["ring_in"]
+    assert row["ring"] == counts_of(made.functions)["three"]["ring_in"]
     assert made.row("one")["missing"] == 0
 
 
@@ -128,7 +129,7 @@ def test_a_full_ring_drops_what_it_has_no_room_for(made: Chain) -> None:
 )
 def test_a_route_says_whether_a_full_ring_is_waited_for(made: Chain, drops: bool) -> None:
     by_ring(made)
-    before = made.functions.counters()["three"]["ring_in"]
+    before = counts_of(made.functions)["three"]["ring_in"]
     lost = 0
     for _ in range(5):  # where the machine is busy, sockets lose some, and the ring is not full
         made.send(7, 1800)
@@ -136,7 +137,7 @@ def test_a_route_says_whether_a_full_ring_is_waited_for(made: Chain, drops: bool
         lost = row["drops"].get("full-ring", 0)
         if lost or not drops:
             break
-    counted = made.functions.counters()
+    counted = counts_of(made.functions)
     assert counted["two"]["full_ring"] == lost
     assert counted["three"]["ring_in"] - before == row["sent"] - 10 - lost
     assert row["sent"] - 10 > functions.CHANNEL.ring
@@ -208,7 +209,7 @@ def test_a_kernel_stack_neighbour_cannot_get_past_a_function(tmp_path: Path) -> 
         (hop, _) = chain.net.flow(FLOW)["hops"]
         assert (hop["path"], hop["packets"]) == ("switch", 30)
         assert "one is a packet function" in hop["reason"]
-        assert chain.functions.counters()["one"]["eth0_in"] >= 30
+        assert counts_of(chain.functions)["one"]["eth0_in"] >= 30
         chain.net.settled()
 
 

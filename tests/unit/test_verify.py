@@ -73,6 +73,27 @@ def test_where_the_kernel_dropped_it(
     assert tuple(row[part] for part in ("sent", "switch", "veth", "drops", "missing")) == shown
 
 
+EXAMPLE = [
+    drop("X", AT_EXIT, 2),
+    drop("Y", IN_SWITCH, 3),
+    drop("Z", BEHIND, 1),
+    drop("W", IN_VM, 4),
+]
+
+
+def test_the_example_of_the_docstring() -> None:
+    """Each line of its table is what `check` says with one more of the kernel's drops."""
+    assert verify.__doc__ is not None
+    table = verify.__doc__.partition("the kernel dropped  ")[2].splitlines()[1:]
+    assert len(table) == len(EXAMPLE) + 1
+    for known, line in enumerate(table):
+        given = Losses(drops=EXAMPLE[:known])
+        row = only(verify.check([flow(8)], [rule(10, 5, 5)], given, VIEW))
+        drops = " ".join(f"{name}={count}" for name, count in row["drops"].items())
+        shown = [row["sent"], row["switch"], row["veth"], drops or "-", row["missing"]]
+        assert line.strip().partition("  ")[2].split() == " ".join(map(str, shown)).split(), line
+
+
 def test_what_only_came_in_has_a_row() -> None:
     row = only(verify.check([], [], Losses(drops=[drop("SOCKET_RCVBUFF", IN_VM, 4, vm=2)]), VIEW))
     assert (row["vm"], row["sent"], row["drops"]) == ("b", 4, {"SOCKET_RCVBUFF": 4})

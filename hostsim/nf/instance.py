@@ -1,0 +1,163 @@
+"""One process of a network function, the daemon's side: started in the VM, told what it is to be,
+begun, listened to, ended. The other side is hostsim/nf/runner.py, what they say nf/wire.py.
+
+    told -> loaded -> begun -> ready
+
+told: it loads its function and fills its memory, which takes longer than traffic may stand still;
+so a spare process does that beforehand. loaded: it waits, perhaps for ever. begun: it opens eth0,
+which can be one process's only. ready: its AF_XDP socket has come; from now on it hears of
+neighbours, and answers what it is asked. No state follows out of order; at any of them it may end.
+"""
+
+import asyncio
+import contextlib
+import os
+import select
+import socket
+import sys
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+
+from hostsim.errors import HostsimError
+from hostsim.nf import wire
+from hostsim.vm import Vm
+
+WORDS_MAX = 4096
+"""Bytes of a log's end that are looked at for its last line."""
+
+
+class State(Enum):
+    """How far it is, see the module."""
+
+    TOLD = "told"
+    LOADED = "loaded"
+    BEGUN = "begun"
+    READY = "ready"
+
+
+class Instance:
+    """A process that runs `message.nf` in a VM, with its output in the file `log`. fds: what `open`
+    has beside it; they stay the caller's. Raises HostsimError, OSError."""
+
+    def __init__(self, vm: Vm, log: Path, message: wire.Open, fds: Sequence[int]) -> None:
+        self._vm = vm
+        self._log = log
+        self._nf = message.nf
+        self._asked = False
+        self._heard: asyncio.Event | None = None  # somebody waits for the answer
+        self.state = State.TOLD
+        self.counted: dict[str, int] = {}  # as last answered
+        self.silent = False  # has not answered in time
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        with contextlib.ExitStack() as undo:
+            self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            undo.callback(self._control.close)
+            with theirs:
+                output = os.open(log, flags, 0o600)
+                try:
+                    self.process = vm.popen(
+                        [sys.executable, "-m", "hostsim.nf.runner"],
+                        cwd="/",
+                        stdin=theirs.fileno(),
+                        stdout=output,
+                        stderr=output,
+                    )
+                finally:
+                    os.close(output)
+            undo.callback(self.process.close)
+            wire.send(self._control, message, fds)
+            undo.pop_all()
+
+    def loaded(self, seconds: float) -> bool:
+        """Whether it has its function, or has failed at that, which `ready` reports; waits so
+        long."""
+        if self.state is State.TOLD and self._readable(seconds):
+            with contextlib.suppress(wire.WireError):  # `ready` will not understand it either
+                wire.close(wire.receive(self._control)[1])
+            self.state = State.LOADED
+        return self.state is not State.TOLD
+
+    def begin(self) -> None:
+        """It is to open eth0 now."""
+        assert self.state in (State.TOLD, State.LOADED), self.state
+        self.tell(wire.Begin())
+        self.state = State.BEGUN
+
+    def ready(self, seconds: float) -> int | None:
+        """Its AF_XDP socket, which is the caller's; None: not yet; waits so long. Raises
+        HostsimError if it did not start."""
+        assert self.state is State.BEGUN, self.state
+        if not self._readable(seconds):
+            return None
+        why = ""
+        fds: list[int] = []
+        try:
+            message, fds = wire.receive(self._control)
+            if isinstance(message, wire.Ready) and len(fds) == 1:
+                self.state = State.READY
+                return fds[0]
+        except wire.WireError as error:
+            why = str(error)
+        wire.close(fds)
+        why = why or self.last_words() or "no reason given"
+        raise HostsimError(f"{self._vm.spec.name}: nf", f"{self._nf!r} did not start: {why}")
+
+    def tell(self, message: wire.Message, fds: Sequence[int] = ()) -> None:
+        """One that has let too much wait is killed: nothing it is told would reach it."""
+        try:
+            wire.send(self._control, message, fds)
+        except BlockingIOError:
+            self.process.kill()
+
+    async def hear(self, seconds: float) -> None:
+        """Have `counted` up to date, and know whether it is `silent`; waits so long for one that
+        was not silent before, and lets others run meanwhile. One at a time."""
+        self._take_answer()
+        if not self._asked:  # or it may never read what it is sent
+            self.tell(wire.Ask())
+            self._asked = True
+        if not self.silent:
+            loop = asyncio.get_running_loop()
+            self._heard = asyncio.Event()
+            loop.add_reader(self._control, self._heard.set)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._heard.wait(), seconds)
+            self._unhear()
+        self._take_answer()
+        self.silent = self._asked
+
+    def last_words(self) -> str:
+        """The last line of the VM's log."""
+        with self._log.open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - WORDS_MAX))
+            lines = log.read(WORDS_MAX).decode(errors="replace").strip().splitlines()
+        return lines[-1].strip() if lines else ""
+
+    def close(self) -> None:
+        """End it, if it runs. Twice is harmless."""
+        self._unhear()
+        self._control.close()
+        self.process.close()
+
+    def _readable(self, seconds: float) -> bool:
+        return bool(select.select([self._control], [], [], seconds)[0])
+
+    def _take_answer(self) -> None:
+        """What it was asked for, if it has answered. What is no answer is none."""
+        if not self._asked or self._control.fileno() < 0 or not self._readable(0):
+            return
+        try:
+            message, fds = wire.receive(self._control)
+        except wire.WireError:
+            return
+        wire.close(fds)
+        if isinstance(message, wire.Counters):
+            self._asked = False
+            self.counted = dict(message.counters)
+
+    def _unhear(self) -> None:
+        if self._heard is not None:
+            asyncio.get_running_loop().remove_reader(self._control)
+            self._heard.set()
+            self._heard = None
