@@ -1,4 +1,5 @@
-/* See bench/port.h. */
+/* See bench/port.h. This file: the two ends of a chain: datagrams made and verified, and frames
+ * echoed and timed. */
 #include "bench/port.h"
 
 #include "nf/packet.h"
@@ -146,7 +147,7 @@ int hs_port_datagrams(struct hs_port *p, const uint8_t *packet, uint32_t len, ui
 
     if (len < LEAST || len > p->umem.frame_size / 4 * 3)
         return -EMSGSIZE;
-    p->puts_off = 1;
+    p->pace.puts_off = 1;
     for (;;) {
         uint32_t n = hs_port_recv(p, batch, HS_BURST); /* takes back what was sent, too */
         const uint32_t most = hs_port_room(p);
@@ -167,7 +168,7 @@ int hs_port_datagrams(struct hs_port *p, const uint8_t *packet, uint32_t len, ui
         if (ret != 0)
             break;
     }
-    p->puts_off = 0;
+    p->pace.puts_off = 0;
     hs_port_ring(p, 1);
     return ret < 0 ? ret : 0;
 }

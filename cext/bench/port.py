@@ -37,7 +37,7 @@ def send(port: Port, packet: bytes) -> None:
     are taken, until the port's control ends it. Its counter: `made`. Raises OSError."""
     made = ffi.new("uint64_t *")
     port.more_counters = lambda: {"made": made[0]}
-    port.native.wait_on_full = 1
+    port.native.pace.wait_on_full = 1
     while True:
         check(
             lib.hs_port_datagrams(port.native, packet, len(packet), made, port.control), "datagrams"

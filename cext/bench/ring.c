@@ -1,4 +1,5 @@
-/* See bench/ring.h. */
+/* See bench/ring.h. This file: source and sink of either kind of channel, what the memory would
+ * allow, round trips, and waiting. */
 #define _GNU_SOURCE
 #include "bench/ring.h"
 

@@ -1,4 +1,5 @@
-/* See bench/stream.h. */
+/* See bench/stream.h. This file: numbered datagrams at a rate, and what of them came, when, and in
+ * which order. */
 #define _GNU_SOURCE
 #include "bench/stream.h"
 

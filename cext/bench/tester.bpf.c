@@ -1,4 +1,4 @@
-/* See bench/tester.h. */
+/* See bench/tester.h. This file: the source of frames, and the count of those that arrive. */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/in.h>

@@ -1,4 +1,4 @@
-/* See bench/tester.h. */
+/* See bench/tester.h. This file: the loop that runs the source by BPF_PROG_TEST_RUN, in bursts. */
 #define _GNU_SOURCE
 #include "bench/tester.h"
 #include "ns/netns.h"

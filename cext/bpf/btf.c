@@ -1,4 +1,4 @@
-/* See bpf/btf.h. */
+/* See bpf/btf.h. This file: one pass over the enumeration that libbpf finds. */
 #include "bpf/btf.h"
 
 #include <bpf/btf.h>

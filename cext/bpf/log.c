@@ -1,4 +1,5 @@
-/* See bpf/log.h. */
+/* See bpf/log.h. This file: the print function that libbpf calls, and the buffer of each thread
+ * that it fills. */
 #include "bpf/log.h"
 
 #include <bpf/libbpf.h>

@@ -1,4 +1,4 @@
-/* See bpf/run.h. */
+/* See bpf/run.h. This file: libbpf's two calls, with plain arguments. */
 #include "bpf/run.h"
 
 #include <bpf/bpf.h>

@@ -1,4 +1,4 @@
-/* See bpf/tcx.h. */
+/* See bpf/tcx.h. This file: the one call, made in the other namespace. */
 #include "bpf/tcx.h"
 #include "ns/netns.h"
 

@@ -1,4 +1,4 @@
-/* See flow/parse.h. */
+/* See flow/parse.h. This file: the walk over the headers to the tuple. */
 #include "flow/parse.h"
 #include "flow/bytes.h"
 

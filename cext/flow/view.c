@@ -1,4 +1,4 @@
-/* See flow/view.h. */
+/* See flow/view.h. This file: the walk over the headers, those that an ICMP error quotes too. */
 #include "flow/view.h"
 
 #include <arpa/inet.h>

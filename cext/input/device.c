@@ -1,4 +1,5 @@
-/* See input/device.h. */
+/* See input/device.h. This file: one device, its state and its owner's, and the fate of each event.
+ * */
 #define _GNU_SOURCE
 #include "input/device.h"
 #include "input/feedback.h"

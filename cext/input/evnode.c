@@ -1,4 +1,5 @@
-/* See input/evnode.h. */
+/* See input/evnode.h. This file: the events that bring a clone to rest, and the making of a node.
+ * */
 #define _GNU_SOURCE
 #include "input/evnode.h"
 

@@ -1,4 +1,5 @@
-/* See input/feedback.h. */
+/* See input/feedback.h. This file: LEDs and sounds, from the OS that has the device to the device.
+ * */
 #define _GNU_SOURCE
 #include "input/feedback.h"
 

@@ -1,4 +1,4 @@
-/* See input/ff.h. */
+/* See input/ff.h. This file: the effects of each OS, and those of them that the real device has. */
 #define _GNU_SOURCE
 #include "input/ff.h"
 #include "input/forward.h"

@@ -1,4 +1,5 @@
-/* See input/keeper.h. One mutex holds the whole state; nothing between threads rests on atomics. */
+/* See input/keeper.h. This file: the thread and what it waits for. One mutex holds the whole state;
+ * nothing between threads rests on atomics. */
 #define _GNU_SOURCE
 #include "input/keeper.h"
 

@@ -1,4 +1,5 @@
-/* See input/revoke.h. */
+/* See input/revoke.h. This file: the search through processes, their descriptors and what is on its
+ * way between them. */
 #define _GNU_SOURCE
 #include "input/revoke.h"
 

@@ -1,4 +1,4 @@
-/* See nf/firewall.h. */
+/* See nf/firewall.h. This file: the rows held against a packet, and the connections. */
 #include "nf/firewall.h"
 
 #include <arpa/inet.h>

@@ -6,6 +6,10 @@
 #include "nf/nat.h"
 #include "port/port.h"
 
+/* Send everything on as it is. */
+uint32_t hs_judge_forward(void *state, struct hs_port *p, struct hs_packet *batch, uint32_t n);
+/* Drop everything. */
+uint32_t hs_judge_sink(void *state, struct hs_port *p, struct hs_packet *batch, uint32_t n);
 /* state: a struct hs_firewall. */
 uint32_t hs_judge_firewall(void *state, struct hs_port *p, struct hs_packet *batch, uint32_t n);
 /* state: a struct hs_nat. */

@@ -11,6 +11,11 @@ from cext import check
 from cext._native import ffi, lib
 from cext.port.port import Port
 
+FORWARD: Any = lib.hs_judge_forward
+"""Sends everything on as it is; for `Port.run`."""
+SINK: Any = lib.hs_judge_sink
+"""Drops everything; for `Port.run`."""
+
 NAT_COUNTS = (
     "translated-out",
     "translated-in",
@@ -102,7 +107,7 @@ class Source:
     def run(self, port: Port) -> None:
         """Send them, and then wait for the end. Raises OSError."""
         port.more_counters = self.counters
-        port.native.wait_on_full = 1
+        port.native.pace.wait_on_full = 1
         while True:
             check(
                 lib.hs_nf_source(

@@ -1,4 +1,4 @@
-/* See nf/nat.h. */
+/* See nf/nat.h. This file: the ports of the outside address, and the fields that are changed. */
 #include "nf/nat.h"
 
 #include <arpa/inet.h>

@@ -1,4 +1,4 @@
-/* See nf/packet.h. */
+/* See nf/packet.h. This file: the change of a checksum, and the cache of datagrams. */
 #include "nf/packet.h"
 
 #include <string.h>

@@ -1,4 +1,5 @@
-/* See nf/track.h. */
+/* See nf/track.h. This file: the table in its memfd, its sets, and how long a connection may be
+ * silent. */
 #define _GNU_SOURCE
 #include "nf/track.h"
 

@@ -1,4 +1,4 @@
-/* See ns/netns.h. */
+/* See ns/netns.h. This file: the way there and back, and a new namespace. */
 #define _GNU_SOURCE
 #include "ns/netns.h"
 

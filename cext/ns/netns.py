@@ -1,4 +1,5 @@
-"""Sockets in another network namespace, without leaving one's own. Wraps ns/sock.h."""
+"""Sockets and interfaces in another network namespace, without leaving one's own. Wraps ns/netns.h,
+ns/sock.h and ns/offload.h."""
 
 import socket
 
@@ -21,3 +22,9 @@ def new_netns() -> int:
     Raises OSError (EPERM without CAP_SYS_ADMIN).
     """
     return check(lib.hs_netns_new(), "new network namespace")
+
+
+def offload_off(netns_fd: int, interface: str) -> None:
+    """The interface leaves no checksum and no large segment to hardware: see hs_offload_off. Raises
+    OSError."""
+    check(lib.hs_offload_off(netns_fd, interface.encode()), f"offloads of {interface}")

@@ -1,4 +1,4 @@
-/* See ns/sock.h. */
+/* See ns/sock.h. This file: the one call, made in the other namespace. */
 #define _GNU_SOURCE
 #include "ns/sock.h"
 #include "ns/netns.h"

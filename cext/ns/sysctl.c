@@ -1,4 +1,4 @@
-/* See ns/sysctl.h. */
+/* See ns/sysctl.h. This file: the files of /proc/sys, written in the other namespace. */
 #include "ns/sysctl.h"
 #include "ns/netns.h"
 

@@ -16,16 +16,50 @@
  *
  * Cores that others want. Where there are fewer cores than ports that have something to do, polling
  * takes from the one that is waited for. A port that gives way (sched_yield(2)) and is away for
- * longer than a system call takes it for a sign of that. For HS_CROWDED it sleeps then where it
- * would have polled, until half of a ring is free or full, or its neighbour has nothing more to do.
+ * longer than a system call takes it for a sign of that. For HS_CROWDED it sleeps then instead of
+ * polling, until half of a ring is free or full, or its neighbour has nothing more to do.
+ *
+ * How a side waits for a ring (sleeps[] in ring/ring.h):
+ *
+ *                HS_SPIN is over                  the other side did anything
+ *     polling ---------------------> asleep ----------------------------------------> rung
+ *      ^   |                                                                          ^  |
+ *      |   |  crowded, or for half                half of the ring is full or free,   |  |
+ *      |   +-----------------------> half ------- or the other side has nothing ------+  |
+ *      |                                          more to do                             |
+ *      +------------ it has heard the bell, or its time is up ---------------------------+
+ *
+ * Who waits for packets is `asleep`, and `half` while it is crowded. Who waits for room is `half`
+ * for HS_PATIENCE, then `asleep`. Who waits for frames of its own is `half`.
  *
  * Who is woken, and when. A change of processes costs some microseconds, and waking one on another
  * core more, so both are to serve for many packets. The loops below do not look after each burst
- * whether a neighbour sleeps, but after HS_ROUNDS_PUT_OFF bursts, and wake then only whom they
- * would lose packets to. The others are woken by a port that has nothing more to do, or no room:
- * they can have its core. After HS_ROUNDS_LATE such looks they are woken anyway. A port that sleeps
- * sets no timer that would be the next to run out (LATE in port/wait.c): to set one costs as much
- * again.
+ * whether a neighbour sleeps, but after HS_ROUNDS_PUT_OFF bursts. They wake then only a neighbour
+ * that they would lose packets to. A port that has nothing more to do, or no room, wakes the
+ * others: they can have its core. After HS_ROUNDS_LATE such looks they are woken anyway.
+ *
+ * Tuning: what more of each constant buys and what it costs, and the case of `hostsim bench chain`,
+ * or the test, that shows it.
+ *
+ *     constant             unit     more of it buys; and costs                  watch
+ *     HS_BURST             packets  fewer calls; a packet waits longer          N/ring
+ *     HS_ROUNDS_PUT_OFF    bursts   fewer barriers; a sleeper is seen later     N/ring
+ *     HS_ROUNDS_LATE       looks    more packets for a wake; they wait longer   N/ring
+ *     HS_ROUNDS_ASK        bursts   fewer system calls; the end is heard later  N/ring
+ *     HS_SPIN              ns       no wake after a short gap; takes a core     rtt/N/ring
+ *     HS_CROWDED           ns       fewer changes of processes; no polling      N/ring
+ *     HS_AWAY              ns       no false crowds; short ones are missed      N/ring
+ *     HS_PACKETS_PART      1/ring   sooner woken; for fewer packets             N/ring
+ *     HS_FRAMES_PART       1/ring   sooner woken; for fewer frames              N/ring
+ *     HS_FRAMES_PART_IDLE  1/ring   the same, by a port about to sleep          N/ring
+ *     HS_LATE              ns       fewer timers; what rings no bell waits      N/ring
+ *     HS_PATIENCE          ns       halves of rings; a slow receiver holds us   N/ring
+ *     HS_WAIT              ns       less is lost; a stuck receiver holds us     test_port.py
+ *     HS_DRAIN             ns       less out of order; a stuck one holds eth0   test_switchover.py
+ *     HS_MOURNING          ns       safer; frames are missing for longer        test_port_shared.py
+ *
+ * HS_LATE is that long because a sleep that sets the timer which is the next to run out costs as
+ * much as a wake.
  *
  * What becomes of each packet is counted by flow in the tally (port/tally.h): what the function
  * gave to be sent, by which way it went, or why it was lost.
@@ -38,21 +72,30 @@
 #ifndef HS_PORT_H
 #define HS_PORT_H
 #include "flow/parse.h"
-#include "ring/bell.h"
-#include "ring/channel.h"
 #include "port/rules.h"
 #include "port/tally.h"
 #include "port/xsk.h"
+#include "ring/bell.h"
+#include "ring/channel.h"
 
 #define HS_NEIGHBOURS_MAX 16
+
+/* Tuning: see the table above. */
 #define HS_BURST 64
 #define HS_ROUNDS_PUT_OFF 4
-#define HS_ROUNDS_LATE 16               /* calls of hs_port_ring */
-#define HS_CROWDED UINT64_C(5000000)    /* ns */
-#define HS_AWAY UINT64_C(3000)          /* ns: longer than sched_yield takes by itself */
-#define HS_DRAIN UINT64_C(1000000)      /* ns */
-#define HS_WAIT UINT64_C(50000000)      /* ns */
-#define HS_MOURNING UINT64_C(200000000) /* ns */
+#define HS_ROUNDS_LATE 16 /* calls of hs_port_ring */
+#define HS_ROUNDS_ASK 1024
+#define HS_SPIN UINT64_C(20000)
+#define HS_CROWDED UINT64_C(5000000)
+#define HS_AWAY UINT64_C(3000)
+#define HS_PACKETS_PART 2
+#define HS_FRAMES_PART 2
+#define HS_FRAMES_PART_IDLE 8
+#define HS_LATE 20000000
+#define HS_PATIENCE 20000000
+#define HS_WAIT UINT64_C(50000000)
+#define HS_DRAIN UINT64_C(1000000)
+#define HS_MOURNING UINT64_C(200000000)
 
 /* A packet in the function's hands; same layout as struct xdp_desc. */
 struct hs_packet {
@@ -91,6 +134,25 @@ struct hs_port_counters {
     uint64_t sleeps;
 };
 
+/* How it waits and wakes. */
+struct hs_port_pace {
+    uint64_t spin_ns; /* polled for so long before it sleeps */
+    uint32_t wait_on_full;
+    uint32_t puts_off;      /* 1: in a loop that wakes neighbours by hs_port_ring */
+    uint64_t crowded_until; /* CLOCK_MONOTONIC, ns */
+};
+
+/* Bursts are mostly of one flow: what is known of the last one sent, and the last received. */
+struct hs_port_last {
+    struct hs_tuple tuple;
+    struct hs_flow_look look;
+    uint32_t to, withdrawn;
+    struct hs_tally_entry *sent;
+    struct hs_flow_look in_look;
+    uint32_t in_peer;
+    struct hs_tally_entry *in;
+};
+
 struct hs_port {
     struct hs_umem umem;
     struct hs_xsk eth0;
@@ -100,24 +162,14 @@ struct hs_port {
     const struct hs_rules *rules; /* NULL: everything goes to eth0 */
     uint32_t rule_entries;
     uint64_t rules_size;
-    uint64_t spin_ns;
-    uint32_t wait_on_full;
-    uint32_t puts_off;      /* 1: in a loop that wakes neighbours by hs_port_ring */
-    uint64_t crowded_until; /* CLOCK_MONOTONIC, ns */
+    struct hs_port_pace pace;
     struct hs_port_counters counters;
     struct hs_tally *tally; /* NULL: nothing is counted by flow */
     uint32_t tally_entries;
     uint64_t tally_size;
     uint32_t gone;                 /* neighbours that are dead, but not forgotten */
     uint64_t refused[HS_COUNTERS]; /* by neighbours that were, see enum hs_bad */
-    /* Bursts are mostly of one flow: what is known of the last one sent, and the last received. */
-    struct hs_tuple last_tuple;
-    struct hs_flow_look last_look;
-    uint32_t last_to, last_withdrawn;
-    struct hs_tally_entry *last_sent;
-    struct hs_flow_look last_in_look;
-    uint32_t last_in_peer;
-    struct hs_tally_entry *last_in;
+    struct hs_port_last last;
     uint32_t drained; /* hs_rules.withdrawn as of the last time the channels were let run empty */
 };
 
@@ -177,11 +229,6 @@ void hs_port_ring(struct hs_port *p, int idle);
  * reorder and change it, and returns how many of it, from its start, go on; the rest is dropped. */
 typedef uint32_t (*hs_judge)(void *state, struct hs_port *p, struct hs_packet *batch, uint32_t n);
 int hs_port_loop(struct hs_port *p, hs_judge judge, void *state, int also);
-
-/* Send everything on as it is. */
-uint32_t hs_judge_forward(void *state, struct hs_port *p, struct hs_packet *batch, uint32_t n);
-/* Drop everything. */
-uint32_t hs_judge_sink(void *state, struct hs_port *p, struct hs_packet *batch, uint32_t n);
 
 static inline uint8_t *hs_packet_data(const struct hs_port *p, const struct hs_packet *packet) {
     return p->umem.base + packet->addr;

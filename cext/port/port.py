@@ -1,4 +1,4 @@
-"""The port of a network function, its routing rules, and the C functions that ship. Wraps port.h.
+"""The port of a network function. Wraps port/port.h.
 
     for batch in port:                  # ends when hostsim says so
         for i in range(len(batch)):
@@ -10,9 +10,6 @@ Nothing is copied for Python, and a batch is one object whatever its length.
 """
 
 import ctypes
-import fcntl
-import mmap
-import os
 import select
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -72,7 +69,8 @@ class Batch:
 
 
 class Port:
-    """See port.h. Frames: a private umem, or `count` frames from `first` on of a shared one."""
+    """See port/port.h. Its packet memory: a private umem of `frames`, or `count` frames from
+    `first` on of the shared one behind `fd`. Raises OSError."""
 
     def __init__(
         self,
@@ -167,7 +165,7 @@ class Port:
         return self.control >= 0 and bool(select.select([self.control], [], [], 0)[0])
 
     def run(self, judge: Any, state: Any = None) -> None:
-        """A C function's loop (`FORWARD`, `SINK`, or a plug-in's) until `on_control` ends it."""
+        """A C function's loop (of cext/nf/judges.py, or a plug-in's) until `on_control` ends it."""
         given = ffi.NULL if state is None else state
         while True:
             check(lib.hs_port_loop(self.native, judge, given, self.control), "port")
@@ -189,81 +187,9 @@ class Port:
         lib.hs_port_close(self.native)
 
 
-FORWARD: Any = lib.hs_judge_forward
-SINK: Any = lib.hs_judge_sink
-
-
 def plug_in(path: str) -> tuple[Any, Any]:
     """A C plug-in's `hs_nf` (an hs_judge), and the library, to be kept. Raises OSError, and
     AttributeError where it has none."""
     library = ctypes.CDLL(path)
     address = ctypes.cast(library.hs_nf, ctypes.c_void_p).value
     return ffi.cast("hs_judge", address), library
-
-
-class Rules:
-    """The writer's side of a table of routing rules: the daemon's."""
-
-    def __init__(self, entries: int = 4096) -> None:
-        self.entries = entries
-        size: int = lib.hs_rules_bytes(entries)
-        assert size > 0, entries
-        self.fd = os.memfd_create("hostsim-rules", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(self.fd, size)
-        self._memory = mmap.mmap(self.fd, size)
-        self._native = ffi.from_buffer("struct hs_rules *", self._memory)
-        lib.hs_rules_init(self._native, entries)
-        _seal(self.fd)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Rules of every other epoch are stale at once."""
-        lib.hs_rules_set_epoch(self._native, epoch)
-
-    def put(self, flow: bytes, to: int, epoch: int, wait: bool = False) -> bool:
-        """flow: a struct hs_tuple, 40 bytes. wait: for room, where the ring is full. False: no
-        place for the rule, the flow stays on the switch."""
-        named = to | (lib.HS_TO_WAIT if wait else 0)
-        result: int = lib.hs_rules_put(
-            self._native, ffi.from_buffer("struct hs_tuple *", flow), named, epoch
-        )
-        return result == 0
-
-    def remove(self, flow: bytes) -> None:
-        """If it is there."""
-        lib.hs_rules_remove(self._native, ffi.from_buffer("struct hs_tuple *", flow))
-
-    def find(self, flow: bytes) -> int:
-        """What a reader would find: a VM's number, or 0."""
-        found: int = lib.hs_rules_find(
-            self._native, self.entries, ffi.from_buffer("struct hs_tuple *", flow)
-        )
-        return found & 0xFFFF
-
-    def close(self) -> None:
-        """Twice is harmless."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-
-
-def _seal(fd: int) -> None:
-    # Who gets the descriptor can map it for reading only; our own mapping stays writable.
-    future_write = 0x10
-    fcntl.fcntl(
-        fd,
-        fcntl.F_ADD_SEALS,
-        fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | future_write | fcntl.F_SEAL_SEAL,
-    )
-
-
-def flow_of(frame: bytes) -> bytes | None:
-    """The struct hs_tuple of a frame, or None where it can have no rule."""
-    found = ffi.new("struct hs_tuple *")
-    if lib.hs_flow_parse(ffi.from_buffer("uint8_t *", frame), len(frame), found) < 0:
-        return None
-    return bytes(ffi.buffer(found))
-
-
-def offload_off(netns_fd: int, interface: str) -> None:
-    """See hs_offload_off. Raises OSError."""
-    check(lib.hs_offload_off(netns_fd, interface.encode()), f"offloads of {interface}")

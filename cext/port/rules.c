@@ -1,4 +1,4 @@
-/* See port/rules.h. */
+/* See port/rules.h. This file: the writer's and the reader's side of the table. */
 #include "port/rules.h"
 
 #include <errno.h>

@@ -1,5 +1,5 @@
-/* The port's way out: for each packet its way, runs of packets with the same way, and what becomes
- * of each in the tally. See port/port.h. */
+/* See port/port.h. This file: the way out, for each packet its way, runs of packets with the same
+ * way, and what becomes of each in the tally. */
 #define _GNU_SOURCE
 #include "port/parts.h"
 
@@ -11,7 +11,7 @@ struct way {
     struct hs_neighbour *to; /* NULL: eth0 */
     uint32_t wait;
     struct hs_tally_entry *entry; /* NULL: there is no tally */
-    int known;                    /* p->last_tuple is the flow */
+    int known;                    /* p->last.tuple is the flow */
 };
 
 static struct way way_of(struct hs_port *p, const struct hs_packet *packet, uint64_t now) {
@@ -22,32 +22,32 @@ static struct way way_of(struct hs_port *p, const struct hs_packet *packet, uint
 
     if (!p->tally && (!p->rules || p->neighbours == 0))
         return way;
-    same = hs_flow_again(hs_packet_data(p, packet), packet->len, &p->last_look);
+    same = hs_flow_again(hs_packet_data(p, packet), packet->len, &p->last.look);
     if (!same) {
         if (hs_flow_parse(hs_packet_data(p, packet), packet->len, &tuple) < 0)
             return way;
-        same = hs_tuple_same(&tuple, &p->last_tuple);
+        same = hs_tuple_same(&tuple, &p->last.tuple);
         if (!same) {
-            p->last_tuple = tuple;
-            p->last_look = hs_flow_look_of(&tuple);
+            p->last.tuple = tuple;
+            p->last.look = hs_flow_look_of(&tuple);
         }
     }
     if (p->rules)
         withdrawn = atomic_load_explicit(&p->rules->withdrawn, memory_order_acquire);
-    if (p->tally && (!same || !p->last_sent))
-        p->last_sent = hs_port_entry(p, &p->last_tuple, 0, now);
-    if (p->rules && (withdrawn != p->last_withdrawn || p->last_to == 0 || !same)) {
-        p->last_to = hs_rules_find(p->rules, p->rule_entries, &p->last_tuple);
-        p->last_withdrawn = withdrawn;
+    if (p->tally && (!same || !p->last.sent))
+        p->last.sent = hs_port_entry(p, &p->last.tuple, 0, now);
+    if (p->rules && (withdrawn != p->last.withdrawn || p->last.to == 0 || !same)) {
+        p->last.to = hs_rules_find(p->rules, p->rule_entries, &p->last.tuple);
+        p->last.withdrawn = withdrawn;
     }
-    way.entry = p->last_sent;
+    way.entry = p->last.sent;
     way.known = 1;
-    for (uint32_t i = 0; p->last_to && i < p->neighbours; i++) {
+    for (uint32_t i = 0; p->last.to && i < p->neighbours; i++) {
         struct hs_neighbour *nb = &p->neighbour[i];
 
-        if (nb->vm == (p->last_to & HS_TO_VM) && !nb->gone) {
+        if (nb->vm == (p->last.to & HS_TO_VM) && !nb->gone) {
             way.to = nb;
-            way.wait = p->wait_on_full || p->last_to & HS_TO_WAIT;
+            way.wait = p->pace.wait_on_full || p->last.to & HS_TO_WAIT;
             break;
         }
     }
@@ -141,8 +141,6 @@ static uint32_t put_into_ring(struct hs_port *p, struct hs_neighbour *to,
     return taken;
 }
 
-enum { PATIENCE = 20000000 }; /* ns that half a ring is waited for, before any room will do */
-
 /* Give the receiver time to make room for the rest of `n`; how many were taken in all. */
 static uint32_t wait_for_room(struct hs_port *p, struct hs_neighbour *to,
                               const struct xdp_desc *descs, uint32_t taken, uint32_t n) {
@@ -157,8 +155,8 @@ static uint32_t wait_for_room(struct hs_port *p, struct hs_neighbour *to,
     while (taken < n) {
         const uint64_t waited = hs_now() - start;
         const uint32_t before = r->peer;
-        const int patient = waited < PATIENCE;
-        const struct timespec limit = {0, patient ? PATIENCE : HS_WAIT / 4};
+        const int patient = waited < HS_PATIENCE;
+        const struct timespec limit = {0, patient ? HS_PATIENCE : HS_WAIT / 4};
 
         if (waited > HS_WAIT) {
             to->stuck = 1;
@@ -166,7 +164,7 @@ static uint32_t wait_for_room(struct hs_port *p, struct hs_neighbour *to,
             break;
         }
         hs_port_ring(p, 1);
-        if (waited < p->spin_ns && start + waited >= p->crowded_until) {
+        if (waited < p->pace.spin_ns && start + waited >= p->pace.crowded_until) {
             hs_port_yield(p, start + waited);
             if (hs_ring_free(r, half) < half)
                 continue;
@@ -248,7 +246,7 @@ void hs_port_send(struct hs_port *p, const struct hs_packet *batch, uint32_t n) 
             if (++i == n || i - start == HS_BURST)
                 break;
             if (next.known &&
-                hs_flow_again(hs_packet_data(p, &batch[i]), batch[i].len, &p->last_look))
+                hs_flow_again(hs_packet_data(p, &batch[i]), batch[i].len, &p->last.look))
                 continue;
             next = way_of(p, &batch[i], now);
             if (next.to != way.to || next.wait != way.wait)
@@ -260,4 +258,16 @@ void hs_port_send(struct hs_port *p, const struct hs_packet *batch, uint32_t n) 
         else
             send_eth0(p, batch + start, entries, i - start);
     }
+}
+
+void hs_port_finish(struct hs_port *p, struct hs_packet *batch, uint32_t n, uint64_t drop) {
+    uint32_t on = 0;
+
+    for (uint32_t i = 0; i < n; i++) {
+        if (drop >> i & 1)
+            hs_port_drop(p, &batch[i], 1);
+        else
+            batch[on++] = batch[i];
+    }
+    hs_port_send(p, batch, on);
 }

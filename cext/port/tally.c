@@ -1,4 +1,4 @@
-/* See port/tally.h. */
+/* See port/tally.h. This file: the port's and the daemon's side of the table. */
 #include "port/tally.h"
 
 #include <string.h>

@@ -1,17 +1,10 @@
-/* See port/xsk.h. */
+/* See port/xsk.h. This file: the four rings of the socket, and the calls that make the kernel go
+ * on. */
 #define _GNU_SOURCE
 #include "port/xsk.h"
 
-#include "ns/sock.h"
-
 #include <errno.h>
-#include <linux/ethtool.h>
-#include <linux/sockios.h>
-#include <net/if.h>
-#include <stdio.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 #define KICK 32 /* packets the kernel sends for one call in copy mode */
 
@@ -150,27 +143,4 @@ void hs_xsk_reap(struct hs_xsk *x) {
         kick(x, x->in_tx);
         take_back(x);
     }
-}
-
-int hs_offload_off(int netns_fd, const char *interface) {
-    const uint32_t commands[] = {ETHTOOL_STXCSUM, ETHTOOL_STSO, ETHTOOL_SGSO};
-    int fd = hs_socket_at(netns_fd, AF_INET, SOCK_DGRAM, 0), ret = 0;
-    struct ethtool_value value;
-    struct ifreq request;
-
-    if (fd < 0)
-        return fd;
-    for (unsigned i = 0; i < sizeof(commands) / sizeof(*commands); i++) {
-        value = (struct ethtool_value){.cmd = commands[i], .data = 0};
-        memset(&request, 0, sizeof(request));
-        snprintf(request.ifr_name, sizeof(request.ifr_name), "%s", interface);
-        request.ifr_data = (char *)&value;
-        if (ioctl(fd, SIOCETHTOOL, &request) < 0 && errno != EOPNOTSUPP) {
-            ret = -errno;
-            goto out;
-        }
-    }
-out:
-    close(fd);
-    return ret;
 }

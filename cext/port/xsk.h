@@ -1,6 +1,6 @@
 /* An AF_XDP socket on an interface of this network namespace, over a process's umem.
  *
- * Documentation/networking/af_xdp.rst; libxdp's port/xsk.h. Copy mode (a veth has no other), with
+ * Documentation/networking/af_xdp.rst; libxdp's xdp/xsk.h. Copy mode (a veth has no other), with
  * need-wakeup. The XDP program and its XSKMAP are the daemon's (port/capture.bpf.c). The kernel is
  * trusted, so there are no checks of what it says here; but frames of the umem may belong to
  * channels, and go back to them when they have been sent.
@@ -46,10 +46,5 @@ void hs_xsk_reap(struct hs_xsk *x);
 
 /* Give the kernel free frames to receive into; called by recv. */
 void hs_xsk_refill(struct hs_xsk *x);
-
-/* The switch's end of a VM's veth finishes what kernels leave to their hardware: checksums, and the
- * cutting of large segments; an AF_XDP socket behind the other end would get packets that are
- * neither. SIOCETHTOOL on `interface` in the namespace. Returns 0 or a negative errno. */
-int hs_offload_off(int netns_fd, const char *interface);
 
 #endif

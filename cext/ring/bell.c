@@ -1,4 +1,4 @@
-/* See ring/bell.h. */
+/* See ring/bell.h. This file: the pipe written and emptied, and the clock. */
 #include "ring/bell.h"
 
 #include <time.h>

@@ -1,4 +1,5 @@
-/* See ring/channel.h. */
+/* See ring/channel.h. This file: each kind of channel, by copy and by frame, and every check of
+ * what the peer wrote. */
 #include "ring/channel.h"
 
 #include <errno.h>

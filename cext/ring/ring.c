@@ -1,4 +1,5 @@
-/* See ring/ring.h. */
+/* See ring/ring.h. This file: the size of a ring, and its opening; the rest is inline in the
+ * header. */
 #include "ring/ring.h"
 
 #include <string.h>

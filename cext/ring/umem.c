@@ -1,4 +1,5 @@
-/* See ring/umem.h. */
+/* See ring/umem.h. This file: regions, sealed and mapped between guard pages, and the list of free
+ * frames. */
 #define _GNU_SOURCE
 #include "ring/umem.h"
 

@@ -10,7 +10,7 @@ import os
 import struct
 
 from cext.bpf import objects as bpf
-from cext.port.port import offload_off
+from cext.ns.netns import offload_off
 from hostsim.switch import Switch
 from hostsim.vm import Vm
 from netns.links import Rtnl

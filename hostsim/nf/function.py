@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from cext.port.port import Rules
+from cext.port.rules import Rules
 from cext.port.tally import Tally
 from cext.ring.channel import Shape, make_region
 from hostsim.errors import HostsimError

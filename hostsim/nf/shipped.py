@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable, Iterator
 
 from cext.nf import judges as native
-from cext.port import port as ports
 from cext.port.port import Port
 from hostsim.model import Json
 from hostsim.names import PROTOCOL_NAMES
@@ -73,8 +72,8 @@ def source(port: Port, given: Json) -> None:
 
 
 SHIPPED: dict[str, Callable[[Port, Json], None]] = {
-    "forward": lambda port, _: port.run(ports.FORWARD),
-    "sink": lambda port, _: port.run(ports.SINK),
+    "forward": lambda port, _: port.run(native.FORWARD),
+    "sink": lambda port, _: port.run(native.SINK),
     "count": count,
     "firewall": firewall,
     "nat": nat,

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from cext import HERE
-from cext.port.port import Batch, Port, Rules, flow_of
+from cext.port.port import Batch, Port
+from cext.port.rules import Rules, flow_of
 from cext.ring.channel import Shape, make_channel
 from hostsim.bench.chain import packet
 from hostsim.nf import runner

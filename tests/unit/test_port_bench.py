@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from cext.bench import port as port_bench
-from cext.port.port import Port, Rules, flow_of
+from cext.port.port import Port
+from cext.port.rules import Rules, flow_of
 from cext.ring.channel import Shape, make_channel, make_region
 from hostsim.bench.chain import SIZE, host_file, packet
 from hostsim.hostfile.file import parse

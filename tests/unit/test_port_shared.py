@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from cext.port.port import Port, Rules, flow_of
+from cext.port.port import Port
+from cext.port.rules import Rules, flow_of
 from cext.ring.channel import Shape, make_channel, make_region
 from hostsim.bench.chain import packet
 

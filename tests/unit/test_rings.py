@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cext.port.port import Port, Rules, flow_of
+from cext.port.port import Port
+from cext.port.rules import Rules, flow_of
 from cext.port.tally import Tally
 from cext.switch.records import STEER, Account, Flow, Verdict
 from hostsim.bench.chain import packet
