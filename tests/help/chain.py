@@ -7,18 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from help.net import Net
+from help.programs import program
 from hostsim.nf.functions import Functions
 
-SEND = """
-import socket, sys
-port, count = map(int, sys.argv[1:])
-sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-sock.bind(("", 4000))
-for n in range(count):
-    sock.sendto(n.to_bytes(4, "big") * 20, ("198.18.0.20", port))
-"""
 SIZE = 14 + 20 + 8 + 80
-"""Bytes of a frame that SEND sends."""
+"""Bytes of a frame that `Chain.send` sends."""
 
 
 def vm(name: str, nf: str = "forward") -> str:
@@ -45,7 +38,7 @@ class Chain:
 
     def send(self, port: int, count: int) -> None:
         """Datagrams of one flow, from the client to the server."""
-        self.net.run("client", "python3", "-c", SEND, str(port), str(count))
+        self.net.run("client", *program("udp", "send", "198.18.0.20", port, count, 4000, 80))
 
     def row(self, vm: str, key: str = "udp:198.18.0.10:4000>") -> dict[str, Any]:
         """The row of `verify` for a flow in a VM."""

@@ -6,7 +6,7 @@ The test plays the daemon: `pump` does what the classifier asked for. Everything
 
 import contextlib
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from hostsim import assembly
 from hostsim.hostfile.file import parse
 from hostsim.teardown import Teardown
 from netns.journal import Journal
+from netns.process import Process
 
 ENDS = """
 [[endpoint]]
@@ -63,6 +64,13 @@ class Net:
         text = (done.stdout + done.stderr).decode(errors="replace")
         assert not check or done.returncode == 0, (vm, words, text)
         return text
+
+    def serve(self, vm: str, words: Sequence[str]) -> Process:
+        """A program in a VM, once it has said its first line, `up`."""
+        started = self.vms[vm].popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert started.stdout is not None
+        assert started.stdout.readline() == b"up\n"
+        return started
 
     def ip(self, vm: str, *words: str) -> str:
         """An `ip` command in a VM's namespace, from outside."""

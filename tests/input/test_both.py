@@ -3,7 +3,6 @@ keep their place there and leave no rules behind. By the command line, as a user
 
 import contextlib
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,34 +10,12 @@ from typing import Any
 import pytest
 
 from help.cli import HOSTSIM, ask, hostsim
-from help.programs import PROGRAMS
+from help.programs import program
 from help.rig import DEADLINE, Typist
 from help.waiting import until
 
 pytestmark = [pytest.mark.uinput, pytest.mark.timeout(400)]
 
-ECHO = """
-import socket, threading
-server = socket.create_server(("198.18.2.20", 7000))
-print("ready", flush=True)
-def serve(peer):
-    while data := peer.recv(100):
-        peer.send(data)
-while True:
-    threading.Thread(target=serve, args=(server.accept()[0],)).start()
-"""
-TALK = """
-import socket, threading
-s = socket.create_connection(("198.18.2.20", 7000))
-s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-for number in range(1000000):
-    s.send(b"%d\\n" % number)
-    assert s.recv(100) == b"%d\\n" % number
-    with open("/run/count", "w") as out:
-        out.write(str(number))
-    threading.Event().wait(0.05)
-"""
-READ = str(PROGRAMS / "reader.py")
 FLIPS = 20
 FROZEN = 30.0
 
@@ -73,12 +50,13 @@ def talking(*names: str) -> Iterator[dict[str, Path]]:
     """An echo server outside, and a client in each OS that counts its answers; the OSes are in the
     foreground one after the other. The files with the counts."""
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(inside("server", sys.executable, "-Ic", ECHO))
+        server = stack.enter_context(inside("server", *program("tcp", "echo", "198.18.2.20", 7000)))
         assert server.stdout.readline() == "ready\n"
         counts = {}
+        talk = program("tcp", "talk", "198.18.2.20", 7000, 0.05, "/run/count")
         for name in names:
             hostsim("flip", name, check=False)
-            stack.enter_context(inside(name, sys.executable, "-Ic", TALK))
+            stack.enter_context(inside(name, *talk))
             pid = next(vm["pid"] for vm in ask("status")["vms"] if vm["name"] == name)
             counts[name] = Path(f"/proc/{pid}/root/run/count")
             until(lambda: reached(counts[name], 5), DEADLINE, f"{name} talks")  # noqa: B023
@@ -103,7 +81,7 @@ def chain(address: str) -> list[str]:
 def test_flips_do_not_disturb_the_flows(host: None, typist: Typist, tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.touch()
-    with talking("play", "work") as counts, inside("work", sys.executable, "-ISc", reader(log)):
+    with talking("play", "work") as counts, inside("work", *program("reader", log)):
         ping = ("ping", "-q", "-i", "0.02", "-W", "5", "-c", "1000", "198.18.2.20")
         with inside("work", *ping) as pinging:
             for _ in range(FLIPS):
@@ -118,10 +96,6 @@ def test_flips_do_not_disturb_the_flows(host: None, typist: Typist, tmp_path: Pa
         assert hostsim("verify").returncode == 0
         typist("tap KEY_A")
         until(lambda: " 1 30 0" in log.read_text(), DEADLINE, "work has the keyboard")
-
-
-def reader(log: Path) -> str:
-    return f"import sys; sys.argv = ['', {str(log)!r}]; exec(open({READ!r}).read())"
 
 
 def test_a_frozen_os_finds_its_connection_and_leaves_no_rules(host: None) -> None:

@@ -5,7 +5,6 @@ Seen with python-evdev, libinput and pyudev inside the OSes.
 """
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 from evdev import AbsInfo, UInput, ecodes
 
 from help.ff import answer, next_ff
+from help.programs import program
 from help.rig import DEADLINE, Rig, spec
 from help.waiting import until
 from hostsim.model import DeviceMode
@@ -73,17 +73,6 @@ KINDS: dict[str, tuple[dict[int, Any], list[int]]] = {
     "lid": ({E.EV_SW: [E.SW_LID]}, []),
 }
 
-DESCRIBE = """
-import evdev, json
-found = {}
-for path in evdev.list_devices():
-    d = evdev.InputDevice(path)
-    caps = {str(t): [[c[0], list(c[1])] if isinstance(c, tuple) else c for c in codes]
-            for t, codes in d.capabilities().items()}
-    found[d.name] = [caps, list(d.info), d.phys, d.input_props(), d.ff_effects_count]
-print(json.dumps(found))
-"""
-
 
 def plug(kind: str) -> UInput:
     events, props = KINDS[kind]
@@ -114,7 +103,7 @@ def all_kinds(tmp_path: Path, mode: DeviceMode) -> object:
 
 
 def describe(rig: Rig, name: str) -> dict[str, object]:
-    done = rig.vms[name].run([sys.executable, "-I", "-c", DESCRIBE])
+    done = rig.vms[name].run(program("evdevs", "describe"))
     found: dict[str, object] = json.loads(done.stdout)
     return found
 
@@ -183,18 +172,9 @@ def test_rumble_belongs_to_the_foreground(all_kinds: tuple[Rig, dict[str, UInput
     the flip back it is there again."""
     rig, devices = all_kinds
     pad = devices["gamepad"]
-    script = (
-        "import evdev,sys\n"
-        "from evdev import ff,ecodes as e\n"
-        "d=[d for d in map(evdev.InputDevice,evdev.list_devices()) if 'gamepad' in d.name][0]\n"
-        "r=ff.Rumble(strong_magnitude=0x8000,weak_magnitude=0x4000)\n"
-        "f=ff.Effect(e.FF_RUMBLE,-1,0,ff.Trigger(0,0),ff.Replay(1000,0),ff.EffectType(ff_rumble_effect=r))\n"
-        "i=d.upload_effect(f)\nprint('up',i,flush=True)\n"
-        "d.write(e.EV_FF,i,1)\nprint('playing',flush=True)\nsys.stdin.read()\n"
-    )
     out = rig.folder / "rumble"
     with out.open("wb") as file:
-        program = rig.popen("work", sys.executable, "-I", "-c", script, stdin=-1, stdout=file)
+        rumble = rig.popen("work", *program("evdevs", "rumble", "gamepad"), stdin=-1, stdout=file)
     uploads = answer(pad, E.UI_FF_UPLOAD)
     assert uploads == [0x8000]
     until(lambda: "playing" in out.read_text(), DEADLINE, "the effect plays")
@@ -205,43 +185,32 @@ def test_rumble_belongs_to_the_foreground(all_kinds: tuple[Rig, dict[str, UInput
     flip = rig.begin(rig.kmc.flip("work", "test"))
     assert answer(pad, E.UI_FF_UPLOAD) == [0x8000]
     flip.result(30)
-    assert program.poll() is None
-    program.kill()  # the kernel erases what a program leaves behind
+    assert rumble.poll() is None
+    rumble.kill()  # the kernel erases what a program leaves behind
     answer(pad, E.UI_FF_ERASE)
 
 
 def test_a_lid_that_closed_meanwhile_is_closed(all_kinds: tuple[Rig, dict[str, UInput]]) -> None:
     rig, devices = all_kinds
     lid = devices["lid"]
-    state = (
-        "import evdev\n"
-        "d=[d for d in map(evdev.InputDevice,evdev.list_devices()) if 'lid' in d.name][0]\n"
-        "import fcntl,array\nb=array.array('B',[0]*4)\n"
-        "fcntl.ioctl(d.fd,0x8004451b,b)\nprint(b[0]&1)"
-    )
 
-    def closed(name: str) -> bytes:
-        return rig.vms[name].run([sys.executable, "-I", "-c", state]).stdout.strip()
+    def closed(name: str) -> Any:
+        return json.loads(rig.vms[name].run(program("evdevs", "lid", "lid")).stdout)
 
     lid.write(E.EV_SW, E.SW_LID, 1)
     lid.syn()
-    until(lambda: closed("work") == b"1", DEADLINE, "work sees the lid closed")
+    until(lambda: closed("work") is True, DEADLINE, "work sees the lid closed")
     rig.flip("play")
-    assert closed("play") == b"1"
+    assert closed("play") is True
     lid.write(E.EV_SW, E.SW_LID, 0)
     lid.syn()
     rig.flip("work")
-    assert closed("work") == b"0"
+    assert closed("work") is False
 
 
 def test_udev_in_an_os_lists_its_devices_only(all_kinds: tuple[Rig, dict[str, UInput]]) -> None:
     rig, _ = all_kinds
-    script = (
-        "import pyudev\n"
-        "for d in pyudev.Context().list_devices(subsystem='input'):\n"
-        " if d.device_node: print(d.device_node, d.is_initialized, d.properties.get('ID_INPUT'))"
-    )
-    done = rig.vms["work"].run([sys.executable, "-I", "-c", script])
+    done = rig.vms["work"].run(program("evdevs", "udev"))
     lines = sorted(done.stdout.decode().splitlines())
     nodes = rig.vms["work"].run(["sh", "-c", "ls -d /dev/input/event*"]).stdout.decode().split()
     assert lines == [f"{node} True 1" for node in sorted(nodes)]

@@ -1,7 +1,10 @@
 """A flip moves the equipment: who reads what, before and after, in both modes."""
 
+import sys
+
 import pytest
 
+from help.programs import program
 from help.rig import DEADLINE, Rig
 from help.waiting import until
 from hostsim.errors import HostsimError
@@ -45,26 +48,22 @@ def test_a_held_key_is_released_for_the_old_and_not_pressed_for_the_new(rig: Rig
         until(lambda: (LEFTSHIFT, 0) in work.pressed(), DEADLINE, "work sees Shift released")
     else:
         until(lambda: work.opened() == 0, DEADLINE, "work's descriptor is revoked")
-    held = "import evdev;print(evdev.InputDevice(evdev.list_devices()[0]).active_keys())"
-    seen = rig.vms["play"].run([*python(), "-c", held]).stdout
+    held = program("evdevs", "held")
+    seen = rig.vms["play"].run(held).stdout
     assert seen.split() == [b"[]"]
     keyboard("up KEY_LEFTSHIFT", "tap KEY_B")
     until(lambda: (B, 0) in play.pressed(), DEADLINE, "play reads a key")
     assert play.pressed() == [(B, 1), (B, 0)]
     rig.flip("work")
     until(lambda: work.opened() == 1, DEADLINE, "work has opened the keyboard again")
-    seen = rig.vms["work"].run([*python(), "-c", held]).stdout
+    seen = rig.vms["work"].run(held).stdout
     assert seen.split() == [b"[]"]
 
 
 def test_caps_lock_led_follows_each_os(rig: Rig) -> None:
     keyboard = rig.typist("keyboard", "Test Keyboard")
     rig.start()
-    light = (
-        "import evdev;d=evdev.InputDevice(evdev.list_devices()[0]);"
-        "d.set_led(evdev.ecodes.LED_CAPSL,1);print(d.leds())"
-    )
-    assert rig.vms["work"].run([*python(), "-c", light]).stdout.split() == [b"[1]"]
+    assert rig.vms["work"].run(program("evdevs", "light")).stdout.split() == [b"[1]"]
     until(lambda: keyboard("leds") == "LED_CAPSL", DEADLINE, "lit on the device")
     rig.flip("play")
     assert keyboard("leds") == ""
@@ -78,14 +77,9 @@ def test_evtest_and_python_evdev_read_what_is_typed(rig: Rig) -> None:
     node = rig.vms["work"].run(["ls", "/dev/input"]).stdout.decode().split()
     assert len(node) == 1
     evtest_log, evdev_log = rig.folder / "evtest", rig.folder / "evdev"
-    script = (
-        "import evdev\n"
-        f"d=evdev.InputDevice('/dev/input/{node[0]}')\nprint('ready',flush=True)\n"
-        "for e in d.read_loop():\n print(e.type,e.code,e.value,flush=True)"
-    )
     with evtest_log.open("wb") as one, evdev_log.open("wb") as two:
         rig.popen("work", "stdbuf", "-oL", "evtest", f"/dev/input/{node[0]}", stdout=one)
-        rig.popen("work", *python(), "-c", script, stdout=two)
+        rig.popen("work", *program("evdevs", "follow", f"/dev/input/{node[0]}"), stdout=two)
     until(lambda: "Testing" in evtest_log.read_text(), DEADLINE, "evtest has begun")
     until(lambda: "ready" in evdev_log.read_text(), DEADLINE, "python-evdev has begun")
     keyboard("tap KEY_A")
@@ -111,7 +105,7 @@ def test_refused_flips_change_nothing(rig: Rig) -> None:
 
 def test_the_agent_asks(rig: Rig) -> None:
     rig.start()
-    agent = [*python(), "-m", "hostsim.cli.agent"]
+    agent = [sys.executable, "-I", "-m", "hostsim.cli.agent"]
     done = rig.vms["work"].run([*agent, "flip", "play"])
     assert done.returncode == 0
     assert done.stdout.startswith(b"play is foreground after work")
@@ -123,9 +117,3 @@ def test_the_agent_asks(rig: Rig) -> None:
     assert rig.status()["foreground"] == "work"
     done = rig.vms["play"].run([*agent, "status"])
     assert done.stdout == b"this is play (background); foreground: work\n"
-
-
-def python() -> list[str]:
-    import sys
-
-    return [sys.executable, "-I"]

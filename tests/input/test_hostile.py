@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from evdev import AbsInfo, UInput, ecodes
 
-from help.programs import PROGRAMS
+from help.programs import PROGRAMS, program
 from help.rig import DEADLINE, Rig, spec
 from help.waiting import until
 from hostsim.model import DeviceMode, KmcSpec
@@ -85,13 +85,7 @@ def test_events_put_into_a_clone_stay_there(rig: Rig) -> None:
     keyboard = rig.typist("keyboard", "Test Keyboard")
     rig.start()
     work, play = rig.reader("work"), rig.reader("play")
-    forge = (
-        "import os,struct,glob\n"
-        "fd=os.open(glob.glob('/dev/input/event*')[0],os.O_RDWR)\n"
-        "e=struct.Struct('llHHi')\n"
-        "os.write(fd,e.pack(0,0,1,48,1)+e.pack(0,0,0,0,0)+e.pack(0,0,1,48,0)+e.pack(0,0,0,0,0))\n"
-    )
-    assert rig.vms["play"].run([sys.executable, "-I", "-c", forge]).returncode == 0
+    assert rig.vms["play"].run(program("evdevs", "forge")).returncode == 0
     until(lambda: play.pressed() == [(48, 1), (48, 0)], DEADLINE, "play hears itself")
     keyboard("tap KEY_A")
     until(lambda: work.pressed() == [(A, 1), (A, 0)], DEADLINE, "work reads")
@@ -103,18 +97,10 @@ def test_other_nodes_of_the_device_are_out_of_reach(rig: Rig) -> None:
     keyboard = rig.typist("keyboard", "Test Keyboard")
     rig.start()
     numbers = [os.stat(keyboard.node).st_rdev, os.stat("/dev/uinput").st_rdev, os.makedev(244, 0)]
-    probe = (
-        "import os,stat\n"
-        "def tell(f):\n"
-        " try: f(); print('done')\n"
-        " except OSError as e: print(type(e).__name__)\n"
-        f"for n in {numbers!r}:\n"
-        " tell(lambda: os.mknod('/dev/input/x', stat.S_IFCHR|0o600, n))\n"
-        " tell(lambda: os.mknod('/dev/shm/x', stat.S_IFCHR|0o600, n))\n"
-        f"tell(lambda: os.open('/proc/{os.getpid()}/root{keyboard.node}', os.O_RDONLY))\n"
-        f"tell(lambda: os.open('/proc/{rig.vms['work'].pid}/root/dev/input', os.O_RDONLY))\n"
-    )
-    done = rig.vms["play"].run([sys.executable, "-I", "-c", probe])
+    words = [f"{path}={number}" for number in numbers for path in ("/dev/input/x", "/dev/shm/x")]
+    words += [f"/proc/{os.getpid()}/root{keyboard.node}"]
+    words += [f"/proc/{rig.vms['work'].pid}/root/dev/input"]
+    done = rig.vms["play"].run(program("tries", "paths", *words))
     assert done.stdout.decode().split() == ["PermissionError"] * 6 + ["FileNotFoundError"] * 2
 
 

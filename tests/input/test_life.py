@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from help.programs import program
 from help.rig import DEADLINE, Reader, Rig, Typist, spec
 from help.waiting import until
 from hostsim.errors import HostsimError
@@ -207,16 +208,8 @@ def test_the_background_cannot_open_or_make_the_node(rig: Rig, mode: DeviceMode)
     keyboard = rig.typist("keyboard", "Test Keyboard")
     rig.start()
     number = os.stat(keyboard.node).st_rdev
-    probe = (
-        "import os,stat\n"
-        "def tell(f):\n"
-        " try: f(); print('done')\n"
-        " except OSError as e: print(type(e).__name__)\n"
-        f"tell(lambda: os.mknod('/dev/input/x', stat.S_IFCHR|0o600, {number}))\n"
-        f"tell(lambda: os.mknod('/tmp/hs-x', stat.S_IFCHR|0o600, {number}))\n"
-        f"tell(lambda: os.open({keyboard.node!r}, os.O_RDONLY))\n"
-    )
-    out = rig.vms["play"].run(["python3", "-c", probe]).stdout.decode().split()
+    words = (f"/dev/input/x={number}", f"/tmp/hs-x={number}", keyboard.node)
+    out = rig.vms["play"].run(program("tries", "paths", *words)).stdout.decode().split()
     assert out == ["PermissionError", "PermissionError", "FileNotFoundError"]
 
 

@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 import struct
-import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 from evdev import AbsInfo, InputDevice, UInput, ecodes
 
+from help.programs import program
 from help.rig import DEADLINE, Rig, spec
 from help.waiting import until
 from hostsim.model import DeviceMode, DeviceSpec, KmcSpec
@@ -25,8 +25,7 @@ pytestmark = [pytest.mark.uinput, pytest.mark.timeout(240)]
 
 E = ecodes
 A, ENTER, SHIFT = E.KEY_A, E.KEY_ENTER, E.KEY_LEFTSHIFT
-GET_KEYCODE, SET_KEYCODE = 0x80084504, 0x40084504  # the old ones: two words, by scan code
-GET_SLOTS = 0x8014450A
+GET_KEYCODE = 0x80084504  # the old one: two words, by scan code
 
 AXIS = AbsInfo(0, -128, 127, 0, 0, 0)
 SLOT = AbsInfo(0, 0, 3, 0, 0, 0)
@@ -49,8 +48,6 @@ KINDS: dict[str, dict[int, Any]] = {
     },
 }
 
-FIRST = "import evdev;d=evdev.InputDevice(evdev.list_devices()[0]);"
-
 
 @contextmanager
 def plugged(kind: str) -> Iterator[UInput]:
@@ -59,15 +56,15 @@ def plugged(kind: str) -> Iterator[UInput]:
         yield device
 
 
-def ask(rig: Rig, name: str, script: str) -> Any:
-    """What a script with `d`, the OS's first device, prints as JSON."""
-    done = rig.vms[name].run([sys.executable, "-I", "-c", f"{FIRST}import json;{script}"])
+def ask(rig: Rig, name: str, *words: object) -> Any:
+    """What a command of evdevs.py answers, for the OS's first device."""
+    done = rig.vms[name].run(program("evdevs", *words))
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
 def held(rig: Rig, name: str) -> list[int]:
-    return list(ask(rig, name, "print(json.dumps(d.active_keys()))"))
+    return list(ask(rig, name, "held"))
 
 
 @pytest.fixture
@@ -204,36 +201,30 @@ def touch(pad: UInput, slot: int, tracking: int) -> None:
 
 
 def contacts(rig: Rig, name: str) -> list[int]:
-    script = (
-        "import fcntl,struct;b=bytearray(struct.pack('5i',0x39,0,0,0,0));"
-        f"fcntl.ioctl(d.fd,{GET_SLOTS},b);print(json.dumps(struct.unpack('5i',b)[1:]))"
-    )
-    return list(ask(rig, name, script))
+    return list(ask(rig, name, "slots"))
 
 
 def test_autorepeat_belongs_to_its_os(rig: Rig) -> None:
     rig.typist("keyboard", "Test Keyboard")
     rig.start()
-    tell = "print(json.dumps(list(d.repeat)))"
-    found = ask(rig, "work", tell)
-    assert ask(rig, "work", f"d.repeat=(321,54);{tell}") == [321, 54]
+    found = ask(rig, "work", "repeat")
+    assert ask(rig, "work", "repeat", 321, 54) == [321, 54]
     rig.flip("play")
-    assert ask(rig, "play", tell) == found
+    assert ask(rig, "play", "repeat") == found
     rig.flip("work")
-    assert ask(rig, "work", tell) == [321, 54]
+    assert ask(rig, "work", "repeat") == [321, 54]
 
 
 def test_calibration_belongs_to_its_os(rig: Rig) -> None:
     with plugged("pad") as pad:
         rig.start()
-        tell = "print(json.dumps(list(d.absinfo(0))[1:]))"
-        found = ask(rig, "work", tell)
-        mine = ask(rig, "work", f"d.set_absinfo(0,min=-100,max=90,fuzz=3,flat=4);{tell}")
+        found = ask(rig, "work", "calibrate")
+        mine = ask(rig, "work", "calibrate", -100, 90, 3, 4)
         assert mine == [-100, 90, 3, 4, 0]
         rig.flip("play")
-        assert ask(rig, "play", tell) == found
+        assert ask(rig, "play", "calibrate") == found
         rig.flip("work")
-        assert ask(rig, "work", tell) == mine
+        assert ask(rig, "work", "calibrate") == mine
         rig.now(rig.kmc._drivers()[0].close)
         rig.now(rig.kmc._drivers()[1].close)
         assert list(pad.device.absinfo(0))[1:] == found
@@ -242,7 +233,7 @@ def test_calibration_belongs_to_its_os(rig: Rig) -> None:
 def test_sounds_and_gain_stay_with_their_os(rig: Rig, mode: DeviceMode) -> None:
     with plugged("beeper") as beeper:
         rig.start()
-        ask(rig, "work", "d.write(18,2,440);d.syn();print(1)")
+        ask(rig, "work", "write", E.EV_SND, E.SND_TONE, 440)
         until(lambda: told(beeper, E.EV_SND) == [(E.SND_TONE, 440)], DEADLINE, "the tone sounds")
         rig.flip("play")
         until(lambda: told(beeper, E.EV_SND) == [(E.SND_TONE, 0)], DEADLINE, "the tone is off")
@@ -257,7 +248,7 @@ def test_the_gain_of_one_os_is_not_the_next_ones(rig: Rig) -> None:
     with plugged("pad") as pad:
         rig.start()
         told(pad, E.EV_FF)
-        ask(rig, "work", "d.write(21,0x60,0x2000);d.syn();print(1)")
+        ask(rig, "work", "write", E.EV_FF, E.FF_GAIN, 0x2000)
         until(lambda: (E.FF_GAIN, 0x2000) in told(pad, E.EV_FF), DEADLINE, "work sets the gain")
         rig.flip("play")
         until(lambda: (E.FF_GAIN, 0xFFFF) in told(pad, E.EV_FF), DEADLINE, "play has full gain")
@@ -274,13 +265,7 @@ def told(device: UInput, kind: int) -> list[tuple[int, int]]:
 
 def keycode(rig: Rig, name: str, change: int | None = None) -> int:
     """The key of A's scan code on the AT keyboard, once it was changed to another."""
-    script = (
-        "import fcntl,struct;"
-        + (f"fcntl.ioctl(d.fd,{SET_KEYCODE},struct.pack('II',30,{change}));" if change else "")
-        + f"b=bytearray(struct.pack('II',30,0));fcntl.ioctl(d.fd,{GET_KEYCODE},b);"
-        "print(json.dumps(struct.unpack('II',b)[1]))"
-    )
-    return int(ask(rig, name, script))
+    return int(ask(rig, name, "keycode", *([] if change is None else [change])))
 
 
 @pytest.mark.parametrize("mode", ["direct"])
@@ -338,7 +323,7 @@ def test_a_device_that_comes_back_is_as_each_os_had_it(rig: Rig) -> None:
     assert ask(rig, "play", tell) == fresh
     assert keyboard("leds") == ""
     rig.flip("work")
-    assert ask(rig, "work", tell) == mine
+    assert ask(rig, "work", "calibrate") == mine
     until(lambda: keyboard("leds") == "LED_CAPSL", DEADLINE, "lit on the device")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from help.net import ENDS, Net, made
+from help.programs import program
 from help.waiting import until
 from hostsim.errors import HostsimError
 from hostsim.hostfile.file import parse
@@ -58,29 +59,6 @@ def conserved(net: Net) -> None:
     )
 
 
-HOPS = """
-import json, socket
-sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-sock.setsockopt(socket.IPPROTO_IP, 12, 1)
-sock.setsockopt(socket.SOL_SOCKET, 33, 16 << 20)
-sock.bind(("", 9))
-print("up", flush=True)
-ttls, last, late, count = {}, -1, 0, 0
-while True:
-    data, extra, _, _ = sock.recvmsg(64, 64)
-    if data == b"end":
-        break
-    ttl = int.from_bytes(extra[0][2], "little")
-    ttls[ttl] = ttls.get(ttl, 0) + 1
-    number = int.from_bytes(data[:8], "big")
-    late += number < last
-    last = max(last, number)
-    count += 1
-print(json.dumps({"ttls": ttls, "late": late, "count": count, "last": last}))
-"""
-END = "import socket; socket.socket(2, 2).sendto(b'end', ('198.18.0.20', 9))"
-
-
 def arrived(net: Net, count: int, sender: Process) -> bool:
     """Whether the server got so many packets, or there will be no more."""
     return sender.poll() is not None or net.port("server")["tx_packets"] >= count
@@ -93,9 +71,7 @@ def stream(*words: str) -> list[str]:
 def test_each_packet_meets_one_policy_whole(net: Net) -> None:
     """Two VMs before, the two in the other order or two others after, a hundred times under
     traffic: every packet passes two VMs. A packet judged by a mixture would pass one or three."""
-    server = net.vms["server"].popen(["python3", "-c", HOPS], stdout=subprocess.PIPE)
-    assert server.stdout is not None
-    assert server.stdout.readline() == b"up\n"
+    server = net.serve("server", program("udp", "ttls", 9))
     sender = net.vms["client"].popen(
         stream("send", "198.18.0.20", "9", "64", "0", "12000", "4000"), stdout=subprocess.PIPE
     )
@@ -112,8 +88,9 @@ def test_each_packet_meets_one_policy_whole(net: Net) -> None:
     assert sender.wait(20) == 0
     sent = json.loads(sender.stdout.readline())["packets"]
     conserved(net)
-    net.run("client", "python3", "-c", END)
+    net.run("client", *program("udp", "many", "198.18.0.20", 9, 1, b"end".hex()))
     assert server.wait(10) == 0
+    assert server.stdout is not None
     got = json.loads(server.stdout.readline())
     assert applied == 100
     assert list(got["ttls"]) == ["62"], got
@@ -185,15 +162,9 @@ def sink(net: Net) -> Iterator[None]:
     server.close()
 
 
-BUSY = (
-    "import socket, time\ns = socket.socket(2, 2)\ns.bind(('', 777))\n"
-    "s.connect(('198.18.0.20', 9))\nfor n in range(%d):\n    s.send(bytes(64))\n"
-)
-
-
 def busy(net: Net, count: int) -> None:
     """Packets of one flow, whose source port stays."""
-    net.run("client", "python3", "-c", BUSY % count)
+    net.run("client", *program("udp", "send", "198.18.0.20", 9, count, 777))
     net.pump()
 
 

@@ -15,6 +15,7 @@ from cext.bpf import ids
 from cext.switch import drops
 from help.cli import HOSTSIM, ask, hostsim, run
 from help.net import ADDRESSES, Net, made
+from help.programs import program
 from help.waiting import until
 from hostsim.hostfile.file import parse
 from hostsim.routing import dataplane, kerneldrops
@@ -22,38 +23,6 @@ from hostsim.routing import dataplane, kerneldrops
 pytestmark = pytest.mark.root
 
 HOST = f'{ADDRESSES}[[route]]\nmatch = {{ proto = "udp" }}\nthrough = ["fw", "ids"]\n'
-SEND = """
-import socket, sys
-source, port, count, target = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
-s = socket.socket(10 if ":" in target else 2, 2)
-s.bind(("", source))
-for _ in range(count):
-    s.sendto(bytes(64), (target, port))
-"""
-UNREAD = """
-import socket, sys
-s = socket.socket(2, 2)
-s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2304)
-s.bind(("", 9))
-print("up", flush=True)
-sys.stdin.readline()
-s.setblocking(False)
-read = 0
-try:
-    while s.recv(100):
-        read += 1
-except BlockingIOError:
-    print(read)
-"""
-
-TAKE = """
-import socket
-s = socket.socket(2, 2)
-s.bind(("", 9))
-print("up", flush=True)
-for _ in range(50):
-    s.recv(100)
-"""
 
 
 @pytest.fixture
@@ -63,8 +32,7 @@ def net(tmp_path: Path) -> Iterator[Net]:
 
 
 def send(net: Net, port: int, count: int, target: str = "198.18.0.20", source: int = 777) -> None:
-    words = [str(source), str(port), str(count), target]
-    net.run("client", "python3", "-c", SEND, *words)
+    net.run("client", *program("udp", "send", target, port, count, source))
     net.pump()
 
 
@@ -123,12 +91,9 @@ def test_no_route(net: Net) -> None:
 
 
 def test_a_socket_that_is_full(net: Net) -> None:
-    server = net.vms["server"].popen(
-        ["python3", "-c", UNREAD], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
+    server = net.serve("server", program("udp", "full", 9, 2304))
     assert server.stdin is not None
     assert server.stdout is not None
-    assert server.stdout.readline() == b"up\n"
     send(net, 9, 40)
     until(lambda: row(net, "ids", "20:9")["switch"] == 40)
     server.stdin.write(b"\n")
@@ -222,9 +187,7 @@ def test_a_filters_drops_stay_a_filters(net: Net) -> None:
 def test_what_arrives_is_no_drop(net: Net) -> None:
     """UDP and ICMP that are taken in, and frames to everybody that nobody waits for."""
     net.ping(20)
-    server = net.vms["server"].popen(["python3", "-c", TAKE], stdout=subprocess.PIPE)
-    assert server.stdout is not None
-    assert server.stdout.readline() == b"up\n"
+    server = net.serve("server", program("udp", "take", 9, 50))
     send(net, 9, 50)
     server.wait(10)
     server.close()
@@ -248,8 +211,8 @@ def test_other_namespaces_do_not_count(net: Net) -> None:
     run("ip", "netns", "add", "drtest")
     try:
         run("ip", "-n", "drtest", "link", "set", "lo", "up")
-        words = ("ip", "netns", "exec", "drtest", "python3", "-c", SEND)
-        run(*words, "777", "9", "1", "127.0.0.1", check=False)
+        send = program("udp", "send", "127.0.0.1", 9, 1, 777)
+        run("ip", "netns", "exec", "drtest", *send)
     finally:
         run("ip", "netns", "del", "drtest")
     for name, counts in before.items():
@@ -263,11 +226,7 @@ def test_more_flows_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch, tmp_
     with made("dr", HOST, tmp_path) as net:
         hook = "add chain inet t f { type filter hook forward priority 0; }"
         nft(net, "fw", hook, "add rule inet t f udp dport 9 drop")
-        many = "import socket\ns = socket.socket(2, 2)\nfor n in range(400):\n"
-        many += (
-            "    t = socket.socket(2, 2)\n    t.sendto(b'x', ('198.18.0.20', 9))\n    t.close()\n"
-        )
-        net.run("client", "python3", "-c", many)
+        net.run("client", *program("udp", "many", "198.18.0.20", 9, 400, b"x".hex()))
         assert kernel(net, "fw")["NETFILTER_DROP"] == 400
         rows = [one for one in net.dataplane.report.verify() if one["vm"] == "fw"]
         assert 0 < sum(one["drops"].get("NETFILTER_DROP", 0) for one in rows) < 400
@@ -336,7 +295,7 @@ def test_status_and_verify_show_it(tmp_path: Path) -> None:
             "add rule inet t f udp dport 9 drop",
         ):
             hostsim("exec", "fw", "--", "nft", rule)
-        hostsim("exec", "client", "--", "python3", "-c", SEND, "777", "9", "12", "198.18.0.20")
+        hostsim("exec", "client", "--", *program("udp", "send", "198.18.0.20", 9, 12, 777))
         found = ask("status")
         (fw,) = [vm for vm in found["vms"] if vm["name"] == "fw"]
         assert fw["drops"]["NETFILTER_DROP"] == 12

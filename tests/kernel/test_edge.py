@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 
 from help.cli import HOSTSIM, Done, ask, hostsim, run
+from help.programs import program
 from help.waiting import until
 
 pytestmark = pytest.mark.root
@@ -65,27 +65,18 @@ def test_the_switch_no_longer_counts_the_hop(edge: None) -> None:
     assert 0 < after[1] - before[1] <= 410
 
 
-LISTEN = """
-import socket
-listener = socket.create_server(("", 23))
-print("up", flush=True)
-while True:
-    listener.accept()
-"""
-CONNECT = "import socket; socket.create_connection(('198.18.0.20', 23), 3); print('connected')"
-
-
 def test_telnet_is_refused_until_the_rule_is_gone(edge: None) -> None:
-    words = ("exec", "server", "--", "python3", "-c", LISTEN)
+    words = ("exec", "server", "--", *program("tcp", "sink", 23))
+    connect = program("tcp", "connect", "198.18.0.20", 23, 3)
     with subprocess.Popen([HOSTSIM, *words], stdout=subprocess.PIPE, text=True) as listener:
         assert listener.stdout is not None
         assert listener.stdout.readline() == "up\n"
         for _ in range(5):
-            refused = hostsim("exec", "client", "--", "python3", "-c", CONNECT, check=False)
+            refused = hostsim("exec", "client", "--", *connect, check=False)
             assert refused.returncode != 0
             assert "ConnectionRefused" in refused.stderr, refused.stderr
         hostsim("exec", "fw", "--", "nft", "flush", "chain", "inet", "fw", "forward")
-        said = hostsim("exec", "client", "--", "python3", "-c", CONNECT).stdout
+        said = hostsim("exec", "client", "--", *connect).stdout
         assert said == "connected\n"
         listener.terminate()
 
@@ -118,15 +109,8 @@ def test_outside_tools_work_on_the_namespaces(edge: None) -> None:
     assert "198.18.0.10." in seen
 
 
-SCAPY = """
-from scapy.all import IP, TCP, sr1
-answer = sr1(IP(dst="198.18.0.20") / TCP(sport=4321, dport=80, flags="S"), timeout=5, verbose=0)
-print(answer[TCP].flags, answer[IP].src, answer[IP].ttl)
-"""
-
-
 def test_scapy_sends_and_receives_through_the_chain(edge: None) -> None:
-    said = hostsim("exec", "client", "--", sys.executable, "-c", SCAPY).stdout.split()
+    said = hostsim("exec", "client", "--", *program("raw", "syn", "198.18.0.20")).stdout.split()
     assert said == ["SA", "198.18.0.20", "62"]  # two routers on the way back
 
 

@@ -6,7 +6,6 @@ import pty
 import select
 import signal
 import subprocess
-import sys
 import termios
 import time
 from collections.abc import Callable, Iterator
@@ -14,26 +13,17 @@ from pathlib import Path
 
 import pytest
 
+from help.programs import program
 from hostsim.vm import Vm
 
 pytestmark = pytest.mark.root
 
 MakeVm = Callable[..., Vm]
-CLIENT = """
-import json, sys
-from hostsim.errors import HostsimError
-from hostsim.cli import enter as entering
-try:
-    sys.exit(entering.enter(json.loads(sys.argv[1]), sys.argv[2:]))
-except HostsimError as error:
-    print(f"hostsim: {error}", file=sys.stderr)
-    sys.exit(error.status)
-"""
 
 
 def command(vm: Vm, *argv: str) -> list[str]:
     target = {"pid": vm.pid, "cgroups": [str(path) for path in vm.cgroups]}
-    return [sys.executable, "-P", "-c", CLIENT, json.dumps(target), *argv]
+    return program("enter", json.dumps(target), *argv)
 
 
 def enter(vm: Vm, *argv: str, stdin: str = "") -> subprocess.CompletedProcess[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cext.bpf import objects as bpf
+from help.programs import program
 from hostsim import leftovers
 from netns import cgroup
 
@@ -81,16 +82,6 @@ def test_a_cgroup_and_a_process_in_it(before: frozenset[str]) -> None:
     assert leftovers.settle(before) == []
 
 
-SOCKET = """
-import socket, sys
-here = socket.socket(fileno=0)
-here.recv(1)
-with socket.socket() as one:
-    socket.send_fds(here, [b"x"], [one.fileno()])
-"""
-"""Waits to be moved into a group, and sends a socket out of it."""
-
-
 def test_a_socket_that_outlives_a_group_does_not_keep_its_programs(before: frozenset[str]) -> None:
     root = cgroup.layout().v2
     assert root is not None
@@ -101,7 +92,7 @@ def test_a_socket_that_outlives_a_group_does_not_keep_its_programs(before: froze
     with (
         ours,
         theirs,
-        subprocess.Popen((sys.executable, "-c", SOCKET), stdin=theirs.fileno()) as child,
+        subprocess.Popen(program("tries", "hand-over"), stdin=theirs.fileno()) as child,
     ):
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

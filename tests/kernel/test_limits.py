@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cext.bpf import objects as bpf
+from help.programs import program
 from hostsim.errors import HostsimError
 from hostsim.model import VmSpec
 from hostsim.vm import Vm, limits
@@ -19,15 +20,13 @@ from netns.cgroup import Cgroup, Layout
 pytestmark = pytest.mark.root
 
 MakeVm = Callable[..., Vm]
-ALLOCATE = "import sys; b = bytearray(int(sys.argv[1])); print(len(b))"
-SPIN = "import time\nend = time.process_time() + 0.3\nwhile time.process_time() < end: pass"
 
 
 def test_memory(make_vm: MakeVm) -> None:
     vm = make_vm(memory=48 << 20)
-    within = vm.run(["python3", "-c", ALLOCATE, str(16 << 20)])
+    within = vm.run(program("tries", "allocate", 16 << 20))
     assert within.stdout == f"{16 << 20}\n".encode()
-    beyond = vm.run(["python3", "-c", ALLOCATE, str(200 << 20)])
+    beyond = vm.run(program("tries", "allocate", 200 << 20))
     assert beyond.returncode == -signal.SIGKILL
     assert vm.alive
 
@@ -51,7 +50,7 @@ def test_more_programs_than_pids(make_vm: MakeVm) -> None:
 
 def test_cpus(make_vm: MakeVm) -> None:
     vm = make_vm(cpus=0.2)
-    assert vm.run(["python3", "-c", SPIN]).returncode == 0
+    assert vm.run(program("tries", "spin", 0.3)).returncode == 0
     counts = [path / "cpu.stat" for path in vm.cgroups]
     throttled = 0
     for path in counts:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from help.net import ADDRESSES, Net, made
+from help.programs import program
 from help.waiting import until
 
 pytestmark = pytest.mark.root
@@ -39,13 +40,6 @@ through = ["fw", "ids"]
 """
 A4, B4 = bytes([198, 18, 0, 10]), bytes([198, 18, 0, 20])
 A6, B6 = (bytes.fromhex("fd000018") + bytes(11) + bytes([end]) for end in (0x10, 0x20))
-SEND = """
-import json, socket, sys
-raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
-raw.bind(("eth0", 0))
-for frame in json.load(sys.stdin):
-    raw.send(bytes.fromhex(frame))
-"""
 
 
 def ipv4(
@@ -133,7 +127,9 @@ def send(net: Net, frames: list[bytes]) -> None:
     with tempfile.TemporaryFile() as given:
         given.write(json.dumps([frame.hex() for frame in frames]).encode())
         given.seek(0)
-        done = net.vms["client"].run(["python3", "-c", SEND], stdin=given.fileno(), timeout=60)
+        done = net.vms["client"].run(
+            program("raw", "frames", "eth0"), stdin=given.fileno(), timeout=60
+        )
     assert done.returncode == 0, done.stderr
     net.pump()
 

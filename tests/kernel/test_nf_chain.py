@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from help.net import Net
+from help.programs import program
 from help.waiting import until
 from hostsim.bench.chain import counts_of
 
@@ -85,33 +86,12 @@ def chain(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Chain]:
         made.close()
 
 
-REFUSED = """
-import socket
-sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-sock.settimeout(5)
-sock.connect(("198.18.0.20", 9))
-sock.send(b"x")
-try:
-    sock.recv(9)
-except ConnectionRefusedError:
-    print("refused")
-"""
-SERVE = """
-import http.server, sys
-class Handler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args):
-        print(self.client_address[0], self.client_address[1], flush=True)
-make = lambda *given: Handler(*given, directory=sys.argv[1])
-http.server.ThreadingHTTPServer(("", 80), make).serve_forever()
-"""
-
-
 def test_a_download_through_firewall_ids_and_nat(chain: Chain, tmp_path: Path) -> None:
     body = os.urandom(1 << 20) * 40
     (tmp_path / "body").write_bytes(body)
     log = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC)
     server = chain.net.vms["server"].popen(
-        ["python3", "-c", SERVE, str(tmp_path)], stdout=log, stderr=log
+        program("web", "files", tmp_path, 80), stdout=log, stderr=log
     )
     try:
         until(lambda: ":80 " in chain.net.run("server", "ss", "-ltn"))
@@ -152,7 +132,7 @@ def test_a_connection_outlives_firewall_and_translator(tmp_path: Path) -> None:
     try:
         made.start()
         server = made.net.vms["server"].popen(
-            ["python3", "-c", SERVE, str(tmp_path)], stdout=log, stderr=log
+            program("web", "files", tmp_path, 80), stdout=log, stderr=log
         )
         until(lambda: ":80 " in made.net.run("server", "ss", "-ltn"))
         got = tmp_path / "got"
@@ -185,7 +165,7 @@ def test_ping_and_icmp_errors_come_back(chain: Chain) -> None:
     assert chain.counter("nat", "connections") == 1
     assert chain.counter("nat", "translated-in") == 20
     # Nobody listens there: the server tells the translator, which tells the client.
-    assert chain.net.run("client", "python3", "-c", REFUSED).strip() == "refused"
+    assert chain.net.run("client", *program("udp", "say", "198.18.0.20", 9, "x", 5)) == "refused\n"
     assert chain.counter("nat", "translated-in") == 21
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from help.cli import ask, hostsim
+from help.functions import put
+from help.programs import program
 from help.waiting import until
 
 pytestmark = pytest.mark.root
@@ -38,27 +40,6 @@ through = ["one", "two"]
 on_failure = "%s"
 """
 
-ECHO = """
-import socket, sys
-port = int(sys.argv[1])
-sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-sock.bind(("", port))
-print("up", flush=True)
-while True:
-    data, where = sock.recvfrom(2000)
-    sock.sendto(data, where)
-"""
-ASK = """
-import socket, sys
-sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-sock.settimeout(float(sys.argv[3]))
-sock.sendto(sys.argv[2].encode(), ("198.18.0.20", int(sys.argv[1])))
-try:
-    print(sock.recv(2000).decode())
-except TimeoutError:
-    print("nothing")
-"""
-
 
 def block(language: str) -> str:
     """The README's example in that language; under 30 lines."""
@@ -75,8 +56,8 @@ def up(tmp_path: Path) -> Iterator[Any]:
     def start(nf: str, on_failure: str = "drop") -> None:
         (tmp_path / "nflife.toml").write_text(HOST % (nf, on_failure))
         hostsim("up", str(tmp_path / "nflife.toml"))
-        for port in ("53", "54"):
-            words = ("ip", "netns", "exec", "hs-nflife-server", "python3", "-c", ECHO, port)
+        for port in (53, 54):
+            words = ("ip", "netns", "exec", "hs-nflife-server", *program("udp", "echo", port))
             servers.append(subprocess.Popen(words, stdout=subprocess.PIPE, text=True))
             line = servers[-1].stdout
             assert line is not None
@@ -90,7 +71,7 @@ def up(tmp_path: Path) -> Iterator[Any]:
 
 
 def answer(port: int, text: str = "hello", seconds: float = 2.0) -> str:
-    words = ("python3", "-c", ASK, str(port), text, str(seconds))
+    words = program("udp", "say", "198.18.0.20", port, text, seconds)
     return hostsim("exec", "client", "--", *words).stdout.strip()
 
 
@@ -127,22 +108,12 @@ def expand(word: str) -> list[str]:
     return [f"-I{ROOT / found}"]
 
 
-FRAGILE = """
-def fragile(port):
-    for batch in port:
-        for packet in batch:
-            if bytes(packet[42:45]) == b"die":
-                raise ValueError("a packet it cannot bear")
-        port.send(batch)
-"""
-
-
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("on_failure", ["drop", "skip"])
 def test_a_function_that_raises_takes_its_vm_alone_down(
     up: Any, tmp_path: Path, on_failure: str
 ) -> None:
-    (tmp_path / "fragile.py").write_text(FRAGILE)
+    put("fragile", tmp_path)
     up("fragile:fragile", on_failure)
     assert answer(54) == "hello"
     assert vm("one")["state"] == "running"

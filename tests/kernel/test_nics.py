@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from help.cli import HOSTSIM, ask, hostsim, plugged_nic, run
+from help.programs import program
 from help.waiting import until
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
@@ -31,25 +32,6 @@ name = "play"
 restart = "on-failure"
 [[device]]
 match = { interface = "hstn0" }
-"""
-
-TALK = """
-import socket, threading
-s = socket.create_connection(("198.18.95.9", 7000))
-for number in range(100000):
-    s.send(b"%d\\n" % number)
-    s.recv(100)
-    with open("/run/count", "w") as out:
-        out.write(str(number))
-    threading.Event().wait(0.02)
-"""
-ECHO = """
-import socket
-server = socket.create_server(("198.18.95.9", 7000))
-print("ready", flush=True)
-peer, _ = server.accept()
-while data := peer.recv(100):
-    peer.send(data)
 """
 
 
@@ -140,11 +122,15 @@ def test_each_os_has_it_with_settings_of_its_own(nic: str, file: Path) -> None:
 
 def test_a_connection_of_a_frozen_os_lives_on(host: None) -> None:
     dress_work()
-    words = ("ip", "netns", "exec", OUTSIDE, "python3", "-c", ECHO)
+    words = ("ip", "netns", "exec", OUTSIDE, *program("tcp", "echo", "198.18.95.9", 7000))
     with contextlib.ExitStack() as stack:
         echo = stack.enter_context(started(*words))
         assert echo.stdout.readline() == "ready\n"
-        talk = stack.enter_context(started(*exec_in("work", "python3", "-c", TALK)))
+        talk = stack.enter_context(
+            started(
+                *exec_in("work", *program("tcp", "talk", "198.18.95.9", 7000, 0.02, "/run/count"))
+            )
+        )
         pid = next(vm["pid"] for vm in ask("status")["vms"] if vm["name"] == "work")
         count = Path(f"/proc/{pid}/root/run/count")
         until(lambda: count.exists() and int(count.read_text() or 0) > 10)

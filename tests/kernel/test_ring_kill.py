@@ -22,6 +22,7 @@ import pytest
 from help.chain import route, vm
 from help.cli import HOSTSIM, ask, hostsim
 from help.net import ENDS
+from help.programs import program
 from help.waiting import until
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
@@ -31,35 +32,6 @@ LATE = 3.0  # seconds
 GROWTH = 8 << 20  # bytes
 WAITING = 6  # files for three processes that wait to take over, which may be there or not yet
 NAME = "kills"
-
-SENDER = """
-import socket, struct, sys, time
-sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-sock.bind(("", 4000))
-poll = __import__("select").select
-number, due = 0, time.monotonic()
-while not poll([sys.stdin], [], [], max(0.0, due - time.monotonic()))[0]:
-    due += 0.0005
-    sock.sendto(struct.pack("!Qd", number, time.monotonic()), ("198.18.0.20", 7))
-    number += 1
-print(number)
-"""
-RECEIVER = """
-import json, select, socket, struct, sys, time
-sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
-sock.bind(("198.18.0.20", 7))
-print("ready", flush=True)
-seen = []
-while True:
-    ready = select.select([sock, sys.stdin], [], [])[0]
-    if sock in ready:
-        number, sent = struct.unpack("!Qd", sock.recv(2048))
-        seen.append((number, sent, time.monotonic()))
-    elif sys.stdin in ready:
-        break
-print(json.dumps(seen))
-"""
 
 
 @pytest.fixture(params=["isolated", "shared"])
@@ -74,8 +46,8 @@ def host(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[int]:
     hostsim("--host", NAME, "down")
 
 
-def program(where: str, source: str) -> subprocess.Popen[str]:
-    words = [HOSTSIM, "--host", NAME, "exec", where, "--", "python3", "-uc", source]
+def start(where: str, argv: list[str]) -> subprocess.Popen[str]:
+    words = [HOSTSIM, "--host", NAME, "exec", where, "--", *argv]
     return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
@@ -112,10 +84,10 @@ def size(pid: int) -> tuple[int, int]:
 
 
 def test_fifty_kills_under_load(host: int) -> None:
-    receiver = program("server", RECEIVER)
+    receiver = start("server", program("udp", "clock", "198.18.0.20", 7))
     assert receiver.stdout is not None
     assert receiver.stdout.readline() == "ready\n"
-    sender = program("client", SENDER)
+    sender = start("client", program("udp", "pace", "198.18.0.20", 7, 0.0005))
     until(partial(more_by_ring, [0, 0]), 20)
     kills: list[tuple[float, float]] = []
     settled = (0, 0)

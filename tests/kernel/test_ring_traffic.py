@@ -16,6 +16,7 @@ import pytest
 
 from help.chain import Chain, chained, route, vm
 from help.net import ENDS
+from help.programs import program
 from help.waiting import until
 from netns.process import Process
 
@@ -23,18 +24,6 @@ pytestmark = pytest.mark.root
 
 FLIP = 0.05  # seconds
 BODY = 200 << 20  # bytes
-
-SERVER = """
-import functools, http.server, ssl, sys
-folder, cert, port = sys.argv[1:]
-handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
-server = http.server.ThreadingHTTPServer(("198.18.0.20", int(port)), handler)
-if cert:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(cert)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-server.serve_forever()
-"""
 
 
 @pytest.fixture(params=["isolated", "shared"])
@@ -105,7 +94,7 @@ def test_downloads_by_http_and_tls(chain: Chain, tmp_path: Path) -> None:
     Path(pem).write_text(Path(pem).read_text() + Path(f"{pem}.crt").read_text())
     got = tmp_path / "got"
     for port, cert, url in ((80, "", "http"), (443, pem, "https")):
-        with served(chain, "python3", "-c", SERVER, str(tmp_path / "www"), cert, str(port)):
+        with served(chain, *program("web", "files", tmp_path / "www", port, cert)):
             until(partial(listens, chain, port))
             curl = ("curl", "-s", "-k", "-m", "100", "-o", str(got))
             flipping(chain, *curl, f"{url}://198.18.0.20:{port}/body")

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from help.chain import SIZE, Chain, chained, route, vm
+from help.functions import put
 from help.net import ENDS
+from help.programs import program
 from help.waiting import until
 from hostsim.bench.chain import counts_of
 from hostsim.nf import functions
@@ -18,35 +20,11 @@ from hostsim.routing import dataplane
 pytestmark = pytest.mark.root
 
 FLOW = "udp:198.18.0.10:4000>198.18.0.20:7"
-HELPERS = """
-import select
-from cext._native import ffi, lib
-
-def slow(port):
-    for batch in port:
-        select.select([], [], [], 0.004)
-        port.send(batch)
-
-def asleep(port):
-    while select.select([port.control], [], [], 100)[0]:
-        if not port.on_control():
-            return
-
-def thief(port):
-    batch = ffi.new("struct xdp_desc[]", 64)
-    for _ in iter(lambda: port.wait(1.0) != 2 or port.on_control(), False):
-        for place in range(port.native.neighbours):
-            into = ffi.addressof(port.native.neighbour[place], "in")
-            for one in range(lib.hs_channel_recv(into, batch, 1)):
-                if port.native.umem.origin[batch[one].addr // 2048] == 0:
-                    lib.hs_umem_give(ffi.addressof(port.native.umem), batch[one].addr)
-        port.send(port.recv())
-"""
 MODES = pytest.mark.parametrize("mode", ["isolated", "shared"])
 
 
 def host(folder: Path, mode: str = "isolated", last: str = "forward", more: str = "") -> str:
-    (folder / "ring_helpers.py").write_text(HELPERS)
+    put("odd", folder)
     chain = route('proto = "udp"', "one two three", f'ring = "{mode}"\n{more}')
     tcp = route('proto = "tcp"', "one two three", f'ring = "{mode}"\n{more}')
     return ENDS + vm("one") + vm("two") + vm("three", last) + chain + tcp
@@ -94,7 +72,7 @@ def test_every_packet_by_ring_is_shown_and_accounted_for(made: Chain) -> None:
 
 @pytest.mark.parametrize(
     "made",
-    [{"mode": mode, "last": "ring_helpers:thief"} for mode in ("isolated", "shared")],
+    [{"mode": mode, "last": "odd:thief"} for mode in ("isolated", "shared")],
     indirect=True,
 )
 def test_packets_that_vanish_in_a_function_are_missing(made: Chain) -> None:
@@ -107,7 +85,7 @@ def test_packets_that_vanish_in_a_function_are_missing(made: Chain) -> None:
     assert made.row("one")["missing"] == 0
 
 
-@pytest.mark.parametrize("made", [{"last": "ring_helpers:asleep"}], indirect=True)
+@pytest.mark.parametrize("made", [{"last": "odd:asleep"}], indirect=True)
 def test_a_full_ring_drops_what_it_has_no_room_for(made: Chain) -> None:
     by_ring(made)
     for _ in range(3):  # as many at once as fit the sockets' rings
@@ -121,7 +99,7 @@ def test_a_full_ring_drops_what_it_has_no_room_for(made: Chain) -> None:
 @pytest.mark.parametrize(
     ("made", "drops"),
     [
-        ({"mode": mode, "last": "ring_helpers:slow", "more": f'on_full = "{full}"'}, full == "drop")
+        ({"mode": mode, "last": "odd:slow", "more": f'on_full = "{full}"'}, full == "drop")
         for mode in ("isolated", "shared")
         for full in ("drop", "wait")
     ],
@@ -190,10 +168,8 @@ def test_a_flow_that_goes_by_ring_only_is_not_idle(
 
 def test_fragments_are_accounted_for(made: Chain) -> None:
     made.net.run("client", "ping", "-q", "-c", "1", "-W", "2", "198.18.0.20")
-    big = "import socket; s = socket.socket(2, 2); s.bind(('', 4000));"
-    big += "[s.sendto(bytes(4000), ('198.18.0.20', 7)) for _ in range(10)]"
     by_ring(made)
-    made.net.run("client", "python3", "-c", big)
+    made.net.run("client", *program("udp", "send", "198.18.0.20", 7, 10, 4000, 4000))
     made.net.settled()
     assert made.row("one")["switch"] >= 30
 
@@ -222,12 +198,8 @@ def runs(chain: Chain) -> bool:
 def test_a_function_that_cannot_be_loaded_any_more_runs_until_it_ends(tmp_path: Path) -> None:
     """The processes that wait for its end do not stay; they are not tried without end either."""
     broken = tmp_path / "broken"
-    (tmp_path / "brittle.py").write_text(
-        f"import pathlib\nassert not pathlib.Path({str(broken)!r}).exists()\n"
-        "print('loaded', flush=True)\n"
-        "def nf(port):\n    for batch in port:\n        port.send(batch)\n"
-    )
-    text = ENDS + vm("one", "brittle:nf") + route('proto = "udp"', "one")
+    put("fragile", tmp_path)
+    text = ENDS + vm("one", "fragile:fragile") + route('proto = "udp"', "one")
     with chained(text, tmp_path) as chain:
         first = chain.functions.process("one")
         assert first is not None

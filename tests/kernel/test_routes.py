@@ -1,12 +1,12 @@
 """Chains of VMs through switch and direct links: what outside witnesses see of them."""
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from help.net import ADDRESSES, Net, made
+from help.programs import program
 from help.waiting import until
 
 pytestmark = pytest.mark.root
@@ -28,29 +28,6 @@ through = ["fw", "ids"]
 [[route]]
 match = { proto = "icmpv6", dst = "fd00:18::20/128" }
 through = ["fw", "ids"]
-"""
-
-ECHO = """
-import socket, sys
-proto, port, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-server = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
-server.bind(("::", port))
-print("up", flush=True)
-for _ in range(count):
-    data, where = server.recvfrom(65535)
-    server.sendto(data, where)
-"""
-ASK = """
-import socket, sys
-host, port, count, size = sys.argv[1], *map(int, sys.argv[2:])
-family = socket.AF_INET6 if ":" in host else socket.AF_INET
-client = socket.socket(family, socket.SOCK_DGRAM)
-client.settimeout(3)
-client.connect((host, port))
-for n in range(count):
-    client.send(n.to_bytes(4, "big") * (size // 4))
-    assert client.recv(65535)[:4] == n.to_bytes(4, "big")
-print("all back")
 """
 
 
@@ -130,36 +107,11 @@ def key_end(target: str, port: int) -> str:
 
 
 def echo(net: Net, target: str, port: int, count: int, size: int) -> None:
-    server = net.vms["server"].popen(
-        ["python3", "-c", ECHO, "udp", str(port), str(count)], stdout=subprocess.PIPE
-    )
-    assert server.stdout is not None
-    assert server.stdout.readline() == b"up\n"
-    ask = ("python3", "-c", ASK, target, str(port), str(count), str(size))
+    server = net.serve("server", program("udp", "echo", port, count))
+    ask = program("udp", "ask", target, port, count, size)
     assert net.run("client", *ask) == "all back\n"
     assert server.wait(10) == 0
     server.close()
-
-
-LISTEN = """
-import socket, sys
-listener = socket.create_server(("", int(sys.argv[1])))
-print("up", flush=True)
-while True:
-    peer = listener.accept()[0]
-    while data := peer.recv(1 << 20):
-        pass
-    peer.sendall(b"done")
-    peer.close()
-"""
-SEND = """
-import socket, sys
-peer = socket.create_connection(("198.18.0.20", int(sys.argv[1])), 5)
-peer.sendall(b"x" * int(sys.argv[2]))
-peer.shutdown(socket.SHUT_WR)
-assert peer.recv(4) == b"done"
-print(peer.getsockname()[1])
-"""
 
 
 def test_a_firewall_in_the_chain_holds_on_both_paths(net: Net) -> None:
@@ -171,14 +123,8 @@ def test_a_firewall_in_the_chain_holds_on_both_paths(net: Net) -> None:
         "{ type filter hook forward priority 0; }; "
         "add rule inet t f tcp dport 5023 reject with tcp reset",
     )
-    listeners = [
-        net.vms["server"].popen(["python3", "-c", LISTEN, port], stdout=subprocess.PIPE)
-        for port in ("5023", "5024")
-    ]
-    for listener in listeners:
-        assert listener.stdout is not None
-        assert listener.stdout.readline() == b"up\n"
-    send = ("python3", "-c", SEND)
+    listeners = [net.serve("server", program("tcp", "sink", port)) for port in (5023, 5024)]
+    send = program("tcp", "fill", "198.18.0.20")
     assert "ConnectionRefusedError" in net.run("client", *send, "5023", "1", check=False)
     for _ in range(2):
         net.run("client", *send, "5024", "100000")
@@ -193,12 +139,10 @@ def test_a_firewall_in_the_chain_holds_on_both_paths(net: Net) -> None:
 
 def test_a_large_transfer_is_whole_and_counted_on_both_paths(net: Net) -> None:
     """Super-packets with unfinished checksums cross every hop."""
-    listener = net.vms["server"].popen(["python3", "-c", LISTEN, "80"], stdout=subprocess.PIPE)
-    assert listener.stdout is not None
-    assert listener.stdout.readline() == b"up\n"
-    net.run("client", "python3", "-c", SEND, "80", "1000000")
+    listener = net.serve("server", program("tcp", "sink", 80))
+    net.run("client", *program("tcp", "fill", "198.18.0.20", 80, 1_000_000))
     net.pump()
-    port = net.run("client", "python3", "-c", SEND, "80", "50000000").strip()
+    port = net.run("client", *program("tcp", "fill", "198.18.0.20", 80, 50_000_000)).strip()
     flow = net.flow(f"tcp:198.18.0.10:{port}>")
     first, last = flow["hops"]
     assert first["paths"]["veth"]["bytes"] > 49_000_000
@@ -209,7 +153,8 @@ def test_a_large_transfer_is_whole_and_counted_on_both_paths(net: Net) -> None:
 
 def test_an_icmp_error_takes_the_way_of_its_flow(net: Net) -> None:
     """A port with nobody there: the server's error comes back through the chain, as of the flow."""
-    said = net.run("client", "python3", "-c", ASK, "198.18.0.20", "9", "1", "8", check=False)
+    ask = program("udp", "ask", "198.18.0.20", 9, 1, 8)
+    said = net.run("client", *ask, check=False)
     assert "ConnectionRefusedError" in said
     reply = net.flow("udp:198.18.0.20:9>")
     assert reply["direction"] == "reply"
@@ -220,16 +165,10 @@ def test_nothing_gets_past_the_switch_without_a_rule(net: Net) -> None:
     """A VM that puts frames on the direct link by hand: they are dropped, by a counter's name."""
     net.ping(5)
     net.pump()
-    send = (
-        "import socket\n"
-        "raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)\n"
-        "raw.bind(('hsd2', 0x800))\n"
-        f"frame = bytes.fromhex({net.vms['ids'].mac.replace(':', '')!r} + '020000000001' + '0800'\n"
-        "  '4500001c00010000401100000a0000010a00000204d204d200080000')\n"
-        "[raw.send(frame.ljust(60, bytes(1))) for _ in range(10)]\n"
-    )
+    frame = net.vms["ids"].mac.replace(":", "") + "020000000001" + "0800"
+    frame += "4500001c00010000401100000a0000010a00000204d204d200080000"
     before = received(net, "ids")
-    net.run("fw", "python3", "-c", send)
+    net.run("fw", *program("raw", "repeat", "hsd2", 10, frame))
     until(lambda: net.dataplane.report.counters()["forged"] == 10)
     assert received(net, "ids") == before
 

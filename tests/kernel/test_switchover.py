@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from help.net import ADDRESSES, Net, made
+from help.programs import program
 from hostsim.bench import path
 from hostsim.bench.rig import Ours
 
@@ -15,23 +16,6 @@ ROUTES = """
 [[route]]
 match = { proto = "udp", dport = 9000 }
 through = ["a", "b"]
-"""
-
-FRAMES = """
-import random, socket
-rng = random.Random(7)
-raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
-raw.bind(("eth0", 0))
-head = bytes.fromhex("%s" "%s")
-v4 = bytes.fromhex("0800" "4500003400010000401100000a0000010a000002" "04d2000900200000") + bytes(40)
-v6 = bytes.fromhex("86dd" "600000000028" "2c40") + bytes(15) + b"1" + bytes(15) + b"2" + bytes(48)
-for n in range(4000):
-    body = bytearray(rng.choice((v4, v6)))
-    for _ in range(rng.randrange(4)):
-        body[rng.randrange(2, len(body))] = rng.randrange(256)
-    if n %% 2:
-        body[8 if body[0] == 8 else 9] = rng.randrange(256)
-    raw.send((head + bytes(body))[: rng.randrange(14, 80)])
 """
 
 
@@ -59,7 +43,7 @@ def test_malformed_frames_are_dropped_by_name(net: Net) -> None:
     cannot be read is counted, nothing gets stuck, and good packets pass as before."""
     to = net.vms["server"].mac.replace(":", "")
     source = net.vms["client"].mac.replace(":", "")
-    net.run("client", "python3", "-c", FRAMES % (to, source))
+    net.run("client", *program("raw", "wrong", "eth0", 4000, to + source))
     assert net.dataplane.report.counters()["malformed"] > 100
     net.ping(10)
     rows = net.dataplane.report.verify()

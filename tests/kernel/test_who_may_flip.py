@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from help.cli import HOSTSIM, ask, hostsim, run
+from help.programs import program
 from help.waiting import until
 
 pytestmark = pytest.mark.root
@@ -78,27 +79,6 @@ def test_a_flip_that_an_os_dies_of_is_in_the_log(log: Path) -> None:
     assert said(log, "flip to work, asked by cli: refused: it is not running")
 
 
-FLOOD = """
-import socket, struct
-refused = cut_off = 0
-body = b"work\\n2026-01-01 00:00:00,000 INFO work is foreground after play"
-while cut_off < 20:
-    s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    s.connect("/run/hostsim/agent.sock")
-    answer = b"x"
-    while answer:
-        try:
-            s.send(struct.pack("=2sBBI", b"hA", 1, 2, 7) + body)
-            answer = s.recv(5000)
-        except OSError:
-            answer = b""
-        refused += bool(answer)
-    cut_off += 1
-    s.close()
-print(refused, cut_off)
-"""
-
-
 def test_an_os_that_is_refused_without_end_does_not_fill_the_log(tmp_path: Path) -> None:
     file = tmp_path / "hstw.toml"
     file.write_text(FILE)
@@ -107,7 +87,7 @@ def test_an_os_that_is_refused_without_end_does_not_fill_the_log(tmp_path: Path)
         daemon = subprocess.Popen([HOSTSIM, "up", "--foreground", str(file)], stderr=log)
         try:
             until(lambda: "is up" in written.read_text(), 20)
-            said = hostsim("exec", "play", "--", "python3", "-c", FLOOD).stdout
+            said = hostsim("exec", "play", "--", *program("hostile", "beg", 20)).stdout
         finally:
             hostsim("down", "--host", "hstw")
             assert daemon.wait(20) == 0

@@ -2,6 +2,9 @@
 
     hostile.py keep NODE         opens NODE, dups it, hides copies of it, and reports what is read
     hostile.py flood             floods the agent socket with garbage, half and huge messages
+    hostile.py beg TIMES         asks for flips to work over the agent socket, with a line of the
+                                 daemon's log in the name, until it is cut off so many times; says
+                                 how many answers came, and how often it was cut off
     hostile.py puppet            does what it is told, a line each, and answers each with a line:
                                  a value, or the name of the error. The commands are below.
 
@@ -105,6 +108,23 @@ def flood() -> None:
                 for one in held:
                     one.close()
                 held.clear()
+
+
+def beg(times: int) -> None:
+    """Whoever reads the log is to take the line in the name for one of the daemon's."""
+    name = b"work\n2026-01-01 00:00:00,000 INFO work is foreground after play"
+    refused = 0
+    for _ in range(times):
+        answer = b"x"
+        with agent() as sock:
+            while answer:
+                try:
+                    sock.send(struct.pack("=2sBBI", b"hA", 1, 2, 7) + name)
+                    answer = sock.recv(5000)
+                except OSError:
+                    answer = b""
+                refused += bool(answer)
+    print(refused, times, flush=True)
 
 
 class Puppet:
@@ -319,6 +339,8 @@ match sys.argv[1:]:
         keep(node)
     case ["flood"]:
         flood()
+    case ["beg", times]:
+        beg(int(times))
     case ["puppet"]:
         puppet()
     case _:

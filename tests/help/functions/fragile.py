@@ -1,0 +1,18 @@
+"""Network functions that break."""
+
+from pathlib import Path
+
+from cext.port.port import Port
+
+if Path(__file__).with_name("broken").exists():
+    raise ImportError("there is a file `broken` beside it")
+print("loaded", flush=True)
+
+
+def fragile(port: Port) -> None:
+    """Raises at a datagram that says `die`."""
+    for batch in port:
+        for packet in batch:
+            if bytes(packet[42:45]) == b"die":
+                raise ValueError("a packet it cannot bear")
+        port.send(batch)
