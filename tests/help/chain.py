@@ -8,6 +8,7 @@ from typing import Any
 
 from help.net import Net
 from help.programs import program
+from hostsim.bench.chain import counts_of
 from hostsim.nf.functions import Functions
 
 SIZE = 14 + 20 + 8 + 80
@@ -32,6 +33,9 @@ class Chain:
         self.net = net
         self.functions = functions
 
+    def start(self) -> None:
+        self.functions.start()
+
     def sync(self) -> None:
         """What the daemon does some ten times a second."""
         self.functions.sync()
@@ -39,6 +43,9 @@ class Chain:
     def send(self, port: int, count: int) -> None:
         """Datagrams of one flow, from the client to the server."""
         self.net.run("client", *program("udp", "send", "198.18.0.20", port, count, 4000, 80))
+
+    def counter(self, vm: str, name: str) -> int:
+        return counts_of(self.functions)[vm][name]
 
     def row(self, vm: str, key: str = "udp:198.18.0.10:4000>") -> dict[str, Any]:
         """The row of `verify` for a flow in a VM."""
@@ -51,10 +58,12 @@ class Chain:
 
 
 @contextlib.contextmanager
-def chained(text: str, folder: Path) -> Iterator[Chain]:
-    """A host of this text, with its functions running."""
+def chained(text: str, folder: Path, *, start: bool = True) -> Iterator[Chain]:
+    """A host of this text, with its functions running. start: else, the test starts them."""
     net = Net(f"nf{os.getpid()}", text, folder)
     with contextlib.closing(net):
         functions = net.parts.functions(folder, net.closing)
-        functions.start()
-        yield Chain(net, functions)
+        chain = Chain(net, functions)
+        if start:
+            chain.start()
+        yield chain

@@ -1,14 +1,21 @@
-"""What the kernel tests share: the command line as a user calls it."""
+"""The command line as a user calls it, hosts that are up for a while, and a NIC of the machine."""
 
 import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from help.waiting import until
+
 HOSTSIM = str(Path(sys.executable).with_name("hostsim"))
+
+STATE = Path("/run/hostsim")
 
 Done = subprocess.CompletedProcess[str]
 
@@ -26,6 +33,36 @@ def hostsim(*words: str, check: bool = True) -> Done:
 
 def ask(*words: str) -> Any:
     return json.loads(hostsim(*words, "--json").stdout)
+
+
+@contextlib.contextmanager
+def up(file: str | Path) -> Iterator[Path]:
+    """A host is up, and down at the end; the directory that its daemon keeps (`log`).
+
+    file: a host file named as its host is, or the name of a host that ships
+    """
+    name = Path(file).stem
+    hostsim("up", str(file))
+    try:
+        yield STATE / name
+    finally:
+        hostsim("--host", name, "down")
+
+
+@contextlib.contextmanager
+def host(text: str, folder: Path) -> Iterator[Path]:
+    """`up`, of the text of a host file, which is written into the folder."""
+    file = folder / f"{tomllib.loads(text)['host']['name']}.toml"
+    file.write_text(text)
+    with up(file) as state:
+        yield state
+
+
+def kill_daemon(name: str) -> None:
+    """kill -9 of a host's daemon; returns once it is gone."""
+    daemon = next(one["pid"] for one in ask("ls") if one["host"] == name)
+    os.kill(daemon, signal.SIGKILL)
+    until(lambda: not Path(f"/proc/{daemon}").exists(), 30)
 
 
 @contextlib.contextmanager

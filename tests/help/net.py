@@ -17,14 +17,16 @@ from hostsim.teardown import Teardown
 from netns.journal import Journal
 from netns.process import Process
 
-ENDS = """
-[[endpoint]]
-name = "client"
-address = ["198.18.0.10/24", "fd00:18::10/64"]
-[[endpoint]]
-name = "server"
-address = ["198.18.0.20/24", "fd00:18::20/64"]
-"""
+
+def endpoint(name: str, *addresses: str, more: str = "") -> str:
+    """An [[endpoint]]. more: its other lines."""
+    listed = ", ".join(f'"{address}"' for address in addresses)
+    return f'[[endpoint]]\nname = "{name}"\naddress = [{listed}]\n{more}\n'
+
+
+ENDS_V4 = endpoint("client", "198.18.0.10/24") + endpoint("server", "198.18.0.20/24")
+ENDS = endpoint("client", "198.18.0.10/24", "fd00:18::10/64")
+ENDS += endpoint("server", "198.18.0.20/24", "fd00:18::20/64")
 ADDRESSES = f"""{ENDS}
 [[vm]]
 name = "fw"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from help.cli import HOSTSIM, ask, hostsim
+from help.cli import HOSTSIM, ask, hostsim, up
 from help.programs import program
 from help.rig import DEADLINE, Typist
 from help.waiting import until
@@ -29,9 +29,8 @@ def typist() -> Iterator[Typist]:
 
 @pytest.fixture
 def host(typist: Typist) -> Iterator[None]:
-    hostsim("up", "both")
-    yield
-    hostsim("down", "--host", "both")
+    with up("both"):
+        yield
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from help import cli
 from help.cli import HOSTSIM, ask, hostsim
 from help.rig import DEADLINE, Typist
 from help.waiting import until
@@ -44,11 +45,8 @@ def keyboard() -> Iterator[Typist]:
 
 @pytest.fixture
 def host(mode: DeviceMode, keyboard: Typist, tmp_path: Path) -> Iterator[None]:
-    file = tmp_path / "hsir.toml"
-    file.write_text(FILE.format(mode=mode))
-    hostsim("up", str(file))
-    yield
-    hostsim("down", "--host", "hsir")
+    with cli.host(FILE.format(mode=mode), tmp_path):
+        yield
 
 
 def vm(name: str) -> Any:
@@ -89,13 +87,11 @@ def test_clean_joins_the_leds_with_the_console_again(
     file.write_text(FILE.format(mode=mode))
     hostsim("up", str(file))
     assert leds.triggers(name) == {}
-    daemon = next(one["pid"] for one in ask("ls") if one["host"] == "hsir")
-    os.kill(daemon, signal.SIGKILL)
-    until(lambda: not Path(f"/proc/{daemon}").exists(), DEADLINE, "the daemon is gone")
+    cli.kill_daemon("hsir")
     hostsim("clean")
     assert leds.triggers(name) == before
-    hostsim("up", str(file))
-    hostsim("down", "--host", "hsir")
+    with cli.up(file):
+        pass
     assert leds.triggers(name) == before
 
 

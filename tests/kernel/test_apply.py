@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from help.net import ENDS, Net, made
+from help.net import ENDS, Net, endpoint, made
 from help.programs import program
 from help.waiting import until
 from hostsim.errors import HostsimError
@@ -20,25 +20,8 @@ from netns.process import Process
 
 pytestmark = pytest.mark.root
 
-HOST = """
-[[endpoint]]
-name = "client"
-address = ["198.18.0.10/24", "fd00:18::10/64"]
-[[endpoint]]
-name = "server"
-address = ["198.18.0.20/24", "fd00:18::20/64"]
-[[endpoint]]
-name = "probe"
-address = "198.18.0.30/24"
-[[vm]]
-name = "a"
-[[vm]]
-name = "b"
-[[vm]]
-name = "c"
-[[vm]]
-name = "d"
-"""
+HOST = ENDS + endpoint("probe", "198.18.0.30/24")
+HOST += "".join(f'[[vm]]\nname = "{name}"\n' for name in "abcd")
 UDP = '[[route]]\nmatch = { proto = "udp" }\nthrough = '
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from help.cli import ask, hostsim, run
+from help.cli import ask, hostsim, run, up
 from help.waiting import until
 
 pytestmark = pytest.mark.root
@@ -12,9 +12,8 @@ pytestmark = pytest.mark.root
 
 @pytest.fixture
 def edge() -> Iterator[None]:
-    hostsim("up", "edge")
-    yield
-    hostsim("--host", "edge", "down")
+    with up("edge"):
+        yield
     assert "hs-edge" not in run("ip", "netns", "list").stdout
 
 

@@ -8,37 +8,31 @@ from typing import Any
 import pytest
 
 from help.cli import run
-from help.net import Net, made
+from help.net import ENDS_V4, Net, made
 from help.programs import program
 from help.waiting import until
 
 pytestmark = pytest.mark.root
 
-HOST = """
-[[endpoint]]
-name = "client"
-address = "198.18.0.10/24"
-[[endpoint]]
-name = "server"
-address = "198.18.0.20/24"
+HOST = f"""{ENDS_V4}
 [[vm]]
 name = "a"
 [[vm]]
 name = "b"
 [[route]]
-match = { sni = "*.example.com" }
+match = {{ sni = "*.example.com" }}
 through = ["a"]
 [[route]]
-match = { sni = ["www.example.org", "x.example.org"] }
+match = {{ sni = ["www.example.org", "x.example.org"] }}
 through = ["b"]
 [[route]]
-match = { http_host = "web.test" }
+match = {{ http_host = "web.test" }}
 through = ["a"]
 [[route]]
-match = { proto = "udp", dport = 53, dns_name = "*.internal" }
+match = {{ proto = "udp", dport = 53, dns_name = "*.internal" }}
 through = ["b"]
 [[route]]
-match = { proto = "tcp", dport = 8443 }
+match = {{ proto = "tcp", dport = 8443 }}
 through = ["a", "b"]
 """
 

@@ -13,7 +13,7 @@ import pytest
 
 from cext.bpf import ids
 from cext.switch import drops
-from help.cli import HOSTSIM, ask, hostsim, run
+from help.cli import ask, host, hostsim, run
 from help.net import ADDRESSES, Net, made
 from help.programs import program
 from help.waiting import until
@@ -285,10 +285,7 @@ def still(net: Net) -> list[Any]:
 
 
 def test_status_and_verify_show_it(tmp_path: Path) -> None:
-    path = tmp_path / "drcli.toml"
-    path.write_text(f'[host]\nname = "drcli"\n{HOST}')
-    hostsim("up", str(path))
-    try:
+    with host(f'[host]\nname = "drcli"\n{HOST}', tmp_path):
         for rule in (
             "add table inet t",
             "add chain inet t f { type filter hook forward priority 0; }",
@@ -305,5 +302,3 @@ def test_status_and_verify_show_it(tmp_path: Path) -> None:
         (fw,) = [one for one in ask("verify") if one["vm"] == "fw"]
         assert (fw["sent"], fw["drops"], fw["missing"]) == (12, {"NETFILTER_DROP": 12}, 0)
         assert [name for _, name in ids.programs() if name == "kernel_drop"]
-    finally:
-        run(HOSTSIM, "down")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from help.cli import HOSTSIM, Done, ask, hostsim, run
+from help.cli import HOSTSIM, Done, ask, hostsim, run, up
 from help.programs import program
 from help.waiting import until
 
@@ -21,9 +21,8 @@ PAGE = "http://198.18.0.20/"
 
 @pytest.fixture
 def edge() -> Iterator[None]:
-    hostsim("up", "edge")
-    yield
-    hostsim("--host", "edge", "down")
+    with up("edge"):
+        yield
 
 
 def curl(*urls: str) -> Done:

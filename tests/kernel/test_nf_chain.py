@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from help.net import Net
+from help.chain import Chain, chained
+from help.net import ENDS_V4, endpoint
 from help.programs import program
 from help.waiting import until
 from hostsim.bench.chain import counts_of
@@ -20,13 +21,9 @@ from hostsim.bench.chain import counts_of
 pytestmark = pytest.mark.root
 
 NAT = "198.18.0.30"
-HOST = """
-[[endpoint]]
-name = "client"
-address = "198.18.0.10/24"
-[[endpoint]]
-name = "server"
-address = "198.18.0.20/24"
+HOST = (
+    ENDS_V4
+    + """
 [[vm]]
 name = "fw"
 nf = "firewall"
@@ -50,23 +47,7 @@ match = { %s }
 through = ["fw", "ids", "nat"]
 ring = "%s"
 """
-
-
-class Chain:
-    """The host with its functions running."""
-
-    def __init__(self, name: str, text: str, folder: Path) -> None:
-        self.net = Net(name, text, folder)
-        self.functions = self.net.parts.functions(folder, self.net.closing)
-
-    def start(self) -> None:
-        self.functions.start()
-
-    def close(self) -> None:
-        self.net.close()
-
-    def counter(self, vm: str, name: str) -> int:
-        return counts_of(self.functions)[vm][name]
+)
 
 
 SOURCE_MATCHED = 'src = "198.18.0.10/32"'
@@ -78,12 +59,8 @@ EVERYTHING = 'dst = "198.18.0.0/24"'
 )
 def chain(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Chain]:
     """With a route that the translated connection does not match, and with one that it does."""
-    made = Chain(f"nat{os.getpid()}", HOST % ("2000-3999", *request.param), tmp_path)
-    try:
-        made.start()
+    with chained(HOST % ("2000-3999", *request.param), tmp_path) as made:
         yield made
-    finally:
-        made.close()
 
 
 def test_a_download_through_firewall_ids_and_nat(chain: Chain, tmp_path: Path) -> None:
@@ -125,38 +102,37 @@ def test_a_download_through_firewall_ids_and_nat(chain: Chain, tmp_path: Path) -
 def test_a_connection_outlives_firewall_and_translator(tmp_path: Path) -> None:
     """Killed in the middle of a download, they are started again and go on with what they would
     have accepted."""
-    made = Chain(f"nat{os.getpid()}", HOST % ("1024-65535", SOURCE_MATCHED, "isolated"), tmp_path)
+    text = HOST % ("1024-65535", SOURCE_MATCHED, "isolated")
     body = os.urandom(1 << 20) * 30
     (tmp_path / "body").write_bytes(body)
     log = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC)
     try:
-        made.start()
-        server = made.net.vms["server"].popen(
-            program("web", "files", tmp_path, 80), stdout=log, stderr=log
-        )
-        until(lambda: ":80 " in made.net.run("server", "ss", "-ltn"))
-        got = tmp_path / "got"
-        words = ["curl", "-s", "-m", "40", "--limit-rate", "10M", "-o", str(got)]
-        client = made.net.vms["client"].popen([*words, "http://198.18.0.20/body"])
-        victims = ["fw", "nat", "fw", "nat"]
-        while not select.select([client.fileno()], [], [], 0.05)[0]:
-            made.functions.sync()
-            arrived = got.stat().st_size if got.exists() else 0
-            if victims and arrived > (5 - len(victims)) * len(body) // 6:
-                process = made.functions.process(victims.pop(0))
-                assert process is not None
-                process.kill()
-        assert client.wait(1) == 0
-        client.close()
-        server.close()
-        assert not victims
-        digest = hashlib.sha256(got.read_bytes()).hexdigest()
-        assert digest == hashlib.sha256(body).hexdigest()
-        assert len((tmp_path / "log").read_text().splitlines()) == 1  # one connection
-        reported = asyncio.run(made.functions.report())
-        assert {one["restarts"] for one in reported.values()} == {0, 2}
+        with chained(text, tmp_path) as made:
+            server = made.net.vms["server"].popen(
+                program("web", "files", tmp_path, 80), stdout=log, stderr=log
+            )
+            until(lambda: ":80 " in made.net.run("server", "ss", "-ltn"))
+            got = tmp_path / "got"
+            words = ["curl", "-s", "-m", "40", "--limit-rate", "10M", "-o", str(got)]
+            client = made.net.vms["client"].popen([*words, "http://198.18.0.20/body"])
+            victims = ["fw", "nat", "fw", "nat"]
+            while not select.select([client.fileno()], [], [], 0.05)[0]:
+                made.functions.sync()
+                arrived = got.stat().st_size if got.exists() else 0
+                if victims and arrived > (5 - len(victims)) * len(body) // 6:
+                    process = made.functions.process(victims.pop(0))
+                    assert process is not None
+                    process.kill()
+            assert client.wait(1) == 0
+            client.close()
+            server.close()
+            assert not victims
+            digest = hashlib.sha256(got.read_bytes()).hexdigest()
+            assert digest == hashlib.sha256(body).hexdigest()
+            assert len((tmp_path / "log").read_text().splitlines()) == 1  # one connection
+            reported = asyncio.run(made.functions.report())
+            assert {one["restarts"] for one in reported.values()} == {0, 2}
     finally:
-        made.close()
         os.close(log)
 
 
@@ -185,10 +161,9 @@ def test_nobody_comes_in_from_outside(chain: Chain) -> None:
     assert counters["ids"]["eth0_in"] + counters["ids"]["ring_in"] == 0
 
 
-SOURCE = """
-[[endpoint]]
-name = "server"
-address = "198.18.0.20/24"
+SOURCE = (
+    endpoint("server", "198.18.0.20/24")
+    + """
 [[vm]]
 name = "tx"
 nf = "source"
@@ -204,11 +179,11 @@ nf = "forward"
 match = { proto = "udp" }
 through = ["tx", "fw"]
 """
+)
 
 
 def test_the_source_sends_what_it_is_told(tmp_path: Path) -> None:
-    made = Chain(f"src{os.getpid()}", SOURCE, tmp_path)
-    try:
+    with chained(SOURCE, tmp_path, start=False) as made:
         before = made.net.port("server")
         made.start()
 
@@ -224,5 +199,3 @@ def test_the_source_sends_what_it_is_told(tmp_path: Path) -> None:
         after = made.net.port("server")
         assert after["tx_packets"] - before["tx_packets"] >= 2000
         assert 2000 * 200 <= after["tx_bytes"] - before["tx_bytes"] < 2000 * 210
-    finally:
-        made.close()

@@ -11,6 +11,7 @@ import pytest
 
 from help.cli import ask, hostsim
 from help.functions import put
+from help.net import ENDS_V4
 from help.programs import program
 from help.waiting import until
 
@@ -19,15 +20,10 @@ pytestmark = pytest.mark.root
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
-HOST = """
-[host]
-name = "nflife"
-[[endpoint]]
-name = "client"
-address = "198.18.0.10/24"
-[[endpoint]]
-name = "server"
-address = "198.18.0.20/24"
+HOST = (
+    '[host]\nname = "nflife"\n'
+    + ENDS_V4
+    + """
 [[vm]]
 name = "one"
 nf = "%s"
@@ -39,6 +35,7 @@ match = { proto = "udp" }
 through = ["one", "two"]
 on_failure = "%s"
 """
+)
 
 
 def block(language: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from help.cli import HOSTSIM, ask, hostsim, plugged_nic, run
+from help.cli import HOSTSIM, ask, hostsim, kill_daemon, plugged_nic, run, up
 from help.programs import program
 from help.waiting import until
 
@@ -54,9 +54,8 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def host(nic: str, file: Path) -> Iterator[None]:
-    hostsim("up", str(file))
-    yield
-    hostsim("down", "--host", "hstn")
+    with up(file):
+        yield
 
 
 def look(name: str | None = None) -> str:
@@ -93,8 +92,7 @@ def dress_work() -> None:
 
 def test_each_os_has_it_with_settings_of_its_own(nic: str, file: Path) -> None:
     machine = look()
-    hostsim("up", str(file))
-    try:
+    with up(file):
         assert run("ip", "link", "show", "dev", NIC, check=False).returncode != 0
         assert (has("work"), has("play")) == (True, False)
         fresh = json.loads(look("work"))
@@ -115,8 +113,6 @@ def test_each_os_has_it_with_settings_of_its_own(nic: str, file: Path) -> None:
         assert device["states"]["play"]["addresses"] == ["198.18.95.2/24"]
         hostsim("flip", "play")
         assert look("play") == in_play
-    finally:
-        hostsim("down", "--host", "hstn")
     until(lambda: look() == machine)
 
 
@@ -194,9 +190,7 @@ def test_clean_gives_it_back_from_whichever_os(nic: str, file: Path, renamed: bo
     hostsim("flip", "play")
     if renamed:
         ip("play", "link", "set", NIC, "name", "mine")
-    daemon = next(one["pid"] for one in ask("ls") if one["host"] == "hstn")
-    os.kill(daemon, signal.SIGKILL)
-    until(lambda: not Path(f"/proc/{daemon}").exists())
+    kill_daemon("hstn")
     hostsim("clean")
     until(lambda: look() == machine)
 
@@ -209,9 +203,7 @@ def test_clean_gives_it_back_after_an_os_was_started_again(nic: str, file: Path)
     until(lambda: vm_state("play") == "running" and agent_ready("play"))
     hostsim("flip", "play")
     assert has("play")
-    daemon = next(one["pid"] for one in ask("ls") if one["host"] == "hstn")
-    os.kill(daemon, signal.SIGKILL)
-    until(lambda: not Path(f"/proc/{daemon}").exists())
+    kill_daemon("hstn")
     hostsim("clean")
     until(lambda: look() == machine)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from help import cli
 from help.cli import HOSTSIM, ask, hostsim, run
 from help.waiting import until
 from hostsim.restart import OS
@@ -48,11 +49,8 @@ through = ["fw", "work"]
 
 @pytest.fixture
 def host(tmp_path: Path) -> Iterator[Path]:
-    file = tmp_path / "hstr.toml"
-    file.write_text(FILE)
-    hostsim("up", str(file))
-    yield Path("/run/hostsim/hstr")
-    hostsim("down", "--host", "hstr")
+    with cli.host(FILE, tmp_path) as state:
+        yield state
 
 
 def vm(name: str) -> Any:
@@ -146,9 +144,7 @@ def test_clean_removes_what_was_started_again(host: Path, tmp_path: Path) -> Non
     pid = vm("work")["pid"]
     os.kill(pid, signal.SIGKILL)
     runs_again("work", pid)
-    daemon = next(one["pid"] for one in ask("ls") if one["host"] == "hstr")
-    os.kill(daemon, signal.SIGKILL)
-    until(lambda: not Path(f"/proc/{daemon}").exists())
+    cli.kill_daemon("hstr")
     hostsim("clean")
     assert not host.exists()
     hostsim("up", str(tmp_path / "hstr.toml"))

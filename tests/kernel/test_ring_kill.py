@@ -19,8 +19,9 @@ from typing import Any
 
 import pytest
 
+from help import cli
 from help.chain import route, vm
-from help.cli import HOSTSIM, ask, hostsim
+from help.cli import HOSTSIM, ask
 from help.net import ENDS
 from help.programs import program
 from help.waiting import until
@@ -37,13 +38,10 @@ NAME = "kills"
 @pytest.fixture(params=["isolated", "shared"])
 def host(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[int]:
     """The daemon's pid."""
-    file = tmp_path / "kills.toml"
     chain = route('proto = "udp"', "one two three", f'ring = "{request.param}"')
     vms = vm("one") + vm("two") + vm("three")
-    file.write_text(f'[host]\nname = "{NAME}"\n{ENDS}{vms}{chain}')
-    hostsim("up", str(file))
-    yield next(row["pid"] for row in ask("ls") if row["host"] == NAME)
-    hostsim("--host", NAME, "down")
+    with cli.host(f'[host]\nname = "{NAME}"\n{ENDS}{vms}{chain}', tmp_path):
+        yield next(row["pid"] for row in ask("ls") if row["host"] == NAME)
 
 
 def start(where: str, argv: list[str]) -> subprocess.Popen[str]:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pytest
 
 from help.cli import plugged_nic
+from help.net import endpoint
 from help.programs import PROGRAMS
 from hostsim import leftovers
 
@@ -20,16 +21,11 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 PROGRAM = PROGRAMS / "broken_daemon.py"
 NAME = "hsstop"
 NIC = "hsstop0"
-FUNCTIONS = """
-[switch]
-uplinks = ["hsstop0"]
-[[endpoint]]
-name = "client"
-address = "198.18.0.10/24"
-[[endpoint]]
-name = "server"
-address = "198.18.0.20/24"
-run = "sleep 1000"
+FUNCTIONS = (
+    '[switch]\nuplinks = ["hsstop0"]\n'
+    + endpoint("client", "198.18.0.10/24")
+    + endpoint("server", "198.18.0.20/24", more='run = "sleep 1000"')
+    + """
 [[vm]]
 name = "one"
 nf = "count"
@@ -41,6 +37,7 @@ nf = "forward"
 match = { proto = "udp" }
 through = ["one", "two"]
 """
+)
 SYSTEMS = """
 [[vm]]
 name = "work"

@@ -2,14 +2,12 @@
 is ip(8), which must say the same of it afterwards as before."""
 
 import json
-import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from help.cli import HOSTSIM, ask, hostsim, plugged_nic, run
+from help.cli import HOSTSIM, ask, hostsim, kill_daemon, plugged_nic, run, up
 from help.waiting import until
 from hostsim import leftovers
 
@@ -72,8 +70,7 @@ def gone() -> bool:
 def test_a_nic_becomes_a_port_and_comes_back_as_it_was(nic: str, file: Path) -> None:
     settled()
     before = look()
-    hostsim("up", str(file))
-    try:
+    with up(file):
         assert gone()
         ports = ask("status", "--host", "hstu")["switch"]["ports"]
         assert [port["name"] for port in ports] == ["fw", "inside", nic]
@@ -83,8 +80,6 @@ def test_a_nic_becomes_a_port_and_comes_back_as_it_was(nic: str, file: Path) -> 
         there = next(row for row in flows if row["key"].startswith("icmp:198.18.90.9"))
         assert (there["route"], [hop["vm"] for hop in there["hops"]]) == (0, ["fw"])
         assert hostsim("verify", "--host", "hstu").returncode == 0
-    finally:
-        hostsim("down", "--host", "hstu")
     until(lambda: look() == before)
 
 
@@ -105,9 +100,7 @@ def test_clean_gives_the_nic_back_after_kill_9(nic: str, file: Path) -> None:
     settled()
     before = look()
     hostsim("up", str(file))
-    daemon = next(host["pid"] for host in ask("ls") if host["host"] == "hstu")
-    os.kill(daemon, signal.SIGKILL)
-    until(lambda: not Path(f"/proc/{daemon}").exists())
+    kill_daemon("hstu")
     assert gone()
     hostsim("clean")
     until(lambda: look() == before)
@@ -118,11 +111,9 @@ def test_clean_leaves_a_nic_whose_name_is_taken_where_it_can_be_had(nic: str, fi
     settled()
     before = look()
     hostsim("up", str(file))
-    daemon = next(host["pid"] for host in ask("ls") if host["host"] == "hstu")
     run("ip", "link", "add", nic, "type", "bridge")
     try:
-        os.kill(daemon, signal.SIGKILL)
-        until(lambda: not Path(f"/proc/{daemon}").exists())
+        kill_daemon("hstu")
         said = hostsim("clean", check=False)
         assert said.returncode == 1
         assert f"uplink {nic}" in said.stderr

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from help.cli import HOSTSIM, ask, hostsim, run
+from help.cli import HOSTSIM, ask, host, hostsim, run
 from help.programs import program
 from help.waiting import until
 
@@ -34,11 +34,8 @@ may_flip = ["work"]
 
 @pytest.fixture
 def log(tmp_path: Path) -> Iterator[Path]:
-    file = tmp_path / "hstw.toml"
-    file.write_text(FILE)
-    hostsim("up", str(file))
-    yield Path("/run/hostsim/hstw/log")
-    hostsim("down", "--host", "hstw")
+    with host(FILE, tmp_path) as state:
+        yield state / "log"
 
 
 def agent(name: str, *words: str) -> str:
