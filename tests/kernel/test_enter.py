@@ -3,7 +3,6 @@
 import json
 import os
 import pty
-import select
 import signal
 import subprocess
 import termios
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from help.programs import program
+from help.terminal import Terminal
 from hostsim.vm import Vm
 
 pytestmark = pytest.mark.root
@@ -32,62 +32,12 @@ def enter(vm: Vm, *argv: str, stdin: str = "") -> subprocess.CompletedProcess[st
     )
 
 
-class Terminal:
-    """A person at a terminal who runs one command in a VM."""
-
-    def __init__(self, vm: Vm, *argv: str) -> None:
-        self.pid, self.fd = pty.fork()
-        if self.pid == 0:
-            os.environ.update(PS1="$ ", TERM="dumb")
-            words = command(vm, *argv)
-            os.execv(words[0], words)
-        self.seen = ""
-        self.status: int | None = None
-
-    def expect(self, text: str, deadline: float = 10.0) -> str:
-        """Read until `text` comes; what came before it."""
-        end = time.monotonic() + deadline
-        while text not in self.seen:
-            left = end - time.monotonic()
-            assert left > 0, f"{text!r} did not come: {self.seen!r}"
-            if select.select([self.fd], [], [], left)[0]:
-                try:
-                    self.seen += os.read(self.fd, 4096).decode()
-                except OSError:
-                    raise AssertionError(f"{text!r} did not come: {self.seen!r}") from None
-        before, _, self.seen = self.seen.partition(text)
-        return before
-
-    def type(self, text: str) -> None:
-        os.write(self.fd, text.encode())
-
-    def wait(self) -> int:
-        """The exit status, as a shell has it."""
-        while True:
-            try:
-                data = os.read(self.fd, 4096)
-            except OSError:
-                break
-            if not data:
-                break
-            self.seen += data.decode()
-        _, status = os.waitpid(self.pid, 0)
-        self.status = os.waitstatus_to_exitcode(status)
-        return self.status
-
-    def close(self) -> None:
-        if self.status is None:
-            os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
-        os.close(self.fd)
-
-
 @pytest.fixture
 def terminal(vm: Vm) -> Iterator[Callable[..., Terminal]]:
     opened: list[Terminal] = []
 
     def run(*argv: str) -> Terminal:
-        opened.append(Terminal(vm, *argv))
+        opened.append(Terminal(command(vm, *argv)))
         return opened[-1]
 
     yield run

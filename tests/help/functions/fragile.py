@@ -4,8 +4,7 @@ from pathlib import Path
 
 from cext.port.port import Port
 
-if Path(__file__).with_name("broken").exists():
-    raise ImportError("there is a file `broken` beside it")
+assert not Path(__file__).with_name("broken").exists(), "the file `broken` breaks it"
 print("loaded", flush=True)
 
 
