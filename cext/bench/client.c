@@ -24,6 +24,8 @@
  * Devices are opened as soon as they are there, and read from until they are gone; what was pressed
  * on one that goes counts as released, as for libinput. */
 #define _GNU_SOURCE
+#include "input/wire.h"
+
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -221,22 +223,21 @@ static void look(void) {
         closedir(dir);
 }
 
-/* A FLIP of hostsim/kmc/wire.py. */
 static void ask(int sock, const char *name) {
-    uint8_t message[64] = {'h', 'A', 1, 2, 1, 0, 0, 0};
-    size_t n = strnlen(name, sizeof(message) - 8);
+    struct hs_wire_message m = {.header = hs_wire_header(HS_WIRE_FLIP, 1)};
+    size_t n = strnlen(name, sizeof(m.body));
 
-    memcpy(message + 8, name, n);
+    memcpy(m.body, name, n);
     say("asked");
-    if (send(sock, message, 8 + n, 0) < 0)
+    if (send(sock, &m, sizeof(m.header) + n, 0) < 0)
         exit(1);
 }
 
 static int agent(void) {
-    struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = "/run/hostsim/agent.sock"};
+    struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = HS_WIRE_PATH};
     int notify = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
     int sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-    char buffer[4200];
+    char buffer[sizeof(struct hs_wire_message)];
     const char *name;
 
     if (connect(sock, (struct sockaddr *)&address, sizeof(address)) < 0 ||

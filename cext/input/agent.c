@@ -1,7 +1,7 @@
 /* hostsim-os-agent: the resident agent of an OS; the daemon starts one in each
  * (hostsim/kmc/agents.py).
  *
- * Speaks the messages of hostsim/kmc/wire.py over the OS's /run/hostsim/agent.sock
+ * Speaks the messages of input/wire.h over the OS's /run/hostsim/agent.sock
  * (SOCK_SEQPACKET): says HELLO, answers RELEASE with RELEASED and PING with BEAT, and has the OS's
  * hook run when STATE says foreground or background (commands for sh in HOSTSIM_ON_FOREGROUND,
  * HOSTSIM_ON_BACKGROUND), one after the other, in a process of its own. Ends when the KMC ends the
@@ -9,9 +9,12 @@
  *
  *   hostsim-os-agent [SOCKET] */
 #define _GNU_SOURCE
+#include "input/wire.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,28 +24,19 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define BODY_MAX 4096
-
-enum type {
-    HELLO = 1,
-    RELEASED = 6,
-    BEAT = 7,
-    RELEASE = 16,
-    STATE = 17,
-    PING = 18,
-};
-
-struct header {
-    uint8_t magic[2];
-    uint8_t version, type;
-    uint32_t sequence;
-};
-_Static_assert(sizeof(struct header) == 8, "struct header");
-
-static int say(int sock, enum type type, uint32_t sequence) {
-    struct header h = {{'h', 'A'}, 1, (uint8_t)type, sequence};
+static int say(int sock, enum hs_wire_type type, uint32_t sequence) {
+    struct hs_wire_header h = hs_wire_header(type, sequence);
 
     return send(sock, &h, sizeof(h), MSG_NOSIGNAL) == (ssize_t)sizeof(h) ? 0 : -errno;
+}
+
+/* Whether a datagram of this size is a message of this version. */
+static bool is_message(const struct hs_wire_message *m, ssize_t size) {
+    struct hs_wire_header right = hs_wire_header(HS_WIRE_OK, 0);
+
+    return size >= (ssize_t)sizeof(m->header) &&
+           memcmp(m->header.magic, right.magic, sizeof(right.magic)) == 0 &&
+           m->header.version == right.version;
 }
 
 /* Runs what comes out of `states` ('f' or 'b'), one after the other: the hook of a change never
@@ -113,11 +107,8 @@ static void hook(int hooks, const char *state, size_t size) {
 }
 
 int main(int argc, char **argv) {
-    struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = "/run/hostsim/agent.sock"};
-    struct {
-        struct header h;
-        char body[BODY_MAX];
-    } m;
+    struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = HS_WIRE_PATH};
+    struct hs_wire_message m;
     int sock, hooks;
 
     if (argc > 1)
@@ -128,7 +119,7 @@ int main(int argc, char **argv) {
         fprintf(stderr, "hostsim-os-agent: %s: %s\n", address.sun_path, strerror(errno));
         return 1;
     }
-    if (say(sock, HELLO, 0) < 0)
+    if (say(sock, HS_WIRE_HELLO, 0) < 0)
         return 1;
     for (;;) {
         ssize_t size = recv(sock, &m, sizeof(m), 0);
@@ -137,13 +128,13 @@ int main(int argc, char **argv) {
             continue;
         if (size <= 0)
             return 0;
-        if (size < (ssize_t)sizeof(m.h) || memcmp(m.h.magic, "hA", 2) != 0 || m.h.version != 1)
+        if (!is_message(&m, size))
             return 1;
-        if (m.h.type == RELEASE && say(sock, RELEASED, m.h.sequence) < 0)
+        if (m.header.type == HS_WIRE_RELEASE && say(sock, HS_WIRE_RELEASED, m.header.sequence) < 0)
             return 1;
-        if (m.h.type == PING && say(sock, BEAT, m.h.sequence) < 0)
+        if (m.header.type == HS_WIRE_PING && say(sock, HS_WIRE_BEAT, m.header.sequence) < 0)
             return 1;
-        if (m.h.type == STATE)
-            hook(hooks, m.body, (size_t)size - sizeof(m.h));
+        if (m.header.type == HS_WIRE_STATE)
+            hook(hooks, m.body, (size_t)size - sizeof(m.header));
     }
 }

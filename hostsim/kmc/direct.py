@@ -19,13 +19,20 @@ What the old owner's programs were given before the flip was asked for, they rea
 waits for that (`unread`), up to the release timeout. What waits in a file when it is revoked is
 lost to its program, as the kernel has it, and counted.
 
-Order of a release, which leaves no window for two readers: the OS is held still; no new open (node
-unlinked, device list); every open file revoked (cext/input/revoke.h); the OS may run again. An OS
-in which files are still found after PASSES is killed, and looked through once more; where even that
-does not do, nobody gets the devices: this driver is out of use. That the node went is announced
-when the next owner has it: nobody waits for that. Until there is a first owner, and after the last,
-the KMC has the device grabbed. From one owner to the next it has not: no OS can open the node in
-between, and the end of a grab waits for the kernel's RCU, which takes longer than all the rest.
+A release leaves no window for two readers:
+
+    1. the OS is held still (cgroup.freeze)
+    2. no new open: its node is unlinked, and the device list of its cgroup has it no more
+    3. every open file is revoked (cext/input/revoke.h)
+    4. an OS in which files are still found after PASSES is killed, and looked through once more;
+       if files are found even then, nobody gets the devices: this driver is out of use
+    5. the OS may run again
+    6. each device's state is saved, and its keys and contacts are lifted
+
+That the node went is announced when the next owner has it: nobody waits for that. Until there is a
+first owner, and after the last, the KMC has the device grabbed. From one owner to the next it has
+not: no OS can open the node in between, and the end of a grab waits for the kernel's RCU, which
+takes longer than all the rest.
 """
 
 import contextlib
@@ -37,6 +44,7 @@ from pathlib import Path
 
 from cext.input import forward
 from cext.input.revoke import Hold, Revoker
+from hostsim.kmc.equipment import Equipment
 from hostsim.kmc.osnodes import Node, OsNodes, node_path, udev_links, udev_properties
 from hostsim.model import DeviceSpec, Held, Json
 from netns import evstate, leds
@@ -79,7 +87,7 @@ class _Device:
         return replace(self.found, leds=())
 
 
-class Direct:
+class Direct(Equipment):
     """The driver. `hotkey` is called (in the loop, from `on_readable`) when a chord is pressed: the
     OS that has the node sees it too, for nothing stands between the node and its readers. held: see
     `model.KmcSpec`, and above."""
@@ -197,27 +205,25 @@ class Direct:
         """Of its open files, those that have not been read empty since `ask`."""
         return self._revoker.unread() if self._revoker is not None else 0
 
-    def save(self, name: str) -> None:
-        """Nothing: `release` saves, once the OS can change nothing any more."""
-
     def release(self, name: str) -> None:
-        """See the top of the module."""
+        """The steps at the top of the module. Raises OSError (EBUSY: step 4)."""
         if self._revoker is None:
             return  # out of use: it has nothing
         nodes = self._oses[name]
         group = nodes.vm.cgroup
         rdevs = self._rdevs()
         self._revoker.forget()
-        with self._revoker.holding(group) if rdevs else contextlib.nullcontext() as hold:
+        with self._revoker.holding(group) if rdevs else contextlib.nullcontext() as hold:  # 1
             for sysname in self._devices:
-                nodes.withdraw(sysname)
+                nodes.withdraw(sysname)  # 2
             self._owner = None
-            if hold is not None and not self._revoke(hold, group, rdevs):
-                # No other OS may get what this one still reads: whoever opens it there ends.
+            if hold is not None and not self._revoke(hold, group, rdevs):  # 3
+                # 4. No other OS may get what this one still reads: whoever opens it there ends.
                 log.error("%s: still opens devices after %d passes: killed", name, PASSES)
                 nodes.vm.kill()
                 if not self._revoke(hold, group, rdevs):
                     raise OSError(errno.EBUSY, "its devices are still opened")
+        # 5: the end of the block. 6:
         for sysname, device in list(self._devices.items()):
             device.carried = self._carries - device.hotkey
             with self._plugged(sysname):

@@ -3,58 +3,55 @@
 A driver looks after all devices of its kind. The KMC calls, in this order and never for two OSes
 at once: `ask(old)`, `unread(old)` until it is 0 or the deadline has come, `save(old)`,
 `release(old)`, then `restore(new)`, `take(new)`. An OS that died, or whose agent is gone, is not
-asked. After `release` has returned, nothing of the equipment reaches the old OS, nor anything it
-does the equipment.
-A device that goes away in the middle is dropped, with a line in the log, and fails nothing.
+asked. After `release` has returned, no input reaches the old OS, and nothing the old OS does
+reaches the device. A device that goes away in the middle is dropped, with a line in the log, and
+fails nothing.
 """
 
 import fnmatch
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
 
 from hostsim.model import DeviceSpec, Json
 from netns.evdevices import Identity
 from netns.hotplug import InputNode
 
 
-class Equipment(Protocol):
+class Equipment(ABC):
     """A driver: `mirror`, `direct` (input devices), `nics` (network interfaces). Methods are called
     in the daemon's loop and return quickly (a few ms; an interface takes some tens).
 
-    `release` raises OSError where the OS may still have something; the driver is closed then, and
-    out of use. Nothing else raises for a device's sake."""
+    `release` raises OSError if the OS may still have something; the driver is closed then, and out
+    of use. Nothing else raises for a device's sake."""
 
+    @abstractmethod
     def identify(self) -> list[Json]:
         """The devices: name, mode, owner, and what is saved for each OS."""
-        ...
 
     def ask(self, name: str) -> None:
         """The OS has been asked to let go, and goes on using what it has for a moment."""
-        ...
 
     def unread(self, name: str) -> int:
-        """How much of what it was given before `ask` waits in files that it would lose."""
-        ...
+        """How many files of the OS hold input from before `ask` that a release would discard."""
+        return 0
 
     def save(self, name: str) -> None:
         """Note how the equipment is set for the OS that has it."""
-        ...
 
+    @abstractmethod
     def release(self, name: str) -> None:
         """Take everything from the OS."""
-        ...
 
     def restore(self, name: str) -> None:
         """Set the equipment as the OS had it; nobody has it yet."""
-        ...
 
+    @abstractmethod
     def take(self, name: str) -> None:
         """Give everything to the OS."""
-        ...
 
+    @abstractmethod
     def close(self) -> None:
         """Give the equipment back to the machine, as it was found. Twice is harmless."""
-        ...
 
 
 def matches(spec: DeviceSpec, identity: Identity, node: InputNode) -> bool:

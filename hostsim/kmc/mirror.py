@@ -2,10 +2,11 @@
 
 The clones are there as long as the device is plugged in, in the background too; only the
 foreground's gets events. The C forwarder (cext/input/forward.h) does that and keeps keys, LEDs and
-touches per OS; autorepeat's rate and an axis's calibration are properties of each clone, so there
-is nothing to save or restore at a flip for them. They are remembered, with the LEDs, for a device
-that is unplugged and comes back. A clone has no key map (uinput(4) gives it none): EVIOCSKEYCODE
-fails with EINVAL in an OS, and the machine's map of the device holds for all.
+touches per OS; autorepeat's rate and an axis's calibration are properties of each clone. So there
+is nothing to `save` or `restore` at a flip, and a clone's files stay open: nothing is lost that
+`ask` and `unread` would look after. A device that is unplugged and comes back gets back LEDs, rate
+and calibration. A clone has no key map (uinput(4) gives it none): EVIOCSKEYCODE fails with EINVAL
+in an OS, and the machine's map of the device holds for all.
 
 Events carry the time at which they entered the clone.
 """
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field, replace
 
 from cext.input import forward
 from hostsim.errors import HostsimError
+from hostsim.kmc.equipment import Equipment
 from hostsim.kmc.osnodes import Node, OsNodes, node_path, udev_links, udev_properties
 from hostsim.model import DeviceSpec, Held, Json
 from netns import evstate, leds
@@ -41,7 +43,7 @@ class _Mirrored:
     clones: dict[str, Clone] = field(default_factory=dict)
 
 
-class Mirror:
+class Mirror(Equipment):
     """The driver. `hotkey` is called (in the loop, from `on_readable`) when a chord is pressed.
 
     held: see `model.KmcSpec`. A modifier that is carried is pressed on the new OS's clone, and
@@ -170,25 +172,12 @@ class Mirror:
             "counters": self._forwarder.stats(device.number),
         }
 
-    def ask(self, name: str) -> None:
-        """Nothing."""
-
-    def unread(self, name: str) -> int:
-        """Nothing: a clone stays open, and what waits in it can be read later."""
-        return 0
-
-    def save(self, name: str) -> None:
-        """Nothing: the forwarder follows each clone's LEDs all the time."""
-
     def release(self, name: str) -> None:
         """What was queued is delivered, keys and touches are lifted, then the old OS is silent."""
         if self._forwarder is None:
             return  # out of use: it has nothing
         self._forwarder.release()
         self._owner = None
-
-    def restore(self, name: str) -> None:
-        """Nothing: `take` sets the LEDs in the moment of taking."""
 
     def take(self, name: str) -> None:
         """LEDs, axes and switches as they are to be, then events."""

@@ -20,6 +20,7 @@ import os
 from dataclasses import dataclass, field
 
 from cext.ns.netns import new_netns
+from hostsim.kmc.equipment import Equipment
 from hostsim.model import Json
 from hostsim.vm import Vm
 from netns import namespace, uplinks
@@ -41,7 +42,7 @@ class _Nic:
     saved: dict[str, Uplink] = field(default_factory=dict)
 
 
-class Nics:
+class Nics(Equipment):
     """The driver. vms: the OSes by name; they stay the caller's. `close` twice is harmless."""
 
     def __init__(self, host: str, vms: dict[str, Vm], journal: Journal) -> None:
@@ -92,13 +93,6 @@ class Nics:
             for name, nic in self._nics.items()
         ]
 
-    def ask(self, name: str) -> None:
-        """Nothing."""
-
-    def unread(self, name: str) -> int:
-        """Nothing: an interface takes no unread file with it."""
-        return 0
-
     def save(self, name: str) -> None:
         """All that an `Uplink` has."""
         for nic in self._each(name):
@@ -119,12 +113,10 @@ class Nics:
                 del self._nics[nic.home.name]
             nic.owner = None
 
-    def restore(self, name: str) -> None:
-        """Nothing: the kernel forgets addresses and routes when the interface moves; see `take`."""
-
     def take(self, name: str) -> None:
-        """Into the OS's namespace, as the OS had it. Where the OS itself stands in the way (name or
-        number is taken there), it goes without."""
+        """Into the OS's namespace, as the OS had it: the kernel forgets addresses and routes when an
+        interface moves. If the OS itself stands in the way (name or number is taken there), it goes
+        without."""
         for nic in self._nics.values():
             to_fd = self._vms[name].netns_fd
             try:

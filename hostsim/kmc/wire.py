@@ -1,4 +1,5 @@
-"""The messages between an OS's agent and the KMC: encode and decode, pure.
+"""The messages between an OS's agent and the KMC: encode and decode, pure. Their numbers are those
+of cext/input/wire.h, which the C ends include.
 
 A SOCK_SEQPACKET socket at /run/hostsim/agent.sock, of which each OS has its own: whom a message
 comes from is known by the socket it came through, never by what it says. One datagram is one

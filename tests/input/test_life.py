@@ -76,7 +76,7 @@ def test_what_came_before_a_flip_is_read_first(tmp_path: Path) -> None:
     rig, _, reader = direct(tmp_path, DEADLINE)
     try:
         flip = rig.begin(rig.kmc.flip("play", "test"))
-        until(lambda: rig.now(lambda: rig.kmc._answered), DEADLINE, "the agent has answered")
+        until(lambda: rig.now(lambda: rig.kmc._flips.answered), DEADLINE, "the agent has answered")
         assert rig.status()["oses"][0]["state"] == "releasing"
         reader.process.send_signal(signal.SIGCONT)
         assert flip.result(DEADLINE)["foreground"] == "play"
@@ -105,10 +105,10 @@ def test_what_is_not_read_in_time_is_counted(tmp_path: Path) -> None:
 
 def kept(rig: Rig) -> int:
     """Revoked files that the KMC keeps. Runs in its loop."""
-    direct = rig.kmc._direct
-    assert direct is not None
-    assert direct._revoker is not None
-    return direct._revoker.kept
+    assert rig.kmc._plugs is not None
+    revoker = rig.kmc._plugs.direct._revoker
+    assert revoker is not None
+    return revoker.kept
 
 
 @pytest.mark.parametrize("mode", ["direct"])

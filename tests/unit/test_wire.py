@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cext._native import ffi, lib
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +20,27 @@ messages = st.builds(
     st.integers(0, 2**32 - 1),
     st.text(max_size=1000),
 )
+
+
+def test_every_number_is_the_headers() -> None:
+    types = ffi.typeof("enum hs_wire_type").relements
+    assert {name: kind.value for name, kind in Type.__members__.items()} == {
+        name.removeprefix("HS_WIRE_"): number for name, number in types.items()
+    }
+    assert ffi.string(lib.HS_WIRE_PATH).decode() == wire.PATH
+    assert bytes([lib.HS_WIRE_MAGIC_0, lib.HS_WIRE_MAGIC_1]) == wire.MAGIC
+    assert lib.HS_WIRE_VERSION == wire.VERSION
+    assert lib.HS_WIRE_BODY_MAX == wire.BODY_MAX
+    assert ffi.sizeof("struct hs_wire_message") == wire.SIZE_MAX
+
+
+@given(messages)
+def test_the_header_s_fields_lie_as_in_c(message: Message) -> None:
+    header = ffi.new("struct hs_wire_header *")
+    ffi.memmove(header, wire.encode(message), wire.HEADER.size)
+    assert bytes(header.magic) == wire.MAGIC
+    fields = (header.version, header.type, header.sequence)
+    assert fields == (wire.VERSION, message.type, message.sequence)
 
 
 @given(messages)
