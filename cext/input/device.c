@@ -1,5 +1,5 @@
-/* See input/device.h. This file: one device, its state and its owner's, and the fate of each event.
- * */
+/* One device of the input forwarder: which of its events the owner gets, and in which form; the
+ * state is in input/device.h, the rules in input/forward.h. */
 #define _GNU_SOURCE
 #include "input/device.h"
 #include "input/feedback.h"
@@ -20,9 +20,7 @@ struct out {
 enum fate { SEND, SUPPRESS, HOLD, SWALLOW };
 
 static void put(struct out *o, unsigned type, unsigned code, int32_t value) {
-    if (o->n < HS_FRAME)
-        o->ev[o->n++] =
-            (struct input_event){.type = (uint16_t)type, .code = (uint16_t)code, .value = value};
+    hs_put(o->ev, &o->n, HS_FRAME, type, code, value);
 }
 
 /* Close the frame and hand it to the OS's clone; uinput takes many events in one write. */
@@ -195,6 +193,20 @@ static enum fate fate_of(struct hs_device *d, const struct input_event *e) {
     }
 }
 
+/* Into the owner's frame. A slot is said only before what belongs to it, and only if the clone is
+ * in another one: the owner before may have left it anywhere. */
+static void put_in_slot(struct hs_device *d, struct out *o, const struct input_event *e) {
+    int32_t *clone_slot = &d->clone_slot[d->owner];
+
+    if (d->slots > 0 && e->type == EV_ABS && e->code == ABS_MT_SLOT)
+        return;
+    if (e->type == EV_ABS && is_slotted(d, e->code) && *clone_slot != d->slot) {
+        put(o, EV_ABS, ABS_MT_SLOT, d->slot);
+        *clone_slot = d->slot;
+    }
+    put(o, e->type, e->code, e->value);
+}
+
 static void frame(struct hs_device *d) {
     struct out o = {0};
     uint64_t sent = 0, scans = 0, kept = 0;
@@ -217,15 +229,7 @@ static void frame(struct hs_device *d) {
         }
         switch (fate_of(d, e)) {
         case SEND:
-            if (d->slots > 0 && e->type == EV_ABS && e->code == ABS_MT_SLOT)
-                ; /* said again below, where the clone needs it */
-            else if (e->type == EV_ABS && is_slotted(d, e->code) &&
-                     d->clone_slot[d->owner] != d->slot) {
-                put(&o, EV_ABS, ABS_MT_SLOT, d->slot);
-                d->clone_slot[d->owner] = d->slot;
-                put(&o, e->type, e->code, e->value);
-            } else
-                put(&o, e->type, e->code, e->value);
+            put_in_slot(d, &o, e);
             sent++;
             break;
         case SUPPRESS:
@@ -261,23 +265,10 @@ static void frame(struct hs_device *d) {
 static void add_event(struct hs_device *d, unsigned type, unsigned code, int32_t value) {
     if (d->n_in == HS_FRAME)
         frame(d);
-    d->in[d->n_in++] =
-        (struct input_event){.type = (uint16_t)type, .code = (uint16_t)code, .value = value};
+    hs_put(d->in, &d->n_in, HS_FRAME, type, code, value);
 }
 
 /* ---- how the hardware is now --------------------------------------------------------------- */
-
-static void query_slots(struct hs_device *d, int32_t *ids) {
-    struct {
-        uint32_t code;
-        int32_t value[HS_SLOTS];
-    } request = {.code = ABS_MT_TRACKING_ID};
-
-    memset(request.value, 0xff, sizeof(request.value));
-    if (ioctl(d->real, EVIOCGMTSLOTS(sizeof(request)), &request) < 0)
-        memset(request.value, 0xff, sizeof(request.value));
-    memcpy(ids, request.value, sizeof(request.value));
-}
 
 /* Axes and switches as they are, into a frame for the owner. */
 static void put_positions(struct hs_device *d, struct out *o) {
@@ -308,7 +299,7 @@ static void resync(struct hs_device *d) {
                 if (hs_bit(keys, k) == pressed && hs_bit(d->physical, k) != pressed)
                     add_event(d, EV_KEY, k, pressed);
     }
-    query_slots(d, ids);
+    hs_slots(d->real, ids);
     for (unsigned i = 0; i < d->slots; i++)
         if (ids[i] != d->tracking[i]) {
             add_event(d, EV_ABS, ABS_MT_SLOT, (int32_t)i);
@@ -366,7 +357,7 @@ void hs_device_init(struct hs_device *d, struct hs_device_set *set, int index, i
         a.maximum >= 0) {
         d->slots = a.maximum < HS_SLOTS ? (unsigned)a.maximum + 1 : HS_SLOTS;
         d->slot = a.value >= 0 && a.value < (int32_t)d->slots ? a.value : 0;
-        query_slots(d, d->tracking);
+        hs_slots(d->real, d->tracking);
     }
     if (ioctl(real, EVIOCGKEY(sizeof(d->physical)), d->physical) < 0)
         memset(d->physical, 0, sizeof(d->physical));

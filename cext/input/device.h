@@ -4,16 +4,12 @@
 #ifndef HS_FORWARD_DEVICE_H
 #define HS_FORWARD_DEVICE_H
 #include "input/forward.h"
+#include "input/bits.h"
 #include "input/ff.h"
 
-#include <linux/input.h>
-#include <stdbool.h>
 #include <stddef.h>
 
 #define HS_FRAME 256 /* most events of a frame; what is longer is dropped, counted, resynced */
-#define HS_SLOTS 64  /* most contacts of a touch surface */
-#define HS_KEY_BYTES ((KEY_CNT + 7) / 8)
-#define HS_ABS_BYTES ((ABS_CNT + 7) / 8)
 
 struct hs_device;
 
@@ -74,16 +70,5 @@ void hs_device_release(struct hs_device *d);
 void hs_device_take(struct hs_device *d, int os);
 /* Before the descriptors go: release, and the LEDs as they were found. */
 void hs_device_fini(struct hs_device *d);
-
-static inline bool hs_bit(const uint8_t *bits, unsigned n) {
-    return bits[n / 8] >> (n % 8) & 1;
-}
-
-static inline void hs_bit_set(uint8_t *bits, unsigned n, bool value) {
-    if (value)
-        bits[n / 8] |= (uint8_t)(1u << (n % 8));
-    else
-        bits[n / 8] &= (uint8_t) ~(1u << (n % 8));
-}
 
 #endif

@@ -1,42 +1,37 @@
-/* See input/evnode.h. This file: the events that bring a clone to rest, and the making of a node.
- * */
+/* An evdev device brought to rest by injected events, and its node made; the contract is in
+ * input/evnode.h. */
 #define _GNU_SOURCE
 #include "input/evnode.h"
+#include "input/bits.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/input.h>
-#include <stdbool.h>
-#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #define FULL_GAIN 0xffff
-
 /* Enough for a release of every key there is, and an end of everything else. */
+#define ROOM (KEY_CNT + 2 * HS_SLOTS + SND_CNT + 8)
+
 struct frames {
     unsigned n;
-    struct input_event ev[KEY_CNT + 2 * HS_EVNODE_SLOTS + SND_CNT + 8];
+    struct input_event ev[ROOM];
 };
 
 static void put(struct frames *f, unsigned type, unsigned code, int32_t value) {
-    f->ev[f->n++] =
-        (struct input_event){.type = (uint16_t)type, .code = (uint16_t)code, .value = value};
-}
-
-static bool bit(const uint8_t *bits, unsigned n) {
-    return bits[n / 8] >> (n % 8) & 1;
+    hs_put(f->ev, &f->n, ROOM, type, code, value);
 }
 
 static int lift_keys(struct frames *f, int fd, const uint16_t *keep, uint32_t n) {
-    uint8_t keys[(KEY_CNT + 7) / 8] = {0};
+    uint8_t keys[HS_KEY_BYTES] = {0};
     int released = 0;
 
     if (ioctl(fd, EVIOCGKEY(sizeof(keys)), keys) < 0)
         return -errno;
     for (unsigned code = 0; code < KEY_CNT; code++) {
-        bool kept = !bit(keys, code);
+        bool kept = !hs_bit(keys, code);
 
         for (uint32_t i = 0; i < n && !kept; i++)
             kept = keep[i] == code;
@@ -49,18 +44,13 @@ static int lift_keys(struct frames *f, int fd, const uint16_t *keep, uint32_t n)
 }
 
 static void lift_contacts(struct frames *f, int fd) {
-    struct {
-        uint32_t code;
-        int32_t id[HS_EVNODE_SLOTS];
-    } slots = {.code = ABS_MT_TRACKING_ID};
+    int32_t ids[HS_SLOTS];
     struct input_absinfo slot;
     bool lifted = false;
 
-    memset(slots.id, 0xff, sizeof(slots.id));
-    if (ioctl(fd, EVIOCGMTSLOTS(sizeof(slots)), &slots) < 0)
-        return; /* it has none */
-    for (int i = 0; i < HS_EVNODE_SLOTS; i++)
-        if (slots.id[i] >= 0) {
+    hs_slots(fd, ids);
+    for (int i = 0; i < HS_SLOTS; i++)
+        if (ids[i] >= 0) {
             put(f, EV_ABS, ABS_MT_SLOT, i);
             put(f, EV_ABS, ABS_MT_TRACKING_ID, -1);
             lifted = true;
@@ -74,13 +64,13 @@ static void silence(struct frames *f, int fd) {
 
     if (ioctl(fd, EVIOCGSND(sizeof(sounds)), sounds) >= 0)
         for (unsigned code = 0; code < SND_CNT; code++)
-            if (bit(sounds, code))
+            if (hs_bit(sounds, code))
                 put(f, EV_SND, code, 0);
     if (ioctl(fd, EVIOCGBIT(EV_FF, sizeof(effects)), effects) < 0)
         return;
-    if (bit(effects, FF_GAIN))
+    if (hs_bit(effects, FF_GAIN))
         put(f, EV_FF, FF_GAIN, FULL_GAIN);
-    if (bit(effects, FF_AUTOCENTER))
+    if (hs_bit(effects, FF_AUTOCENTER))
         put(f, EV_FF, FF_AUTOCENTER, 0);
 }
 

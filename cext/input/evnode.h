@@ -4,8 +4,6 @@
 #define HS_EVNODE_H
 #include <stdint.h>
 
-#define HS_EVNODE_SLOTS 64 /* contacts that are looked at */
-
 /* Bring the device of an evdev descriptor to rest, by events that are injected (write(2) on the
  * node), so that all readers and the kernel's own record have it so, and the hardware's own release
  * is no change any more: release each key that is down but for the `n` to keep (EV_KEY codes), lift

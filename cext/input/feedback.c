@@ -1,5 +1,5 @@
-/* See input/feedback.h. This file: LEDs and sounds, from the OS that has the device to the device.
- * */
+/* LEDs, sounds and effects, from the clones to the real device; the contract is in
+ * input/feedback.h. */
 #define _GNU_SOURCE
 #include "input/feedback.h"
 

@@ -1,4 +1,5 @@
-/* See input/ff.h. This file: the effects of each OS, and those of them that the real device has. */
+/* The effects of each OS, uploaded to its clone, put on the hardware and taken off it; the contract
+ * is in input/ff.h. */
 #define _GNU_SOURCE
 #include "input/ff.h"
 #include "input/forward.h"

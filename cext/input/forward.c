@@ -1,4 +1,5 @@
-/* See input/forward.h. This file: the threads, the lock, the table of devices. */
+/* The input forwarder: its threads, its lock, its table of devices; the contract is in
+ * input/forward.h. */
 #define _GNU_SOURCE
 #include "input/forward.h"
 #include "input/device.h"

@@ -1,5 +1,6 @@
-/* See input/keeper.h. This file: the thread and what it waits for. One mutex holds the whole state;
- * nothing between threads rests on atomics. */
+/* A queue of files with the time each is to be closed at, and the threads that close them; the
+ * contract is in input/keeper.h. One mutex holds the whole state; nothing between threads rests on
+ * atomics. */
 #define _GNU_SOURCE
 #include "input/keeper.h"
 

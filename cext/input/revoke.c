@@ -1,5 +1,5 @@
-/* See input/revoke.h. This file: the search through processes, their descriptors and what is on its
- * way between them. */
+/* The walk over a cgroup's processes, their descriptors and what waits in their sockets, and what
+ * is done to a device found there; the contract is in input/revoke.h. */
 #define _GNU_SOURCE
 #include "input/revoke.h"
 
@@ -28,7 +28,15 @@
 #define LEAF 2       /* links of a cgroup that has none below it: two, and one for each (kernfs) */
 #define READS 64     /* of one open file's events, which are fewer */
 
+enum mode {
+    NOTE_READERS, /* put aside who has a device open; nothing is revoked, sockets are passed over */
+    REVOKE,       /* revoke each file where it is found */
+    REVOKE_AT_REST, /* the loser is at rest: its files are put aside, and revoked after the pass */
+};
+
+/* A walk over processes. */
 struct job {
+    enum mode mode;
     const uint64_t *devices;
     uint32_t n;
     struct hs_keeper *keeper;
@@ -36,8 +44,7 @@ struct job {
     struct stat loser;      /* its directory */
     bool at_home;           /* the pass is in the loser's cgroup */
     uint32_t abroad;        /* found anywhere else by this pass */
-    bool look;              /* only collect, nothing is revoked; sockets are passed over */
-    struct hs_files *aside; /* NULL: files are revoked where they are found */
+    struct hs_files *aside; /* but for REVOKE */
 };
 
 /* Which of our devices it is; n: none. */
@@ -69,9 +76,9 @@ static bool revoke_fd(struct job *job, int fd) {
 static bool put_aside(struct job *job, int fd, uint32_t device) {
     struct input_mask none = {.type = EV_SYN};
 
-    if (!job->aside || job->aside->n == HS_READERS || !job->at_home)
+    if (job->mode == REVOKE || job->aside->n == HS_READERS || !job->at_home)
         return false;
-    if (!job->look && ioctl(fd, EVIOCSMASK, &none) < 0)
+    if (job->mode == REVOKE_AT_REST && ioctl(fd, EVIOCSMASK, &none) < 0)
         return false;
     job->aside->device[job->aside->n] = device;
     job->aside->fd[job->aside->n++] = fd;
@@ -120,7 +127,8 @@ static void handle(struct job *job, int fd, int depth) {
     if (fstat(fd, &st) == 0) {
         uint32_t device = which(job, &st);
 
-        if (device < job->n && (put_aside(job, fd, device) || (!job->look && revoke_fd(job, fd))))
+        if (device < job->n &&
+            (put_aside(job, fd, device) || (job->mode != NOTE_READERS && revoke_fd(job, fd))))
             return;
         if (S_ISSOCK(st.st_mode))
             look_into(job, fd, depth + 1);
@@ -213,7 +221,7 @@ static bool scan_table(struct job *job, const char *path, int via) {
         if (entry->d_name[0] == '.' || fstatat(dirfd(dir), entry->d_name, &st, 0) < 0)
             continue;
         wanted = which(job, &st) < job->n;
-        if (!wanted && (job->look || !S_ISSOCK(st.st_mode)))
+        if (!wanted && (job->mode == NOTE_READERS || !S_ISSOCK(st.st_mode)))
             continue;
         if (via < 0) {
             beyond = beyond || wanted;
@@ -269,7 +277,7 @@ static void scan_process(struct job *job, int pid) {
     job->count->processes++;
     snprintf(path, sizeof(path), "/proc/%d/fd", pid);
     scan_table(job, path, pidfd);
-    hides = !job->look && has_threads(pid) && threads_hide(job, pid);
+    hides = job->mode != NOTE_READERS && has_threads(pid) && threads_hide(job, pid);
     if (job->count->hidden != hidden)
         hides = true;
     if (hides && syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0) == 0)
@@ -410,11 +418,11 @@ static bool is_frozen(const char *cgroup) {
 int hs_readers_find(struct hs_files *readers, const char *cgroup, const uint64_t *devices,
                     uint32_t n) {
     struct hs_revoke_count count = {0};
-    struct job job = {.devices = devices,
+    struct job job = {.mode = NOTE_READERS,
+                      .devices = devices,
                       .n = n,
                       .count = &count,
                       .at_home = true,
-                      .look = true,
                       .aside = readers};
 
     readers->n = 0;
@@ -451,7 +459,8 @@ int hs_revoke(struct hs_keeper *keeper, const struct hs_hold *hold, const char *
         return -errno;
     still = at_rest(hold, still_ms);
     count->restless = !still;
-    job.aside = still ? &aside : NULL;
+    job.mode = still ? REVOKE_AT_REST : REVOKE;
+    job.aside = &aside;
     while (ret == 0 && !count->clean && count->passes < passes) {
         uint32_t revoked = count->revoked, killed = count->killed;
 

@@ -28,21 +28,21 @@ class Equipment(ABC):
     def identify(self) -> list[Json]:
         """The devices: name, mode, owner, and what is saved for each OS."""
 
-    def ask(self, name: str) -> None:
+    def ask(self, name: str) -> None:  # noqa: B027 - optional
         """The OS has been asked to let go, and goes on using what it has for a moment."""
 
     def unread(self, name: str) -> int:
         """How many files of the OS hold input from before `ask` that a release would discard."""
         return 0
 
-    def save(self, name: str) -> None:
+    def save(self, name: str) -> None:  # noqa: B027 - optional
         """Note how the equipment is set for the OS that has it."""
 
     @abstractmethod
     def release(self, name: str) -> None:
         """Take everything from the OS."""
 
-    def restore(self, name: str) -> None:
+    def restore(self, name: str) -> None:  # noqa: B027 - optional
         """Set the equipment as the OS had it; nobody has it yet."""
 
     @abstractmethod

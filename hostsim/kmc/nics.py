@@ -114,9 +114,9 @@ class Nics(Equipment):
             nic.owner = None
 
     def take(self, name: str) -> None:
-        """Into the OS's namespace, as the OS had it: the kernel forgets addresses and routes when an
-        interface moves. If the OS itself stands in the way (name or number is taken there), it goes
-        without."""
+        """Into the OS's namespace, as the OS had it: the kernel forgets addresses and routes when
+        an interface moves. If the OS itself stands in the way (name or number is taken there), it
+        goes without."""
         for nic in self._nics.values():
             to_fd = self._vms[name].netns_fd
             try:

@@ -23,10 +23,10 @@ pytestmark = [pytest.mark.uinput, pytest.mark.timeout(240)]
 SOURCES = Path(__file__).parents[2] / "cext"
 Patch = pytest.MonkeyPatch
 
-QUEUES = {"if (!wanted && (job->look || !S_ISSOCK(st.st_mode)))": "if (!wanted)"}
+QUEUES = {"if (!wanted && (job->mode == NOTE_READERS || !S_ISSOCK(st.st_mode)))": "if (!wanted)"}
 DEEPER = {"look_into(job, fd, depth + 1);": "if (depth == 0) look_into(job, fd, 9 * (depth + 1));"}
 HIDDEN = {"if (job->count->hidden != hidden)": "if (false)"}
-THREADS = {"hides = !job->look && has_threads(pid) && threads_hide(job, pid);": "hides = false;"}
+THREADS = {"has_threads(pid) && threads_hide(job, pid);": "has_threads(pid) && false;"}
 FREEZE = {
     'else if (write(hold->control, "1", 1) < 0)': "else if (false)",
     "still = at_rest(hold, still_ms);": "still = true; (void)at_rest; (void)still_ms;",
