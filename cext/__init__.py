@@ -10,6 +10,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 """Where the installed BPF objects (*.bpf.o) and hostsim-init stand."""
+INCLUDE = HERE / "include"
+"""The directory for the compiler of a plug-in: it finds `#include <hostsim/nf.h>` from here."""
 
 
 def check(result: int, what: str) -> int:

@@ -14,9 +14,11 @@ int hs_port_open(struct hs_port *p, int umem_fd, uint32_t frames, uint32_t frame
     memset(p, 0, sizeof(*p));
     p->pace.spin_ns = HS_SPIN;
     ret = hs_umem_open(&p->umem, umem_fd, frames, frame_size, first, count);
-    if (ret == 0)
-        hs_umem_spread(&p->umem, frame_size / 4 * 3);
-    return ret;
+    if (ret < 0)
+        return ret;
+    p->memory = p->umem.base;
+    hs_umem_spread(&p->umem, frame_size / 4 * 3);
+    return 0;
 }
 
 int hs_port_eth0(struct hs_port *p, const char *interface, uint32_t ring) {

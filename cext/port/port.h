@@ -72,6 +72,7 @@
 #ifndef HS_PORT_H
 #define HS_PORT_H
 #include "flow/parse.h"
+#include "include/hostsim/nf.h"
 #include "port/rules.h"
 #include "port/tally.h"
 #include "port/xsk.h"
@@ -81,7 +82,7 @@
 #define HS_NEIGHBOURS_MAX 16
 
 /* Tuning: see the table above. */
-#define HS_BURST 64
+/* HS_BURST: hostsim/nf.h */
 #define HS_ROUNDS_PUT_OFF 4
 #define HS_ROUNDS_LATE 16 /* calls of hs_port_ring */
 #define HS_ROUNDS_ASK 1024
@@ -97,13 +98,12 @@
 #define HS_DRAIN UINT64_C(1000000)
 #define HS_MOURNING UINT64_C(200000000)
 
-/* A packet in the function's hands; same layout as struct xdp_desc. */
-struct hs_packet {
-    uint64_t addr; /* in the umem */
-    uint32_t len;
-    uint32_t from; /* VM number of the neighbour it came from; 0: eth0 */
-};
-_Static_assert(sizeof(struct hs_packet) == sizeof(struct xdp_desc), "one batch serves for both");
+/* struct hs_packet, a packet in the function's hands, is hostsim/nf.h's. */
+_Static_assert(sizeof(struct hs_packet) == sizeof(struct xdp_desc) &&
+                   offsetof(struct hs_packet, addr) == offsetof(struct xdp_desc, addr) &&
+                   offsetof(struct hs_packet, len) == offsetof(struct xdp_desc, len) &&
+                   offsetof(struct hs_packet, from) == offsetof(struct xdp_desc, options),
+               "one batch serves for both");
 
 /* What a neighbour may sleep over: packets it has been sent, room in its ring, frames of its own.
  */
@@ -154,6 +154,7 @@ struct hs_port_last {
 };
 
 struct hs_port {
+    uint8_t *memory; /* umem.base; first, as hostsim/nf.h promises to plug-ins */
     struct hs_umem umem;
     struct hs_xsk eth0;
     int has_eth0;
@@ -172,6 +173,11 @@ struct hs_port {
     struct hs_port_last last;
     uint32_t drained; /* hs_rules.withdrawn as of the last time the channels were let run empty */
 };
+
+_Static_assert(offsetof(struct hs_port, memory) == 0 &&
+                   __builtin_types_compatible_p(__typeof__(((struct hs_port *)0)->memory),
+                                                uint8_t *),
+               "hs_packet_data takes a port for this member");
 
 /* Open with a umem of `frames` (see hs_umem_open). */
 int hs_port_open(struct hs_port *p, int umem_fd, uint32_t frames, uint32_t frame_size,
@@ -228,10 +234,7 @@ void hs_port_ring(struct hs_port *p, int idle);
 /* A C function's whole loop: recv, judge, send, until `also` is readable. judge: gets a batch, may
  * reorder and change it, and returns how many of it, from its start, go on; the rest is dropped. */
 typedef uint32_t (*hs_judge)(void *state, struct hs_port *p, struct hs_packet *batch, uint32_t n);
+_Static_assert(__builtin_types_compatible_p(hs_judge, __typeof__(&hs_nf)), "a plug-in's is one");
 int hs_port_loop(struct hs_port *p, hs_judge judge, void *state, int also);
-
-static inline uint8_t *hs_packet_data(const struct hs_port *p, const struct hs_packet *packet) {
-    return p->umem.base + packet->addr;
-}
 
 #endif

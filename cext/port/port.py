@@ -9,7 +9,6 @@
 Nothing is copied for Python, and a batch is one object whatever its length.
 """
 
-import ctypes
 import select
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,7 +18,9 @@ from cext._native import ffi, lib
 from cext.ring.channel import COUNTERS as REFUSED
 from cext.ring.channel import Shape
 
-BURST = 64
+BURST: int = lib.HS_BURST
+NF_VERSION: int = lib.HS_NF_VERSION
+"""Of hostsim/nf.h."""
 COUNTERS = (
     "eth0_in",
     "eth0_out",
@@ -187,9 +188,6 @@ class Port:
         lib.hs_port_close(self.native)
 
 
-def plug_in(path: str) -> tuple[Any, Any]:
-    """A C plug-in's `hs_nf` (an hs_judge), and the library, to be kept. Raises OSError, and
-    AttributeError where it has none."""
-    library = ctypes.CDLL(path)
-    address = ctypes.cast(library.hs_nf, ctypes.c_void_p).value
-    return ffi.cast("hs_judge", address), library
+def judge_at(address: int) -> Any:
+    """A C function at this address (hs_judge in port/port.h), as `run` takes it."""
+    return ffi.cast("hs_judge", address)

@@ -136,6 +136,10 @@ def _parser() -> _Parser:
     sub.add_argument(
         "options", nargs=argparse.REMAINDER, help="of this bench: hostsim bench NAME -h"
     )
+    sub = command("nf", _nf, "how to build a network function in C", root=False, has_host=False)
+    sub.add_argument(
+        "--cflags", action="store_true", required=True, help="what the compiler needs, on one line"
+    )
     sub = command(
         "completion", _completion, "print shell completion code", root=False, has_host=False
     )
@@ -316,6 +320,13 @@ def _shell(arguments: argparse.Namespace) -> int:
 def _flip(arguments: argparse.Namespace) -> int:
     done = client.ask(client.pick(arguments.host), "flip", os=arguments.os)
     print(f"{done['foreground']} is the foreground, was {done['previous']} ({done['ms']:.1f} ms)")
+    return 0
+
+
+def _nf(arguments: argparse.Namespace) -> int:
+    from cext import INCLUDE
+
+    print(f"-I{INCLUDE}")
     return 0
 
 

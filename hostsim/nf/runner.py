@@ -5,8 +5,8 @@ by the messages of hostsim/nf/wire.py. What it does not understand ends it, with
 stderr: the VM's log.
 
 What `nf` may be: a name of `SHIPPED`, which gets its settings (hostsim/nf/settings.py);
-`package.module:function`, called with a `cext.port.port.Port`, found beside the host file or on
-Python's path; a C plug-in (`./my_nf.so`) with a function `hs_nf` (hs_judge in cext/port/port.h).
+`package.module:function`, called with a `hostsim.nf.Port`, found beside the host file or on
+Python's path; a C plug-in (`./my_nf.so`) with a function `hs_nf` (cext/include/hostsim/nf.h).
 """
 
 import errno
@@ -20,10 +20,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from cext.port import port as ports
 from cext.port.port import Port
+from hostsim.errors import HostsimError
 from hostsim.model import Json
-from hostsim.nf import wire
+from hostsim.nf import plugin, wire
 from hostsim.nf.shipped import SHIPPED
 
 FRAMES = 4096
@@ -34,11 +34,11 @@ FREED = 2.0  # seconds
 
 def load(name: str, folder: str, settings: Json | None = None) -> Callable[[Port], None]:
     """The function a host file names. settings: a shipped one's. Raises ValueError with what is
-    wrong."""
+    wrong, or HostsimError with what is wrong with a plug-in."""
     if name in SHIPPED:
         return lambda port: SHIPPED[name](port, settings or {})
     if name.endswith(".so"):
-        judge, library = ports.plug_in(str(Path(folder, name)))
+        judge, library = plugin.load(Path(folder, name))
         return lambda port: port.run(judge, None) if library else None
     module, colon, function = name.partition(":")
     if not colon:
@@ -73,7 +73,7 @@ class Control:
     def open(self) -> tuple[Callable[[Port], None], Port] | None:
         """Find the function and make the port as the first message says; at the second, open eth0,
         which can be one process's only, and answer; None: nothing is wanted. Raises OSError,
-        ValueError, ImportError."""
+        HostsimError, ValueError, ImportError."""
         message, fds = wire.receive(self._socket)
         if not isinstance(message, wire.Open):
             return None
@@ -123,7 +123,7 @@ def main() -> int:
         control = Control(sock)
         try:
             opened = control.open()
-        except (OSError, ValueError, ImportError, AttributeError) as error:
+        except (HostsimError, OSError, ValueError, ImportError, AttributeError) as error:
             print(error, file=sys.stderr)
             return 1
         if opened is not None:

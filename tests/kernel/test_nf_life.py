@@ -1,7 +1,7 @@
 """Network functions of a host as its user sees them: the README's examples, as printed, and what
 `status` says of a function that fails."""
 
-import glob
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from help.cli import ask, hostsim
+from cext import INCLUDE
+from help.cli import HOSTSIM, ask, hostsim
 from help.functions import put
 from help.net import ENDS_V4
 from help.programs import program
@@ -89,20 +90,26 @@ def test_the_readmes_function_in_python(up: Any, tmp_path: Path) -> None:
 def test_the_readmes_function_in_c(up: Any, tmp_path: Path) -> None:
     (tmp_path / "no_dns.c").write_text(block("c"))
     (line,) = [one for one in README.splitlines() if one.startswith("`cc ")]
-    command = [word for part in line.split("`")[1].split() for word in expand(part)]
-    subprocess.run([*command, "-Wall", "-Werror"], cwd=tmp_path, check=True, timeout=60)
+    command = f"{line.split('`')[1]} -Wall -Werror"
+    path = f"{Path(HOSTSIM).parent}:{os.environ['PATH']}"  # as one who has hostsim on it
+    subprocess.run(command, shell=True, cwd=tmp_path, env={"PATH": path}, check=True, timeout=60)
     up("./no_dns.so")
     assert answer(54) == "hello"
     assert answer(53, seconds=0.5) == "nothing"
     assert vm("one")["nf"]["counters"]["dropped"] == 1
 
 
-def expand(word: str) -> list[str]:
-    """As a shell in the project's directory does."""
-    if not word.startswith("-I"):
-        return [word]
-    (found,) = glob.glob(word.removeprefix("-I"), root_dir=ROOT)
-    return [f"-I{ROOT / found}"]
+def test_a_plug_in_of_another_version_is_refused_in_one_line(tmp_path: Path) -> None:
+    source = block("c").replace("HS_NF_PLUGIN", "const uint32_t hs_nf_version = 99")
+    (tmp_path / "no_dns.c").write_text(source)
+    command = ("cc", "-shared", "-fPIC", f"-I{INCLUDE}", "-o", "no_dns.so", "no_dns.c")
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=60)
+    (tmp_path / "nflife.toml").write_text(HOST % ("./no_dns.so", "drop"))
+    said = hostsim("up", str(tmp_path / "nflife.toml"), check=False)
+    assert said.returncode == 1
+    assert said.stdout == ""
+    (line,) = said.stderr.splitlines()
+    assert "plug-in no_dns.so: has version 99 of hostsim/nf.h, 1 is wanted; build it anew" in line
 
 
 @pytest.mark.timeout(120)

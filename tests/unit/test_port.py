@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cext import HERE
+from cext import INCLUDE
 from cext.port.port import Batch, Port
 from cext.port.rules import Rules, flow_of
 from cext.ring.channel import Shape, make_channel
@@ -222,7 +222,7 @@ def test_the_readmes_plug_in_works(joined: tuple[Port, Port], rules: Rules, tmp_
     assert len(source.splitlines()) < 30
     (tmp_path / "no_dns.c").write_text(source)
     library = tmp_path / "no_dns.so"
-    command = ["cc", "-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-I", str(HERE)]
+    command = ["cc", "-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-I", str(INCLUDE)]
     subprocess.run(
         [*command, "-o", str(library), str(tmp_path / "no_dns.c")], check=True, timeout=60
     )

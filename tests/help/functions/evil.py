@@ -8,7 +8,7 @@ from typing import Any
 
 from cext._native import ffi
 
-from cext.port.port import Port
+from hostsim.nf import Port
 
 
 def ends(port: Port) -> Iterator[tuple[Any, Any]]:

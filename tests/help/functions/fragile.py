@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cext.port.port import Port
+from hostsim.nf import Port
 
 assert not Path(__file__).with_name("broken").exists(), "the file `broken` breaks it"
 print("loaded", flush=True)

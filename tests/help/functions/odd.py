@@ -4,7 +4,7 @@ import select
 
 from cext._native import ffi, lib
 
-from cext.port.port import Port
+from hostsim.nf import Port
 
 
 def slow(port: Port) -> None:
