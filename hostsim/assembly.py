@@ -67,24 +67,33 @@ def assemble(
     spec: HostSpec, vms: Mapping[str, Vm], journal: Journal, closing: Teardown
 ) -> Assembly:
     """Start the VMs, link them, lend the uplinks, and write the policy. Everything that is to be
-    taken down is in `closing` when it is made, also if this raises: HostsimError, OSError."""
+    taken down is in `closing` when it is made, also if this raises: HostsimError, OSError. Ends
+    early with HostsimError once `closing` is given up."""
     switch = Switch(spec.name, journal)
     plane = Dataplane(spec, switch, vms)
     closing.push("switch", switch.close, blocks=True)
     closing.push("VMs", partial(stop, vms), blocks=True)
     closing.push("data plane", plane.close)
-    _side_by_side([plane.load, *(partial(vm.start, journal) for vm in vms.values())])
+    starts = [partial(_start, vm, journal, closing) for vm in vms.values()]
+    _side_by_side([plane.load, *starts])
     switch.start()
     switch.connect(list(vms.values()))
+    closing.check()
     switch.attach(spec.uplinks, first=len(vms) + 1)
     plane.start()
+    closing.check()
     return Assembly(spec, vms, switch, plane)
 
 
 def start(vms: Mapping[str, Vm], journal: Journal, closing: Teardown) -> None:
     """Start VMs without a switch. Raises HostsimError, OSError."""
     closing.push("VMs", partial(stop, vms), blocks=True)
-    _side_by_side([partial(vm.start, journal) for vm in vms.values()])
+    _side_by_side([partial(_start, vm, journal, closing) for vm in vms.values()])
+
+
+def _start(vm: Vm, journal: Journal, closing: Teardown) -> None:
+    closing.check()
+    vm.start(journal)
 
 
 def stop(vms: Mapping[str, Vm]) -> None:

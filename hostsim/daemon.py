@@ -4,8 +4,11 @@
 
 With --ready it detaches its output to the host's log and tells the descriptor, in one line of the
 control protocol, whether the host stands; without, it stays in the foreground and logs to stderr.
-SIGTERM and SIGINT take the host down. What a request or `up` fails with is caught here and becomes
-the answer, one line.
+SIGTERM and SIGINT end it at any time: a host that is still being built is taken down again. What a
+request or `up` fails with is caught here and becomes the answer, one line.
+
+A daemon that ends leaves nothing. If something resists, the host's folder stays for `hostsim
+clean`, and its file `left` says what it was.
 """
 
 import argparse
@@ -20,12 +23,13 @@ import resource
 import shutil
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
 from hostsim import protocol
-from hostsim.errors import HostsimError
+from hostsim.errors import HostsimError, reason
 from hostsim.host import Host
 from hostsim.hostfile import difference
 from hostsim.hostfile import file as hostfile
@@ -36,17 +40,21 @@ log = logging.getLogger("hostsim.daemon")
 
 NICE = -10
 """Of the daemon (setpriority(2))."""
+FLUSH = 1.0
+"""Seconds that answers may take once the host is down."""
+ENDING = (signal.SIGTERM, signal.SIGINT)
 
 Answer = Callable[[dict[str, Any]], Any]
 
 
 class Daemon:
-    """The control socket of a running host."""
+    """The control socket of a running host. end: set when somebody asks for `down`."""
 
-    def __init__(self, host: Host) -> None:
-        self._host = host
-        self._stop = asyncio.Event()
-        self._closers: set[asyncio.Task[None]] = set()
+    def __init__(self, host: Host, end: asyncio.Event) -> None:
+        self._end = end
+        self._server: asyncio.Server | None = None
+        self._talks: set[asyncio.Task[None]] = set()
+        self._answering: set[asyncio.Task[None]] = set()
         self._ops: dict[str, Answer] = {
             "status": lambda _: host.status(),
             "target": lambda request: host.target(_text(request, "vm")),
@@ -63,27 +71,32 @@ class Daemon:
             "down": lambda _: None,
         }
 
-    async def serve(self, path: Path, ready: Callable[[], None]) -> None:
-        """Answer on the socket `path` until `down` or a signal."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
+    async def open(self, path: Path) -> None:
+        """Listen on the socket `path`. Raises OSError."""
         with _umask(0o177):
-            server = await asyncio.start_unix_server(self._talk, path, limit=1 << 20)
-        async with server:
-            ready()
-            await self._stop.wait()
+            self._server = await asyncio.start_unix_server(self._talk, path, limit=1 << 20)
 
-    async def closed(self) -> None:
-        """Wait until the answers under way are sent."""
-        await asyncio.gather(*self._closers, return_exceptions=True)
+    async def close(self) -> None:
+        """Take no more requests. Connections that wait for no answer end at once; the others after
+        their answer, or after FLUSH seconds. Twice is harmless."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for talk in self._talks - self._answering:
+            talk.cancel()
+        if self._talks:
+            await asyncio.wait(self._talks, timeout=FLUSH)
+        for talk in self._talks:
+            talk.cancel()
+        await asyncio.gather(*self._talks, return_exceptions=True)
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._closers.add(task)
+        self._talks.add(task)
         try:
             while line := await reader.readline():
+                self._answering.add(task)
                 request: dict[str, Any] = {}
                 try:
                     request = protocol.decode(line)
@@ -92,16 +105,19 @@ class Daemon:
                     answer = protocol.failure(error)
                 except Exception as error:
                     log.exception("%s", request.get("op"))
-                    answer = protocol.failure(HostsimError(str(request.get("op")), str(error)))
+                    answer = protocol.failure(HostsimError(str(request.get("op")), reason(error)))
                 writer.write(protocol.encode(answer))
                 await writer.drain()
+                self._answering.discard(task)
                 if request.get("op") == "down":
-                    self._stop.set()
+                    self._end.set()
+                if self._end.is_set():
                     break
         except (ConnectionError, ValueError):
             log.info("a client of the control socket went away or sent a line too long")
         finally:
-            self._closers.discard(task)
+            self._talks.discard(task)
+            self._answering.discard(task)
             writer.close()
 
     async def _answer(self, request: dict[str, Any]) -> Any:
@@ -135,16 +151,17 @@ def _umask(mask: int) -> Any:
 def _claim(spec: HostSpec) -> tuple[Path, int]:
     """The host's folder and the descriptor that holds its lock. Raises HostsimError."""
     folder = protocol.folder(spec.name)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock = _lock(folder)
     except (BlockingIOError, PermissionError):
-        os.close(lock)
         raise HostsimError(
             f"up {spec.path.name}",
             f"host {spec.name} is up already",
             f"hostsim down --host {spec.name} takes it down first",
+        ) from None
+    except OSError as error:
+        raise HostsimError(
+            f"up {spec.path.name}", f"its folder {folder} cannot be made: {reason(error)}"
         ) from None
     if (folder / "journal").exists():
         os.close(lock)
@@ -156,20 +173,64 @@ def _claim(spec: HostSpec) -> tuple[Path, int]:
     return folder, lock
 
 
-async def _run(spec: HostSpec, folder: Path, tell: Callable[[dict[str, Any]], None]) -> None:
+def _lock(folder: Path) -> int:
+    """Make the folder and lock it. `clean` may remove one that it finds before we have locked it:
+    then it is made again. Raises OSError."""
+    while True:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(lock), os.stat(folder / "lock")):
+                return lock
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            os.close(lock)
+            raise
+        os.close(lock)
+
+
+async def _run(spec: HostSpec, folder: Path, ready: "_Ready") -> None:
+    """The host's life: built, served, and taken down again however it ends."""
+    end = asyncio.Event()
+    for number in ENDING:
+        asyncio.get_running_loop().add_signal_handler(number, end.set)
     host = Host(spec, folder)
-    await host.start()
+    await _build(host, end)
     gc.collect()
     gc.freeze()  # what is there now stays: later collections, in the middle of a flip, pass it over
-    daemon = Daemon(host)
+    daemon = Daemon(host, end)
     try:
-        await daemon.serve(
-            folder / "control.sock",
-            lambda: tell(protocol.success({"host": spec.name, "pid": os.getpid()})),
-        )
-        await daemon.closed()
+        await daemon.open(folder / "control.sock")
+        ready.up(spec.name)
+        await end.wait()
     finally:
-        await host.stop()
+        try:
+            await host.stop()
+        finally:
+            await daemon.close()
+
+
+async def _build(host: Host, end: asyncio.Event) -> None:
+    """Start the host, or give it up once `end` is set. Raises what `Host.start` raises, with
+    nothing left behind."""
+    building = asyncio.create_task(host.start())
+    waiting = asyncio.create_task(end.wait())
+    await asyncio.wait((building, waiting), return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if not building.done():
+        building.cancel()
+    try:
+        await building
+    except asyncio.CancelledError as error:
+        why = "ended by a signal while the host was being built"
+        if error.__cause__ is not None:
+            why += f"; {reason(error.__cause__)}"
+        raise HostsimError(f"up {host.spec.path.name}", why) from None
 
 
 def _raise_files_limit() -> None:
@@ -195,61 +256,116 @@ def _come_first() -> None:
         os.setpriority(os.PRIO_PROCESS, 0, NICE)
 
 
+class _Ready:
+    """Whoever started the daemon, who waits at the descriptor `fd` for one line; None: nobody does,
+    and the daemon stays in the foreground."""
+
+    def __init__(self, fd: int | None) -> None:
+        self._fd = fd
+        self.told = False
+        if fd is not None:
+            os.set_inheritable(fd, False)
+
+    def detach(self, log: Path) -> None:
+        """From here on what is written to stderr goes to the host's log, if somebody waits. Raises
+        OSError."""
+        if self._fd is not None:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            output = os.open(log, flags, 0o600)
+            os.dup2(output, 2)
+            os.close(output)
+
+    def up(self, host: str) -> None:
+        """The host stands. Raises BrokenPipeError if nobody waits any more."""
+        log.info("host %s is up", host)
+        self._tell(protocol.success({"host": host, "pid": os.getpid()}))
+
+    def failed(self, error: HostsimError) -> None:
+        """It could not be built, or not be taken down."""
+        if self.told or self._fd is None:
+            print(f"hostsim: {error}", file=sys.stderr, flush=True)
+        else:
+            with contextlib.suppress(BrokenPipeError):
+                self._tell(protocol.failure(error))
+
+    def _tell(self, answer: dict[str, Any]) -> None:
+        self.told = True
+        if self._fd is not None:
+            fd, self._fd = self._fd, None
+            try:
+                os.write(fd, protocol.encode(answer))
+            finally:
+                os.close(fd)
+
+
+def _end_early(number: int, frame: object) -> None:
+    raise HostsimError("up", "ended by a signal")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="hostsim.daemon")
     parser.add_argument("file")
     parser.add_argument("--ready", type=int, metavar="FD")
     options = parser.parse_args()
-    told = False
-
-    def tell(answer: dict[str, Any]) -> None:
-        nonlocal told
-        told = True
-        if options.ready is None:
-            log.info("host %s is up", answer["result"]["host"])
-            return
-        os.write(options.ready, protocol.encode(answer))
-        os.close(options.ready)
-
+    for number in ENDING:
+        signal.signal(number, _end_early)  # until there is a loop
+    ready = _Ready(options.ready)
     folder: Path | None = None
+    failure: HostsimError | None = None
     try:
         spec = hostfile.load(options.file)
         folder, _ = _claim(spec)
         _raise_files_limit()
         _come_first()
-        if options.ready is None:
-            _log_to(sys.stderr)
-        else:
-            os.set_inheritable(options.ready, False)
-            output = os.open(
-                folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
-            )
-            os.dup2(output, 2)
-            os.close(output)
-            _log_to(sys.stderr)
-        asyncio.run(_run(spec, folder, tell))
-    except (HostsimError, OSError) as error:
-        failure = error if isinstance(error, HostsimError) else HostsimError("host", str(error))
-        if told or options.ready is None:
-            print(f"hostsim: {failure}", file=sys.stderr)
-        else:
-            os.write(options.ready, protocol.encode(protocol.failure(failure)))
-        status = failure.status
-    else:
-        status = 0
-    if folder is not None:
-        _tidy(folder)
-    return status
+        ready.detach(folder / "log")
+        _log_to(sys.stderr)
+        asyncio.run(_run(spec, folder, ready))
+    except Exception as error:
+        failure = _as_answer(error, options.file)
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
+    left = _tidy(folder) if folder is not None else []
+    if left:
+        why = f"{failure}; and " if failure else ""
+        failure = HostsimError(
+            f"host {spec.name}",
+            f"{why}could not remove: {'; '.join(left)}",
+            "hostsim clean tries again",
+        )
+    if failure is not None:
+        ready.failed(failure)
+    return failure.status if failure is not None else 0
 
 
-def _tidy(folder: Path) -> None:
-    """Remove the host's folder, unless something in its journal resists: then `clean` needs it."""
+def _as_answer(error: Exception, file: str) -> HostsimError:
+    """The line for an error; one that nobody expected is logged whole, and the line says where it
+    comes from and how to see more."""
+    if isinstance(error, HostsimError):
+        return error
+    if isinstance(error, OSError):
+        return HostsimError(f"up {file}", reason(error))
+    log.exception("up %s", file)
+    *_, last = traceback.extract_tb(error.__traceback__)
+    place = f"{Path(last.filename).name}:{last.lineno}"
+    return HostsimError(
+        f"up {file}",
+        f"{reason(error)} ({place}): this is a fault of hostsim",
+        "hostsim up --foreground shows where it comes from",
+    )
+
+
+def _tidy(folder: Path) -> list[str]:
+    """Remove the host's folder, unless something in its journal resists: then `clean` needs it, and
+    its file `left` has a line for each. Those lines."""
     record = folder / "journal"
     failures = journal.undo(record) if record.exists() else []
     for failure in failures:
         log.error("could not remove: %s", failure)
-    if not failures:
+    if failures:
+        protocol.left(folder.name).write_text("".join(f"{line}\n" for line in failures))
+    else:
         shutil.rmtree(folder)
+    return failures
 
 
 if __name__ == "__main__":

@@ -110,7 +110,9 @@ class Host:
         journal = Journal(self.folder / "journal")
         closing.push("journal", journal.close)
         closing.push("programs' ends", self._programs.close, blocks=True)
-        net = await in_thread(lambda: assemble(self.spec, self.vms, journal, closing))
+        net = await in_thread(
+            lambda: assemble(self.spec, self.vms, journal, closing), closing.give_up
+        )
         monitor = LinkMonitor(net.switch.netns_fd)
         closing.push("link monitor", monitor.close)
         functions, kmc = None, None
@@ -128,7 +130,7 @@ class Host:
         for vm in self.vms.values():
             self._watch_vm(vm)
         if functions is not None:
-            await in_thread(functions.start)
+            await in_thread(functions.start, self._kill_vms)
             self._sync_functions()
             self._ticking.append(asyncio.create_task(self._sync_often()))
         await self._programs.start([n for n, vm in self.vms.items() if vm.spec.run is not None])
@@ -146,6 +148,11 @@ class Host:
         self._closing.push("events", self._hear_no_more)
         await self._closing.aclose()
         self._made = None
+
+    def _kill_vms(self) -> None:
+        """Whoever waits for something in a VM need not wait any longer."""
+        for vm in self.vms.values():
+            vm.kill()
 
     def _hear_no_more(self) -> None:
         """Nothing that happens from here on starts, restarts or tells anything."""

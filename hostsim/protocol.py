@@ -21,8 +21,13 @@ LINE_MAX = 64 << 20
 
 
 def folder(host: str) -> Path:
-    """Everything of one host that is a file: lock, journal, log, control.sock."""
+    """Everything of one host that is a file: lock, journal, log, control.sock, left."""
     return RUN / host
+
+
+def left(host: str) -> Path:
+    """What a daemon could not remove when it ended, a line each; not there if it could."""
+    return folder(host) / "left"
 
 
 def encode(message: dict[str, Any]) -> bytes:
@@ -33,7 +38,7 @@ def decode(line: bytes) -> dict[str, Any]:
     """The message of one line. Raises HostsimError where it is none."""
     try:
         message = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         message = None
     if not isinstance(message, dict):
         raise HostsimError("control socket", "a line that is no JSON object")

@@ -21,9 +21,9 @@ from pathlib import Path
 
 from cext.ns.netns import new_netns
 from cext.switch import records
-from hostsim.errors import HostsimError
+from hostsim.errors import HostsimError, reason
 from hostsim.model import Json, Network
-from hostsim.vm import Vm
+from hostsim.vm import TAKEN, Vm
 from netns import namespace, uplinks
 from netns.journal import Journal
 from netns.links import Batch, Rtnl, batch_in
@@ -89,9 +89,12 @@ class Switch:
 
     def start(self) -> None:
         """Make the namespace and the bridge. Raises HostsimError, OSError."""
-        self._journal.add("netns", name=self.netns)
         self._fd = new_netns()
-        namespace.add_fd(self.netns, self._fd)
+        self._journal.add("netns", name=self.netns, inode=namespace.identity(self._fd))
+        try:
+            namespace.add_fd(self.netns, self._fd)
+        except FileExistsError as error:
+            raise HostsimError(f"switch of host {self.host}", reason(error), TAKEN) from error
         self._named = True
         off = {"net.ipv6.conf.all.disable_ipv6": "1", "net.ipv6.conf.default.disable_ipv6": "1"}
         off |= bridge_netfilter_off()
@@ -224,7 +227,7 @@ class Switch:
             self._rtnl = None
         if self._named:
             if failure is None:
-                namespace.remove(self.netns)
+                namespace.remove(self.netns, namespace.identity(self._fd))
             self._named = False
         if self._fd >= 0:
             os.close(self._fd)

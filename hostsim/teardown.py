@@ -36,6 +36,16 @@ class Teardown:
         self._what = what
         self._steps: list[Step] = []
         self._failures: list[tuple[str, BaseException]] = []
+        self._given_up = False
+
+    def give_up(self) -> None:
+        """What is being built in another thread is not wanted any more: `check` says so there."""
+        self._given_up = True
+
+    def check(self) -> None:
+        """Raises HostsimError after `give_up`."""
+        if self._given_up:
+            raise HostsimError(self._what, "given up while it was being built")
 
     def push(self, name: str, step: Callable[[], Any], *, blocks: bool = False) -> None:
         """Have `step` run before all those that are there. A function, or for `aclose` one that
@@ -81,9 +91,10 @@ class Teardown:
             raise HostsimError(f"{self._what}: taking down {name}", why, hint) from error
 
 
-async def in_thread(function: Callable[[], T]) -> T:
-    """Run `function` in a thread. A task that is cancelled meanwhile waits for its end all the
-    same, and then is cancelled: nobody takes down what is still being made."""
+async def in_thread(function: Callable[[], T], hurry: Callable[[], None] = lambda: None) -> T:
+    """Run `function` in a thread. A task that is cancelled meanwhile calls `hurry`, waits for the
+    function's end all the same, and then is cancelled: nobody takes down what is still being
+    made."""
     running = asyncio.get_running_loop().run_in_executor(None, function)
     cancelled: asyncio.CancelledError | None = None
     while not running.done():
@@ -91,6 +102,7 @@ async def in_thread(function: Callable[[], T]) -> T:
             await asyncio.wait([running])
         except asyncio.CancelledError as error:
             cancelled = error
+            hurry()
     if cancelled is not None:
         running.exception()  # it is lost with the task
         raise cancelled

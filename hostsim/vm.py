@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cext.vm import spawn
-from hostsim.errors import HostsimError
+from hostsim.errors import HostsimError, reason
 from hostsim.model import VmSpec
 from netns import namespace, process
 from netns.cgroup import Cgroup, Limits, unsupported
@@ -22,6 +22,8 @@ from netns.devices import DeviceList
 from netns.journal import Journal
 from netns.process import Process, Stream, Target
 
+TAKEN = "another host, or somebody by hand, has made it: choose another name"
+"""What to do about a name that is there already."""
 STOP_DEADLINE = 5.0  # seconds for everything in a VM to end after SIGKILL
 
 _known: "_Common | None" = None
@@ -125,9 +127,9 @@ class Vm:
         """Make and start it; everything is in the journal first. Raises HostsimError, OSError;
         nothing is left then."""
         try:
+            self._group.refuse_if_there()
             for directory in self._group.directories:
                 journal.add("cgroup", path=str(directory))
-            journal.add("netns", name=self.netns)
             self._group.make()
             self.devices.attach(self._group.fd)
             base_fd, init_fd, sealed = _common()
@@ -139,15 +141,16 @@ class Vm:
             finally:
                 os.close(life)
             self.netns_fd = os.open(f"/proc/{self.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            journal.add("netns", name=self.netns, inode=namespace.identity(self.netns_fd))
             namespace.add(self.netns, self.pid)
             self._named = True
+        except FileExistsError as error:
+            self.stop()
+            raise HostsimError(f"VM {self.spec.name}", reason(error), TAKEN) from error
         except OSError as error:
             self.stop()
-            raise HostsimError(
-                f"VM {self.spec.name}",
-                str(error.strerror or error),
-                "" if self.spec.memory is None else "its memory limit may be too small",
-            ) from error
+            hint = "" if self.spec.memory is None else "its memory limit may be too small"
+            raise HostsimError(f"VM {self.spec.name}", reason(error), hint) from error
         except HostsimError:
             self.stop()
             raise
@@ -229,7 +232,7 @@ class Vm:
             os.close(self.pidfd)
             self.pidfd = self.pid = -1
         if self._named:
-            namespace.remove(self.netns)
+            namespace.remove(self.netns, namespace.identity(self.netns_fd))
             self._named = False
         for fd in (self.netns_fd, self.life_fd, *self._directories.values()):
             if fd >= 0:

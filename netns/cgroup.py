@@ -133,6 +133,13 @@ class Cgroup:
         leaves = (self.path, *self.v1)
         return (*(leaf.parent for leaf in leaves), *leaves)
 
+    def refuse_if_there(self) -> None:
+        """Raises FileExistsError if a directory that `make` would make for this group alone is
+        there already: it is somebody else's."""
+        for leaf in (self.path, *self.v1):
+            if leaf.exists():
+                raise FileExistsError(errno.EEXIST, f"a cgroup {leaf} is there already")
+
     def make(self) -> None:
         """Make the directories and write the limits; `fd` is then the v2 directory. Raises
         HostsimError if a limit cannot hold here, and OSError."""

@@ -14,7 +14,7 @@ from typing import Any
 from netns import cgroup, leds, namespace, uplinks
 
 _UNDO: dict[str, Callable[..., None]] = {
-    "netns": lambda name: namespace.remove(name),
+    "netns": lambda name, inode="": namespace.remove(name, inode),
     "cgroup": lambda path: cgroup.remove(Path(path)),
     "led": lambda file, trigger: leds.join({file: trigger}),
     "uplink": lambda name, netns, nic, number="0": uplinks.give_back(name, netns, nic, number),

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from cext.vm import spawn
@@ -23,9 +24,7 @@ def prepare() -> None:
     if _prepared:
         return
     RUN.mkdir(parents=True, exist_ok=True)
-    lock = os.open(RUN, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:  # iproute2 takes the same lock, so that the mount is not made twice
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _locked():
         try:
             spawn.share(str(RUN))
         except OSError as error:
@@ -33,9 +32,19 @@ def prepare() -> None:
                 raise
             spawn.bind_tree(str(RUN))
             spawn.share(str(RUN))
+    _prepared = True
+
+
+@contextlib.contextmanager
+def _locked() -> Iterator[None]:
+    """Nobody else of this project makes or removes a name; iproute2 takes the same lock when it
+    makes the mount."""
+    lock = os.open(RUN, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
     finally:
         os.close(lock)
-    _prepared = True
 
 
 def add(name: str, pid: int) -> None:
@@ -51,12 +60,23 @@ def add_fd(name: str, netns_fd: int) -> None:
 def _bind(name: str, source: str) -> None:
     prepare()
     path = RUN / name
-    os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0))
-    try:
-        spawn.bind(source, str(path))
-    except OSError:
-        path.unlink()
-        raise
+    with _locked():
+        try:
+            os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0))
+        except FileExistsError:
+            raise FileExistsError(
+                errno.EEXIST, f"a network namespace {name} is there already"
+            ) from None
+        try:
+            spawn.bind(source, str(path))
+        except OSError:
+            path.unlink()
+            raise
+
+
+def identity(netns_fd: int) -> str:
+    """What tells a network namespace from all others that there are: its inode (namespaces(7))."""
+    return str(os.fstat(netns_fd).st_ino)
 
 
 def names(name: str, netns_fd: int) -> bool:
@@ -68,12 +88,21 @@ def names(name: str, netns_fd: int) -> bool:
     return (named.st_dev, named.st_ino) == (wanted.st_dev, wanted.st_ino)
 
 
-def remove(name: str) -> None:
-    """Take a name away; a missing one is no error. The namespace goes with its last user."""
+def remove(name: str, only: str = "") -> None:
+    """Take a name away; a missing one is no error. The namespace goes with its last user.
+
+    only: the `identity` of the namespace that it must be the name of, if it is one's at all;
+    otherwise the name is somebody else's, and stays.
+    """
     path = RUN / name
-    unmount(path)
-    with contextlib.suppress(FileNotFoundError):
-        path.unlink()
+    if not path.exists():
+        return
+    with _locked():
+        if only and os.path.ismount(path) and str(path.stat().st_ino) != only:
+            return
+        unmount(path)
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
 
 
 def unmount(path: Path) -> None:

@@ -4,6 +4,7 @@ Stands on files under /run/hostsim/HOST: a daemon that lives holds a write lock 
 on `lock`; a folder whose lock is free was left by a daemon that died.
 """
 
+import contextlib
 import fcntl
 import os
 import select
@@ -13,7 +14,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hostsim import protocol
 from hostsim.errors import HostsimError, UsageError
@@ -95,22 +96,40 @@ def up(file: str, foreground: bool) -> dict[str, Any]:
             start_new_session=True,
         )
         os.close(theirs)
-        if not select.select([ready], [], [], START_DEADLINE)[0]:
-            daemon.terminate()
-            raise HostsimError(f"up {file}", f"not ready after {START_DEADLINE:.0f} s")
+        try:
+            in_time = bool(select.select([ready], [], [], START_DEADLINE)[0])
+        except KeyboardInterrupt:
+            _give_up(daemon, file, "interrupted")
+        if not in_time:
+            _give_up(daemon, file, f"not ready after {START_DEADLINE:.0f} s")
         line = ready.readline()
     assert daemon.stderr is not None
     with daemon.stderr as stderr:
         said = [] if line else stderr.read().decode(errors="replace").strip().splitlines()
     if not line:
-        raise HostsimError(f"up {file}", f"the daemon died: {said[-1] if said else 'silently'}")
+        status = daemon.wait()
+        how = f"by signal {-status}" if status < 0 else f"with status {status}"
+        last = f": {said[-1]}" if said else ""
+        raise HostsimError(f"up {file}", f"the daemon ended {how}{last}", CLEAN_HINT)
     answer = protocol.result(protocol.decode(line))
     daemon.returncode = 0  # it goes on by itself: no "still running" warning for its object
     return dict(answer)
 
 
+def _give_up(daemon: "subprocess.Popen[bytes]", file: str, why: str) -> NoReturn:
+    """Have the daemon take down what it has built so far, wait, and raise HostsimError."""
+    daemon.terminate()
+    try:
+        daemon.wait(STOP_DEADLINE)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        hint = f"kill -9 {daemon.pid}, then hostsim clean"
+        raise HostsimError(f"up {file}", f"{why}, and its daemon has not ended yet", hint) from None
+    raise HostsimError(f"up {file}", f"{why}; what was built is taken down again") from None
+
+
 def down(host: str) -> None:
-    """Take a host down and wait until its daemon is gone. Raises HostsimError."""
+    """Take a host down and wait until its daemon is gone. Raises HostsimError, also if the daemon
+    has left something."""
     pid = _holder(protocol.folder(host) / "lock")
     handle = os.pidfd_open(pid) if pid else -1
     try:
@@ -120,6 +139,9 @@ def down(host: str) -> None:
     finally:
         if handle >= 0:
             os.close(handle)
+    with contextlib.suppress(FileNotFoundError):
+        left = protocol.left(host).read_text().splitlines()
+        raise HostsimError(f"down {host}", f"could not remove: {'; '.join(left)}", CLEAN_HINT)
 
 
 def enter(host: str, vm: str, argv: list[str]) -> int:
@@ -141,7 +163,7 @@ def clean() -> list[str]:
     from netns import journal
 
     cleaned = []
-    for path in (*sorted(protocol.RUN.glob("*")), *sorted(protocol.BENCHES.glob("*"))):
+    for path in (*sorted(protocol.RUN.glob("*/")), *sorted(protocol.BENCHES.glob("*/"))):
         with open(path / "lock", "ab") as lock:
             try:
                 fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

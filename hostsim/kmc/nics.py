@@ -56,8 +56,8 @@ class Nics(Equipment):
         """Take these interfaces from the machine. Raises HostsimError, OSError."""
         if not names:
             return
-        self._journal.add("netns", name=self._netns)
         self._fd = new_netns()
+        self._journal.add("netns", name=self._netns, inode=namespace.identity(self._fd))
         namespace.add_fd(self._netns, self._fd)
         for number, name in enumerate(names, start=NUMBER):
             nic = _Nic(uplinks.inspect(name), number)

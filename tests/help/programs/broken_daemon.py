@@ -1,12 +1,13 @@
 """A host's daemon in which one step of taking things down is broken.
 
-    broken_daemon.py FILE BROKEN FAILING
+    broken_daemon.py FILE BROKEN FAILING [unexpected]
 
 FILE: a host file
 BROKEN: the number of the step that raises instead of doing its work, in the order in which the
     steps were pushed; -1: none
 FAILING: the number of the step after whose push building the host fails; -1: it stands, and goes
     down by SIGTERM
+unexpected: building fails with an error that nothing in hostsim raises on purpose
 
 Ends as hostsim.daemon does; the last line on stdout is {"pushed": [names], "run": [names]}.
 """
@@ -23,7 +24,7 @@ from hostsim.errors import HostsimError
 PUSH = teardown.Teardown.push
 
 
-def main(file: str, broken: int, failing: int) -> int:
+def main(file: str, broken: int, failing: int, unexpected: bool) -> int:
     pushed: list[str] = []
     run: list[str] = []
 
@@ -41,6 +42,8 @@ def main(file: str, broken: int, failing: int) -> int:
 
         PUSH(closing, name, observed, blocks=blocks)
         if number == failing:
+            if unexpected:
+                raise KeyError("ended by a test")
             raise HostsimError("building", "ended by a test")
 
     teardown.Teardown.push = push  # type: ignore[assignment,method-assign]
@@ -51,4 +54,4 @@ def main(file: str, broken: int, failing: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], *map(int, sys.argv[2:])))
+    sys.exit(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), len(sys.argv) > 4))
