@@ -25,6 +25,7 @@ from hostsim.model import HostSpec, Json
 from hostsim.programs import Programs
 from hostsim.restart import Backoff
 from hostsim.routing.dataplane import Dataplane
+from hostsim.routing.policy import refuse_too_many
 from hostsim.switch import Switch
 from hostsim.teardown import Teardown, in_thread
 from hostsim.vm import Vm
@@ -173,6 +174,7 @@ class Host:
         return self._made
 
     def _refuse_what_cannot_work(self) -> None:
+        refuse_too_many(self.spec.routes, self.spec.filters, self.spec.mirrors)
         for name in (*self.spec.uplinks, *self.spec.nics):
             uplinks.inspect(name)
         for spec in self.spec.vms:

@@ -17,4 +17,15 @@ class HostsimError(Exception):
 
     def __str__(self) -> str:
         text = f"{self.what}: {self.why}"
-        return f"{text}; {self.hint}" if self.hint else text
+        return one_line(f"{text}; {self.hint}" if self.hint else text)
+
+
+def one_line(text: str) -> str:
+    """The text with everything escaped that is not to be printed: ends of lines, and what a
+    terminal would take for a command."""
+    if text.isprintable():
+        return text
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape", "surrogatepass").decode()
+        for one in text
+    )

@@ -15,9 +15,10 @@ from ipaddress import ip_interface
 from pathlib import Path
 from typing import Any
 
-from hostsim.errors import HostFileError
+from cext.switch import records
+from hostsim.errors import HostFileError, reason
 from hostsim.hostfile import functions, matches
-from hostsim.hostfile.table import Table
+from hostsim.hostfile.table import LINK_MAX, Table, is_number, is_reserved, unusable
 from hostsim.model import (
     NAME_MAX,
     Background,
@@ -34,12 +35,22 @@ from hostsim.model import (
 
 DEVICE_NUMBERS = ("vendor", "product")
 
-RESERVED_LINKS = ("lo", "br0")
+FILE_MAX = 16 << 20
+"""Bytes of a host file."""
+NAME_SHOWN = 60
+"""Characters of a name that nothing has, in a message."""
+MEMORY_MAX = 1 << 50
+CPUS_MAX = 8192
+PIDS_MAX = 1 << 22
+"""The most that a kernel can have of each (PID_MAX_LIMIT, CONFIG_NR_CPUS)."""
+HOTKEY_MAX = 8
+OSES_MAX = 16
+"""HS_FWD_CHORD and HS_FWD_OSES (cext/input/forward.h)."""
 
-_LINK = re.compile(r"[^\s/:\x00-\x1f]{1,15}")
+_LINK = re.compile(r"[^\s/:\x00-\x1f]+")
 _KEY = re.compile(r"(KEY|BTN)_[A-Z0-9_]+")
-_SIZE = re.compile(r"(\d+)\s*([KMGT]?)i?B?", re.IGNORECASE)
-_TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s)")
+_SIZE = re.compile(r"([0-9]{1,18}) ?([KMGT]?)i?B?", re.IGNORECASE | re.ASCII)
+_TIME = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,6})?) ?(ms|s)")
 _NF = re.compile(r"[a-z][a-z0-9_]*|[A-Za-z_][\w.]*:[A-Za-z_]\w*|[^\s:]*/[^\s:]+\.so")
 
 
@@ -53,17 +64,25 @@ def load(name: str) -> HostSpec:
     """Read the host file `name` (a path, or the name of a shipped host). Raises HostFileError."""
     path = Path(name)
     known = shipped()
-    if not path.exists() and name in known:
-        path = known[name]
     try:
-        text = path.read_text(encoding="utf-8")
+        if name in known and not path.exists():
+            path = known[name]
+        with path.open("rb") as file:
+            raw = file.read(FILE_MAX + 1)
     except FileNotFoundError:
         raise HostFileError(
             name, "no such host file", f"a path, or one of: {', '.join(known)}"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise HostFileError(name, f"cannot be read: {error}") from None
-    return parse(text, path.resolve())
+    except (OSError, ValueError) as error:
+        raise HostFileError(name, f"cannot be read: {reason(error)}") from None
+    if len(raw) > FILE_MAX:
+        raise HostFileError(name, f"is longer than {FILE_MAX >> 20} MiB", "split the host")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise HostFileError(f"{path.name}:{line}", "is not UTF-8", "TOML is UTF-8") from None
+    return parse(text.replace("\r\n", "\n"), path.resolve())
 
 
 def parse(text: str, path: Path) -> HostSpec:
@@ -75,7 +94,34 @@ def parse(text: str, path: Path) -> HostSpec:
         line = re.search(r"at line (\d+)", str(error))
         place = f"{file}:{line.group(1)}" if line else file
         raise HostFileError(place, f"not TOML: {error}") from None
+    except RecursionError:
+        raise HostFileError(file, "not TOML: it is nested too deeply") from None
+    except ValueError as error:  # what tomllib hands to int() and its like
+        raise HostFileError(file, f"not TOML: {str(error).partition(';')[0]}") from None
+    why = unusable(data)
+    if why is not None:
+        raise HostFileError(file, why)
     return _Parser(file, text, data).host(path)
+
+
+def _is_key(name: str) -> bool:
+    from netns.evdevices import key_code  # evdev: only for hosts with a hotkey
+
+    try:
+        key_code(name)
+    except KeyError:
+        return False
+    return True
+
+
+def _is_link(name: object) -> bool:
+    """Whether the kernel allows an interface such a name (dev_valid_name)."""
+    return (
+        isinstance(name, str)
+        and _LINK.fullmatch(name) is not None
+        and len(name.encode()) <= LINK_MAX
+        and name not in (".", "..")
+    )
 
 
 class _Parser:
@@ -90,7 +136,7 @@ class _Parser:
             if key not in tops:
                 raise HostFileError(
                     f"{self._file}:{self._line_of(key, 0)}",
-                    f"unknown table [{key}]",
+                    f"unknown table [{key[:NAME_SHOWN]}]",
                     f"allowed: {', '.join(tops)}",
                 )
         if not isinstance(self._data.get("host"), dict):
@@ -126,6 +172,7 @@ class _Parser:
         )
         oses = [vm.name for vm in vms if vm.os is not None]
         uplinks = self._uplinks([*inside, *outside])
+        self._few_enough(len(vms) + len(endpoints) + len(uplinks), len(oses))
         devices: list[DeviceSpec] = []
         nics: list[str] = []
         for index, table in enumerate(self._tables("device")):
@@ -151,6 +198,14 @@ class _Parser:
             tuple(nics),
         )
 
+    def _few_enough(self, ports: int, oses: int) -> None:
+        for count, most, what in (
+            (ports, records.VM_MAX, "VMs, endpoints and uplinks"),
+            (oses, OSES_MAX, "operating systems"),
+        ):
+            if count > most:
+                raise HostFileError(self._file, f"{count} {what}", f"a host has at most {most}")
+
     def _uplinks(self, names: list[str]) -> tuple[str, ...]:
         """[switch] uplinks: names as the kernel allows them (dev_valid_name), each once."""
         data = self._data.get("switch", {})
@@ -165,9 +220,9 @@ class _Parser:
         allowed = 'a list of network interfaces of this machine, ["eth1"]'
         found = table.take("uplinks", list, allowed) or []
         for name in found:
-            if not isinstance(name, str) or not _LINK.fullmatch(name) or name in (".", ".."):
+            if not _is_link(name):
                 table.fail(f"uplinks has {name!r}, which names no interface", f"it is {allowed}")
-            if name in names or name in RESERVED_LINKS:
+            if name in names or is_reserved(name):
                 table.fail(
                     f"uplinks has {name!r}, which is a port of the switch already",
                     "name the VM or endpoint otherwise",
@@ -282,7 +337,7 @@ class _Parser:
         return tuple(found)
 
     def _memory(self, table: Table) -> int | None:
-        allowed = 'bytes, or a size such as "128M" or "1G", more than 0'
+        allowed = 'bytes, or a size such as "128M" or "1G", more than 0 and at most "1024T"'
         value = table.take("memory", (int, str), allowed)
         if value is None:
             return None
@@ -292,20 +347,22 @@ class _Parser:
                 table.fail(f"memory = {value!r} is not allowed", f"memory is {allowed}")
             power = " KMGT".index(match.group(2).upper() or " ")
             value = int(match.group(1)) * 1024**power
-        if value <= 0:
+        if not 0 < value <= MEMORY_MAX:
             table.fail(f"memory = {value} is not allowed", f"memory is {allowed}")
         return int(value)
 
     def _cpus(self, table: Table) -> float | None:
-        value = table.take("cpus", (int, float), "CPUs' worth of time, 0.01 or more")
-        if value is not None and not 0.01 <= value < float("inf"):
-            table.fail(f"cpus = {value} is not allowed", "cpus is CPUs' worth of time, from 0.01")
+        allowed = f"CPUs' worth of time, 0.01 to {CPUS_MAX}"
+        value = table.take("cpus", (int, float), allowed)
+        if value is not None and not 0.01 <= value <= CPUS_MAX:
+            table.fail(f"cpus = {value} is not allowed", f"cpus is {allowed}")
         return None if value is None else float(value)
 
     def _pids(self, table: Table) -> int | None:
-        value = table.take("pids", int, "the number of tasks, 2 or more")
-        if value is not None and value < 2:
-            table.fail(f"pids = {value} is not allowed", "2 or more: init and a program")
+        allowed = f"the number of tasks, 2 (init and a program) to {PIDS_MAX}"
+        value = table.take("pids", int, allowed)
+        if value is not None and not 2 <= value <= PIDS_MAX:
+            table.fail(f"pids = {value} is not allowed", f"pids is {allowed}")
         return None if value is None else int(value)
 
     def _unique(self, specs: tuple[VmSpec, ...]) -> None:
@@ -330,9 +387,9 @@ class _Parser:
         name = match["interface"]
         if len(match) > 1:
             table.fail("match has interface and other keys", "an interface is meant by its name")
-        if not isinstance(name, str) or not _LINK.fullmatch(name) or name in (".", ".."):
+        if not isinstance(name, str) or not _is_link(name):
             table.fail(f"match: interface = {name!r} names no interface", 'a name such as "eth1"')
-        if name in RESERVED_LINKS or name == "eth0":
+        if is_reserved(name) or name == "eth0":
             table.fail(
                 f"match: interface = {name!r} is a name that an OS has already",
                 f"ip link set dev {name} name lan0 gives it another",
@@ -350,17 +407,23 @@ class _Parser:
             )
         for key, value in match.items():
             number = key in DEVICE_NUMBERS
-            if isinstance(value, bool) or not isinstance(value, int if number else str):
+            right = is_number(value) and 0 <= value <= 0xFFFF if number else isinstance(value, str)
+            if not right:
                 table.fail(
-                    f"match: {key} = {value!r} is not allowed",
-                    "vendor and product are numbers, every other key is a pattern (a string)",
+                    f"match: {key[:NAME_SHOWN]} = {value!r} is not allowed",
+                    "vendor and product are numbers, 0 to 0xffff; every other key is a pattern"
+                    " (a string)",
                 )
         hotkey = table.take("hotkey", list, "a list of key names, KEY_…") or []
         for key in hotkey:
-            if not isinstance(key, str) or not _KEY.fullmatch(key):
+            if not isinstance(key, str) or not _KEY.fullmatch(key) or not _is_key(key):
                 table.fail(
                     f"hotkey: {key!r} is no key", "names are KEY_… or BTN_…, as evtest shows"
                 )
+        if len(hotkey) > HOTKEY_MAX or len(set(hotkey)) != len(hotkey):
+            table.fail(
+                f"hotkey has {len(hotkey)} keys, or one twice", f"it has at most {HOTKEY_MAX} keys"
+            )
         mode = table.choice("mode", DeviceMode, "mirror")
         table.done()
         return DeviceSpec(index, dict(match), mode, tuple(hotkey))

@@ -5,6 +5,7 @@ Each function takes the checked-out Table of the VM, and returns the model's par
 HostFileError with what is allowed.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address, ip_address
 from typing import Any, Literal
@@ -27,6 +28,7 @@ NOT_IN_A_RULE = ("from", *matches.CONTENTS)
 """What a match has for the switch alone: a network function sees a frame and no more."""
 IN_A_RULE = tuple(key for key in matches.MATCH_KEYS if key not in NOT_IN_A_RULE)
 PORTS = (1024, 65535)
+_PORTS = re.compile(r"([0-9]{1,5})-([0-9]{1,5})")
 FRAME_MIN, FRAME_MAX = 60, 1514
 SENT = (6, 17)
 TCP_HEADER, UDP_HEADER = 20, 8
@@ -90,8 +92,8 @@ def _nat(table: Table | None) -> NatSpec:
     text = table.take("ports", str, allowed)
     low, high = PORTS
     if text is not None:
-        first, _, last = text.partition("-")
-        low, high = (int(end) if end.isdecimal() else 0 for end in (first, last))
+        found = _PORTS.fullmatch(text)
+        low, high = (int(end) for end in found.groups()) if found else (0, 0)
         if not 1 <= low <= high <= 65535:
             table.fail(f"ports = {text!r} is not allowed", f"ports is {allowed}")
     table.done()

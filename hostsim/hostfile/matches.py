@@ -9,7 +9,7 @@ from collections.abc import Collection
 from ipaddress import ip_network
 from typing import Any
 
-from hostsim.hostfile.table import Table
+from hostsim.hostfile.table import Table, is_number
 from hostsim.model import (
     BypassMode,
     FilterSpec,
@@ -41,7 +41,8 @@ MATCH_KEYS = (
 
 _LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 _PATTERN = re.compile(rf"(\*\.)?{_LABEL}(\.{_LABEL})*")
-_RATE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmg]?)bit", re.IGNORECASE)
+_RATE = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?) ?([kmg]?)bit", re.IGNORECASE | re.ASCII)
+_PORT = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 
 
 def route(table: Table, index: int, vms: Collection[str], endpoints: Collection[str]) -> RouteSpec:
@@ -121,6 +122,9 @@ def _match(table: Table, names: Collection[str]) -> MatchSpec:
     unknown = [key for key in data if key not in MATCH_KEYS]
     if unknown:
         table.fail(f"match has an unknown key {unknown[0]!r}", f"allowed: {', '.join(MATCH_KEYS)}")
+    for key, value in data.items():
+        if value in ([], "", {}):
+            table.fail(f"{key} is empty", f"leave {key} out to match anything")
     match = MatchSpec(
         src=_networks(table, "src", data),
         dst=_networks(table, "dst", data),
@@ -158,6 +162,12 @@ def _fits(table: Table, match: MatchSpec) -> None:
     for net in (*match.src, *match.dst):
         if match.ethertype is not None and {4: 0x0800, 6: 0x86DD}[net.version] != match.ethertype:
             table.fail(f"{net} is not in that ethertype", "leave ethertype out")
+    version = {1: 4, 58: 6}.get(match.proto or 0)
+    for net in (*match.src, *match.dst):
+        if version is not None and net.version != version:
+            table.fail(f"{net} is not in that protocol", "icmp is IPv4's, icmpv6 is IPv6's")
+    if version is not None and match.ethertype not in (None, {4: 0x0800, 6: 0x86DD}[version]):
+        table.fail("proto is not in that ethertype", "leave ethertype out")
     versions = [{net.version for net in nets} for nets in (match.src, match.dst) if nets]
     if len(versions) == 2 and not versions[0] & versions[1]:
         table.fail("src and dst are of different IP versions", "no packet has both")
@@ -169,16 +179,14 @@ def _proto(table: Table, data: dict[str, Any]) -> int | None:
         if proto not in PROTOCOLS:
             table.fail(f"proto = {proto!r} is not known", f"{', '.join(PROTOCOLS)}, or a number")
         proto = PROTOCOLS[proto]
-    if proto is not None and (isinstance(proto, bool) or proto not in range(256)):
+    if proto is not None and not (is_number(proto) and 0 <= proto < 256):
         table.fail(f"proto = {proto!r} is not allowed", f"{', '.join(PROTOCOLS)}, or 0 to 255")
     return proto
 
 
 def _number(table: Table, data: dict[str, Any], key: str, low: int, high: int) -> int | None:
     value = data.get(key)
-    if value is not None and (
-        not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high
-    ):
+    if value is not None and not (is_number(value) and low <= value <= high):
         table.fail(f"{key} = {value!r} is not allowed", f"{key} is a number, {low} to {high}")
     return value
 
@@ -187,11 +195,7 @@ def _ethertype(table: Table, data: dict[str, Any]) -> int | None:
     value = data.get("ethertype")
     if isinstance(value, str) and value in ETHERTYPES:
         return ETHERTYPES[value]
-    if value is not None and (
-        not isinstance(value, int)
-        or isinstance(value, bool)
-        or not ETHERTYPE_MIN <= value <= 0xFFFF
-    ):
+    if value is not None and not (is_number(value) and ETHERTYPE_MIN <= value <= 0xFFFF):
         table.fail(
             f"ethertype = {value!r} is not allowed",
             f"{', '.join(ETHERTYPES)}, or a number from {ETHERTYPE_MIN:#x}",
@@ -211,8 +215,11 @@ def _tcp_flags(table: Table, data: dict[str, Any]) -> tuple[int, int] | None:
                 f"tcp_flags = {value!r} is not allowed",
                 f'"syn,!ack": flags that are set, and with ! not set; of {", ".join(TCP_FLAGS)}',
             )
-        mask |= TCP_FLAGS[name]
-        want |= 0 if word.strip().startswith("!") else TCP_FLAGS[name]
+        bit = TCP_FLAGS[name]
+        if mask & bit:
+            table.fail(f"tcp_flags = {value!r} names {name} twice", "a flag is set, or it is not")
+        mask |= bit
+        want |= 0 if word.strip().startswith("!") else bit
     return mask, want
 
 
@@ -260,13 +267,11 @@ def _ports(table: Table, key: str, data: dict[str, Any]) -> tuple[tuple[int, int
     value = data.get(key, [])
     found: list[tuple[int, int]] = []
     for item in value if isinstance(value, list) else [value]:
-        ends = str(item).split("-") if isinstance(item, str) else [item, item]
-        if isinstance(item, str) and len(ends) == 1:
-            ends *= 2
-        try:
-            low, high = (-1 if isinstance(end, bool) else int(end) for end in ends)
-        except (TypeError, ValueError):
-            low, high = -1, -1
+        text = _PORT.fullmatch(item) if isinstance(item, str) else None
+        if text is not None:
+            low, high = int(text.group(1)), int(text.group(2) or text.group(1))
+        else:
+            low = high = item if is_number(item) else -1
         if not 0 <= low <= high <= 65535:
             table.fail(
                 f"{key} = {item!r} is not allowed",

@@ -4,12 +4,46 @@ Hands out its values, each with its check, then refuses the rest: an unknown key
 """
 
 import re
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn, TypeGuard, get_args
 
 from hostsim.errors import HostFileError
 from hostsim.model import RESERVED_NAMES
 
 _NAME = re.compile(r"[a-z][a-z0-9-]*")
+_DIRECT = re.compile(r"hsd[0-9]+(-[0-9]+)?")
+"""Names of direct links (hostsim/routing/bypass.py)."""
+LINK_MAX = 15
+"""Bytes of an interface's name (IFNAMSIZ less one)."""
+WHY_MAX = 300
+"""Characters of a reason; a longer one is cut."""
+INT_BITS = 64
+"""What a TOML integer has."""
+
+
+def is_number(value: object) -> TypeGuard[int]:
+    """Whether it is a whole number: a bool is none, nor is 6.0."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_reserved(link: str) -> bool:
+    """Whether hostsim gives interfaces of VMs or of the switch such a name."""
+    return link in ("lo", "br0") or _DIRECT.fullmatch(link) is not None
+
+
+def unusable(data: object) -> str | None:
+    """Why no key could have one of the values in `data`, whichever it is; None: there is none."""
+    left = [data]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            left += [*value.keys(), *value.values()]
+        elif isinstance(value, list):
+            left += value
+        elif isinstance(value, str) and "\0" in value:
+            return f"a string has the character U+0000: {value[:40]!r}"
+        elif is_number(value) and not -(1 << INT_BITS - 1) <= value < 1 << INT_BITS - 1:
+            return f"a number has more than {INT_BITS} bits"
+    return None
 
 
 class Table:
@@ -22,6 +56,9 @@ class Table:
         self._asked: list[str] = []
 
     def fail(self, why: str, hint: str = "") -> NoReturn:
+        """Raise HostFileError."""
+        if len(why) > WHY_MAX:
+            why = f"{why[:WHY_MAX]}…"
         raise HostFileError(f"{self._place}: {self._title}", why, hint)
 
     def rename(self, title: str) -> None:
@@ -65,7 +102,7 @@ class Table:
                 f"name {value!r} is not allowed",
                 "a name is lower-case letters, digits and '-', and starts with a letter",
             )
-        if value in RESERVED_NAMES:
+        if value in RESERVED_NAMES or is_reserved(value):
             self.fail(f"name {value!r} is taken by hostsim itself", "choose another")
         return str(value)
 

@@ -14,9 +14,8 @@ from typing import NamedTuple
 
 from cext.bpf import objects as bpf
 from cext.switch import maps, records
-from hostsim.errors import HostsimError
 from hostsim.model import FilterSpec, MirrorSpec, RouteSpec
-from hostsim.routing.policy import compile_lists
+from hostsim.routing.policy import compile_lists, refuse_too_many
 
 
 class Policy(NamedTuple):
@@ -72,11 +71,8 @@ class Epochs:
 
     def compile(self, policy: Policy) -> records.Lists:
         """The policy's rows. Raises HostsimError if there are too many."""
-        lists = compile_lists(policy.routes, policy.filters, policy.mirrors, self._numbers)
-        count = max(len(lists.rows), len(policy.routes))
-        if count > records.ROWS_MAX:
-            raise HostsimError("routes", f"{count} rows of matches", f"at most {records.ROWS_MAX}")
-        return lists
+        refuse_too_many(policy.routes, policy.filters, policy.mirrors)
+        return compile_lists(policy.routes, policy.filters, policy.mirrors, self._numbers)
 
     def write(self, policy: Policy, lists: records.Lists) -> int:
         """Put a policy in force; the epoch that names it. lists: its rows. Raises OSError, with the

@@ -10,7 +10,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cext.switch.records import BRIDGE, DROP, FROM, PREFIXES, RANGES, STEER, Lists, Row, Tuple
+from cext.switch.records import (
+    BRIDGE,
+    DROP,
+    FROM,
+    PREFIXES,
+    RANGES,
+    ROWS_MAX,
+    STEER,
+    Lists,
+    Row,
+    Tuple,
+)
+from hostsim.errors import HostsimError
 from hostsim.model import FilterSpec, MatchSpec, MirrorSpec, Network, RouteSpec
 from hostsim.names import HAS_PORTS
 
@@ -67,6 +79,27 @@ def compile_lists(
         tuple(row for one in filters for row in _rows(one.match, one.index, numbers)),
         tuple(row for one in mirrors for row in _rows(one.match, numbers[one.to], numbers)),
     )
+
+
+def count_rows(matches: Iterable[MatchSpec], most: int) -> int:
+    """How many rows `compile_lists` makes of these, or most + 1 if there are more: then it does not
+    make them all to find out."""
+    rows = (row for match in matches for row in _rows(match, 0, dict.fromkeys(match.origins, 0)))
+    return sum(1 for _ in itertools.islice(rows, most + 1))
+
+
+def refuse_too_many(
+    routes: Sequence[RouteSpec], filters: Sequence[FilterSpec], mirrors: Sequence[MirrorSpec]
+) -> None:
+    """Raises HostsimError if `compile_lists` made more rows of these than the classifier has."""
+    all_of_them: list[RouteSpec | FilterSpec | MirrorSpec] = [*routes, *filters, *mirrors]
+    count = count_rows([one.match for one in all_of_them], ROWS_MAX)
+    if count > ROWS_MAX or len(routes) > ROWS_MAX:
+        raise HostsimError(
+            "routes, filters and mirrors",
+            f"more than {ROWS_MAX:,} rows of matches",
+            "shorter lists in a match, or wider networks and ranges, need fewer",
+        )
 
 
 def match_rows(match: MatchSpec, index: int) -> Iterator[Row]:
