@@ -15,6 +15,8 @@ static int loop(struct hs_port *p, hs_judge judge, void *state, int also) {
 
         if (n > 0) {
             on = judge(state, p, batch, n);
+            if (on > n) /* a plug-in's mistake: there is nothing behind the batch */
+                on = n;
             if (on > 0)
                 hs_port_send(p, batch, on);
             if (on < n)

@@ -10,11 +10,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Batch", "Port"]
 
+if not TYPE_CHECKING:  # to a type checker, every name would be one of this package
 
-def __getattr__(name: str) -> Any:
-    """The two when they are asked for: modules of this package do not all need the extension."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from cext.port import port
+    def __getattr__(name: str) -> Any:
+        """The two when they are asked for: modules of this package do not all need the
+        extension."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from cext.port import port
 
-    return getattr(port, name)
+        return getattr(port, name)

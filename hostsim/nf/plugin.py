@@ -5,6 +5,8 @@ would read packets at wrong places, so it is refused before its function is call
 """
 
 import ctypes
+import struct
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ def load(path: Path) -> tuple[Any, ctypes.CDLL]:
     what = f"plug-in {path.name}"
     if not path.is_file():
         raise HostsimError(what, f"{path} is {'no file' if path.exists() else 'not there'}")
+    if _is_cut(path):
+        raise HostsimError(what, "its end is missing", "build or copy it again")
     try:
         library = ctypes.CDLL(str(path.absolute()))
     except OSError as error:  # from dlopen(3): no errno, and the path in front
@@ -42,3 +46,16 @@ def load(path: Path) -> tuple[Any, ctypes.CDLL]:
     address = ctypes.cast(function, ctypes.c_void_p).value
     assert address is not None
     return judge_at(address), library
+
+
+def _is_cut(path: Path) -> bool:
+    """Whether the file ends before its section headers, the last thing in it (elf(5)), do: half
+    written or half copied. The loader does not look, and whoever reads a page that is not there is
+    killed by SIGBUS."""
+    with path.open("rb") as file:
+        head = file.read(64)
+    if len(head) < 64 or head[:6] != b"\x7fELF\2" + (b"\1" if sys.byteorder == "little" else b"\2"):
+        return False  # nothing for this machine, which the loader says
+    (start,) = struct.unpack_from("=Q", head, 40)
+    size, count = struct.unpack_from("=HH", head, 58)
+    return bool(start + size * count > path.stat().st_size)

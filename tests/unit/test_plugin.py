@@ -1,10 +1,14 @@
 """hostsim/nf.h, the one header of a plug-in in C, and what is refused when one is loaded."""
 
+import contextlib
+import itertools
 import os
 import shlex
+import shutil
+import struct
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,9 @@ from cext._native import ffi
 
 from cext import HERE, INCLUDE
 from cext.port.port import NF_VERSION, Port
+from cext.port.rules import Rules, flow_of
+from cext.ring.channel import Shape, make_channel
+from hostsim.bench.chain import packet
 from hostsim.errors import HostsimError
 from hostsim.nf import plugin, runner
 
@@ -25,6 +32,9 @@ uint32_t hs_nf(void *state, struct hs_port *port, struct hs_packet *batch, uint3
 """
 HEADER = "#include <hostsim/nf.h>\n"
 GOOD = f"{HEADER}HS_NF_PLUGIN;\n{FUNCTION}"
+
+SHAPE = Shape(ring=64, data=1 << 17, max_len=1600)
+FRAME = packet()
 
 Build = Callable[..., Path]
 
@@ -67,6 +77,30 @@ def passed_on(path: Path, first: int) -> int:
         return int(judge(ffi.NULL, port.native, batch.native, len(batch)))
     finally:
         port.close()
+
+
+@contextlib.contextmanager
+def joined(length: int) -> Iterator[list[Port]]:
+    """Ports of VM 1, 2, ...: rings from each to the next, and rules that send FRAME there."""
+    its_flow = flow_of(FRAME)
+    assert its_flow is not None
+    with contextlib.ExitStack() as undo:
+        ports = [Port(256) for _ in range(length)]
+        for port in ports:
+            undo.callback(port.close)
+        for vm, (near, far) in enumerate(itertools.pairwise(ports), 1):
+            table = Rules(64)
+            undo.callback(table.close)
+            channels = [make_channel(SHAPE), make_channel(SHAPE)]
+            bells = [os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC) for _ in range(2)]
+            near.neighbour(vm + 1, SHAPE, channels[0], channels[1], (bells[0][0], bells[1][1]))
+            far.neighbour(vm, SHAPE, channels[1], channels[0], (bells[1][0], bells[0][1]))
+            near.rules(table.fd, table.entries)
+            table.set_epoch(1)
+            assert table.put(its_flow, vm + 1, 1)
+            for fd in channels:
+                os.close(fd)
+        yield ports
 
 
 def refused(path: Path) -> str:
@@ -113,6 +147,22 @@ def test_the_readmes_plug_in_is_cpp_too(build: Build) -> None:
     assert passed_on(build(readme(), "-std=c++17", language="cc"), 2) == 3
 
 
+def test_one_that_passes_on_more_than_it_got_passes_on_that(build: Build) -> None:
+    """In the loop that hostsim runs it in, by rings."""
+    path = build(GOOD.replace("? n : 0", "? UINT32_MAX : 0"))
+    with joined(3) as (one, two, three):
+        one.send(one.make(*[FRAME] * 5))
+        readable, writable = os.pipe()
+        os.write(writable, b"x")
+        two.control = readable
+        runner.load(path.name, str(path.parent))(two)
+        os.close(readable)
+        os.close(writable)
+        assert [bytes(packet) for packet in three.recv()] == [FRAME] * 5
+        assert two.counters()["ring_out"] == 5
+        assert two.native.umem.free_count == 256
+
+
 def test_another_version_is_refused(build: Build) -> None:
     other = GOOD.replace("HS_NF_PLUGIN", f"const uint32_t hs_nf_version = {NF_VERSION + 6}")
     assert refused(build(other)) == (
@@ -147,6 +197,29 @@ def test_a_library_that_misses_a_symbol_is_refused(build: Build) -> None:
 def test_what_is_no_library_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "my_nf.so").write_bytes(content)
     assert refused(tmp_path / "my_nf.so").startswith("plug-in my_nf.so: does not load (")
+
+
+def test_a_library_for_another_machine_is_refused(build: Build, tmp_path: Path) -> None:
+    library = bytearray(build(GOOD).read_bytes())
+    struct.pack_into("H", library, 18, 22)  # e_machine: s390
+    (tmp_path / "other.so").write_bytes(library)
+    assert refused(tmp_path / "other.so").startswith("plug-in other.so: does not load (")
+
+
+def test_a_program_is_refused(build: Build, tmp_path: Path) -> None:
+    program = tmp_path / "program.so"
+    shutil.copy(os.path.realpath(sys.executable), program)
+    assert refused(program).startswith("plug-in program.so: does not load (")
+
+
+def test_a_library_that_is_cut_is_refused(build: Build, tmp_path: Path) -> None:
+    """Wherever: in the middle of its pages, of which the loader would be killed, or at its end."""
+    library = build(GOOD).read_bytes()
+    for left in (65, len(library) // 4, len(library) // 2, len(library) - 4096, len(library) - 1):
+        (tmp_path / "cut.so").write_bytes(library[:left])
+        assert refused(tmp_path / "cut.so") == (
+            "plug-in cut.so: its end is missing; build or copy it again"
+        )
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
