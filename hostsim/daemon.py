@@ -1,7 +1,8 @@
 """The daemon of one host: builds it, answers the control socket, takes it down.
 
-    python -m hostsim.daemon FILE [--ready FD]
+    python -m hostsim.daemon FILE [--text FD] [--ready FD]
 
+With --text it reads the host file from the descriptor, to its end; FILE says where it came from.
 With --ready it detaches its output to the host's log and tells the descriptor, in one line of the
 control protocol, whether the host stands; without, it stays in the foreground and logs to stderr.
 SIGTERM and SIGINT end it at any time: a host that is still being built is taken down again. What a
@@ -42,6 +43,8 @@ NICE = -10
 """Of the daemon (setpriority(2))."""
 FLUSH = 1.0
 """Seconds that answers may take once the host is down."""
+REQUEST_MAX = 2 * hostfile.FILE_MAX
+"""Bytes of a request's line: it may have a host file in it."""
 ENDING = (signal.SIGTERM, signal.SIGINT)
 
 Answer = Callable[[dict[str, Any]], Any]
@@ -61,7 +64,9 @@ class Daemon:
             "flows": lambda _: host.dataplane.report.flows(),
             "rules": lambda _: host.dataplane.report.rules(),
             "routes": lambda _: host.dataplane.report.routes(),
-            "apply": lambda request: _apply(host, hostfile.load(_text(request, "file"))),
+            "apply": lambda request: _apply(
+                host, hostfile.parse(_text(request, "text"), Path(_text(request, "file")))
+            ),
             "explain": lambda request: host.dataplane.report.explain(
                 _text(request, "vm"), _text(request, "flow")
             ),
@@ -74,7 +79,7 @@ class Daemon:
     async def open(self, path: Path) -> None:
         """Listen on the socket `path`. Raises OSError."""
         with _umask(0o177):
-            self._server = await asyncio.start_unix_server(self._talk, path, limit=1 << 20)
+            self._server = await asyncio.start_unix_server(self._talk, path, limit=REQUEST_MAX)
 
     async def close(self) -> None:
         """Take no more requests. Connections that wait for no answer end at once; the others after
@@ -305,6 +310,7 @@ def _end_early(number: int, frame: object) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="hostsim.daemon")
     parser.add_argument("file")
+    parser.add_argument("--text", type=int, metavar="FD")
     parser.add_argument("--ready", type=int, metavar="FD")
     options = parser.parse_args()
     for number in ENDING:
@@ -313,7 +319,7 @@ def main() -> int:
     folder: Path | None = None
     failure: HostsimError | None = None
     try:
-        spec = hostfile.load(options.file)
+        spec = _load(options.file, options.text)
         folder, _ = _claim(spec)
         _raise_files_limit()
         _come_first()
@@ -335,6 +341,13 @@ def main() -> int:
     if failure is not None:
         ready.failed(failure)
     return failure.status if failure is not None else 0
+
+
+def _load(file: str, text: int | None) -> HostSpec:
+    if text is None:
+        return hostfile.load(file)
+    with open(text, encoding="utf-8") as source:
+        return hostfile.parse(source.read(), Path(file))
 
 
 def _as_answer(error: Exception, file: str) -> HostsimError:

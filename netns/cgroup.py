@@ -138,7 +138,7 @@ class Cgroup:
         there already: it is somebody else's."""
         for leaf in (self.path, *self.v1):
             if leaf.exists():
-                raise FileExistsError(errno.EEXIST, f"a cgroup {leaf} is there already")
+                raise FileExistsError(errno.EEXIST, f"a cgroup {leaf} exists already")
 
     def make(self) -> None:
         """Make the directories and write the limits; `fd` is then the v2 directory. Raises

@@ -65,7 +65,7 @@ def _bind(name: str, source: str) -> None:
             os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0))
         except FileExistsError:
             raise FileExistsError(
-                errno.EEXIST, f"a network namespace {name} is there already"
+                errno.EEXIST, f"a network namespace {name} exists already"
             ) from None
         try:
             spawn.bind(source, str(path))

@@ -77,13 +77,19 @@ def ask(host: str, op: str, **arguments: Any) -> Any:
     return protocol.result(protocol.decode(line))
 
 
-def up(file: str, foreground: bool) -> dict[str, Any]:
-    """Start a daemon for the host file `file`; returns what it says once the host is ready.
+def up(file: str, text: str, foreground: bool) -> dict[str, Any]:
+    """Start a daemon for the host file of this text, which came from `file`; returns what it says
+    once the host is ready. Raises HostsimError.
 
     With `foreground`, becomes the daemon instead and does not return.
     """
-    command = [sys.executable, "-P", "-m", "hostsim.daemon", file]
+    source = os.memfd_create("host file", os.MFD_CLOEXEC)
+    with open(source, "w", encoding="utf-8", closefd=False) as writing:
+        writing.write(text)
+    os.lseek(source, 0, os.SEEK_SET)
+    command = [sys.executable, "-P", "-m", "hostsim.daemon", file, "--text", str(source)]
     if foreground:
+        os.set_inheritable(source, True)
         os.execv(sys.executable, command)
     ours, theirs = os.pipe()
     with open(ours, "rb") as ready:
@@ -92,10 +98,11 @@ def up(file: str, foreground: bool) -> dict[str, Any]:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            pass_fds=(theirs,),
+            pass_fds=(theirs, source),
             start_new_session=True,
         )
         os.close(theirs)
+        os.close(source)
         try:
             in_time = bool(select.select([ready], [], [], START_DEADLINE)[0])
         except KeyboardInterrupt:

@@ -90,7 +90,11 @@ def _parser() -> _Parser:
         has_host=False,
     )
     sub = command("up", _up, "build the host and return when it is ready", has_host=False)
-    sub.add_argument("file", metavar="FILE", help="a host file, or the name of a shipped host")
+    sub.add_argument(
+        "file",
+        metavar="FILE",
+        help="a host file, the name of a shipped host, or - for standard input",
+    )
     sub.add_argument("--foreground", action="store_true", help="stay, and log to stderr")
     command("down", _down, "take the host down")
     command(
@@ -116,7 +120,7 @@ def _parser() -> _Parser:
     command("devices", _devices, "the equipment: owner, mode, saved states", has_json=True)
     sub = command("routes", _routes, "the policy in force, or `apply FILE`", has_json=True)
     sub.add_argument("verb", metavar="apply", nargs="?", choices=("apply",), help="replace it by")
-    sub.add_argument("file", metavar="FILE", nargs="?", help="a host file of the same VMs")
+    sub.add_argument("file", metavar="FILE", nargs="?", help="a host file of the same VMs, or -")
     command("flows", _flows, "flows: route, path of each hop, and why", has_json=True)
     sub = command(
         "explain", _explain, "what would happen to a flow at a VM, and why", has_json=True
@@ -224,9 +228,9 @@ def _routes(arguments: argparse.Namespace) -> int:
         raise UsageError("routes apply", "no file", "hostsim routes apply FILE")
     from hostsim.hostfile import file as hostfile
 
-    spec = hostfile.load(arguments.file)  # a wrong file is refused here, in the caller's folder
-    _warn_of_shadows(spec)
-    done = client.ask(host, "apply", file=str(spec.path))
+    source = hostfile.read(arguments.file)
+    _warn_of_shadows(hostfile.parse(*source))  # a wrong file is refused here
+    done = client.ask(host, "apply", file=str(source.path), text=source.text)
     if done["ignored"]:
         print(
             f"hostsim: warning: not applied, since only `up` does: {', '.join(done['ignored'])}",
@@ -266,9 +270,9 @@ def _check(arguments: argparse.Namespace) -> int:
 def _up(arguments: argparse.Namespace) -> int:
     from hostsim.hostfile import file as hostfile
 
-    spec = hostfile.load(arguments.file)  # a wrong file costs no daemon
-    _warn_of_shadows(spec)
-    answer = client.up(arguments.file, arguments.foreground)
+    source = hostfile.read(arguments.file)
+    _warn_of_shadows(hostfile.parse(*source))  # a wrong file costs no daemon
+    answer = client.up(str(source.path), source.text, arguments.foreground)
     print(f"host {answer['host']} is up (daemon {answer['pid']})")
     return 0
 

@@ -1,6 +1,6 @@
 """Reads a host file (TOML) into the model, and refuses a wrong one before anything is made.
 
-    load(path_or_name) -> HostSpec   raises HostFileError: file, line, table, why, what is allowed
+    load(file) -> HostSpec   raises HostFileError: file, line, table, why, what is allowed
 
 Every key and value is checked here, so nothing behind this module asks again. Reads the file;
 does nothing else.
@@ -8,12 +8,13 @@ does nothing else.
 
 import re
 import shlex
+import sys
 import tomllib
 from collections.abc import Iterable
 from importlib import resources
 from ipaddress import ip_interface
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cext.switch import records
 from hostsim.errors import HostFileError, reason
@@ -60,15 +61,33 @@ def shipped() -> dict[str, Path]:
     return {file.stem: file for file in sorted(folder.glob("*.toml"))}
 
 
+class Source(NamedTuple):
+    """A host file as it was read. path: for messages, and for where programs run."""
+
+    text: str
+    path: Path
+
+
 def load(name: str) -> HostSpec:
-    """Read the host file `name` (a path, or the name of a shipped host). Raises HostFileError."""
+    """Read the host file `name`, see `read`. Raises HostFileError."""
+    return parse(*read(name))
+
+
+def read(name: str) -> Source:
+    """The host file `name`: a path, the name of a shipped host, or `-` for standard input. Where it
+    is no regular file, but a pipe, programs run in the current directory. Raises HostFileError."""
     path = Path(name)
     known = shipped()
     try:
-        if name in known and not path.exists():
-            path = known[name]
-        with path.open("rb") as file:
-            raw = file.read(FILE_MAX + 1)
+        if name == "-":
+            path = Path.cwd() / "standard input"
+            raw = sys.stdin.buffer.read(FILE_MAX + 1)
+        else:
+            if name in known and not path.exists():
+                path = known[name]
+            with path.open("rb") as file:
+                raw = file.read(FILE_MAX + 1)
+            path = path.resolve() if path.is_file() else Path.cwd() / path.name
     except FileNotFoundError:
         raise HostFileError(
             name, "no such host file", f"a path, or one of: {', '.join(known)}"
@@ -82,7 +101,7 @@ def load(name: str) -> HostSpec:
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise HostFileError(f"{path.name}:{line}", "is not UTF-8", "TOML is UTF-8") from None
-    return parse(text.replace("\r\n", "\n"), path.resolve())
+    return Source(text.replace("\r\n", "\n"), path)
 
 
 def parse(text: str, path: Path) -> HostSpec:

@@ -63,6 +63,28 @@ def daemon() -> int:
     return int(found[0]) if found else 0
 
 
+def test_a_host_file_that_can_be_read_once(tmp_path: Path) -> None:
+    """From standard input, and from a pipe that the shell names; programs run where it is typed."""
+    text = QUICK.replace('"one"', '"one"\nrun = "sh -c \'pwd > where; exec sleep 99\'"')
+    for typed in (f"{HOSTSIM} up -", f"{HOSTSIM} up <(cat)"):
+        words = ("bash", "-c", typed)
+        subprocess.run(words, input=text, text=True, check=True, timeout=60, cwd=tmp_path)
+        try:
+            assert (tmp_path / "where").read_text() == f"{tmp_path}\n"
+            (tmp_path / "where").unlink()
+            applied = subprocess.run(
+                (HOSTSIM, "routes", "apply", "-"),
+                input=text + "[[route]]\nmatch = { proto = 'tcp' }\nthrough = ['one']\n",
+                text=True,
+                check=True,
+                capture_output=True,
+                timeout=60,
+            )
+            assert applied.stdout.startswith("1 routes in force")
+        finally:
+            hostsim("down")
+
+
 MOMENTS: dict[str, Callable[[], object]] = {
     "claimed": daemon,
     "writing": lambda: (FOLDER / "journal").exists(),
@@ -190,7 +212,7 @@ def test_a_host_that_cannot_be_built_leaves_another_host_alone(
         before = ask("--host", first, "status")
         refused = hostsim("up", str(files[1]), check=False)
         assert refused.returncode == 1
-        assert "is there already" in refused.stderr
+        assert "exists already" in refused.stderr
         assert "choose another name" in refused.stderr
         assert refused.stderr.count("\n") == 1
         after = ask("--host", first, "status")
@@ -210,7 +232,7 @@ def test_what_somebody_made_by_hand_stays(tmp_path: Path) -> None:
     try:
         inode = (namespace.RUN / "hs-hslife-one").stat().st_ino
         done = hostsim("up", str(file), check=False)
-        assert "a network namespace hs-hslife-one is there already" in done.stderr
+        assert "a network namespace hs-hslife-one exists already" in done.stderr
         assert (namespace.RUN / "hs-hslife-one").stat().st_ino == inode
     finally:
         run("ip", "netns", "del", "hs-hslife-one")
@@ -220,7 +242,7 @@ def test_what_somebody_made_by_hand_stays(tmp_path: Path) -> None:
     group.mkdir(parents=True)
     try:
         done = hostsim("up", str(file), check=False)
-        assert f"a cgroup {group} is there already" in done.stderr
+        assert f"a cgroup {group} exists already" in done.stderr
         assert group.is_dir()
     finally:
         group.rmdir()
