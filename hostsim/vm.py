@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cext.vm import spawn
+from cext.vm.tree import open_beneath
 from hostsim.errors import HostsimError, reason
 from hostsim.model import VmSpec
 from netns import namespace, process
@@ -247,11 +248,15 @@ class Vm:
             )
 
     def _directory(self, path: str) -> int:
-        """A directory on a mount of the VM's own. Its parent is a mount point, which nobody in the
-        VM can replace; the last step follows no symbolic link."""
+        """A directory on a mount of the VM's own, found below the VM's root through no link. Raises
+        OSError."""
         if path not in self._directories:
-            flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-            self._directories[path] = os.open(f"/proc/{self.pid}/root/{path}", flags)
+            flags = os.O_PATH | os.O_DIRECTORY
+            root = os.open(f"/proc/{self.pid}/root", flags | os.O_CLOEXEC)
+            try:
+                self._directories[path] = open_beneath(root, path, flags, across=True)
+            finally:
+                os.close(root)
         return self._directories[path]
 
 

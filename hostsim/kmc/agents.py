@@ -7,7 +7,7 @@ that breaks the rules is closed. The resident agent is the process that the daem
 """
 
 import asyncio
-import contextlib
+import logging
 import os
 import socket
 import struct
@@ -16,10 +16,14 @@ from subprocess import DEVNULL
 from typing import Protocol
 
 from cext import HERE
+from hostsim.errors import reason
 from hostsim.kmc import wire
 from hostsim.kmc.wire import Message, Type
 from hostsim.vm import Vm
+from netns import tree
 from netns.process import Process
+
+log = logging.getLogger("hostsim.kmc")
 
 AGENT = HERE / "hostsim-os-agent"
 """The resident agent's program (cext/input/agent.c)."""
@@ -108,15 +112,18 @@ class AgentPort:
         self._listener: socket.socket | None = None
         self._bucket = Bucket(RATE, BURST)
 
-    def open(self) -> None:
-        """Bind the socket and start the agent. Raises OSError, HostsimError."""
+    def open(self) -> bool:
+        """Bind the socket and start the agent. False: something of the OS's own is in the way, and
+        it goes without. Raises OSError, HostsimError."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(wire.NAME, dir_fd=self._vm.run_fd)
-        path = f"/proc/self/fd/{self._vm.run_fd}/{wire.NAME}"
-        listener.bind(path)
-        os.chmod(path, 0o666)  # every user of the OS may ask; only its own OS gets here
-        listener.listen(CONNECTIONS)
+        try:
+            # every user of the OS may ask; only its own OS gets here
+            tree.bind(listener, self._vm.run_fd, wire.NAME, 0o666)
+            listener.listen(CONNECTIONS)
+        except OSError as error:
+            listener.close()
+            log.warning("%s goes without its agent: %s", self.name, reason(error))
+            return False
         self._listener = listener
         asyncio.get_running_loop().add_reader(listener, self._accept)
         spec = self._vm.spec.os
@@ -134,6 +141,7 @@ class AgentPort:
             cwd="/",
             env={**os.environ, **hooks},
         )
+        return True
 
     def tell(self, message: Message) -> bool:
         """Send to the resident agent; False where there is none that listens."""

@@ -80,8 +80,9 @@ class Kmc:
         self._ready = {name: asyncio.Event() for name in self._oses}
         self._nics = Nics(self._spec.name, self._oses, self._journal)
         self._nics.start(self._spec.nics)
-        for port in self._ports.values():
-            port.open()
+        for name, port in self._ports.items():
+            if not port.open():
+                self._ready[name].set()  # nobody to wait for
         self._nodes = {name: OsNodes(vm) for name, vm in self._oses.items()}
         self._plugs = Plugs(self._spec, self._nodes, self._hotkey, self._journal)
         self._plugs.start()

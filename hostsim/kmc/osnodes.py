@@ -2,7 +2,8 @@
 
 A VM has no udev daemon. What libudev's readers (libinput, pyudev, ...) want is kept for them: links
 in /sys/class/input, which is the VM's own; a record in /run/udev/data; messages. The VM's user 0
-may write in these directories, so every step goes by descriptor and follows no link.
+may write in these directories at the same time, and may put anything in our way: netns/tree.py. An
+OS that does goes without what was to be there; no other OS, and no flip, hears of it.
 
 A node is given whole. Withdrawing closes the door to new opens, and `settle` takes down and
 announces the rest, when there is time for it; files that are open are the driver's business.
@@ -18,15 +19,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from cext.input import evnode
-from hostsim.errors import HostsimError
+from hostsim.errors import reason
 from hostsim.vm import Vm
+from netns import tree
 from netns.evdevices import Source, classify
 from netns.hotplug import InputNode
 from netns.uevent import Announcer
 
 log = logging.getLogger("hostsim.kmc")
-
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def udev_links(node: InputNode) -> tuple[str, ...]:
     return tuple(
         link.removeprefix("/dev/input/")
         for link in links
-        if link.startswith(("/dev/input/by-id/", "/dev/input/by-path/"))
+        if link.startswith(("/dev/input/by-id/", "/dev/input/by-path/")) and link.count("/") == 4
     )
 
 
@@ -100,39 +100,49 @@ class OsNodes:
         self._given: dict[str, Node] = {}
         self._recorded: dict[str, Node] = {}
         self._leaving: list[Node] = []
+        self._without: set[str] = set()
+        """What is in the way of the OS itself, and was logged."""
         self._announcer = Announcer(vm.netns_fd)
-        # libudev takes this file for a sign that udev's messages will come
-        os.close(os.open("control", _CREATE, 0o600, dir_fd=vm.udev_fd))
+        with self._own_affair("control"):  # libudev's sign that udev's messages will come
+            tree.write(vm.udev_fd, "control", b"", 0o600)
 
     def __contains__(self, sysname: str) -> bool:
         return sysname in self._given
 
-    def give(self, node: Node) -> None:
-        """The node appears: allowed, made, announced. Raises OSError; nothing is given then."""
-        if not self.vm.alive:
-            raise HostsimError(f"OS {self.vm.spec.name}", "it does not run")
-        self.settle()
-        self.vm.devices.allow(os.major(node.rdev), os.minor(node.rdev))
-        self._given[node.sysname] = node
+    @contextlib.contextmanager
+    def _own_affair(self, what: str) -> Iterator[None]:
+        """What fails in the block fails for this OS alone: it goes without, and that is logged once
+        for each `what`."""
         try:
+            yield
+        except OSError as error:
+            if what not in self._without:
+                self._without.add(what)
+                log.warning("%s goes without %s: %s", self.vm.spec.name, what, reason(error))
+
+    def give(self, node: Node) -> None:
+        """The node appears: allowed, made, announced. An OS that is gone, or whose own files are in
+        the way, goes without it. Raises nothing."""
+        if not self.vm.alive:
+            return
+        self.settle()
+        with self._own_affair(node.sysname):
+            self.vm.devices.allow(os.major(node.rdev), os.minor(node.rdev))
+            self._given[node.sysname] = node
             # first what a program can read from, and write to: LEDs, effects; then what libudev's
             # readers look at
             evnode.make(self.vm.input_fd, node.sysname, node.rdev, _input_group())
             self._record(node)
-        except OSError:
-            self.withdraw(node.sysname)
-            self.settle()
-            raise
-        self._say("add", node)
+            self._say("add", node)
 
     def withdraw(self, sysname: str) -> None:
         """The node goes, and no new open succeeds; see `settle` for the rest. Not given, or an OS
-        that is gone, is no error."""
+        that is gone, is no error. Raises OSError if the OS may still open the device."""
         node = self._given.pop(sysname, None)
         if node is None or not self.vm.alive:
             return
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(sysname, dir_fd=self.vm.input_fd)
+        with contextlib.suppress(OSError):  # the OS has it away, or something else in its place
+            tree.remove(self.vm.input_fd, sysname)
         self.vm.devices.deny(os.major(node.rdev), os.minor(node.rdev))
         self._leaving.append(node)
 
@@ -147,32 +157,39 @@ class OsNodes:
 
     def _record(self, node: Node) -> None:
         """The links, and the udev record (once: nobody looks at it without the links)."""
-        parent, target = os.path.split(node.path)
-        folder = self.vm.input_class_fd
-        _link(f"../..{node.path}", target, folder)
-        _link(f"../..{parent}", os.path.basename(parent), folder)
-        for link in node.links:
-            directory, name = link.split("/")
-            with _inside(self.vm.input_fd, directory) as where:
-                _link(f"../{node.sysname}", name, where)
+        for place, name, target in self._links(node):
+            with self._own_affair(f"{place} {name}"), self._at(place) as where:
+                tree.link(where, name, target)
         if self._recorded.get(node.sysname) is node:
             return
-        with _inside(self.vm.udev_fd, "data") as data:
-            fd = os.open(node.database, _CREATE, 0o644, dir_fd=data)
-            with open(fd, "w") as file:
-                file.write(node.record())
-        self._recorded[node.sysname] = node
+        with self._own_affair(f"data {node.database}"), self._at("data") as data:
+            tree.write(data, node.database, node.record().encode(), 0o644)
+            self._recorded[node.sysname] = node
+
+    def _links(self, node: Node) -> Iterator[tuple[str, str, str]]:
+        """Of each link of a node: the place it is in (`_at`), its name, and where it leads."""
+        parent, target = os.path.split(node.path)
+        yield "class", target, f"../..{node.path}"
+        yield "class", os.path.basename(parent), f"../..{parent}"
+        for link in node.links:
+            directory, name = link.split("/")
+            yield directory, name, f"../{node.sysname}"
+
+    @contextlib.contextmanager
+    def _at(self, place: str) -> Iterator[int]:
+        """A directory of the OS: `class` is /sys/class/input, `data` is /run/udev/data, and all
+        others are below /dev/input. Raises OSError."""
+        if place == "class":
+            yield self.vm.input_class_fd
+            return
+        above = self.vm.udev_fd if place == "data" else self.vm.input_fd
+        with tree.folder(above, place) as where:
+            yield where
 
     def _erase(self, node: Node) -> None:
-        names = (node.sysname, os.path.basename(os.path.dirname(node.path)))
-        places = [(self.vm.input_class_fd, name) for name in names]
-        with contextlib.ExitStack() as stack:
-            for link in node.links:
-                directory, name = link.split("/")
-                places.append((stack.enter_context(_inside(self.vm.input_fd, directory)), name))
-            for where, name in places:
-                with contextlib.suppress(OSError):  # gone, or a directory: then it is the OS's own
-                    os.unlink(name, dir_fd=where)
+        for place, name, _ in self._links(node):
+            with contextlib.suppress(OSError), self._at(place) as where:  # then it is the OS's own
+                tree.remove(where, name)
 
     def forget(self, sysname: str) -> None:
         """The device is gone for good: so is its record. Not recorded is no error."""
@@ -180,8 +197,8 @@ class OsNodes:
         self.settle()
         node = self._recorded.pop(sysname, None)
         if node is not None and self.vm.alive:
-            with _inside(self.vm.udev_fd, "data") as data, contextlib.suppress(OSError):
-                os.unlink(node.database, dir_fd=data)
+            with contextlib.suppress(OSError), self._at("data") as data:
+                tree.remove(data, node.database)
 
     def _say(self, action: str, node: Node) -> None:
         try:
@@ -192,24 +209,6 @@ class OsNodes:
     def close(self) -> None:
         """Close what belongs to us. Twice is harmless."""
         self._announcer.close()
-
-
-def _link(target: str, name: str, where: int) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(name, dir_fd=where)
-    os.symlink(target, name, dir_fd=where)
-
-
-@contextlib.contextmanager
-def _inside(parent: int, name: str) -> Iterator[int]:
-    """A directory below one of the VM's, made where it is missing, never through a link."""
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(name, 0o755, dir_fd=parent)
-    fd = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
 
 
 @functools.cache
