@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from cext.vm import spawn
+from cext.ns import mounts, netns
 
 RUN = Path("/run/netns")
 _prepared = False
@@ -26,12 +26,12 @@ def prepare() -> None:
     RUN.mkdir(parents=True, exist_ok=True)
     with _locked():
         try:
-            spawn.share(str(RUN))
+            mounts.share(str(RUN))
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-            spawn.bind_tree(str(RUN))
-            spawn.share(str(RUN))
+            mounts.bind_tree(str(RUN))
+            mounts.share(str(RUN))
     _prepared = True
 
 
@@ -68,7 +68,7 @@ def _bind(name: str, source: str) -> None:
                 errno.EEXIST, f"a network namespace {name} exists already"
             ) from None
         try:
-            spawn.bind(source, str(path))
+            mounts.bind(source, str(path))
         except OSError:
             path.unlink()
             raise
@@ -109,7 +109,7 @@ def unmount(path: Path) -> None:
     """Unmount everything mounted on `path`; nothing mounted, or no such path, is no error."""
     while True:
         try:
-            spawn.detach(str(path))
+            mounts.detach(str(path))
         except OSError as error:
             if error.errno in (errno.EINVAL, errno.ENOENT):
                 return
@@ -128,7 +128,7 @@ def write_sysctls(netns_fd: int, values: dict[str, str]) -> None:
         if not path.startswith("net/") or ".." in path.split("/"):
             raise ValueError(f"{name} is not a parameter of a network namespace")
         paths[f"/proc/sys/{path}"] = value
-    spawn.write_sysctls(netns_fd, paths)
+    netns.write_sysctls(netns_fd, paths)
 
 
 def listens(pid: int) -> bool:

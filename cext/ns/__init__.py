@@ -1,1 +1,1 @@
-"""Network namespaces: one's own, a socket in another's, parameters of another's."""
+"""Namespaces: a network namespace, a socket in another's, parameters of another's; mounts."""

@@ -1,10 +1,13 @@
-"""Sockets and interfaces in another network namespace, without leaving one's own. Wraps ns/netns.h,
-ns/sock.h and ns/offload.h."""
+"""Sockets, interfaces and kernel parameters of another network namespace, without leaving one's
+own. Wraps ns/netns.h, ns/sock.h, ns/offload.h and ns/sysctl.h."""
 
 import socket
+from collections.abc import Mapping
+from typing import Any
 
 from cext import check
-from cext._native import lib
+from cext._native import ffi, lib
+from cext.arrays import strings
 
 
 def socket_at(netns_fd: int, family: int, kind: int, protocol: int = 0) -> socket.socket:
@@ -28,3 +31,21 @@ def offload_off(netns_fd: int, interface: str) -> None:
     """The interface leaves no checksum and no large segment to hardware: see hs_offload_off. Raises
     OSError."""
     check(lib.hs_offload_off(netns_fd, interface.encode()), f"offloads of {interface}")
+
+
+def write_sysctls(netns_fd: int, values: Mapping[str, str]) -> None:
+    """Set kernel parameters of a network namespace; keys are paths below /proc/sys/net.
+
+    Raises OSError that names the parameter.
+    """
+    keep: list[Any] = []
+    paths = list(values)
+    failed = ffi.new("size_t *")
+    result = lib.hs_sysctl(
+        netns_fd,
+        strings(keep, paths),
+        strings(keep, [values[path] for path in paths]),
+        len(paths),
+        failed,
+    )
+    check(result, paths[failed[0]] if failed[0] < len(paths) else "network namespace")
