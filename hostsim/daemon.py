@@ -56,6 +56,7 @@ class Daemon:
     def __init__(self, host: Host, end: asyncio.Event) -> None:
         self._end = end
         self._server: asyncio.Server | None = None
+        self._path = Path()
         self._talks: set[asyncio.Task[None]] = set()
         self._answering: set[asyncio.Task[None]] = set()
         self._ops: dict[str, Answer] = {
@@ -80,13 +81,19 @@ class Daemon:
         """Listen on the socket `path`. Raises OSError."""
         with _umask(0o177):
             self._server = await asyncio.start_unix_server(self._talk, path, limit=REQUEST_MAX)
+        self._path = path
 
-    async def close(self) -> None:
-        """Take no more requests. Connections that wait for no answer end at once; the others after
-        their answer, or after FLUSH seconds. Twice is harmless."""
+    def shut(self) -> None:
+        """Take no more connections. Twice is harmless."""
         if self._server is not None:
             self._server.close()
             self._server = None
+            self._path.unlink(missing_ok=True)  # `hostsim ls` sees by it who answers
+
+    async def close(self) -> None:
+        """End all connections: at once if they wait for no answer; the others after their answer,
+        or after FLUSH seconds. Twice is harmless."""
+        self.shut()
         for talk in self._talks - self._answering:
             talk.cancel()
         if self._talks:
@@ -214,6 +221,7 @@ async def _run(spec: HostSpec, folder: Path, ready: "_Ready") -> None:
         ready.up(spec.name)
         await end.wait()
     finally:
+        daemon.shut()
         try:
             await host.stop()
         finally:

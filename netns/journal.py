@@ -5,8 +5,10 @@ the file after a crash knows all that may exist, and removes just that: by journ
 pattern. `undo` walks it backwards; removing what was never made, or is gone, is no error.
 """
 
+import errno
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,13 +29,20 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._writing = threading.Lock()
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
     def add(self, kind: str, **what: str) -> None:
-        """Write an object down, before it is made. Thread-safe: one write(2) in append mode."""
+        """Write an object down, before it is made. Thread-safe. Raises OSError (ENOSPC), with
+        nothing written: half a line would hide all that come after it."""
         if kind not in _UNDO:
             raise ValueError(f"the journal knows no {kind!r}")
-        os.write(self._fd, (json.dumps({"kind": kind, **what}) + "\n").encode())
+        line = (json.dumps({"kind": kind, **what}) + "\n").encode()
+        with self._writing:
+            before = os.fstat(self._fd).st_size
+            if os.write(self._fd, line) != len(line):
+                os.ftruncate(self._fd, before)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
     def close(self) -> None:
         """Twice is harmless."""

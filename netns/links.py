@@ -27,7 +27,11 @@ from netns import netlink
 RTMGRP_LINK = 1
 _compiler = ThreadPoolExecutor(max_workers=1, thread_name_prefix="netlink-compiler")
 _batch: IPBatch | None = None
-_SEND_MAX = 64 * 1024  # a netlink send must fit the socket's send buffer
+CHUNK_BYTES = 64 * 1024
+"""Of one send: it must fit the socket's send buffer."""
+CHUNK_MESSAGES = 192
+"""Of one send: the acknowledgements of all wait in the socket before the first is read, and each
+takes up to 1 KiB of its receive buffer, whose least on a stock kernel is 212,992 bytes."""
 
 
 class Batch(Protocol):
@@ -52,7 +56,7 @@ class Rtnl:
 
     def __init__(self, netns_fd: int) -> None:
         self._socket = socket_at(netns_fd, socket.AF_NETLINK, socket.SOCK_RAW, 0)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        netlink.room(self._socket, 4 << 20)
         self._socket.bind((0, 0))
         self._sequence = 0
 
@@ -71,9 +75,9 @@ class Rtnl:
     def send(self, raw: bytes, ignore: tuple[int, ...] = ()) -> None:
         """Send compiled messages, as `batch` does."""
         first: OSError | None = None
-        for chunk, count in self._chunks(raw):
+        for chunk, numbers in self._chunks(raw):
             self._socket.send(chunk)
-            for error in self._acks(count):
+            for error in self._acks(numbers):
                 if error and error not in ignore and first is None:
                     first = OSError(error, f"netlink: {os.strerror(error)}")
         if first is not None:
@@ -111,30 +115,31 @@ class Rtnl:
         """Interface index by name."""
         return {link.get_attr("IFLA_IFNAME"): link["index"] for link in self.links()}
 
-    def _chunks(self, raw: bytes) -> list[tuple[bytes, int]]:
-        """Split at message boundaries, number the messages and ask for their acknowledgement."""
-        chunks: list[tuple[bytes, int]] = []
-        current = bytearray()
-        count = 0
+    def _chunks(self, raw: bytes) -> list[tuple[bytes, range]]:
+        """Split at message boundaries, number the messages and ask for their acknowledgement; each
+        chunk's bytes and numbers."""
+        chunks: list[tuple[bytes, range]] = []
+        current, first = bytearray(), self._sequence + 1
         for _, message in netlink.messages(raw):
-            if current and len(current) + netlink.padded(len(message)) > _SEND_MAX:
-                chunks.append((bytes(current), count))
-                current, count = bytearray(), 0
+            full = len(current) + netlink.padded(len(message)) > CHUNK_BYTES
+            if current and (full or self._sequence + 1 - first == CHUNK_MESSAGES):
+                chunks.append((bytes(current), range(first, self._sequence + 1)))
+                current, first = bytearray(), self._sequence + 1
             self._sequence += 1
             current += netlink.acknowledged(message, self._sequence)
-            count += 1
         if current:
-            chunks.append((bytes(current), count))
+            chunks.append((bytes(current), range(first, self._sequence + 1)))
         return chunks
 
-    def _acks(self, count: int) -> list[int]:
-        """The errno of each acknowledgement, 0 for success, in order."""
+    def _acks(self, numbers: range) -> list[int]:
+        """The errno of each acknowledgement, 0 for success, in order. One of an older batch, whose
+        reading was broken off, is passed over."""
         errors: list[int] = []
-        while len(errors) < count:
+        while len(errors) < len(numbers):
             errors += [
                 netlink.error(message)
                 for kind, message in netlink.messages(self._socket.recv(1 << 20))
-                if kind == netlink.NLMSG_ERROR
+                if kind == netlink.NLMSG_ERROR and netlink.sequence(message) in numbers
             ]
         return errors
 

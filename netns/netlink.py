@@ -13,6 +13,7 @@ from collections.abc import Iterator
 HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port
 NLMSG_ERROR = 2
 NLMSG_DONE = 3
+SO_RCVBUFFORCE = 33
 NLM_F_REQUEST = 0x1
 NLM_F_ACK = 0x4
 NLM_F_DUMP = 0x300
@@ -48,6 +49,21 @@ def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
         length, kind, _, _, _ = HEADER.unpack_from(data, at)
         yield kind, data[at : at + length]
         at += padded(max(length, HEADER.size))
+
+
+def sequence(message: bytes) -> int:
+    """The number of the request that a message answers."""
+    _, _, _, number, _ = HEADER.unpack_from(message)
+    return int(number)
+
+
+def room(sock: socket.socket, size: int) -> None:
+    """Let so many bytes wait in the socket. Without CAP_NET_ADMIN in the socket's namespace it is
+    net.core.rmem_max at most."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, size)
+    except PermissionError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
 
 
 def error(message: bytes) -> int:

@@ -9,6 +9,7 @@ import fcntl
 import os
 import select
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -21,6 +22,8 @@ from hostsim.errors import HostsimError, UsageError
 
 START_DEADLINE = 120.0  # seconds for a daemon to build its host
 STOP_DEADLINE = 60.0
+ANSWER_DEADLINE = 90.0
+"""Seconds for an answer: a flip may wait for [kmc] release_timeout, which is 60 s at most."""
 CLEAN_HINT = "hostsim clean removes what is left"
 
 
@@ -31,11 +34,14 @@ def need_root(what: str) -> None:
 
 
 def hosts() -> list[dict[str, Any]]:
-    """Every host of this machine: name, its daemon's pid (0: none), state `up` or `dead`."""
+    """Every host of this machine: name, its daemon's pid (0: none), and state: `up`, `busy` (it is
+    being built or taken down, and answers nobody) or `dead` (its daemon is gone)."""
     found = []
     for path in sorted(protocol.RUN.glob("*/lock")):
         pid = _holder(path)
-        found.append({"host": path.parent.name, "pid": pid or 0, "state": "up" if pid else "dead"})
+        answers = (path.parent / "control.sock").exists()
+        state = "dead" if not pid else "up" if answers else "busy"
+        found.append({"host": path.parent.name, "pid": pid, "state": state})
     return found
 
 
@@ -46,12 +52,13 @@ def pick(name: str | None) -> str:
     if name is not None:
         if name in up:
             return name
-        dead = any(entry["host"] == name for entry in known)
-        raise HostsimError(
-            f"host {name}",
-            "its daemon died" if dead else "is not up",
-            CLEAN_HINT if dead else f"up: {', '.join(up) or 'none'}",
-        )
+        state = next((entry["state"] for entry in known if entry["host"] == name), None)
+        why, hint = {
+            "dead": ("its daemon died", CLEAN_HINT),
+            "busy": ("is being built or taken down", "hostsim ls shows when it is done"),
+            None: ("is not up", f"up: {', '.join(up) or 'none'}"),
+        }[state]
+        raise HostsimError(f"host {name}", why, hint)
     if len(up) == 1:
         return str(up[0])
     if not up:
@@ -60,18 +67,33 @@ def pick(name: str | None) -> str:
 
 
 def ask(host: str, op: str, **arguments: Any) -> Any:
-    """Send one request to the host's daemon and return its result. Raises HostsimError."""
+    """Send one request to the host's daemon and return its result. Raises HostsimError, also if
+    there is no answer for ANSWER_DEADLINE."""
     path = protocol.folder(host) / "control.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
+        control.settimeout(ANSWER_DEADLINE)
         try:
             control.connect(str(path))
         except OSError as error:
             raise HostsimError(
                 f"host {host}", f"its daemon does not answer ({error.strerror})", CLEAN_HINT
             ) from None
-        control.sendall(protocol.encode({"op": op, **arguments}))
-        with control.makefile("rb") as lines:
-            line = lines.readline(protocol.LINE_MAX)
+        try:
+            control.sendall(protocol.encode({"op": op, **arguments}))
+            with control.makefile("rb") as lines:
+                line = lines.readline(protocol.LINE_MAX)
+        except TimeoutError:
+            raise HostsimError(
+                f"host {host}",
+                f"its daemon has not answered for {ANSWER_DEADLINE:.0f} s",
+                f"kill -9 {_holder(path.with_name('lock'))}, then hostsim clean, ends it",
+            ) from None
+        except ConnectionError:
+            line = b""
+    if len(line) == protocol.LINE_MAX:
+        raise HostsimError(
+            f"host {host}", f"its answer is longer than {protocol.LINE_MAX >> 20} MiB"
+        )
     if not line.endswith(b"\n"):
         raise HostsimError(f"host {host}", "its daemon died while it was asked", CLEAN_HINT)
     return protocol.result(protocol.decode(line))
@@ -134,21 +156,31 @@ def _give_up(daemon: "subprocess.Popen[bytes]", file: str, why: str) -> NoReturn
     raise HostsimError(f"up {file}", f"{why}; what was built is taken down again") from None
 
 
-def down(host: str) -> None:
-    """Take a host down and wait until its daemon is gone. Raises HostsimError, also if the daemon
-    has left something."""
-    pid = _holder(protocol.folder(host) / "lock")
-    handle = os.pidfd_open(pid) if pid else -1
+def down(name: str | None) -> str:
+    """Take a host down, also one that is still being built, and wait until its daemon is gone; its
+    name. name: None for the only one that is up. Raises HostsimError, also if the daemon has left
+    something."""
+    busy = [entry["host"] for entry in hosts() if entry["state"] == "busy"]
+    host = name if name is not None and name in busy else pick(name)
+    pid, handle = _daemon(host)
     try:
-        ask(host, "down")
+        if host not in busy:
+            ask(host, "down")
+        elif handle >= 0:
+            signal.pidfd_send_signal(handle, signal.SIGTERM)
         if handle >= 0 and not select.select([handle], [], [], STOP_DEADLINE)[0]:
-            raise HostsimError(f"down {host}", f"the daemon still runs after {STOP_DEADLINE:.0f} s")
+            raise HostsimError(
+                f"down {host}",
+                f"the daemon still runs after {STOP_DEADLINE:.0f} s",
+                f"kill -9 {pid}, then hostsim clean, ends it",
+            )
     finally:
         if handle >= 0:
             os.close(handle)
     with contextlib.suppress(FileNotFoundError):
         left = protocol.left(host).read_text().splitlines()
         raise HostsimError(f"down {host}", f"could not remove: {'; '.join(left)}", CLEAN_HINT)
+    return host
 
 
 def enter(host: str, vm: str, argv: list[str]) -> int:
@@ -167,22 +199,50 @@ def enter(host: str, vm: str, argv: list[str]) -> int:
 def clean() -> list[str]:
     """Remove every host without a living daemon, and what benches that were killed have left; their
     names. Raises HostsimError."""
+    cleaned, failures = [], []
+    for path in (*sorted(protocol.RUN.glob("*/")), *sorted(protocol.BENCHES.glob("*/"))):
+        try:
+            left = _clean(path)
+        except (BlockingIOError, PermissionError):  # its daemon lives
+            continue
+        except FileNotFoundError:  # nobody's folder, or of a host that is just being claimed
+            with contextlib.suppress(OSError):
+                path.rmdir()
+            continue
+        failures += [f"{path.name}: {line}" for line in left]
+        cleaned += [] if left else [path.name]
+    if failures:
+        done = f" (cleaned: {', '.join(cleaned)})" if cleaned else ""
+        raise HostsimError("clean", f"could not remove: {'; '.join(failures)}{done}", "see dmesg")
+    return cleaned
+
+
+def _clean(path: Path) -> list[str]:
+    """Undo the journal in a folder, and remove it unless something resists: a line for each. Raises
+    OSError if the folder has no lock, or its daemon lives."""
     from netns import journal
 
-    cleaned = []
-    for path in (*sorted(protocol.RUN.glob("*/")), *sorted(protocol.BENCHES.glob("*/"))):
-        with open(path / "lock", "ab") as lock:
-            try:
-                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, PermissionError):
-                continue
-            record = path / "journal"
-            failures = journal.undo(record) if record.exists() else []
-            if failures:
-                raise HostsimError(f"clean {path.name}", "; ".join(failures), "see dmesg")
+    with open(path / "lock", "r+b") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        record = path / "journal"
+        failures = journal.undo(record) if record.exists() else []
+        if not failures:
             shutil.rmtree(path)
-            cleaned.append(path.name)
-    return cleaned
+    return failures
+
+
+def _daemon(host: str) -> tuple[int, int]:
+    """The pid of a host's daemon, and a pidfd, the caller's: 0 and -1 if there is none."""
+    lock = protocol.folder(host) / "lock"
+    pid = _holder(lock)
+    try:
+        handle = os.pidfd_open(pid) if pid else -1
+    except ProcessLookupError:
+        return 0, -1
+    if handle >= 0 and _holder(lock) != pid:  # it has ended meanwhile, and the pid may be another's
+        os.close(handle)
+        return 0, -1
+    return pid, handle
 
 
 def _holder(lock: Path) -> int:

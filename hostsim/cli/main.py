@@ -72,11 +72,17 @@ def _parser() -> _Parser:
         root: bool = True,
         has_json: bool = False,
         has_host: bool = True,
+        alone: bool = False,
     ) -> _Parser:
+        """alone: it takes no other words, so the host may be named without --host."""
         sub: _Parser = commands.add_parser(name, help=text, description=text.capitalize() + ".")
         sub.set_defaults(run=run, command=name, needs_root=root)
         if has_host:
             sub.add_argument("--host", metavar="NAME", default=argparse.SUPPRESS, help="which host")
+        if alone:
+            sub.add_argument(
+                "host", metavar="HOST", nargs="?", default=argparse.SUPPRESS, help="which host"
+            )
         if has_json:
             sub.add_argument("--json", action="store_true", help="one JSON document, nothing else")
         return sub
@@ -96,7 +102,7 @@ def _parser() -> _Parser:
         help="a host file, the name of a shipped host, or - for standard input",
     )
     sub.add_argument("--foreground", action="store_true", help="stay, and log to stderr")
-    command("down", _down, "take the host down")
+    command("down", _down, "take the host down", alone=True)
     command(
         "clean",
         _clean,
@@ -109,6 +115,7 @@ def _parser() -> _Parser:
         _status,
         "VMs, endpoints, ports, foreground OS and devices of the host",
         has_json=True,
+        alone=True,
     )
     sub = command("exec", _exec, "run a command in a VM or endpoint; its exit status is passed on")
     _vm_argument(sub)
@@ -117,18 +124,24 @@ def _parser() -> _Parser:
     _vm_argument(sub)
     sub = command("flip", _flip, "make an OS the foreground; returns when it has the equipment")
     _complete_with(sub.add_argument("os", metavar="OS"), _os_names)
-    command("devices", _devices, "the equipment: owner, mode, saved states", has_json=True)
+    command(
+        "devices", _devices, "the equipment: owner, mode, saved states", has_json=True, alone=True
+    )
     sub = command("routes", _routes, "the policy in force, or `apply FILE`", has_json=True)
     sub.add_argument("verb", metavar="apply", nargs="?", choices=("apply",), help="replace it by")
     sub.add_argument("file", metavar="FILE", nargs="?", help="a host file of the same VMs, or -")
-    command("flows", _flows, "flows: route, path of each hop, and why", has_json=True)
+    command("flows", _flows, "flows: route, path of each hop, and why", has_json=True, alone=True)
     sub = command(
         "explain", _explain, "what would happen to a flow at a VM, and why", has_json=True
     )
     _vm_argument(sub)
     sub.add_argument("flow", metavar="FLOW", help="tcp:198.18.0.10:40000>198.18.0.20:80")
-    command("verify", _verify, "hold what VMs sent against what carried it", has_json=True)
-    command("rules", _rules, "routing rules that transfer components hold", has_json=True)
+    command(
+        "verify", _verify, "hold what VMs sent against what carried it", has_json=True, alone=True
+    )
+    command(
+        "rules", _rules, "routing rules that transfer components hold", has_json=True, alone=True
+    )
     sub = command(
         "bench",
         _bench,
@@ -293,9 +306,7 @@ def _warn_of_shadows(spec: Any) -> None:
 
 
 def _down(arguments: argparse.Namespace) -> int:
-    host = client.pick(arguments.host)
-    client.down(host)
-    print(f"host {host} is down")
+    print(f"host {client.down(arguments.host)} is down")
     return 0
 
 

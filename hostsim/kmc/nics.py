@@ -29,7 +29,7 @@ from netns.uplinks import Uplink
 
 log = logging.getLogger("hostsim.kmc")
 
-NUMBER = 20000
+NUMBER = 40000
 """Interface number of the first one, in every namespace but the machine's; far from those that the
 kernel gives, and from the switch's (cext/switch/layout.h)."""
 

@@ -137,6 +137,47 @@ def test_an_error_that_nobody_expected(tmp_path: Path) -> None:
     assert not FOLDER.exists()
 
 
+def state() -> str | None:
+    """Of the host, as `ls` shows it."""
+    return next((row["state"] for row in ask("ls") if row["host"] == NAME), None)
+
+
+def test_a_host_that_is_being_built_is_busy_and_can_be_taken_down(slow: str) -> None:
+    with going_up(slow) as up:
+        until(MOMENTS["running"])
+        assert state() == "busy"
+        asked = hostsim("status", NAME, check=False)
+        assert asked.returncode == 1
+        assert asked.stderr.startswith("hostsim: host hslife: is being built or taken down;")
+        assert hostsim("down", NAME).stdout == "host hslife is down\n"
+        up.communicate(timeout=60)
+    assert up.returncode == 1
+    assert state() is None
+
+
+def test_the_host_may_be_named_as_a_word(host: Path) -> None:
+    for command in ("status", "devices", "flows", "rules", "verify"):
+        hostsim(command, NAME)
+        wrong = hostsim(command, "nobody", check=False)
+        assert wrong.stderr == "hostsim: host nobody: is not up; up: hslife\n"
+    assert hostsim("down", NAME).stdout == "host hslife is down\n"
+
+
+def test_clean_beside_a_host_that_is_up_and_folders_of_nobody(host: Path) -> None:
+    mine = FOLDER.parent / "mine"
+    (mine / "more").mkdir(parents=True)
+    (FOLDER.parent / "empty").mkdir()
+    try:
+        assert hostsim("clean").stdout == "nothing to clean\n"
+        assert (mine / "more").is_dir()
+        assert not (FOLDER.parent / "empty").exists()
+        assert state() == "up"
+    finally:
+        (mine / "more").rmdir()
+        mine.rmdir()
+        hostsim("down")
+
+
 @contextlib.contextmanager
 def connected(first: bytes) -> Iterator[None]:
     """A client that sends this, reads nothing, and stays."""

@@ -1,6 +1,7 @@
 """The journal: what `undo` removes, in which order, and what it does about what resists."""
 
 import errno
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -81,3 +82,20 @@ def test_an_unknown_kind_is_refused_before_it_is_written(tmp_path: Path) -> None
     finally:
         made.close()
     assert list(journal.read(made.path)) == []
+
+
+def test_an_entry_that_does_not_fit_hides_no_other(tmp_path: Path) -> None:
+    """On a full file system the object is not made, and what is written later is read."""
+    made = Journal(tmp_path / "journal")
+    made.add("netns", name="hs-h-a")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    room = made.path.stat().st_size + 10
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        with pytest.raises(OSError, match="No space left"):
+            made.add("netns", name="hs-h-b")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    made.add("netns", name="hs-h-c")
+    made.close()
+    assert [entry["name"] for entry in journal.read(made.path)] == ["hs-h-a", "hs-h-c"]
