@@ -36,10 +36,11 @@ QUICK = '[host]\nname = "hslife"\n[[vm]]\nname = "one"\n'
 
 
 @pytest.fixture
-def slow(tmp_path: Path) -> str:
+def slow(tmp_path: Path) -> Iterator[str]:
     file = tmp_path / "slow.toml"
     file.write_text(SLOW)
-    return str(file)
+    yield str(file)
+    down_at_last()
 
 
 @pytest.fixture
@@ -49,11 +50,21 @@ def host(tmp_path: Path) -> Iterator[Path]:
     file.write_text(QUICK)
     hostsim("up", str(file))
     yield file
-    assert not FOLDER.exists()
+    down_at_last()
+
+
+def down_at_last() -> None:
+    """The test has taken its host down; if not, it fails, and the next one finds nothing."""
+    left = FOLDER.exists()
+    if left:
+        hostsim("down", NAME, check=False)
+        hostsim("clean", check=False)
+    assert not left
 
 
 def going_up(file: str) -> "subprocess.Popen[str]":
-    words = (HOSTSIM, "up", file)
+    """Of a shell's background job SIGINT is ignored (sh(1)), and this may be part of one."""
+    words = ("env", "--default-signal=INT", HOSTSIM, "up", file)
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
