@@ -1,16 +1,24 @@
 /* From a frame to its flow: what the classifier and the transfer component both read.
  *
- * Which flow a frame belongs to must be the same answer at both, for their counts are compared.
+ * What a receiver's kernel takes for a packet to it is judged as that packet, whatever its frame
+ * looks like. Which flow a frame belongs to must be the same answer at both, for their counts are
+ * compared, and the same as that of a port (flow/parse.h) and of a packet function (flow/view.h):
+ * tests/kernel/test_parsers.py holds them against each other.
  *   - IPv4 and IPv6 unicast belongs to the flow of its addresses, protocol and ports; protocols
- *     without ports, and ICMP other than echo, have ports 0.
+ *     without ports, and ICMP other than echo, have ports 0. Nothing is read behind the end that
+ *     the IP header names.
+ *   - A unicast packet in a frame to a group is its flow's too (`group`): Linux takes it for one.
+ *   - A packet to a group belongs to no flow, but filters and mirrors may look at it (HS_GROUP).
  *   - An ICMP error belongs to the flow it is about, in the other direction, where that flow is
  *     known: so it meets the same VMs as the replies, and connection tracking there knows it.
- *   - A fragment belongs to the flow of its first fragment (remembered by datagram, LRU). One
- *     that comes before its first is an orphan.
- *   - A VLAN-tagged frame has the tag in its flow's key, where a policy matches VLANs; other
- *     unicast ethertypes are flows between MAC addresses, where a policy matches ethertypes.
- *   - Everything else is bridged plainly: broadcast, multicast, ARP, IPv6 neighbour and router
- *     discovery; and tagged frames and other ethertypes where no policy matches such. */
+ *   - A fragment belongs to the flow of its first fragment (remembered by datagram and VM, LRU).
+ *     One that comes before its first is an orphan: its addresses are known, its ports are not.
+ *   - Priority tags (802.1Q or 802.1ad, VLAN identifier 0) are passed over, as Linux does; behind
+ *     more tags than HS_TAGS nobody looks (HS_DEEP). The first VLAN identifier that is not 0 is in
+ *     the flow's key, where a policy matches VLANs. A second one is an ethertype inside the first.
+ *   - Other ethertypes are flows between MAC addresses, where a policy matches ethertypes.
+ *   - Everything else is bridged plainly: ARP, IPv6 neighbour and router discovery, multicast
+ *     listener reports; and tagged frames and other ethertypes where no policy matches such. */
 #ifndef HS_PACKET_BPF_H
 #define HS_PACKET_BPF_H
 
@@ -23,11 +31,13 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
+#include "flow/told.h"
 #include "flow/tuple.h"
 
-enum { HS_HEADERS = 54 }; /* Ethernet and IPv6, or Ethernet, IPv4 and TCP */
-
-enum hs_kind { HS_FLOW, HS_PLAIN, HS_MALFORMED, HS_ORPHAN };
+enum {
+    HS_FRAGMENT_SECONDS = 30, /* as long as Linux waits for a datagram's fragments */
+    HS_DONT_KNOW = 1 << 15,   /* in a datagram's key: its ports were not known here */
+};
 
 struct hs_packet {
     struct hs_key key; /* vm: whose interface it is on; the tuple is what hs_parse finds */
@@ -36,6 +46,10 @@ struct hs_packet {
     __u8 error;    /* an ICMP error; tuple is the flow it is about, turned round */
     __u8 fragment; /* 1: the first, 2: a later one */
     __u32 l4;      /* offset of the transport header, 0: none in this fragment */
+    __u32 end;     /* offset of the IP packet's end */
+    __u32 id;      /* of the datagram, where it is fragmented */
+    __u16 group;   /* 1: the frame is to a group */
+    __u16 unknown; /* 1: an orphan; its ports and flags are not known */
 };
 
 /* The packet in hand. Not on the stack: a map's key may not be in memory that a function checked
@@ -55,17 +69,29 @@ static __always_inline struct hs_packet *hs_packet(void) {
 
 struct hs_datagram {
     __u8 src[16], dst[16];
-    __u32 id;
+    __u32 id, vm;
     __u8 proto, family;
-    __u16 vlan;
+    __u16 vlan; /* and HS_DONT_KNOW */
+};
+
+struct hs_first {
+    __u64 seen; /* CLOCK_MONOTONIC_COARSE, ns */
+    __u16 sport, dport;
+    __u32 pad;
 };
 
 struct {
     __uint(type, BPF_MAP_TYPE_LRU_HASH);
     __uint(max_entries, 8192);
     __type(key, struct hs_datagram);
-    __type(value, __u32); /* source port << 16 | destination port, as in the packet */
+    __type(value, struct hs_first);
 } datagrams SEC(".maps");
+
+/* Load bytes of the packet's contents: none behind its end. */
+static __always_inline int hs_load(struct __sk_buff *skb, const struct hs_packet *p, __u32 at,
+                                   void *to, __u32 size) {
+    return at + size > p->end ? -1 : bpf_skb_load_bytes(skb, at, to, size);
+}
 
 /* The flow an ICMP error at `at` is about, turned round. 0, or -1 where it does not say. */
 static __noinline int hs_inner(struct __sk_buff *skb, __u32 at, struct hs_packet *p) {
@@ -76,7 +102,7 @@ static __noinline int hs_inner(struct __sk_buff *skb, __u32 at, struct hs_packet
     inner.vlan = p->key.tuple.vlan;
     if (inner.family == 4) {
         struct iphdr ip;
-        if (bpf_skb_load_bytes(skb, at, &ip, sizeof(ip)) < 0 || ip.version != 4 || ip.ihl < 5)
+        if (hs_load(skb, p, at, &ip, sizeof(ip)) < 0 || ip.version != 4 || ip.ihl < 5)
             return -1;
         if (ip.frag_off & bpf_htons(0x1fff))
             return -1;
@@ -86,7 +112,7 @@ static __noinline int hs_inner(struct __sk_buff *skb, __u32 at, struct hs_packet
         l4 = at + ip.ihl * 4;
     } else {
         struct ipv6hdr ip;
-        if (bpf_skb_load_bytes(skb, at, &ip, sizeof(ip)) < 0 || ip.version != 6)
+        if (hs_load(skb, p, at, &ip, sizeof(ip)) < 0 || ip.version != 6)
             return -1;
         __builtin_memcpy(inner.src, &ip.saddr, 16);
         __builtin_memcpy(inner.dst, &ip.daddr, 16);
@@ -95,13 +121,13 @@ static __noinline int hs_inner(struct __sk_buff *skb, __u32 at, struct hs_packet
     }
     if (hs_has_ports(inner.proto)) {
         __u16 ports[2];
-        if (bpf_skb_load_bytes(skb, l4, ports, 4) < 0)
+        if (hs_load(skb, p, l4, ports, 4) < 0)
             return -1;
         inner.sport = ports[0];
         inner.dport = ports[1];
     } else if (inner.proto == IPPROTO_ICMP || inner.proto == IPPROTO_ICMPV6) {
         __u16 id;
-        if (bpf_skb_load_bytes(skb, l4 + 4, &id, 2) < 0)
+        if (hs_load(skb, p, l4 + 4, &id, 2) < 0)
             return -1;
         inner.sport = inner.dport = id;
     }
@@ -111,94 +137,107 @@ static __noinline int hs_inner(struct __sk_buff *skb, __u32 at, struct hs_packet
 }
 
 /* The transport header: ports, flags, echo identifiers. */
-static __always_inline enum hs_kind hs_transport(struct __sk_buff *skb, struct hs_packet *p,
-                                                 int follow) {
-    __u8 head[14];
-    __u8 proto = p->key.tuple.proto;
+static __noinline enum hs_kind hs_transport(struct __sk_buff *skb, struct hs_packet *p,
+                                            int follow) {
+    __u8 proto = p->key.tuple.proto, head[20];
 
     if (proto == IPPROTO_TCP) {
-        if (bpf_skb_load_bytes(skb, p->l4, head, 14) < 0)
+        if (hs_load(skb, p, p->l4, head, 20) < 0)
             return HS_MALFORMED;
         p->tcp_flags = head[13];
-    } else if (hs_has_ports(proto)) {
-        if (bpf_skb_load_bytes(skb, p->l4, head, 4) < 0)
+    } else if (hs_has_ports(proto) || proto == IPPROTO_ICMP || proto == IPPROTO_ICMPV6) {
+        if (hs_load(skb, p, p->l4, head, 8) < 0)
             return HS_MALFORMED;
-    } else if (proto == IPPROTO_ICMP) {
-        if (bpf_skb_load_bytes(skb, p->l4, head, 8) < 0)
-            return HS_MALFORMED;
+    } else {
+        return HS_FLOW;
+    }
+    follow = follow && !p->fragment;
+    if (proto == IPPROTO_ICMP) {
         if (head[0] == 8 || head[0] == 0) {
             __builtin_memcpy(&p->key.tuple.sport, head + 4, 2);
             p->key.tuple.dport = p->key.tuple.sport;
         } else if (follow && (head[0] == 3 || head[0] == 11 || head[0] == 12)) {
             hs_inner(skb, p->l4 + 8, p);
         }
-        return HS_FLOW;
     } else if (proto == IPPROTO_ICMPV6) {
-        if (bpf_skb_load_bytes(skb, p->l4, head, 8) < 0)
-            return HS_MALFORMED;
         if (head[0] == 128 || head[0] == 129) {
             __builtin_memcpy(&p->key.tuple.sport, head + 4, 2);
             p->key.tuple.dport = p->key.tuple.sport;
-        } else if (head[0] >= 130 && head[0] <= 137) {
+        } else if ((head[0] >= 130 && head[0] <= 137) || head[0] == 143) {
             return HS_PLAIN; /* multicast listeners, neighbour and router discovery */
         } else if (follow && head[0] < 128) {
             hs_inner(skb, p->l4 + 8, p);
         }
-        return HS_FLOW;
     } else {
-        return HS_FLOW;
+        __builtin_memcpy(&p->key.tuple.sport, head, 2);
+        __builtin_memcpy(&p->key.tuple.dport, head + 2, 2);
     }
-    __builtin_memcpy(&p->key.tuple.sport, head, 2);
-    __builtin_memcpy(&p->key.tuple.dport, head + 2, 2);
     return HS_FLOW;
 }
 
-/* Remember the ports of a datagram by its first fragment, or recall them for a later one. */
-static __noinline enum hs_kind hs_fragment(struct hs_packet *p, __u32 id) {
-    struct hs_datagram key = {};
-    __u32 ports, *known;
+static __always_inline void hs_datagram(const struct hs_packet *p, struct hs_datagram *key) {
+    __builtin_memset(key, 0, sizeof(*key));
+    __builtin_memcpy(key->src, p->key.tuple.src, 16);
+    __builtin_memcpy(key->dst, p->key.tuple.dst, 16);
+    key->vm = p->key.vm;
+    key->proto = p->key.tuple.proto;
+    key->family = p->key.tuple.family;
+    key->vlan = p->key.tuple.vlan;
+    key->id = p->id;
+}
 
-    __builtin_memcpy(key.src, p->key.tuple.src, 16);
-    __builtin_memcpy(key.dst, p->key.tuple.dst, 16);
-    key.proto = p->key.tuple.proto;
-    key.family = p->key.tuple.family;
-    key.vlan = p->key.tuple.vlan;
-    key.id = id;
+/* Remember the ports of a datagram by its first fragment, or recall them for a later one.
+ * A second first fragment with other ports would give the later ones to another flow. */
+static __noinline enum hs_kind hs_fragment(struct hs_packet *p) {
+    struct hs_first first = {}, *known;
+    struct hs_datagram key;
+
+    hs_datagram(p, &key);
+    known = bpf_map_lookup_elem(&datagrams, &key);
     if (p->fragment == 1) {
-        ports = (__u32)p->key.tuple.sport << 16 | p->key.tuple.dport;
-        bpf_map_update_elem(&datagrams, &key, &ports, BPF_ANY);
+        first.seen = bpf_ktime_get_coarse_ns();
+        first.sport = p->key.tuple.sport;
+        first.dport = p->key.tuple.dport;
+        if (known && (known->sport != first.sport || known->dport != first.dport) &&
+            first.seen - known->seen < HS_FRAGMENT_SECONDS * 1000000000ull)
+            return HS_CONFLICT;
+        bpf_map_update_elem(&datagrams, &key, &first, BPF_ANY);
         return HS_FLOW;
     }
-    known = bpf_map_lookup_elem(&datagrams, &key);
+    p->unknown = 1;
     if (!known)
         return HS_ORPHAN;
-    p->key.tuple.sport = *known >> 16;
-    p->key.tuple.dport = *known;
+    first = *known;
+    key.vlan |= HS_DONT_KNOW;
+    if (bpf_map_lookup_elem(&datagrams, &key))
+        return HS_ORPHAN;
+    p->unknown = 0;
+    p->key.tuple.sport = first.sport;
+    p->key.tuple.dport = first.dport;
     return HS_FLOW;
 }
 
 /* Walk IPv6 extension headers from `next` at `p->l4`; sets protocol, offset and fragment. */
-static __noinline enum hs_kind hs_extensions(struct __sk_buff *skb, struct hs_packet *p,
-                                             __u32 *id) {
+static __noinline enum hs_kind hs_extensions(struct __sk_buff *skb, struct hs_packet *p) {
     __u8 next = p->key.tuple.proto;
     __u32 at = p->l4;
 
-    for (int i = 0; i < 8; i++) {
+    for (int i = 0; i < HS_EXTENSIONS; i++) {
         __u8 ext[8];
 
         if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS &&
             next != IPPROTO_FRAGMENT && next != IPPROTO_AH) {
             p->key.tuple.proto = next;
             p->l4 = at;
-            return HS_FLOW;
+            return at > p->end ? HS_MALFORMED : HS_FLOW;
         }
-        if (bpf_skb_load_bytes(skb, at, ext, 8) < 0)
+        if (hs_load(skb, p, at, ext, 8) < 0)
             return HS_MALFORMED;
         if (next == IPPROTO_FRAGMENT) {
             __u16 offset = (ext[2] << 8 | ext[3]) & 0xfff8;
 
             p->fragment = offset ? 2 : (ext[3] & 1) ? 1 : p->fragment;
-            __builtin_memcpy(id, ext + 4, 4);
+            __builtin_memcpy(&p->id, ext + 4, 4);
             at += 8;
             next = ext[0];
             if (offset) { /* what follows is not a header */
@@ -217,30 +256,69 @@ static __noinline enum hs_kind hs_extensions(struct __sk_buff *skb, struct hs_pa
     return HS_MALFORMED;
 }
 
-static __noinline enum hs_kind hs_slow_ipv6(struct __sk_buff *skb, struct hs_packet *p,
-                                            int follow) {
-    __u32 id = 0;
-    enum hs_kind kind = hs_extensions(skb, p, &id);
+/* From the transport header on, if this is not a later fragment. */
+static __noinline enum hs_kind hs_contents(struct __sk_buff *skb, struct hs_packet *p, int follow) {
+    enum hs_kind kind = p->fragment == 2 ? HS_FLOW : hs_transport(skb, p, follow);
 
-    if (kind != HS_FLOW)
-        return kind;
+    return kind == HS_FLOW && p->fragment ? hs_fragment(p) : kind;
+}
+
+static __noinline enum hs_kind hs_ipv4(struct __sk_buff *skb, struct hs_packet *p, __u32 l3,
+                                       int follow) {
+    enum hs_kind kind;
+    struct iphdr ip;
+    __u32 length;
+
+    if (bpf_skb_load_bytes(skb, l3, &ip, sizeof(ip)) < 0 || ip.version != 4 || ip.ihl < 5)
+        return HS_MALFORMED;
+    length = bpf_ntohs(ip.tot_len);
+    if (length == 0 && skb->gso_segs > 1) /* a super-packet past 64 KiB */
+        length = skb->len - l3;
+    if (length < ip.ihl * 4 || l3 + length > skb->len)
+        return HS_MALFORMED;
+    p->end = l3 + length;
+    p->key.tuple.family = 4;
+    p->key.tuple.proto = ip.protocol;
+    __builtin_memcpy(p->key.tuple.src, &ip.saddr, 4);
+    __builtin_memcpy(p->key.tuple.dst, &ip.daddr, 4);
+    p->dscp = ip.tos >> 2;
+    p->l4 = l3 + ip.ihl * 4;
+    p->id = ip.id;
+    if (ip.frag_off & bpf_htons(0x3fff))
+        p->fragment = ip.frag_off & bpf_htons(0x1fff) ? 2 : 1;
     if (p->fragment == 2)
-        return hs_fragment(p, id);
-    kind = hs_transport(skb, p, follow);
-    if (kind == HS_FLOW && p->fragment)
-        return hs_fragment(p, id);
+        p->l4 = 0;
+    kind = hs_contents(skb, p, follow);
+    if ((kind == HS_FLOW || kind == HS_ORPHAN) && p->group &&
+        ((ip.daddr & bpf_htonl(0xf0000000)) == bpf_htonl(0xe0000000) || ip.daddr == 0xffffffff))
+        return HS_GROUP;
     return kind;
 }
 
-static __noinline enum hs_kind hs_slow_ipv4(struct __sk_buff *skb, struct hs_packet *p, __u32 id,
-                                            int follow) {
+static __noinline enum hs_kind hs_ipv6(struct __sk_buff *skb, struct hs_packet *p, __u32 l3,
+                                       int follow) {
+    struct ipv6hdr ip;
     enum hs_kind kind;
 
-    if (p->fragment == 2)
-        return hs_fragment(p, id);
-    kind = hs_transport(skb, p, follow);
-    if (kind == HS_FLOW && p->fragment)
-        return hs_fragment(p, id);
+    if (bpf_skb_load_bytes(skb, l3, &ip, sizeof(ip)) < 0 || ip.version != 6)
+        return HS_MALFORMED;
+    p->l4 = l3 + sizeof(ip);
+    p->end = p->l4 + bpf_ntohs(ip.payload_len);
+    if (!ip.payload_len &&
+        ip.nexthdr == IPPROTO_HOPOPTS) /* its length is in an option (RFC 2675) */
+        p->end = skb->len;
+    if (p->end > skb->len)
+        return HS_MALFORMED;
+    p->key.tuple.family = 6;
+    p->key.tuple.proto = ip.nexthdr;
+    __builtin_memcpy(p->key.tuple.src, &ip.saddr, 16);
+    __builtin_memcpy(p->key.tuple.dst, &ip.daddr, 16);
+    p->dscp = (ip.priority << 4 | ip.flow_lbl[0] >> 4) >> 2;
+    kind = hs_extensions(skb, p);
+    if (kind == HS_FLOW)
+        kind = hs_contents(skb, p, follow);
+    if ((kind == HS_FLOW || kind == HS_ORPHAN) && p->group && p->key.tuple.dst[0] == 0xff)
+        return HS_GROUP;
     return kind;
 }
 
@@ -259,13 +337,13 @@ static __always_inline int hs_quick(struct __sk_buff *skb, struct hs_packet *p, 
     if (*(__u8 *)ip != 0x45 || ip->frag_off & bpf_htons(0x3fff) || skb->vlan_present)
         return 0;
     length = bpf_ntohs(ip->tot_len);
-    if (length < sizeof(*ip) || length + sizeof(*eth) > skb->len)
+    if (length + sizeof(*eth) > skb->len)
         return 0;
     if (ip->protocol == IPPROTO_TCP) {
-        if ((void *)(ports + 10) > end)
+        if ((void *)(ports + 10) > end || length < sizeof(*ip) + 20)
             return 0;
         flags = ((__u8 *)ports)[13];
-    } else if (ip->protocol != IPPROTO_UDP) {
+    } else if (ip->protocol != IPPROTO_UDP || length < sizeof(*ip) + 8) {
         return 0;
     }
     key[0] = vm;
@@ -281,92 +359,67 @@ static __always_inline int hs_quick(struct __sk_buff *skb, struct hs_packet *p, 
     p->dscp = ip->tos >> 2;
     p->error = p->fragment = 0;
     p->l4 = sizeof(*eth) + sizeof(*ip);
+    p->end = sizeof(*eth) + length;
+    p->group = p->unknown = 0;
     return 1;
+}
+
+static __always_inline int hs_is_tag(__u16 type) {
+    return type == bpf_htons(ETH_P_8021Q) || type == bpf_htons(ETH_P_8021AD);
+}
+
+/* Pass over the tags in front of a frame's contents; sets the VLAN of `p`, the contents' ethertype
+ * and where they begin. The outermost tag may be beside the frame, in skb->vlan_tci. */
+static __noinline enum hs_kind hs_untag(struct __sk_buff *skb, struct hs_packet *p, __u16 *type,
+                                        __u32 *l3) {
+    __u16 vlan = skb->vlan_present ? skb->vlan_tci & 0xfff : 0;
+
+    for (int i = 0; i < HS_TAGS && hs_is_tag(*type); i++) {
+        __u16 tag[2], id;
+
+        if (bpf_skb_load_bytes(skb, *l3, tag, 4) < 0)
+            return HS_MALFORMED;
+        id = bpf_ntohs(tag[0]) & 0xfff;
+        if (vlan && id)
+            break; /* a VLAN in the VLAN: to its receiver, an ethertype */
+        vlan |= id;
+        *type = tag[1];
+        *l3 += 4;
+    }
+    p->key.tuple.vlan = vlan;
+    return HS_FLOW;
 }
 
 /* Fill `p` (zeroed by the caller but for key.vm). on: HS_ON_*. follow: an ICMP error belongs to
  * the flow it is about. */
-static __always_inline enum hs_kind hs_parse(struct __sk_buff *skb, struct hs_packet *p, __u32 on,
-                                             int follow) {
-    void *data, *end;
-    struct ethhdr *eth;
+static __noinline enum hs_kind hs_parse(struct __sk_buff *skb, struct hs_packet *p, __u32 on,
+                                        int follow) {
+    __u32 l3 = sizeof(struct ethhdr);
+    struct ethhdr eth;
+    __u16 type;
 
-    data = (void *)(long)skb->data;
-    end = (void *)(long)skb->data_end;
-    if (data + HS_HEADERS > end) { /* a short frame, or its headers are not in the linear part */
-        bpf_skb_pull_data(skb, skb->len < HS_HEADERS ? skb->len : HS_HEADERS);
-        data = (void *)(long)skb->data;
-        end = (void *)(long)skb->data_end;
-    }
-    eth = data;
-    if (data + sizeof(*eth) > end)
+    if (bpf_skb_load_bytes(skb, 0, &eth, sizeof(eth)) < 0)
         return HS_MALFORMED;
-    if (eth->h_dest[0] & 1)
-        return HS_PLAIN;
-    if (skb->vlan_present) {
-        if (!(on & HS_ON_VLAN))
+    p->group = eth.h_dest[0] & 1;
+    type = eth.h_proto;
+    if (skb->vlan_present || hs_is_tag(type)) {
+        if (hs_untag(skb, p, &type, &l3) != HS_FLOW)
+            return HS_MALFORMED;
+        if (p->key.tuple.vlan && !(on & HS_ON_VLAN))
             return HS_PLAIN;
-        p->key.tuple.vlan = skb->vlan_tci & 0xfff;
+        if (l3 == sizeof(eth) + 4 * HS_TAGS && hs_is_tag(type))
+            return HS_DEEP;
     }
-    if (eth->h_proto == bpf_htons(ETH_P_IP)) {
-        struct iphdr *ip = data + sizeof(*eth);
-        __u32 length;
-
-        if ((void *)(ip + 1) > end || ip->version != 4 || ip->ihl < 5)
-            return HS_MALFORMED;
-        length = bpf_ntohs(ip->tot_len);
-        if (length + sizeof(*eth) > skb->len || (length < ip->ihl * 4 && skb->gso_segs <= 1))
-            return HS_MALFORMED; /* a super-packet past 64 KiB has length 0 */
-        p->key.tuple.family = 4;
-        p->key.tuple.proto = ip->protocol;
-        __builtin_memcpy(p->key.tuple.src, &ip->saddr, 4);
-        __builtin_memcpy(p->key.tuple.dst, &ip->daddr, 4);
-        p->dscp = ip->tos >> 2;
-        p->l4 = sizeof(*eth) + ip->ihl * 4;
-        if (ip->frag_off & bpf_htons(0x3fff)) {
-            p->fragment = ip->frag_off & bpf_htons(0x1fff) ? 2 : 1;
-            return hs_slow_ipv4(skb, p, ip->id, follow);
-        }
-        if (ip->ihl == 5 && ip->protocol == IPPROTO_UDP) {
-            __u16 *ports = (void *)(ip + 1);
-            if ((void *)(ports + 4) > end)
-                return HS_MALFORMED;
-            p->key.tuple.sport = ports[0];
-            p->key.tuple.dport = ports[1];
-            return HS_FLOW;
-        }
-        if (ip->ihl == 5 && ip->protocol == IPPROTO_TCP) {
-            __u16 *ports = (void *)(ip + 1);
-            if ((void *)(ports + 10) > end)
-                return HS_MALFORMED;
-            p->key.tuple.sport = ports[0];
-            p->key.tuple.dport = ports[1];
-            p->tcp_flags = ((__u8 *)ports)[13];
-            return HS_FLOW;
-        }
-        return hs_slow_ipv4(skb, p, 0, follow);
-    }
-    if (eth->h_proto == bpf_htons(ETH_P_IPV6)) {
-        struct ipv6hdr *ip = data + sizeof(*eth);
-
-        if ((void *)(ip + 1) > end || ip->version != 6)
-            return HS_MALFORMED;
-        if (bpf_ntohs(ip->payload_len) + sizeof(*eth) + sizeof(*ip) > skb->len)
-            return HS_MALFORMED;
-        p->key.tuple.family = 6;
-        p->key.tuple.proto = ip->nexthdr;
-        __builtin_memcpy(p->key.tuple.src, &ip->saddr, 16);
-        __builtin_memcpy(p->key.tuple.dst, &ip->daddr, 16);
-        p->dscp = (ip->priority << 4 | ip->flow_lbl[0] >> 4) >> 2;
-        p->l4 = sizeof(*eth) + sizeof(*ip);
-        return hs_slow_ipv6(skb, p, follow);
-    }
-    if (!(on & HS_ON_ETHERTYPE) || eth->h_proto == bpf_htons(ETH_P_ARP))
+    if (type == bpf_htons(ETH_P_IP))
+        return hs_ipv4(skb, p, l3, follow);
+    if (type == bpf_htons(ETH_P_IPV6))
+        return hs_ipv6(skb, p, l3, follow);
+    if (!(on & HS_ON_ETHERTYPE) || type == bpf_htons(ETH_P_ARP))
         return HS_PLAIN;
-    __builtin_memcpy(p->key.tuple.src, eth->h_source, 6);
-    __builtin_memcpy(p->key.tuple.dst, eth->h_dest, 6);
-    p->key.tuple.sport = eth->h_proto;
-    return HS_FLOW;
+    __builtin_memcpy(p->key.tuple.src, eth.h_source, 6);
+    __builtin_memcpy(p->key.tuple.dst, eth.h_dest, 6);
+    p->key.tuple.sport = type;
+    return p->group ? HS_GROUP : HS_FLOW;
 }
 
 #endif

@@ -17,6 +17,12 @@ enum {
     HS_IP_UDPLITE = 136,
 };
 
+/* How far every parser looks: a frame that has more is malformed, or dropped by name. */
+enum {
+    HS_TAGS = 8,       /* VLAN tags */
+    HS_EXTENSIONS = 8, /* IPv6 extension headers */
+};
+
 struct hs_tuple {
     __u8 src[16], dst[16]; /* IPv4 in the first four bytes; MAC addresses if family is 0 */
     __u16 sport, dport;    /* network order; ICMP echo: the identifier in both */

@@ -4,7 +4,7 @@
 #include <arpa/inet.h>
 #include <string.h>
 
-enum { ETHERNET = 14, EXTENSIONS = 8 };
+enum { ETHERNET = 14 };
 
 /* The packet that an ICMP error at `at` is about; what it does not tell stays 0. */
 static void parse_inner(const uint8_t *frame, uint32_t at, uint32_t end, struct hs_view *v) {
@@ -115,7 +115,7 @@ static int parse_ipv6(const uint8_t *frame, uint32_t len, struct hs_view *v) {
     memcpy(v->tuple.src, ip + 8, 16);
     memcpy(v->tuple.dst, ip + 24, 16);
     next = ip[6];
-    for (int i = 0; i < EXTENSIONS; i++) {
+    for (int i = 0; i < HS_EXTENSIONS; i++) {
         const uint8_t *ext = frame + at;
 
         /* hop-by-hop, routing, destination options, fragment, authentication */
@@ -145,6 +145,26 @@ static int parse_ipv6(const uint8_t *frame, uint32_t len, struct hs_view *v) {
     return -1;
 }
 
+/* Pass over the tags in front of the contents. 0, or -1: malformed. */
+static int untag(const uint8_t *frame, uint32_t len, struct hs_view *v, uint16_t *ethertype) {
+    uint16_t type = hs_load16(frame + 12);
+
+    for (int tags = 0; type == 0x8100 || type == 0x88a8; tags++) {
+        uint16_t id;
+
+        if (tags == HS_TAGS || len < v->l3 + 4)
+            return -1;
+        id = hs_load16(frame + v->l3) & 0xfff;
+        if (v->tuple.vlan && id)
+            break; /* a VLAN in the VLAN: to its receiver, an ethertype */
+        v->tuple.vlan |= id;
+        type = hs_load16(frame + v->l3 + 2);
+        v->l3 += 4;
+    }
+    *ethertype = type;
+    return 0;
+}
+
 int hs_view_parse(const uint8_t *frame, uint32_t len, struct hs_view *v) {
     uint16_t type;
 
@@ -152,15 +172,9 @@ int hs_view_parse(const uint8_t *frame, uint32_t len, struct hs_view *v) {
     if (len < ETHERNET)
         return -1;
     v->l3 = ETHERNET;
-    type = hs_load16(frame + 12);
-    if (type == 0x8100) {
-        if (len < ETHERNET + 4)
-            return -1;
-        v->tuple.vlan = hs_load16(frame + 14) & 0xfff;
-        type = hs_load16(frame + 16);
-        v->l3 += 4;
-    }
     v->end = len;
+    if (untag(frame, len, v, &type) < 0)
+        return -1;
     if (type == 0x0800)
         return parse_ipv4(frame, len, v);
     if (type == 0x86dd)

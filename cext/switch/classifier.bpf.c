@@ -17,6 +17,7 @@
  *
  * Counting is of skbs as they pass: a GSO super-packet counts one, with all its bytes. */
 #include "switch/decide.bpf.h"
+#include "switch/stray.bpf.h"
 
 enum { HS_UNDER_WAY = 20000000 }; /* ns, more than a coarse clock tick */
 
@@ -94,8 +95,18 @@ static __always_inline void hs_redecide(struct hs_flow *known, const struct hs_f
     WRITE_ONCE(known->verdict, fresh->verdict);
 }
 
-/* What hs_slow says of a packet that may pass. */
-enum { HS_DECIDED = -1, HS_COUNTED = -2 };
+/* What hs_slow says of a packet that may pass, besides HS_DECIDED. */
+enum { HS_COUNTED = -2 };
+
+/* What becomes of a packet, if its flow's verdict is this: a frame to a group cannot be steered,
+ * for it is to more than one. */
+static __always_inline __u64 hs_for_frame(const struct hs_packet *p, __u64 verdict) {
+    __u8 flags = (hs_flags_of(verdict) & ~HS_F_BYPASS) | HS_F_IN_GROUP;
+
+    if (!p->group || hs_action_of(verdict) != HS_STEER)
+        return verdict;
+    return hs_verdict(hs_epoch_of(verdict), flags, HS_DROP, 0);
+}
 
 /* The first packet of a flow at a port, or the first under a new epoch, or one of an old. known:
  * the flow's entry, or null. Returns why the packet is dropped (enum hs_counter), HS_DECIDED, or
@@ -105,21 +116,12 @@ HS_GLOBAL int hs_slow(struct __sk_buff *skb, __u32 epoch, struct hs_flow *known,
     struct hs_packet *p = hs_packet();
     struct hs_flow *other, fresh = {};
     struct hs_policy *policy;
-    __u32 age = hs_age(skb, epoch), slot;
+    __u32 age;
 
     if (!p || !verdict)
         return HS_C_MALFORMED;
-    if (age) {
-        struct hs_vm *vm = bpf_map_lookup_elem(&vms, &p->key.vm);
-
-        if (!vm || vm->flags & HS_VM_ENDPOINT)
-            age = 0;
-    }
-    if (age >= HS_EPOCHS)
-        return HS_C_STALE;
-    slot = (epoch - age) % HS_EPOCHS;
-    policy = bpf_map_lookup_elem(&policies, &slot);
-    if (!policy || policy->epoch != epoch - age)
+    policy = hs_policy_of(skb, p->key.vm, epoch, &age);
+    if (!policy)
         return HS_C_STALE;
     hs_decide(policy, age ? HS_OLD : HS_NEWEST, &fresh);
     if (age && hs_flags_of(fresh.verdict) & HS_F_START) /* its chain does not hold this VM */
@@ -136,7 +138,7 @@ HS_GLOBAL int hs_slow(struct __sk_buff *skb, __u32 epoch, struct hs_flow *known,
     fresh.last = bpf_ktime_get_coarse_ns();
     fresh.packets = 1;
     fresh.bytes = skb->len;
-    if (hs_action_of(fresh.verdict) == HS_DROP)
+    if (hs_action_of(hs_for_frame(p, fresh.verdict)) == HS_DROP)
         *(hs_flags_of(fresh.verdict) & HS_F_VM_GONE ? &fresh.gone : &fresh.dropped) = 1;
     if (bpf_map_update_elem(&flows, &p->key, &fresh, BPF_NOEXIST) == 0)
         return HS_COUNTED;
@@ -231,17 +233,21 @@ static __always_inline void hs_see_to_link(__u32 vm, struct hs_flow *flow, __u64
  * the daemon or a mirror may get a copy. flow: null if there was no place for it. */
 static __always_inline int hs_act(struct __sk_buff *skb, struct hs_packet *packet,
                                   struct hs_flow *flow, __u64 verdict) {
-    __u8 flags = hs_flags_of(verdict);
+    __u8 flags = hs_flags_of(verdict), action = hs_action_of(verdict);
 
     if (flags & HS_F_INSPECT)
         hs_inspect(skb);
+    if (action != HS_BRIDGE) /* the bridge is the end of it: nobody asks again */
+        hs_tag(skb, hs_epoch_of(verdict));
     if (flow && flags & HS_F_START && flow->mirror &&
         bpf_clone_redirect(skb, HS_IFINDEX + flow->mirror, 0) == 0)
         hs_count(HS_C_MIRRORED);
-    switch (hs_action_of(verdict)) {
+    switch (action) {
     case HS_STEER:
         return hs_steer(skb, hs_to_of(verdict), packet->key.tuple.family);
     case HS_DROP:
+        if (flags & HS_F_IN_GROUP)
+            return hs_dropped(HS_C_UNICAST_IN_GROUP);
         return hs_dropped(flags & HS_F_VM_GONE ? HS_C_VM_GONE : HS_C_FILTER);
     default:
         return TC_ACT_OK;
@@ -251,8 +257,8 @@ static __always_inline int hs_act(struct __sk_buff *skb, struct hs_packet *packe
 SEC("tc")
 int classify(struct __sk_buff *skb) {
     struct hs_packet *packet = hs_packet();
-    struct hs_config *now;
     struct hs_flow *flow;
+    struct hs_config *now;
     __u32 zero = 0, epoch;
     int reason = HS_DECIDED;
     __u64 verdict, nth = 1;
@@ -260,20 +266,31 @@ int classify(struct __sk_buff *skb) {
     now = bpf_map_lookup_elem(&config, &zero);
     if (!now || !now->on || !packet)
         return TC_ACT_OK;
+    epoch = READ_ONCE(now->epoch);
     if (!hs_quick(skb, packet, skb->ifindex - HS_IFINDEX)) {
         switch (hs_flow_of(skb, skb->ifindex - HS_IFINDEX, now->on)) {
         case HS_FLOW:
             break;
+        case HS_GROUP:
+        case HS_ORPHAN:
+            reason = hs_stray(skb, epoch);
+            flow = bpf_map_lookup_elem(&strays, &zero);
+            if (reason >= 0 || !flow)
+                return hs_dropped(reason);
+            if (hs_action_of(flow->verdict) == HS_BRIDGE)
+                hs_count(HS_C_PLAIN);
+            return hs_act(skb, packet, flow, flow->verdict);
         case HS_MALFORMED:
             return hs_dropped(HS_C_MALFORMED);
-        case HS_ORPHAN:
-            return hs_dropped(HS_C_ORPHAN_FRAGMENT);
+        case HS_DEEP:
+            return hs_dropped(HS_C_DEEP_TAGS);
+        case HS_CONFLICT:
+            return hs_dropped(HS_C_FRAGMENT_CONFLICT);
         default:
             hs_count(HS_C_PLAIN);
             return TC_ACT_OK;
         }
     }
-    epoch = READ_ONCE(now->epoch);
     flow = bpf_map_lookup_elem(&flows, &packet->key);
     verdict = flow ? READ_ONCE(flow->verdict) : 0;
     if (!flow || hs_epoch_of(verdict) != epoch ||
@@ -284,8 +301,7 @@ int classify(struct __sk_buff *skb) {
         if (!flow && (reason != HS_COUNTED || hs_flags_of(verdict) & HS_F_MIRROR))
             flow = bpf_map_lookup_elem(&flows, &packet->key);
     }
-    if (hs_action_of(verdict) != HS_BRIDGE) /* the bridge is the end of it: nobody asks again */
-        hs_tag(skb, hs_epoch_of(verdict));
+    verdict = hs_for_frame(packet, verdict);
     if (reason != HS_COUNTED)
         nth = flow ? hs_count_packet(skb, flow, verdict) : 0;
     hs_see_to_link(packet->key.vm, flow, verdict, epoch, nth);
@@ -344,6 +360,7 @@ int transfer_out(struct __sk_buff *skb) {
     to = hs_to_of(verdict);
     vm = bpf_map_lookup_elem(&vms, &to);
     if (hs_epoch_of(verdict) != READ_ONCE(now->epoch) || hs_age(skb, hs_epoch_of(verdict)) || !vm ||
+        packet->group ||
         (rule->used != hs_mark(verdict) && hs_under_way(flow, last ? time - last : 0))) {
         __sync_fetch_and_add(&rule->switch_packets, 1);
         return TC_ACT_OK;
@@ -374,7 +391,7 @@ int transfer_in(struct __sk_buff *skb) {
     if (!hs_quick(skb, packet, from) && hs_flow_of(skb, from, now->on) != HS_FLOW)
         return hs_dropped(HS_C_FORGED);
     flow = bpf_map_lookup_elem(&flows, &packet->key);
-    if (!flow || hs_to_of(flow->rule.verdict) != to)
+    if (!flow || hs_to_of(flow->rule.verdict) != to || packet->group)
         return hs_dropped(HS_C_FORGED);
     __sync_fetch_and_add(&flow->rule.got_packets, 1);
     return bpf_redirect_peer(HS_IFINDEX + to, 0);

@@ -34,7 +34,8 @@ HS_GLOBAL int hs_flow_of(struct __sk_buff *skb, __u32 vm, __u32 on) {
     __builtin_memset(p, 0, sizeof(*p));
     p->key.vm = vm;
     kind = hs_parse(skb, p, on, 1);
-    if (kind == HS_FLOW && p->error && !hs_find_conn(&p->key.tuple, &turned)) {
+    if ((kind == HS_FLOW || kind == HS_GROUP) && p->error &&
+        !hs_find_conn(&p->key.tuple, &turned)) {
         __builtin_memset(p, 0, sizeof(*p));
         p->key.vm = vm;
         kind = hs_parse(skb, p, on, 0);
@@ -48,10 +49,15 @@ struct hs_walk {
     __u32 found; /* out: the first row that matches << 16 | its route */
     __u16 from;
     __u8 tcp_flags, dscp;
+    __u16 unknown; /* 1: a fragment's; neither ports nor flags are known */
+    __u16 pad;
     __u32 undecided; /* out: a row before it asks for contents that are not known */
 };
 
-enum { HS_NO_ROW = 0x7fff0000 | HS_NO_ROUTE };
+enum {
+    HS_NO_ROW = 0x7fff0000 | HS_NO_ROUTE,
+    HS_MAYBE = 0x7ffe0000, /* a row whose match hangs on what is not known stands before */
+};
 
 /* Each of these is 0 where the value is inside, all ones where not, without a branch: the verifier
  * follows every branch of every round, and there are many. */
@@ -109,16 +115,23 @@ static long hs_try_row(__u32 i, void *context) {
         return 0;
     if (row->ports && !hs_has_ports(walk->tuple.proto))
         return 0;
-    if (row->ports & HS_ROW_SPORT && hs_off_ranges(row->sport, bpf_ntohs(walk->tuple.sport)))
+    if (row->ports & HS_ROW_SPORT && !walk->unknown &&
+        hs_off_ranges(row->sport, bpf_ntohs(walk->tuple.sport)))
         return 0;
-    if (row->ports & HS_ROW_DPORT && hs_off_ranges(row->dport, bpf_ntohs(walk->tuple.dport)))
+    if (row->ports & HS_ROW_DPORT && !walk->unknown &&
+        hs_off_ranges(row->dport, bpf_ntohs(walk->tuple.dport)))
         return 0;
     if (hs_off_prefixes(row->src, (const __u32 *)walk->tuple.src) ||
         hs_off_prefixes(row->dst, (const __u32 *)walk->tuple.dst))
         return 0;
-    if (!row->any_from && hs_off_list(row->from, walk->from))
-        return 0;
     if (row->dscp && row->dscp != walk->dscp + 1)
+        return 0;
+    if (walk->unknown &&
+        (row->ports || row->tcp_mask || row->content || (!row->any_from && !walk->from))) {
+        walk->found = HS_MAYBE;
+        return 1;
+    }
+    if (!row->any_from && hs_off_list(row->from, walk->from))
         return 0;
     if ((walk->tcp_flags & row->tcp_mask) != row->tcp_want)
         return 0;
@@ -136,9 +149,9 @@ static long hs_try_row(__u32 i, void *context) {
 
 enum hs_list { HS_ROUTES, HS_FILTERS, HS_MIRRORS, HS_TURNED = 4 };
 
-/* The first row of a list (enum hs_list) that matches << 16 | its route, or HS_NO_ROW; what the
- * connection's first packet was, is in conn. HS_TURNED: try the other direction of the tuple.
- * Sets conn->undecided where it walks the routes. */
+/* The first row of a list (enum hs_list) that matches << 16 | its route, HS_NO_ROW, or HS_MAYBE;
+ * what the connection's first packet was, is in conn. HS_TURNED: try the other direction of the
+ * tuple. Sets conn->undecided where it walks the routes. */
 HS_GLOBAL int hs_walk_rows(int list, const struct hs_policy *policy, struct hs_conn *conn) {
     struct hs_packet *p = hs_packet();
     struct hs_walk walk = {};
@@ -164,6 +177,7 @@ HS_GLOBAL int hs_walk_rows(int list, const struct hs_policy *policy, struct hs_c
     walk.tcp_flags = conn->tcp_flags;
     walk.dscp = conn->dscp;
     walk.content = conn->content;
+    walk.unknown = p->unknown;
     walk.found = HS_NO_ROW;
     bpf_loop(count < HS_ROWS_MAX ? count : HS_ROWS_MAX, hs_try_row, &walk, 0);
     if ((list & 3) == HS_ROUTES)
@@ -287,6 +301,27 @@ HS_GLOBAL int hs_next_hop(__u32 vm, const struct hs_conn *conn, __u16 index,
     flow->position = length;
     flow->verdict = hs_verdict(policy->epoch, flags, HS_BRIDGE, 0);
     return 0;
+}
+
+/* The policy that a packet is judged by: the newest, or the one that it was first judged by, `age`
+ * epochs ago, if a chain's VM says so. Null: stale. */
+static __always_inline struct hs_policy *hs_policy_of(struct __sk_buff *skb, __u32 vm, __u32 epoch,
+                                                      __u32 *age) {
+    struct hs_policy *policy;
+    struct hs_vm *info;
+    __u32 slot;
+
+    *age = hs_age(skb, epoch);
+    if (*age) {
+        info = bpf_map_lookup_elem(&vms, &vm);
+        if (!info || info->flags & HS_VM_ENDPOINT)
+            *age = 0;
+    }
+    if (*age >= HS_EPOCHS)
+        return 0;
+    slot = (epoch - *age) % HS_EPOCHS;
+    policy = bpf_map_lookup_elem(&policies, &slot);
+    return policy && policy->epoch == epoch - *age ? policy : 0;
 }
 
 /* What filters and mirrors say of packets of this tuple: changes the verdict. */

@@ -44,8 +44,9 @@ enum {
     HS_F_BYPASS = 1, /* the hop may have a routing rule */
     HS_F_START = 2,  /* the flow enters its chain here: packets take the newest epoch */
     HS_F_MIRROR = 4,
-    HS_F_VM_GONE = 8,  /* dropped or skipped because a VM is gone */
-    HS_F_INSPECT = 16, /* its contents may decide differently: the daemon wants to see them */
+    HS_F_VM_GONE = 8,   /* dropped or skipped because a VM is gone */
+    HS_F_INSPECT = 16,  /* its contents may decide differently: the daemon wants to see them */
+    HS_F_IN_GROUP = 32, /* dropped: would be steered, but its frame is to a group; in no table */
 };
 
 /* What the VM's transfer component knows of a flow. verdict: the routing rule, its epoch and `to`;
@@ -179,19 +180,22 @@ struct hs_config {
 
 /* `counters`, per CPU: packets by reason. COUNTERS in switch/records.py has this order. */
 enum hs_counter {
-    HS_C_PLAIN,           /* not for the classifier: broadcast, multicast, ARP, ND, not IP */
-    HS_C_MALFORMED,       /* dropped: lengths that lie */
-    HS_C_ORPHAN_FRAGMENT, /* dropped: a fragment whose first fragment was not seen */
-    HS_C_VM_GONE,         /* dropped: its next VM is gone */
-    HS_C_FILTER,          /* dropped by a filter */
-    HS_C_STALE,           /* dropped: in flight since before the last policies */
-    HS_C_TABLE_FULL,      /* decided, but not remembered */
-    HS_C_OLD_EPOCH,       /* judged by the policy it came in under */
-    HS_C_FORGED,          /* dropped: came by a direct link without a rule */
-    HS_C_RULES,           /* rules given */
-    HS_C_EVENTS_LOST,     /* the ring buffer to the daemon was full */
-    HS_C_ASKED,           /* contents sent to the daemon */
-    HS_C_MIRRORED,        /* copies made */
+    HS_C_PLAIN,             /* not for the classifier: broadcast, multicast, ARP, ND, not IP */
+    HS_C_MALFORMED,         /* dropped: lengths that lie */
+    HS_C_ORPHAN_FRAGMENT,   /* dropped: a fragment whose first fragment was not seen */
+    HS_C_VM_GONE,           /* dropped: its next VM is gone */
+    HS_C_FILTER,            /* dropped by a filter */
+    HS_C_STALE,             /* dropped: in flight since before the last policies */
+    HS_C_TABLE_FULL,        /* decided, but not remembered */
+    HS_C_OLD_EPOCH,         /* judged by the policy it came in under */
+    HS_C_FORGED,            /* dropped: came by a direct link without a rule */
+    HS_C_RULES,             /* rules given */
+    HS_C_EVENTS_LOST,       /* the ring buffer to the daemon was full */
+    HS_C_ASKED,             /* contents sent to the daemon */
+    HS_C_MIRRORED,          /* copies made */
+    HS_C_DEEP_TAGS,         /* dropped: behind more VLAN tags than are looked behind */
+    HS_C_UNICAST_IN_GROUP,  /* dropped: has a route, but its frame is to a group */
+    HS_C_FRAGMENT_CONFLICT, /* dropped: a datagram's second first fragment, with other ports */
     HS_REASONS,
 };
 

@@ -27,7 +27,7 @@ ASK_MAX = 8
 its header: by cext/switch/maps.py when it is imported, and by tests/unit/test_records.py."""
 
 BRIDGE, STEER, DROP = 0, 1, 2
-F_BYPASS, F_START, F_MIRROR, F_VM_GONE, F_INSPECT = 1, 2, 4, 8, 16
+F_BYPASS, F_START, F_MIRROR, F_VM_GONE, F_INSPECT, F_IN_GROUP = 1, 2, 4, 8, 16, 32
 VM_ALIVE, VM_ROUTES, VM_ENDPOINT, VM_ON_SWITCH, VM_PORT = 1, 2, 4, 8, 16
 PAIR_ASKED, PAIR_READY, PAIR_REFUSED = 1, 2, 3
 EVENT_PAIR, EVENT_CONTENT = 1, 2
@@ -47,6 +47,9 @@ COUNTERS = (
     "events-lost",
     "asked",
     "mirrored",
+    "deep-tags",
+    "unicast-in-group",
+    "fragment-conflict",
 )
 
 
