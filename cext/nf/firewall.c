@@ -126,8 +126,14 @@ static struct hs_tracked *connection(struct hs_firewall *f, const struct hs_tupl
 
     e = hs_track_find(&f->conns, &key, now);
     if (e)
-        *reply = turned != e->turned;
+        *reply = turned != (e->turned & HS_TRACK_TURNED);
     return e;
+}
+
+/* Whether the packet begins a TCP connection. */
+static int begins(const struct hs_view *v) {
+    return v->tuple.family && v->tuple.proto == HS_IP_TCP &&
+           (v->tcp_flags & (HS_FLAG_SYN | HS_FLAG_ACK)) == HS_FLAG_SYN;
 }
 
 static int judge(struct hs_firewall *f, const struct hs_view *v, uint64_t now) {
@@ -147,7 +153,7 @@ static int judge(struct hs_firewall *f, const struct hs_view *v, uint64_t now) {
         if (!e)
             return drop(f, HS_FW_TABLE_FULL);
         hs_track_set(e, &key, now);
-        e->turned = (uint8_t)turned;
+        e->turned = (uint8_t)(turned ? HS_TRACK_TURNED : 0) | (begins(v) ? HS_TRACK_SYN : 0);
         hs_track_touch(e, 0, v->tcp_flags, now);
     }
     return 1;
@@ -170,6 +176,8 @@ int hs_firewall_pass(struct hs_firewall *f, const uint8_t *frame, uint32_t len, 
         e = connection(f, &v.inner, now, &reply);
     if (!e && v.tuple.family) {
         e = connection(f, &v.tuple, now, &reply);
+        if (e && begins(&v) && (reply || !(e->turned & HS_TRACK_SYN)))
+            e = NULL; /* known, but not begun this way: that is for the rules to say */
         if (e)
             hs_track_touch(e, reply, v.tcp_flags, now);
     }

@@ -4,9 +4,11 @@
  * where none does the default; what belongs to an accepted connection passes then, both ways, and
  * so do ICMP errors about it. The rules are rows as the classifier's (struct hs_row: `route` is the
  * rule's index, `from` and `content` are not looked at), and which way a TCP packet without SYN
- * goes that nobody remembers is decided as the classifier does (switch/decide.bpf.h): so a firewall
- * that was started anew does not cut established connections, nor let through what it would refuse.
- * Later fragments do as the first one did.
+ * goes that nobody remembers is for the rules both ways round, the first that matches decides: so a
+ * firewall that was started anew does not cut established connections. A SYN begins a connection:
+ * it passes as part of one only if another SYN began that, the same way, and is held against the
+ * rules else. So nobody lets himself in by an answer to what nobody asked. Later fragments do as
+ * the first one did.
  */
 #ifndef HS_NF_FIREWALL_H
 #define HS_NF_FIREWALL_H

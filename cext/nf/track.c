@@ -97,7 +97,7 @@ struct hs_tracked *hs_track_find(struct hs_track *t, const struct hs_tuple *tupl
 }
 
 struct hs_tracked *hs_track_room(struct hs_track *t, const struct hs_tuple *tuple, uint64_t now) {
-    struct hs_tracked *e, *room = NULL;
+    struct hs_tracked *e, *room = NULL, *waits = NULL;
     uint64_t key[5];
 
     memcpy(key, tuple, sizeof(key));
@@ -107,11 +107,16 @@ struct hs_tracked *hs_track_room(struct hs_track *t, const struct hs_tuple *tupl
             return e; /* the same connection, long ago: there must not be two entries */
         if (!room && (e->state == HS_FREE || hs_track_over(e, now)))
             room = e;
+        if (e->state == HS_NEW && proto_of(e) == HS_IP_TCP && now - e->last > HS_IDLE_SYN &&
+            (!waits || e->last < waits->last))
+            waits = e;
     }
-    return room;
+    return room ? room : waits;
 }
 
 void hs_track_set(struct hs_tracked *e, const struct hs_tuple *tuple, uint64_t now) {
+    e->state = HS_FREE;
+    atomic_signal_fence(memory_order_seq_cst);
     memset(e, 0, sizeof(*e));
     memcpy(e->key, tuple, sizeof(e->key));
     e->last = now;

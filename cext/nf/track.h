@@ -24,18 +24,20 @@
 #define HS_SECONDS UINT64_C(1000000000)
 #define HS_IDLE_TCP_OPEN (7440 * HS_SECONDS)
 #define HS_IDLE_TCP (240 * HS_SECONDS) /* half open, or closing */
+#define HS_IDLE_SYN (5 * HS_SECONDS)   /* half open, if another wants its place */
 #define HS_IDLE_UDP (120 * HS_SECONDS)
 #define HS_IDLE_ICMP (60 * HS_SECONDS)
 #define HS_IDLE_OTHER (600 * HS_SECONDS)
 
 enum { HS_TRACK_WAYS = 8 };
+enum { HS_TRACK_TURNED = 1, HS_TRACK_SYN = 2 }; /* it went against the key; it was a TCP SYN */
 enum hs_track_state { HS_FREE = 0, HS_NEW, HS_OPEN, HS_CLOSING };
 
 struct hs_tracked {
     uint64_t key[5]; /* a struct hs_tuple */
     uint64_t last;   /* ns */
     uint8_t state;   /* enum hs_track_state */
-    uint8_t turned;  /* its first packet went against the key */
+    uint8_t turned;  /* HS_TRACK_*: of the packet that it was begun by */
     uint8_t mac[6];  /* the translator's: who began it ... */
     uint32_t port;   /* ... and the port it has outside */
 };
@@ -68,9 +70,10 @@ void hs_track_close(struct hs_track *t);
 /* The living connection of a tuple; NULL: none. */
 struct hs_tracked *hs_track_find(struct hs_track *t, const struct hs_tuple *key, uint64_t now);
 
-/* Where a tuple that has no living connection may be remembered: an entry that is free, or still
- * holds one that is over (state not HS_FREE), which the caller lets go of before hs_track_set makes
- * it the tuple's, in state NEW. NULL: full. */
+/* Where a tuple may be remembered: its own entry; one that is free; or one that still holds a
+ * connection (state not HS_FREE), which the caller lets go of before hs_track_set makes it the
+ * tuple's, in state NEW. That connection is over, or else it is the TCP connection of the set that
+ * has waited longest for an answer, and longer than HS_IDLE_SYN. NULL: full. */
 struct hs_tracked *hs_track_room(struct hs_track *t, const struct hs_tuple *key, uint64_t now);
 void hs_track_set(struct hs_tracked *e, const struct hs_tuple *key, uint64_t now);
 

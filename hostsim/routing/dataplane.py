@@ -76,7 +76,7 @@ class Dataplane:
         self._links: DirectLinks | None = None
         self._drops = KernelDrops()
         self._retained = Retained()
-        self._inspector = Inspector(self._map, self._forget, tuple(self._by_number))
+        self._inspector = Inspector(self._map, self._forget, self._ports_of)
         numbers = {name: vm.index for name, vm in vms.items()}
         self._epochs = Epochs(self._map, numbers, frozenset(functions), self._inspector.policy)
         self.report = Report(
@@ -283,6 +283,10 @@ class Dataplane:
     def _forget(self, vm: int, flow: records.Tuple) -> None:
         assert self._object is not None
         maps.forget(self._object.program("forget"), vm, flow)
+
+    def _ports_of(self, _: records.Conn) -> set[int]:
+        """Where something may have been decided for a connection: uplinks are ports too."""
+        return {*self._by_number, *self._switch.uplinks.values()}
 
     def _sweep(self, gone: int) -> None:
         if self._object is None:

@@ -6,72 +6,71 @@ name's number and the route that it decides, and its flows are judged anew from 
 on. A name is matched against the rows once and the matches are written to the map `names`, so that
 the kernel decides by contents itself when a later policy judges the connection again.
 
-Bounded: the ring buffer drops and counts, and unfinished connections are kept for PENDING at most;
-the oldest is given up first, and stays on the route of its addresses and ports.
+Bounded: the ring buffer drops and counts. Unfinished connections are kept for PENDING at most, and
+fairly (fair.py): the oldest of whoever has most is given up, and stays on the route of its
+addresses and ports.
 """
 
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from cext.bpf import objects as bpf
 from cext.switch import maps, records
-from cext.switch.records import Content, Lists, Tuple
+from cext.switch.records import Conn, Content, Lists, Tuple
 from hostsim.routing import contents
-from hostsim.routing.policy import name_matches
+from hostsim.routing.fair import Fair
+from hostsim.routing.nametable import NameTable
 
 PENDING = 1024
-NAMES_MAX = 10000
 TCP = 6
 
 
 class Inspector:
-    """Owns nothing in the kernel; it writes `names` and `conns` of the data plane. forget: makes
-    what was decided for a flow at a VM's port stale; vms: every VM's number."""
+    """Owns nothing in the kernel; it writes `names` and `conns` of the data plane.
+
+    source: the data plane's maps by name.
+    forget: makes what was decided for a flow at a port stale.
+    ports: where something may have been decided for a connection.
+    """
 
     def __init__(
         self,
-        maps: Callable[[str], bpf.Map],
+        source: Callable[[str], bpf.Map],
         forget: Callable[[int, Tuple], None],
-        vms: tuple[int, ...],
+        ports: Callable[[Conn], Iterable[int]],
     ) -> None:
-        self._maps = maps
+        self._source = source
         self._forget = forget
-        self._vms = vms
-        self._pending: OrderedDict[Tuple, dict[int, bytes]] = OrderedDict()
-        self._numbers: OrderedDict[tuple[str, str], int] = OrderedDict()
-        self._next = 1
-        self._lists = Lists(())
-        self._base = 0
+        self._ports = ports
+        self._names = NameTable(lambda: source("names"))
+        self._pending: dict[Tuple, dict[int, bytes]] = {}
+        self._waiting: Fair[Tuple] = Fair(PENDING)
         self._given_up = 0
         self._pushed_out = 0
 
     def policy(self, lists: Lists, region: int) -> None:
-        """A policy is about to be named: match every name known against its rows first."""
-        self._lists, self._base = lists, region * records.ROWS_MAX
-        for (kind, name), number in self._numbers.items():
-            self._write(kind, name, number)
+        """A policy is about to be named: see NameTable. Raises OSError."""
+        self._names.policy(lists, region)
 
     def saw(self, content: Content) -> None:
         """Contents came up; those of a connection that is decided already, or forgotten, do not
-        count."""
-        conn = maps.read_conn(self._maps("conns"), content.tuple)
+        count. Raises OSError."""
+        flow = content.tuple
+        conn = maps.read_conn(self._source("conns"), flow)
         if conn is None or conn.content:
-            self._pending.pop(content.tuple, None)
+            self._drop(flow)
             return
-        parts = self._pending.setdefault(content.tuple, {})
+        parts = self._pending.setdefault(flow, {})
         parts[content.sequence] = content.data
-        self._pending.move_to_end(content.tuple)
-        found = self._find(content.tuple, parts)
-        if found is None:
-            if content.asked >= records.ASK_MAX:
-                self._given_up += 1
-                self._give_up(content.tuple)
-            while len(self._pending) > PENDING:
+        found = self._find(flow, parts)
+        if found is None and content.asked < records.ASK_MAX:
+            for one in self._waiting.touch(flow, content.vm):
                 self._pushed_out += 1
-                self._give_up(next(iter(self._pending)))
+                self._give_up(one)
             return
-        del self._pending[content.tuple]
-        self._decide(content.tuple, found)
+        if found is None:
+            self._given_up += 1
+        self._drop(flow)
+        self._decide(conn, content.vm, found or ("", ""))
 
     def counters(self) -> dict[str, int]:
         """Connections whose contents told no name: those of which enough was seen, and those that
@@ -80,10 +79,10 @@ class Inspector:
 
     def name_of(self, number: int) -> tuple[str, str] | None:
         """Kind and name by number; for what is shown."""
-        return next((key for key, value in self._numbers.items() if value == number), None)
+        return self._names.name_of(number)
 
     def _find(self, flow: Tuple, parts: dict[int, bytes]) -> tuple[str, str] | None:
-        """Kind and name, kind "" where there is none for sure, or None where more is needed."""
+        """Kind and name, kind "" if there is none for sure, or None if more is needed."""
         if flow.proto != TCP:
             name = contents.dns_name(next(iter(parts.values())))
             return ("dns_name", name) if name else ("", "")
@@ -100,36 +99,23 @@ class Inspector:
                 return kind, name
         return None if more else ("", "")
 
+    def _drop(self, flow: Tuple) -> None:
+        self._pending.pop(flow, None)
+        self._waiting.discard(flow)
+
     def _give_up(self, flow: Tuple) -> None:
-        del self._pending[flow]
-        self._decide(flow, ("", ""))
+        self._drop(flow)
+        conn = maps.read_conn(self._source("conns"), flow)
+        if conn is not None:
+            self._decide(conn, 0, ("", ""))
 
-    def _decide(self, flow: Tuple, found: tuple[str, str]) -> None:
-        number = records.NO_CONTENT
-        if found[0]:
-            number = self._number(*found)
-        if not maps.set_content(self._maps("conns"), flow, number):
+    def _decide(self, conn: Conn, teller: int, found: tuple[str, str]) -> None:
+        number = self._names.number(found, teller) if found[0] else records.NO_CONTENT
+        if not maps.set_content(self._source("conns"), conn.tuple, number):
             return
-        for one in (flow, flow.reversed()):
-            for vm in self._vms:
-                self._forget(vm, one)
-
-    def _number(self, kind: str, name: str) -> int:
-        number = self._numbers.get((kind, name))
-        if number is None:
-            if len(self._numbers) >= NAMES_MAX:
-                self._numbers.popitem(last=False)
-            number, self._next = self._next, self._next % 0x7FFFFFFF + 1
-            self._numbers[kind, name] = number
-            self._write(kind, name, number)
-        self._numbers.move_to_end((kind, name))
-        return number
-
-    def _write(self, kind: str, name: str, number: int) -> None:
-        for at, row in enumerate(self._lists.routes):
-            if row.content and row.content[0] == kind and name_matches(name, row.content[1]):
-                key = maps.pack_u32(number) + maps.pack_u32(self._base + at)
-                self._maps("names").set(key, b"\1")
+        for port in self._ports(conn):
+            self._forget(port, conn.tuple)
+            self._forget(port, conn.tuple.reversed())
 
 
 def joined(parts: dict[int, bytes]) -> bytes:

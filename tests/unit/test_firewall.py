@@ -1,6 +1,7 @@
 """The firewall's decisions: against the policy's matcher in Python, over any rules and frames; and
 what becomes of connections, fragments and ICMP errors after the first packet."""
 
+from dataclasses import replace
 from ipaddress import ip_network
 from typing import Any
 
@@ -16,7 +17,7 @@ from cext.nf.judges import Firewall
 from cext.switch.maps import pack_row
 from cext.switch.records import Row, Tuple
 from hostsim.model import MatchSpec
-from hostsim.routing.policy import First, judge, match_rows
+from hostsim.routing.policy import ACK, SYN, First, first_match, match_rows
 
 SECOND = 10**9
 HOSTS = ("198.18.0.1", "198.18.0.2", "198.18.1.1")
@@ -94,9 +95,23 @@ def test_it_decides_as_the_policy_does(
 ) -> None:
     data, first = build(packet)
     rows: list[Row] = [row for at, (match, _) in enumerate(rules) for row in match_rows(match, at)]
-    route = judge(rows, first).route
+    route = judged(rows, first)
     wanted = default if route is None else rules[route][1]
     assert firewall(*rules, default=default).pass_(data, SECOND) == wanted
+
+
+def judged(rows: list[Row], first: First) -> int | None:
+    """The rule of a first packet: its own way round, a TCP SYN+ACK the other; in the middle of a
+    TCP connection the first that matches either way."""
+    turned = replace(first, flow=first.flow.reversed())
+    syn, ack = first.tcp_flags & SYN, first.tcp_flags & ACK
+    found = [first_match(rows, first), first_match(rows, turned)]
+    if first.flow.proto != 6 or (syn and not ack):
+        found = found[:1]
+    elif syn:
+        found = found[1:]
+    rules = [one for one in found if one is not None]
+    return rows[min(rules)].route if rules else None
 
 
 WEB = (MatchSpec(proto=6, dport=((80, 80),)), True)
@@ -128,6 +143,46 @@ def test_a_firewall_that_forgot_goes_on_with_what_it_would_accept() -> None:
         assert firewall(WEB).pass_(tcp(flags, reply), 1), (flags, reply)
         assert not firewall(WEB).pass_(tcp(flags, reply, dport=81), 1)
     assert not firewall(WEB).pass_(tcp("S", reply=True), 1)
+
+
+@pytest.mark.parametrize("flags", ["SA", "A", "FA", "PA"])
+def test_nobody_lets_himself_in_by_an_answer(flags: str) -> None:
+    """The inside may begin connections to the outside. What looks like a part of one passes, for it
+    may be; a SYN the other way is none, whatever came before, from the inside too."""
+    one = firewall((MatchSpec(src=(ip_network(f"{HOSTS[0]}/32"),)), True))
+
+    def outside(flags: str) -> bytes:
+        return frame(IP(src=HOSTS[2], dst=HOSTS[0]) / TCP(sport=4000, dport=22, flags=flags))
+
+    def inside(flags: str) -> bytes:
+        return frame(IP(src=HOSTS[0], dst=HOSTS[2]) / TCP(sport=22, dport=4000, flags=flags))
+
+    assert not one.pass_(outside("S"), 1)
+    one.pass_(outside(flags), 2)
+    assert not one.pass_(outside("S"), 3)
+    one.pass_(inside("R"), 4)
+    assert not one.pass_(outside("S"), 5)
+    assert one.pass_(inside("S"), 6)
+    assert not one.pass_(outside("S"), 7)
+    assert one.pass_(outside("SA"), 8)
+
+
+def test_what_waits_for_an_answer_makes_room() -> None:
+    """A flood of SYNs does not shut out the next one; connections that were answered stay."""
+    one = firewall(default=True, conns=8)
+
+    def syn(port: int, reply: bool = False) -> bytes:
+        a, b = (HOSTS[2], HOSTS[0]) if reply else (HOSTS[0], HOSTS[2])
+        sport, dport = (80, port) if reply else (port, 80)
+        return frame(IP(src=a, dst=b) / TCP(sport=sport, dport=dport, flags="SA" if reply else "S"))
+
+    assert one.pass_(syn(1), 1)
+    assert one.pass_(syn(1, reply=True), 2)
+    assert all(one.pass_(syn(port), 3) for port in range(2, 9))
+    assert not one.pass_(syn(9), 4 * SECOND)
+    assert all(one.pass_(syn(port), 6 * SECOND) for port in range(9, 16))
+    assert one.pass_(syn(1, reply=True), 6 * SECOND)
+    assert one.counters()["drop-table-full"] == 1
 
 
 def test_connections_end_when_they_are_silent() -> None:
