@@ -58,6 +58,34 @@ def test_dns_name() -> None:
     assert contents.dns_name(QUERY[:20]) == contents.NONE
 
 
+@pytest.mark.parametrize(
+    ("at", "new"),
+    [
+        (2, b"\x81"),  # an answer
+        (2, b"\x28"),  # an update (RFC 2136), whose first section is a zone
+        (5, b"\x00"),  # no question
+        (16, b"\xc0\x0c"),  # a label that is elsewhere
+        (16, b"\x40"),  # a label of another kind
+        (13, b"w w"),  # no host name
+    ],
+    ids=["answer", "update", "no-question", "pointer", "extended", "blank"],
+)
+def test_what_is_no_question_for_a_name(at: int, new: bytes) -> None:
+    data = QUERY[:at] + new + QUERY[at + len(new) :]
+    assert contents.dns_name(data) == contents.NONE
+
+
+def test_a_dns_name_is_as_long_as_a_name_may_be() -> None:
+    def asked(*labels: int) -> str:
+        name = b"".join(bytes([n]) + b"x" * n for n in labels)
+        return contents.dns_name(QUERY[:12] + name + b"\0\0\x01\0\x01")
+
+    assert asked(63, 63, 63, 61) == ".".join(("x" * 63,) * 3 + ("x" * 61,))
+    assert asked(63, 63, 63, 62) == contents.NONE  # 254 characters
+    assert asked(*[1] * 127) == ".".join(["x"] * 127)
+    assert asked(*[1] * 129) == contents.NONE
+
+
 @pytest.mark.parametrize("parser", [contents.sni, contents.http_host, contents.dns_name])
 @given(data=st.binary(max_size=600))
 def test_any_bytes(parser: Any, data: bytes) -> None:

@@ -63,6 +63,7 @@ def test_documents_that_are_no_message(kind: str, more: dict[str, object]) -> No
         '{"do": ["open"]}',
         '{"do": "forget", "vm": true}',
         '{"do": "forget", "vm": -1}',
+        '{"do": "forget", "vm": 4294967296}',
         '{"do": "forget", "vm": 1, "more": 2}',
         '{"do": "counters", "counters": [1]}',
         '{"do": "counters", "counters": {"a": -1}}',

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cext.port.port import Port
 from cext.port.rules import Rules, flow_of
@@ -47,6 +49,33 @@ def test_shared_rings_join_functions_into_groups() -> None:
     assert plan.groups == ((1, 2, 3),)
     assert plan.shared(frozenset((1, 2)))
     assert not plan.shared(frozenset((1, 4)))
+
+
+def test_who_has_no_shared_ring_with_whom_shares_no_memory() -> None:
+    """Two chains that do not meet are two groups; a function of neither is in none."""
+    text = '[host]\nname = "r"\n'
+    text += "".join(f'[[vm]]\nname = "{one}"\nnf = "count"\n' for one in "abcde")
+    for through in ('"a", "b"', '"c", "d"', '"b", "e"'):
+        ring = "isolated" if "e" in through else "shared"
+        text += f'[[route]]\nmatch = {{ proto = "udp" }}\nthrough = [{through}]\nring = "{ring}"\n'
+    plan = rings.plan(
+        parse(text, Path("r.toml")).routes, dict(zip("abcde", range(1, 6), strict=True))
+    )
+    assert plan.groups == ((1, 2), (3, 4))
+    assert not plan.shared(frozenset((2, 3)))
+    assert not plan.shared(frozenset((2, 5)))
+
+
+@given(st.lists(st.frozensets(st.integers(1, 9), min_size=2, max_size=2), max_size=9))
+def test_groups_are_what_hangs_together(pairs: list[frozenset[int]]) -> None:
+    """Whoever is reached from one over shared rings is in its group, and nobody else."""
+    groups = rings._groups(pairs)
+    assert sorted(one for group in groups for one in group) == sorted(frozenset().union(*pairs))
+    for group in groups:
+        found = {group[0]}
+        for _ in pairs:
+            found = found.union(*(pair for pair in pairs if pair & found))
+        assert found == set(group)
 
 
 def account(vm: int, *counts: int, peer: int = 0, sequence: int = 2) -> Account:
