@@ -29,7 +29,8 @@ def test_a_shell_with_a_terminal_in_there(host: Path, where: str) -> None:
         shell.type("tty -s && echo at$((40 + 2)) && hostname\n")
         assert shell.expect(f"at42\r\n{where}\r\n").count("$((40 + 2))") == 1
         shell.expect("$ ")
-        shell.type("ip -o link show eth0 >/dev/null && echo net$((1 + 1)); sleep 60\n")
+        # Said by a program of its own, which has the terminal by then.
+        shell.type("sh -c 'ip -o link show eth0 >&2 && echo net$((1 + 1)); exec sleep 60'\n")
         shell.expect("net2\r\n")
         shell.type("\x03")  # ends the sleep, and not the shell
         shell.expect("$ ")
