@@ -20,7 +20,8 @@ from hostsim.vm import Vm
 
 pytestmark = [pytest.mark.uinput, pytest.mark.timeout(240)]
 
-SOURCES = Path(__file__).parents[2] / "cext"
+CEXT = Path(__file__).parents[2] / "cext"
+SOURCES = CEXT / "input"
 Patch = pytest.MonkeyPatch
 
 QUEUES = {"if (!wanted && (job->mode == NOTE_READERS || !S_ISSOCK(st.st_mode)))": "if (!wanted)"}
@@ -50,7 +51,7 @@ def leave_out(tmp_path: Path, monkeypatch: Patch) -> Callable[[dict[str, str]], 
         changed = tmp_path / "revoke.c"
         changed.write_text(text)
         library = tmp_path / "revoke.so"
-        command = ["cc", "-O1", "-shared", "-fPIC", "-pthread", f"-I{SOURCES}", "-o", str(library)]
+        command = ["cc", "-O1", "-shared", "-fPIC", "-pthread", f"-I{CEXT}", "-o", str(library)]
         subprocess.run([*command, str(changed), str(SOURCES / "keeper.c")], check=True)
         ffi = FFI()
         ffi.cdef(re.sub("(?m)^#.*$", "", (SOURCES / "revoke.cdef").read_text()))

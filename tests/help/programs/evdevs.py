@@ -2,7 +2,8 @@
 each. The device is the OS's first one, but for those whose names have WORD in them.
 
     evdevs.py held                         the keys that are down
-    evdevs.py light                        light Caps Lock's LED; the LEDs that are lit
+    evdevs.py light [LED]                  light an LED, Caps Lock's if none is named; what is lit
+    evdevs.py leds                         the LEDs that are lit
     evdevs.py repeat [DELAY RATE]          change autorepeat; what it is
     evdevs.py calibrate [MIN MAX FUZZ FLAT]  change the X axis; what it is
     evdevs.py write TYPE CODE VALUE        one event, and a SYN
@@ -52,10 +53,14 @@ def held() -> None:
     tell(first().active_keys())
 
 
-def light() -> None:
+def light(led: str = "LED_CAPSL") -> None:
     device = first()
-    device.set_led(ecodes.LED_CAPSL, 1)
+    device.set_led(ecodes.ecodes[led], 1)
     tell(device.leds())
+
+
+def leds() -> None:
+    tell(first().leds())
 
 
 def repeat(*values: str) -> None:
@@ -83,16 +88,17 @@ def write(kind: str, code: str, value: str) -> None:
 
 def slots() -> None:
     found = bytearray(SLOTS.pack(ecodes.ABS_MT_TRACKING_ID, 0, 0, 0, 0))
-    fcntl.ioctl(first().fd, GET_SLOTS, found)
+    device = first()  # which closes its descriptor when nobody has it any more
+    fcntl.ioctl(device.fd, GET_SLOTS, found)
     tell(SLOTS.unpack(found)[1:])
 
 
 def keycode(*change: str) -> None:
-    fd = first().fd
+    device = first()
     for key in change:
-        fcntl.ioctl(fd, SET_KEYCODE, KEYCODE.pack(30, int(key)))
+        fcntl.ioctl(device.fd, SET_KEYCODE, KEYCODE.pack(30, int(key)))
     found = bytearray(KEYCODE.pack(30, 0))
-    fcntl.ioctl(fd, GET_KEYCODE, found)
+    fcntl.ioctl(device.fd, GET_KEYCODE, found)
     tell(KEYCODE.unpack(found)[1])
 
 
@@ -117,7 +123,8 @@ def rumble(word: str) -> None:
 
 def lid(word: str) -> None:
     found = bytearray(4)
-    fcntl.ioctl(named(word).fd, GET_SWITCHES, found)
+    device = named(word)
+    fcntl.ioctl(device.fd, GET_SWITCHES, found)
     tell(bool(found[0] & 1))
 
 
@@ -150,8 +157,8 @@ def udev() -> None:
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
-    "held": held, "light": light, "repeat": repeat, "calibrate": calibrate, "write": write,
-    "slots": slots, "keycode": keycode, "forge": forge, "rumble": rumble, "lid": lid,
-    "follow": follow, "describe": describe, "udev": udev,
+    "held": held, "light": light, "leds": leds, "repeat": repeat, "calibrate": calibrate,
+    "write": write, "slots": slots, "keycode": keycode, "forge": forge, "rumble": rumble,
+    "lid": lid, "follow": follow, "describe": describe, "udev": udev,
 }  # fmt: skip
 COMMANDS[sys.argv[1]](*sys.argv[2:])
