@@ -7,7 +7,7 @@ times are nanoseconds of CLOCK_MONOTONIC.
 import socket
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from cext import check
@@ -220,6 +220,27 @@ def read_flows(flows: Map) -> Iterator[Flow]:
             yield _flow(key, value)
 
 
+def read_flows_of(flows: Map, vms: Iterable[int]) -> Iterator[Flow]:
+    """Every flow at the ports of these VMs. What the others cost is the reading of the map."""
+    pick = picker(vms)
+    for key, value in pages(flows, "struct hs_key", "struct hs_flow", pick):
+        yield _flow(key, value)
+
+
+def picker(vms: Iterable[int]) -> Callable[[Any, Any, int], int]:
+    """Keeps what is of these VMs of a page of flows; how many entries it leaves: see
+    switch/pick.h."""
+    wanted = ffi.new("uint8_t[]", lib.HS_VM_MAX + 1)
+    for vm in vms:
+        wanted[vm] = 1
+
+    def pick(keys: Any, flows: Any, count: int) -> int:
+        kept: int = lib.hs_flows_pick(keys, flows, count, wanted)
+        return kept
+
+    return pick
+
+
 def read_rules(flows: Map) -> Iterator[Rule]:
     """Every flow that a VM with a transfer component sends, with and without a rule."""
     for key, value in pages(flows, "struct hs_key", "struct hs_flow"):
@@ -316,8 +337,14 @@ def sweep(program_fd: int, now: int, flow_idle: int, conn_idle: int, gone: int =
     return rules
 
 
-def pages(source: Map, key_type: str, value_type: str) -> Iterator[tuple[Any, Any]]:
-    """Every entry of a hash map, as C values that are good until the next one is asked for."""
+def pages(
+    source: Map,
+    key_type: str,
+    value_type: str,
+    pick: Callable[[Any, Any, int], int] = lambda keys, values, count: count,
+) -> Iterator[tuple[Any, Any]]:
+    """Every entry of a hash map, as C values that are good until the next one is asked for. pick:
+    moves what is wanted of a page to its front, and says how much that is."""
     size = 4096
     keys = ffi.new(f"{key_type}[]", size)
     values = ffi.new(f"{value_type}[]", size)
@@ -328,7 +355,7 @@ def pages(source: Map, key_type: str, value_type: str) -> Iterator[tuple[Any, An
         count[0] = size
         more = check(lib.hs_bpf_page(source.fd, cursor, first, keys, values, count), "BPF map page")
         first = 0
-        for at in range(count[0]):
+        for at in range(pick(keys, values, count[0])):
             yield keys[at], values[at]
 
 

@@ -329,7 +329,7 @@ class Dataplane:
 
     def function_flows(self) -> list[records.Flow]:
         """Flows at the ports of packet functions."""
-        return [flow for flow in maps.read_flows(self._map("flows")) if flow.vm in self._functions]
+        return list(maps.read_flows_of(self._map("flows"), self._functions))
 
     def ring_hops(self, seen: Sequence[records.Flow]) -> list[tuple[records.Flow, RouteSpec]]:
         """Of these flows, those that may leave the switch for a ring now, with their route. The
