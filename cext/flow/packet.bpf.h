@@ -186,30 +186,35 @@ static __always_inline void hs_datagram(const struct hs_packet *p, struct hs_dat
     key->id = p->id;
 }
 
+/* Whether what is known of a datagram is of this one, and not of an older one with its number. */
+static __always_inline int hs_fresh(const struct hs_first *known, __u64 now) {
+    return known && now - known->seen < HS_FRAGMENT_SECONDS * 1000000000ull;
+}
+
 /* Remember the ports of a datagram by its first fragment, or recall them for a later one.
  * A second first fragment with other ports would give the later ones to another flow. */
 static __noinline enum hs_kind hs_fragment(struct hs_packet *p) {
+    __u64 now = bpf_ktime_get_coarse_ns();
     struct hs_first first = {}, *known;
     struct hs_datagram key;
 
     hs_datagram(p, &key);
     known = bpf_map_lookup_elem(&datagrams, &key);
     if (p->fragment == 1) {
-        first.seen = bpf_ktime_get_coarse_ns();
+        first.seen = now;
         first.sport = p->key.tuple.sport;
         first.dport = p->key.tuple.dport;
-        if (known && (known->sport != first.sport || known->dport != first.dport) &&
-            first.seen - known->seen < HS_FRAGMENT_SECONDS * 1000000000ull)
+        if (hs_fresh(known, now) && (known->sport != first.sport || known->dport != first.dport))
             return HS_CONFLICT;
         bpf_map_update_elem(&datagrams, &key, &first, BPF_ANY);
         return HS_FLOW;
     }
     p->unknown = 1;
-    if (!known)
+    if (!hs_fresh(known, now))
         return HS_ORPHAN;
     first = *known;
     key.vlan |= HS_DONT_KNOW;
-    if (bpf_map_lookup_elem(&datagrams, &key))
+    if (hs_fresh(bpf_map_lookup_elem(&datagrams, &key), now))
         return HS_ORPHAN;
     p->unknown = 0;
     p->key.tuple.sport = first.sport;

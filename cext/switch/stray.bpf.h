@@ -50,7 +50,7 @@ HS_GLOBAL int hs_decide_stray(const struct hs_policy *policy, int newest, struct
             flow->mirror = found;
     }
     if (hs_action_of(flow->verdict) == HS_STEER) {
-        struct hs_first none = {};
+        struct hs_first none = {.seen = bpf_ktime_get_coarse_ns()};
 
         hs_datagram(p, &next);
         next.vm = hs_to_of(flow->verdict);

@@ -34,7 +34,8 @@ def explain(
         origin,
         (name,) if name else (),
     )
-    row = policy.first_match(lists.routes, first)
+    group = policy.to_group(flow)
+    row = None if group else policy.first_match(lists.routes, first)
     route = view.routes[lists.routes[row].route] if row is not None else None
     reply = bool(conn and conn.reply)
     own = policy.First(flow, first.tcp_flags, first.dscp, 0 if reply else origin)
@@ -62,11 +63,15 @@ def explain(
         "direction": "reply" if reply else "forward",
         "route": route.index if route else None,
         "contents": {name[0]: name[1]} if name else None,
-        "undecided": policy.undecided(lists.routes, first, row) and not (conn and conn.content),
+        "undecided": not group
+        and policy.undecided(lists.routes, first, row)
+        and not (conn and conn.content),
         "filtered": on_it.filtered,
         "mirror": view.names[on_it.mirror] if on_it.mirror else None,
         "next": _next(result, on_it.filtered, view),
-        "why": _why(result, on_it.filtered, route is not None, view),
+        "why": "to a group: the bridge delivers, past every route"
+        if group and not on_it.filtered
+        else _why(result, on_it.filtered, route is not None, view),
         "hops": hops,
     }
 

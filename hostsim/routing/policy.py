@@ -252,6 +252,14 @@ def _judgement(rows: Sequence[Row], row: int | None, reply: bool) -> Judgement:
     return Judgement(None if row is None else rows[row].route, row, reply)
 
 
+def to_group(flow: Tuple) -> bool:
+    """Whether packets of this tuple are to a group: no route holds for them, filters and mirrors
+    do. IPv4: RFC 5771 and the limited broadcast address; a subnet's looks like any host's."""
+    if flow.family == 4:
+        return flow.dst[0] >> 4 == 0xE or flow.dst == b"\xff" * 4
+    return flow.dst[0] == 0xFF if flow.family == 6 else bool(flow.dst[0] & 1)
+
+
 def next_hop(
     chain: Sequence[int], vm: int, reply: bool, alive: Callable[[int], bool], skip: bool = False
 ) -> Hop:

@@ -221,3 +221,20 @@ def test_a_match_is_shown_as_it_was_written() -> None:
         "vlan": 7,
         "sni": "*.x.org",
     }
+
+
+@pytest.mark.parametrize(
+    ("key", "group"),
+    [
+        ("udp:198.18.0.10:1>224.0.0.251:5353", True),
+        ("udp:198.18.0.10:1>239.255.255.255:5353", True),
+        ("udp:0.0.0.0:68>255.255.255.255:67", True),
+        ("udp:[fd00::1]:1>[ff02::fb]:5353", True),
+        ("udp:198.18.0.10:1>198.18.0.255:5353", False),  # a subnet's: only its hosts know
+        ("udp:198.18.0.10:1>223.0.0.1:5353", False),
+        ("udp:198.18.0.10:1>240.0.0.1:5353", False),
+        ("udp:[fd00::1]:1>[fe80::1]:5353", False),
+    ],
+)
+def test_what_is_to_a_group(key: str, group: bool) -> None:
+    assert policy.to_group(keys.parse_key(key)) is group
