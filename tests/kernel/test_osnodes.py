@@ -53,7 +53,7 @@ WAYS = {
     "a file": "rm -rf {0}; echo mine > {0}",
     "a link out": "rm -rf {0}; ln -s /etc/hostsim-test-nothing {0}",
     "a link up": "rm -rf {0}; ln -s ../../../../etc {0}",
-    "a device": "rm -rf {0}; mknod {0} c 1 3",
+    "a socket": "rm -rf {0}; python3 -c 'import socket; socket.socket(1).bind(\"{0}\")'",
 }
 PLACES = (
     "/run/udev/control",

@@ -328,7 +328,7 @@ def test_thirty_side_by_side(make_vm: MakeVm) -> None:
 def test_a_name_that_is_taken_leaves_nothing(make_vm: MakeVm, host_name: str) -> None:
     """The second VM of the same name fails clearly, and the first one is not harmed."""
     first = make_vm("same")
-    with pytest.raises(HostsimError, match=r"cgroup .*same is there already"):
+    with pytest.raises(HostsimError, match=r"cgroup .*same exists already"):
         make_vm("same")
     assert first.alive
     assert said(first, "hostname") == "same"
