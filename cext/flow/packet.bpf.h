@@ -322,7 +322,7 @@ static __noinline enum hs_kind hs_ipv6(struct __sk_buff *skb, struct hs_packet *
     kind = hs_extensions(skb, p);
     if (kind == HS_FLOW)
         kind = hs_contents(skb, p, follow);
-    if ((kind == HS_FLOW || kind == HS_ORPHAN) && p->group && p->key.tuple.dst[0] == 0xff)
+    if ((kind == HS_FLOW || kind == HS_ORPHAN) && p->group && ip.daddr.s6_addr[0] == 0xff)
         return HS_GROUP;
     return kind;
 }

@@ -23,7 +23,7 @@ static inline uint32_t tags(uint8_t *f, uint32_t at, uint64_t *random, struct ma
 
     m->tags = pick(random, 4) ? 0 : (int)(1 + pick(random, pick(random, 4) ? 3 : 10));
     for (int i = 0; i < m->tags; i++) {
-        const uint16_t id = ids[pick(random, 5)];
+        const uint16_t id = m->tags > 3 ? 0 : ids[pick(random, 5)];
 
         hs_store16(f + at, pick(random, 2) ? 0x8100 : 0x88a8);
         hs_store16(f + at + 2, (uint16_t)(pick(random, 8) << 13 | id));
@@ -32,6 +32,30 @@ static inline uint32_t tags(uint8_t *f, uint32_t at, uint64_t *random, struct ma
         at += 4;
     }
     return at;
+}
+
+/* Few addresses and numbers of datagrams in half of the packets, so that fragments meet; groups in
+ * some of the others. */
+static inline void meet(uint8_t *src, uint8_t *dst, uint32_t size, uint8_t *id, uint32_t id_size,
+                        uint64_t *random) {
+    switch (pick(random, 6)) {
+    case 0:
+        dst[0] = size == 4 ? 0xe0 : 0xff;
+        break;
+    case 1:
+        memset(dst, 0xff, size);
+        break;
+    case 2:
+    case 3:
+    case 4:
+        memset(src, 1, size);
+        memset(dst, 2, size);
+        memset(id, 0, id_size);
+        id[0] = (uint8_t)pick(random, 40);
+        break;
+    default:
+        break;
+    }
 }
 
 /* The transport header, and what an ICMP error is about. */
@@ -69,6 +93,7 @@ static inline uint32_t ipv4(uint8_t *ip, uint64_t *random, struct made *m) {
         m->later = (hs_load16(ip + 6) & 0x1fff) != 0;
         m->first = !m->later && hs_load16(ip + 6);
     }
+    meet(ip + 12, ip + 16, 4, ip + 4, 2, random);
     ip[9] = contents(ip + header, random, 0);
     return total;
 }
@@ -76,7 +101,7 @@ static inline uint32_t ipv4(uint8_t *ip, uint64_t *random, struct made *m) {
 static inline uint32_t ipv6(uint8_t *ip, uint64_t *random, struct made *m) {
     static const uint8_t kinds[] = {0, 43, 60, 51, 44};
     const int count = pick(random, 3) ? 0 : (int)(1 + pick(random, pick(random, 3) ? 3 : 10));
-    uint8_t *next = ip + 6;
+    uint8_t *next = ip + 6, none[4], *id = none;
     uint32_t at = 40;
 
     m->six = 1;
@@ -90,11 +115,13 @@ static inline uint32_t ipv6(uint8_t *ip, uint64_t *random, struct made *m) {
         ip[at + 1] = (uint8_t)(kind == 51 ? 4 : pick(random, 2));
         if (kind == 44) {
             hs_store16(ip + at + 2, (uint16_t)(pick(random, 3) ? 0 : pick(random, 90)));
+            id = ip + at + 4;
             m->later |= (hs_load16(ip + at + 2) & 0xfff8) != 0;
             m->first |= !(hs_load16(ip + at + 2) & 0xfff8) && (ip[at + 3] & 1);
         }
         at += kind == 44 ? 8u : kind == 51 ? (ip[at + 1] + 2u) * 4 : (ip[at + 1] + 1u) * 8;
     }
+    meet(ip + 8, ip + 24, 16, id, 4, random);
     *next = contents(ip + at, random, 1);
     at += pick(random, 100);
     hs_store16(ip + 4, (uint16_t)(at - 40));
