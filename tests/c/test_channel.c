@@ -250,6 +250,41 @@ static void bad_length(uint32_t mode) {
     close_pair(&p);
 }
 
+/* A descriptor as a hostile sender puts it there: nothing of ours has looked at it. */
+static uint32_t received_of(struct pair *p, struct xdp_desc d) {
+    struct hs_ring *r = &p->tx.packets;
+    uint32_t at = atomic_load(&r->shared->producer);
+    struct xdp_desc batch[4];
+
+    ((struct xdp_desc *)hs_ring_descs(r))[at & r->mask] = d;
+    atomic_store(&r->shared->producer, at + 1);
+    return hs_channel_recv(&p->rx, batch, 4);
+}
+
+/* By one byte: a packet ends with its frame at the latest, and its frame is of the region. */
+static void bad_descriptors(void) {
+    const uint64_t end = (uint64_t)FRAMES * FRAME;
+    struct pair p;
+
+    open_pair(&p, HS_SHARED, 64);
+    CHECK(received_of(&p, (struct xdp_desc){4 * FRAME - 10, 10, 0}) == 1);
+    CHECK(received_of(&p, (struct xdp_desc){end - FRAME, FRAME, 0}) == 1);
+    CHECK(p.rx.counters[HS_BAD_ADDR] == 0);
+    CHECK(received_of(&p, (struct xdp_desc){6 * FRAME - 10, 11, 0}) == 0);
+    CHECK(received_of(&p, (struct xdp_desc){7 * FRAME + 1, FRAME, 0}) == 0);
+    CHECK(received_of(&p, (struct xdp_desc){end, 1, 0}) == 0);
+    CHECK(received_of(&p, (struct xdp_desc){UINT64_MAX, 1, 0}) == 0);
+    CHECK(p.rx.counters[HS_BAD_ADDR] == 4 && p.rx.counters[HS_BAD_LEN] == 0);
+    CHECK(received_of(&p, (struct xdp_desc){8 * FRAME, 0, 0}) == 0);
+    CHECK(received_of(&p, (struct xdp_desc){8 * FRAME, FRAME + 1, 0}) == 0);
+    CHECK(p.rx.counters[HS_BAD_LEN] == 2);
+    CHECK(received_of(&p, (struct xdp_desc){8 * FRAME, 1, 1}) == 0);
+    CHECK(p.rx.counters[HS_BAD_OPTIONS] == 1);
+    CHECK(received_of(&p, (struct xdp_desc){3 * FRAME, 1, 0}) == 0); /* it is here already */
+    CHECK(p.rx.counters[HS_BAD_STATE] == 1);
+    close_pair(&p);
+}
+
 /* What is not a sealed region of the right size and shape is not mapped. */
 static void regions(void) {
     struct hs_channel_shape shape = {HS_ISOLATED, 64, 1u << 17, FRAME}, other = shape;
@@ -325,6 +360,7 @@ int main(void) {
         full(mode);
         bad_length(mode);
     }
+    bad_descriptors();
     data_full();
     ownership();
     answer();
