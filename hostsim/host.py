@@ -400,6 +400,7 @@ class Host:
             "pid": vm.pid,
             "state": self._state(vm),
             "os": vm.spec.os is not None,
+            "files": vm.spec.files,
             "addresses": [str(address) for address in vm.spec.addresses],
         }
 

@@ -22,6 +22,7 @@ Network = IPv4Network | IPv6Network
 
 Background = Literal["run", "throttle", "freeze"]
 BypassMode = Literal["auto", "veth", "ring", "never"]
+Files = Literal["private", "shared"]
 DeviceMode = Literal["direct", "mirror"]
 OnFailure = Literal["drop", "skip"]
 Held = Literal["lift", "carry-modifiers"]
@@ -130,6 +131,8 @@ class VmSpec:
     run: str | None = None
     os: OsSpec | None = None
     rate: int | None = None  # bit/s that the switch sends to it at most
+    files: Files = "private"
+    share: tuple[tuple[str, bool], ...] = ()  # directories of the machine; whether read-only
     settings: FirewallSpec | NatSpec | SourceSpec | None = None  # of a shipped function
 
 

@@ -8,13 +8,12 @@ block; different VMs may start and stop in different threads at the same time.
 import os
 import signal
 import subprocess
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from cext.vm import spawn
 from cext.vm.tree import open_beneath
+from hostsim import fence
 from hostsim.errors import HostsimError, reason
 from hostsim.model import VmSpec
 from netns import namespace, process
@@ -26,9 +25,6 @@ from netns.process import Process, Stream, Target
 TAKEN = "another host, or somebody by hand, has made it: choose another name"
 """What to do about a name that is there already."""
 STOP_DEADLINE = 5.0  # seconds for everything in a VM to end after SIGKILL
-
-_known: "_Common | None" = None
-_once = threading.Lock()
 
 
 class Vm:
@@ -133,11 +129,18 @@ class Vm:
                 journal.add("cgroup", path=str(directory))
             self._group.make()
             self.devices.attach(self._group.fd)
-            base_fd, init_fd, sealed = _common()
+            base, root = fence.base(), fence.root(self.spec)
             life, self.life_fd = os.pipe2(os.O_CLOEXEC)
             try:
                 self.pid, self.pidfd = spawn.spawn_vm(
-                    self.spec.name, base_fd, init_fd, self._group.fd, life, self._group.join, sealed
+                    self.spec.name,
+                    base.fd,
+                    base.init_fd,
+                    self._group.fd,
+                    life,
+                    self._group.join,
+                    base.sealed,
+                    root,
                 )
             finally:
                 os.close(life)
@@ -263,31 +266,3 @@ class Vm:
 def limits(spec: VmSpec) -> Limits:
     """The cgroup limits of a VM."""
     return Limits(spec.memory, spec.cpus, spec.pids)
-
-
-class _Common(NamedTuple):
-    """What every VM of the process is started with."""
-
-    base_fd: int  # the mount namespace they start from
-    init_fd: int  # the program that becomes process 1
-    sealed: tuple[str, ...]  # what becomes read-only in /proc
-
-
-def _common() -> _Common:
-    global _known
-    with _once:
-        if _known is None:
-            init_fd = os.open(spawn.INIT, os.O_PATH | os.O_CLOEXEC)
-            _known = _Common(spawn.mount_base(), init_fd, _proc_entries())
-        return _known
-
-
-def _proc_entries() -> tuple[str, ...]:
-    """Everything in /proc that is not about processes, and could be written to by user 0."""
-    found = []
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit() or entry.is_symlink():
-            continue
-        if entry.is_dir() or entry.stat().st_mode & 0o222:
-            found.append(entry.path)
-    return tuple(sorted(found))

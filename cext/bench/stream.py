@@ -1,7 +1,7 @@
 """A numbered UDP stream: wraps bench/stream.h. As a program, it is one end of it, in a VM:
 
     python -m cext.bench.stream send ADDRESS PORT SIZE COUNT MS RATE
-    python -m cext.bench.stream receive PORT COUNT QUIET_MS      (prints "up" when it listens)
+    python -m cext.bench.stream receive COUNT QUIET_MS     (by file 0: what `listener` makes)
 
 Each prints what it counted as one JSON line.
 """
@@ -13,6 +13,7 @@ from typing import Any
 
 from cext import check
 from cext._native import ffi, lib
+from cext.ns.netns import socket_at
 
 FIELDS = ("packets", "lost", "reordered", "doubled", "refused", "ns", "cpu_ns")
 BUFFER = 32 << 20  # bytes; the receiver must not be what loses
@@ -32,6 +33,15 @@ def receive(sock: socket.socket, count: int, quiet_ms: int) -> dict[str, int]:
     return _counts(out)
 
 
+def listener(netns_fd: int, port: int) -> socket.socket:
+    """A socket of that namespace for `receive`, with a buffer beyond the machine's limit
+    (SO_RCVBUFFORCE), which nobody in a VM may ask for. Raises OSError."""
+    sock = socket_at(netns_fd, socket.AF_INET6, socket.SOCK_DGRAM, 0)
+    sock.setsockopt(socket.SOL_SOCKET, 33, BUFFER)
+    sock.bind(("::", port))
+    return sock
+
+
 def _counts(out: Any) -> dict[str, int]:
     return {name: int(getattr(out, name)) for name in FIELDS}
 
@@ -44,10 +54,8 @@ def main(words: list[str]) -> None:
             sock.connect((address, numbers[0]))
             print(json.dumps(send(sock, *numbers[1:])), flush=True)
         return
-    port, count, quiet = (int(word) for word in words[1:])
-    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
-        sock.setsockopt(socket.SOL_SOCKET, 33, BUFFER)  # SO_RCVBUFFORCE
-        sock.bind(("::", port))
+    count, quiet = (int(word) for word in words[1:])
+    with socket.socket(fileno=0) as sock:
         print("up", flush=True)
         print(json.dumps(receive(sock, count, quiet)), flush=True)
 

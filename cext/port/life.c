@@ -21,8 +21,8 @@ int hs_port_open(struct hs_port *p, int umem_fd, uint32_t frames, uint32_t frame
     return 0;
 }
 
-int hs_port_eth0(struct hs_port *p, const char *interface, uint32_t ring) {
-    int ret = hs_xsk_open(&p->eth0, interface, &p->umem, ring);
+int hs_port_eth0(struct hs_port *p, int fd, const char *interface, uint32_t ring) {
+    int ret = hs_xsk_open(&p->eth0, fd, interface, &p->umem, ring);
 
     p->has_eth0 = ret == 0;
     return ret;

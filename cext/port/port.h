@@ -182,7 +182,8 @@ _Static_assert(offsetof(struct hs_port, memory) == 0 &&
 /* Open with a umem of `frames` (see hs_umem_open). */
 int hs_port_open(struct hs_port *p, int umem_fd, uint32_t frames, uint32_t frame_size,
                  uint32_t first, uint32_t count);
-int hs_port_eth0(struct hs_port *p, const char *interface, uint32_t ring);
+/* By the AF_XDP socket `fd`, which becomes the port's; see hs_xsk_open. */
+int hs_port_eth0(struct hs_port *p, int fd, const char *interface, uint32_t ring);
 /* The socket, to be put into the XSKMAP; stays the port's. -ENOTCONN without eth0. */
 int hs_port_eth0_fd(const struct hs_port *p);
 /* The bells become the port's when this succeeds; the channels' descriptors stay the caller's. */

@@ -69,6 +69,12 @@ class Batch:
         self.dropped |= 1 << index
 
 
+def make_socket(netns_fd: int, memory_fd: int, size: int, frame_size: int) -> int:
+    """An AF_XDP socket of that network namespace over the memory (see hs_xsk_make); the descriptor
+    is the caller's. Raises OSError."""
+    return check(lib.hs_xsk_make(netns_fd, memory_fd, size, frame_size), "AF_XDP")
+
+
 class Port:
     """See port/port.h. Its packet memory: a private umem of `frames`, or `count` frames from
     `first` on of the shared one behind `fd`. Raises OSError."""
@@ -95,10 +101,11 @@ class Port:
         self.more_counters: Callable[[], dict[str, int]] = dict
         """What the function itself counts, by name: it may put a function of its own here."""
 
-    def eth0(self, interface: str = "eth0", ring: int = 1024) -> int:
-        """Open the AF_XDP socket; its descriptor, which stays the port's. Raises OSError."""
-        check(lib.hs_port_eth0(self.native, interface.encode(), ring), f"AF_XDP on {interface}")
-        return check(lib.hs_port_eth0_fd(self.native), "AF_XDP")
+    def eth0(self, fd: int, interface: str = "eth0", ring: int = 1024) -> None:
+        """Open the AF_XDP socket `fd` (see `make_socket`), which becomes the port's. Raises
+        OSError; after EBUSY, call it again."""
+        opened = lib.hs_port_eth0(self.native, fd, interface.encode(), ring)
+        check(opened, f"AF_XDP on {interface}")
 
     def neighbour(self, vm: int, shape: Shape, out: int, into: int, bells: tuple[int, int]) -> None:
         """Channels to and from VM number `vm`. bells (the end to read, the peer's to write) become

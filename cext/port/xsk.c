@@ -3,54 +3,151 @@
 #define _GNU_SOURCE
 #include "port/xsk.h"
 
-#include <errno.h>
-#include <sys/socket.h>
+#include "ns/sock.h"
 
+#include <errno.h>
+#include <net/if.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#ifndef SOL_XDP
+#define SOL_XDP 283
+#endif
 #define KICK 32 /* packets the kernel sends for one call in copy mode */
 
-int hs_xsk_open(struct hs_xsk *x, const char *interface, struct hs_umem *frames, uint32_t ring) {
-    const struct xsk_umem_config umem_config = {
-        .fill_size = ring,
-        .comp_size = ring,
-        .frame_size = frames->frame_size,
-    };
-    const struct xsk_socket_config socket_config = {
-        .rx_size = ring,
-        .tx_size = ring,
-        .libxdp_flags = XSK_LIBXDP_FLAGS__INHIBIT_PROG_LOAD,
-        .bind_flags = XDP_COPY | XDP_USE_NEED_WAKEUP,
+int hs_xsk_make(int netns_fd, int memory_fd, uint64_t size, uint32_t frame_size) {
+    struct xdp_umem_reg umem = {.len = size, .chunk_size = frame_size};
+    int fd = hs_socket_at(netns_fd, AF_XDP, SOCK_RAW, 0), ret = 0;
+    void *base;
+
+    if (fd < 0)
+        return fd;
+    base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, memory_fd, 0);
+    if (base == MAP_FAILED) {
+        ret = -errno;
+        goto out;
+    }
+    umem.addr = (uint64_t)(uintptr_t)base;
+    if (setsockopt(fd, SOL_XDP, XDP_UMEM_REG, &umem, sizeof(umem)) < 0)
+        ret = -errno;
+    munmap(base, size); /* the kernel has the pages */
+out:
+    if (ret < 0)
+        close(fd);
+    return ret < 0 ? ret : fd;
+}
+
+/* Where the kernel puts a ring's parts, as libxdp's two kinds of ring have them. */
+#define RING(r, base, off, n)                                                                      \
+    do {                                                                                           \
+        (r)->mask = (n)-1;                                                                         \
+        (r)->size = (n);                                                                           \
+        (r)->producer = (void *)((uint8_t *)(base) + (off)->producer);                             \
+        (r)->consumer = (void *)((uint8_t *)(base) + (off)->consumer);                             \
+        (r)->flags = (void *)((uint8_t *)(base) + (off)->flags);                                   \
+        (r)->ring = (uint8_t *)(base) + (off)->desc;                                               \
+    } while (0)
+
+/* Have the kernel make a ring of `n` entries of `entry` bytes, and map it. */
+static int map_ring(int fd, int option, uint32_t n, size_t entry, const struct xdp_ring_offset *off,
+                    uint64_t page_offset, void **base, size_t *mapped) {
+    if (setsockopt(fd, SOL_XDP, option, &n, sizeof(n)) < 0)
+        return -errno;
+    *mapped = off->desc + n * entry;
+    *base = mmap(NULL, *mapped, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd,
+                 (off_t)page_offset);
+    if (*base == MAP_FAILED) {
+        *mapped = 0;
+        return -errno;
+    }
+    return 0;
+}
+
+static int map_rings(struct hs_xsk *x, uint32_t n) {
+    struct xdp_mmap_offsets off;
+    socklen_t size = sizeof(off);
+    void *base;
+    int ret;
+
+    if (getsockopt(x->fd, SOL_XDP, XDP_MMAP_OFFSETS, &off, &size) < 0)
+        return -errno;
+    ret = map_ring(x->fd, XDP_UMEM_FILL_RING, n, sizeof(uint64_t), &off.fr,
+                   XDP_UMEM_PGOFF_FILL_RING, &base, &x->mapped[0]);
+    if (ret < 0)
+        return ret;
+    RING(&x->fill, base, &off.fr, n);
+    x->fill.cached_cons = n; /* libxdp keeps a producer's free entries so */
+    ret = map_ring(x->fd, XDP_TX_RING, n, sizeof(struct xdp_desc), &off.tx, XDP_PGOFF_TX_RING,
+                   &base, &x->mapped[1]);
+    if (ret < 0)
+        return ret;
+    RING(&x->tx, base, &off.tx, n);
+    x->tx.cached_cons = n;
+    ret = map_ring(x->fd, XDP_UMEM_COMPLETION_RING, n, sizeof(uint64_t), &off.cr,
+                   XDP_UMEM_PGOFF_COMPLETION_RING, &base, &x->mapped[2]);
+    if (ret < 0)
+        return ret;
+    RING(&x->completion, base, &off.cr, n);
+    ret = map_ring(x->fd, XDP_RX_RING, n, sizeof(struct xdp_desc), &off.rx, XDP_PGOFF_RX_RING,
+                   &base, &x->mapped[3]);
+    if (ret < 0)
+        return ret;
+    RING(&x->rx, base, &off.rx, n);
+    return 0;
+}
+
+int hs_xsk_open(struct hs_xsk *x, int fd, const char *interface, struct hs_umem *frames,
+                uint32_t ring) {
+    struct sockaddr_xdp address = {
+        .sxdp_family = AF_XDP,
+        .sxdp_flags = XDP_COPY | XDP_USE_NEED_WAKEUP,
+        .sxdp_ifindex = if_nametoindex(interface),
     };
     int ret;
 
-    if (!x->umem) {
+    if (x->fd == 0) {
         memset(x, 0, sizeof(*x));
         x->frames = frames;
-        ret = xsk_umem__create(&x->umem, frames->base, frames->size, &x->fill, &x->completion,
-                               &umem_config);
+        x->fd = fd;
+        ret = map_rings(x, ring);
         if (ret < 0)
             goto out;
     }
-    ret = xsk_socket__create(&x->socket, interface, 0, x->umem, &x->rx, &x->tx, &socket_config);
-    if (ret < 0)
+    if (bind(x->fd, (struct sockaddr *)&address, sizeof(address)) < 0) {
+        ret = -errno;
         goto out;
+    }
     hs_xsk_refill(x);
     return 0;
 out:
-    if (ret != -EBUSY) /* else it is tried again, and its memory stays the kernel's until then */
+    if (ret != -EBUSY) /* else it is tried again */
         hs_xsk_close(x);
     return ret;
 }
 
+static void unmap_ring(void *ring, const struct xdp_ring_offset *off, size_t mapped) {
+    if (mapped)
+        munmap((uint8_t *)ring - off->desc, mapped);
+}
+
 void hs_xsk_close(struct hs_xsk *x) {
-    if (x->socket)
-        xsk_socket__delete(x->socket);
-    if (x->umem)
-        xsk_umem__delete(x->umem);
+    struct xdp_mmap_offsets off;
+    socklen_t size = sizeof(off);
+
+    if (x->fd && getsockopt(x->fd, SOL_XDP, XDP_MMAP_OFFSETS, &off, &size) == 0) {
+        unmap_ring(x->fill.ring, &off.fr, x->mapped[0]);
+        unmap_ring(x->tx.ring, &off.tx, x->mapped[1]);
+        unmap_ring(x->completion.ring, &off.cr, x->mapped[2]);
+        unmap_ring(x->rx.ring, &off.rx, x->mapped[3]);
+    }
+    if (x->fd)
+        close(x->fd);
     memset(x, 0, sizeof(*x));
 }
 
 int hs_xsk_fd(const struct hs_xsk *x) {
-    return xsk_socket__fd(x->socket);
+    return x->fd;
 }
 
 void hs_xsk_refill(struct hs_xsk *x) {
@@ -87,8 +184,7 @@ uint32_t hs_xsk_recv(struct hs_xsk *x, struct xdp_desc *batch, uint32_t n) {
 
 static void kick(struct hs_xsk *x, uint32_t n) {
     for (; n > 0; n -= n < KICK ? n : KICK)
-        if (sendto(xsk_socket__fd(x->socket), NULL, 0, MSG_DONTWAIT, NULL, 0) < 0 &&
-            errno != EAGAIN && errno != EBUSY)
+        if (sendto(x->fd, NULL, 0, MSG_DONTWAIT, NULL, 0) < 0 && errno != EAGAIN && errno != EBUSY)
             return; /* ENOBUFS, ENETDOWN: they stay queued; reap tries again */
 }
 

@@ -1,9 +1,13 @@
 /* An AF_XDP socket on an interface of this network namespace, over a process's umem.
  *
- * Documentation/networking/af_xdp.rst; libxdp's xdp/xsk.h. Copy mode (a veth has no other), with
- * need-wakeup. The XDP program and its XSKMAP are the daemon's (port/capture.bpf.c). The kernel is
- * trusted, so there are no checks of what it says here; but frames of the umem may belong to
- * channels, and go back to them when they have been sent.
+ * Documentation/networking/af_xdp.rst. Copy mode (a veth has no other), with need-wakeup. The XDP
+ * program and its XSKMAP are the daemon's (port/capture.bpf.c), and so is the making of the socket:
+ * the kernel pins a umem's memory, and counts that against RLIMIT_MEMLOCK of a process without
+ * CAP_IPC_LOCK in the machine's user namespace, which no process in a VM has. libxdp registers a
+ * umem and sets up its rings in one call, in one process, so the rings are set up here; what is put
+ * into them and taken out goes by libxdp's functions (xdp/xsk.h). The kernel is trusted, so there
+ * are no checks of what it says here; but frames of the umem may belong to channels, and go back to
+ * them when they have been sent.
  */
 #ifndef HS_XSK_H
 #define HS_XSK_H
@@ -13,20 +17,27 @@
 
 struct hs_xsk {
     struct hs_umem *frames;
-    struct xsk_umem *umem;
-    struct xsk_socket *socket;
+    int fd; /* 0: none; no socket of ours has that number */
     struct xsk_ring_prod fill, tx;
     struct xsk_ring_cons completion, rx;
+    size_t mapped[4]; /* bytes of the four rings, in this order */
     uint32_t in_fill; /* frames the kernel holds to receive into */
     uint32_t in_tx;   /* frames the kernel holds to send */
     uint64_t received, sent, full;
 };
 
-/* Open on queue 0 of `interface`; `x` is all zeroes. `ring`: entries of each of the four rings, a
- * power of two. Returns 0 or a negative errno; -EBUSY: another socket has the queue, perhaps that
- * of a process that has just been killed; the call may be made again with what it has left in `x`,
- * which takes far less time. hs_xsk_close in the end, in each case. */
-int hs_xsk_open(struct hs_xsk *x, const char *interface, struct hs_umem *frames, uint32_t ring);
+/* Make a socket of the network namespace, whose umem is the memory of `size` bytes behind
+ * memory_fd, in frames of frame_size bytes. Returns its descriptor, the caller's, for a process of
+ * that namespace to open; or a negative errno: ENOBUFS beyond RLIMIT_MEMLOCK. */
+int hs_xsk_make(int netns_fd, int memory_fd, uint64_t size, uint32_t frame_size);
+
+/* Open the socket `fd`, which becomes the xsk's, on queue 0 of `interface`; `x` is all zeroes, and
+ * `frames` are in the socket's umem. `ring`: entries of each of the four rings, a power of two.
+ * Returns 0 or a negative errno; -EBUSY: another socket has the queue, perhaps that of a process
+ * that has just been killed; the call may be made again with what it has left in `x`. hs_xsk_close
+ * in the end, in each case. */
+int hs_xsk_open(struct hs_xsk *x, int fd, const char *interface, struct hs_umem *frames,
+                uint32_t ring);
 
 /* Twice is harmless. */
 void hs_xsk_close(struct hs_xsk *x);

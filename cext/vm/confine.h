@@ -6,14 +6,13 @@
  * capabilities, and CAP_SYS_PTRACE is not in the list, so none of them can read or stop it while it
  * still holds its caller's memory and descriptors.
  *
- * The filter refuses what capabilities do not govern: user namespaces (EPERM), in which root would
- * get every capability back, enough to mount a cgroup tree and lift its own limits; and AF_VSOCK
- * (EAFNOSUPPORT), which knows no network namespaces. What a filter cannot look into is ENOSYS: the
- * flags of clone3 (libc then uses clone), and the requests of io_uring. */
+ * The filter (vm/filter.h) refuses what capabilities do not govern. */
 #ifndef HS_CONFINE_H
 #define HS_CONFINE_H
 
+#include <linux/filter.h>
+
 /* Returns 0 or a negative errno. Uses nothing but system calls. */
-int hs_confine(void);
+int hs_confine(const struct sock_fprog *filter);
 
 #endif

@@ -1,7 +1,11 @@
-/* See vm/spawn.h. */
+/* See vm/spawn.h. This file: the steps of a new process between clone and exec, and the wait for
+ * it. */
 #define _GNU_SOURCE
 #include "vm/spawn.h"
 #include "vm/confine.h"
+#include "vm/fence.h"
+#include "vm/filter.h"
+#include "vm/root.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -23,21 +27,29 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define NAMESPACES (CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWUTS | CLONE_NEWIPC)
+/* What the machine's user namespace owns of a VM, and what the VM's own fence owns. Processes enter
+ * the fence last: until then they have the machine's capabilities. */
+#define OUTER (CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWUTS)
+#define INNER (CLONE_NEWNET | CLONE_NEWIPC)
 #define STACK_SIZE (64 * 1024)
+#define START_DEADLINE 2 /* seconds from clone to exec; 2 ms is usual */
 #define LENGTH(a) (sizeof(a) / sizeof((a)[0]))
 
 enum step {
     STEP_NONE,
     STEP_THREAD,
     STEP_NAMESPACES,
+    STEP_FENCE,
+    STEP_FILTER,
     STEP_CLONE,
     STEP_CGROUP,
     STEP_HOSTNAME,
+    STEP_ROOT,
     STEP_RUN,
     STEP_DEV,
     STEP_PROC,
     STEP_SYS,
+    STEP_ENTER,
     STEP_CONFINE,
     STEP_STDIO,
     STEP_TTY,
@@ -49,34 +61,21 @@ static const char *const step_names[STEPS] = {
     [STEP_NONE] = "nothing",
     [STEP_THREAD] = "starting a thread",
     [STEP_NAMESPACES] = "joining the namespaces",
+    [STEP_FILTER] = "making the system call filter",
+    [STEP_FENCE] = "making the user namespace",
     [STEP_CLONE] = "making the process",
     [STEP_CGROUP] = "joining the cgroups",
     [STEP_HOSTNAME] = "setting the host name",
+    [STEP_ROOT] = "mounting the root",
     [STEP_RUN] = "mounting /run",
     [STEP_DEV] = "making /dev",
     [STEP_PROC] = "mounting /proc",
     [STEP_SYS] = "mounting /sys",
+    [STEP_ENTER] = "entering the user namespace",
     [STEP_CONFINE] = "dropping capabilities and installing the filter",
     [STEP_STDIO] = "setting up standard input and output",
     [STEP_TTY] = "taking the terminal",
     [STEP_EXEC] = "exec",
-};
-
-/* The device nodes of a VM: the same as in vm/devices.bpf.c, which lets them be opened. */
-static const struct {
-    const char *path;
-    unsigned major, minor;
-} nodes[] = {
-    {"/dev/null", 1, 3},   {"/dev/zero", 1, 5},    {"/dev/full", 1, 7},
-    {"/dev/random", 1, 8}, {"/dev/urandom", 1, 9}, {"/dev/tty", 5, 0},
-};
-
-static const struct {
-    const char *path, *target;
-} links[] = {
-    {"/dev/ptmx", "pts/ptmx"},          {"/dev/fd", "/proc/self/fd"},
-    {"/dev/stdin", "/proc/self/fd/0"},  {"/dev/stdout", "/proc/self/fd/1"},
-    {"/dev/stderr", "/proc/self/fd/2"},
 };
 
 /* The child and its caller share this, in memory that stays shared where the rest is copied; the
@@ -84,6 +83,8 @@ static const struct {
 struct child {
     const struct hs_vm_spec *vm; /* one of these two */
     const struct hs_exec_spec *exec;
+    struct hs_fence fence; /* of a VM to be started */
+    const struct sock_fprog *filter;
     int step;
     int error; /* negative errno */
 };
@@ -92,71 +93,6 @@ static int join_cgroups(const int *join, size_t joins) {
     for (size_t i = 0; i < joins; i++)
         if (write(join[i], "0", 1) != 1)
             return -errno;
-    return 0;
-}
-
-static int make_run(void) {
-    if (mount("tmpfs", "/run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755") < 0)
-        return -errno;
-    if (mkdir("/run/hostsim", 0755) < 0)
-        return -errno;
-    if (mkdir("/run/lock", 01777) < 0)
-        return -errno;
-    if (mkdir("/run/udev", 0755) < 0 || mkdir("/run/udev/data", 0755) < 0)
-        return -errno;
-    return 0;
-}
-
-static int make_dev(void) {
-    if (mount("tmpfs", "/dev", "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=0755") < 0)
-        return -errno;
-    for (size_t i = 0; i < LENGTH(nodes); i++)
-        if (mknod(nodes[i].path, S_IFCHR | 0666, makedev(nodes[i].major, nodes[i].minor)) < 0)
-            return -errno;
-    for (size_t i = 0; i < LENGTH(links); i++)
-        if (symlink(links[i].target, links[i].path) < 0)
-            return -errno;
-    if (mkdir("/dev/pts", 0755) < 0 || mkdir("/dev/shm", 01777) < 0 ||
-        mkdir("/dev/input", 0755) < 0)
-        return -errno;
-    if (mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC,
-              "ptmxmode=0666,mode=0620,gid=5") < 0)
-        return -errno;
-    if (mount("tmpfs", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777") < 0)
-        return -errno;
-    if (mount("tmpfs", "/dev/input", "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=0755") < 0)
-        return -errno;
-    return 0;
-}
-
-static int bind_flags(const char *path, unsigned long flags) {
-    if (mount(path, path, NULL, MS_BIND, NULL) < 0)
-        return -errno;
-    flags |= MS_REMOUNT | MS_BIND | MS_NOSUID | MS_NODEV | MS_NOEXEC;
-    return mount(NULL, path, NULL, flags, NULL) < 0 ? -errno : 0;
-}
-
-static int make_proc(const char *const *sealed) {
-    int ret;
-
-    if (mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0)
-        return -errno;
-    for (; *sealed; sealed++) {
-        ret = bind_flags(*sealed, MS_RDONLY);
-        if (ret < 0 && ret != -ENOENT)
-            return ret;
-    }
-    return bind_flags("/proc/sys/net", 0); /* on top of /proc/sys: writable, its own namespace's */
-}
-
-static int make_sys(void) {
-    if (mount("sysfs", "/sys", "sysfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0)
-        return -errno;
-    /* Where libudev looks for input devices: empty, until the VM is given some. */
-    if (mount("tmpfs", "/sys/class/input", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC,
-              "mode=0755,size=1m") < 0 &&
-        errno != ENOENT)
-        return -errno;
     return 0;
 }
 
@@ -210,23 +146,29 @@ static int start_vm(struct child *child) {
     static char *const argv[] = {(char *)"hostsim-init", NULL};
     static char *const env[] = {NULL};
     const struct hs_vm_spec *spec = child->vm;
-    int ret, init, null;
+    int ret, init, user, null;
 
     umask(0);
     STEP(STEP_CGROUP, join_cgroups(spec->join, spec->joins));
+    STEP(STEP_NAMESPACES, CALL(setns(child->fence.net_fd, CLONE_NEWNET)));
+    STEP(STEP_NAMESPACES, CALL(setns(child->fence.ipc_fd, CLONE_NEWIPC)));
     STEP(STEP_HOSTNAME, CALL(sethostname(spec->hostname, strlen(spec->hostname))));
-    STEP(STEP_RUN, make_run());
-    STEP(STEP_DEV, make_dev());
-    STEP(STEP_PROC, make_proc(spec->sealed));
-    STEP(STEP_SYS, make_sys());
+    if (spec->root)
+        STEP(STEP_ROOT, hs_root_make(spec->root));
+    STEP(STEP_RUN, hs_root_run());
+    STEP(STEP_DEV, hs_root_dev());
+    STEP(STEP_PROC, hs_root_proc(spec->sealed));
+    STEP(STEP_SYS, hs_root_sys());
     umask(022);
     setsid();
     STEP(STEP_STDIO, CALL(init = fcntl(spec->init_fd, F_DUPFD_CLOEXEC, 3)));
+    STEP(STEP_STDIO, CALL(user = fcntl(child->fence.user_fd, F_DUPFD_CLOEXEC, 3)));
     STEP(STEP_STDIO, CALL(null = open("/dev/null", O_RDWR | O_CLOEXEC)));
     STEP(STEP_STDIO, set_stdio((const int[]){spec->life_fd, null, null}));
     STEP(STEP_STDIO, CALL(chdir("/")));
-    STEP(STEP_CONFINE, hs_confine());
     reset_files_limit();
+    STEP(STEP_ENTER, CALL(setns(user, CLONE_NEWUSER)));
+    STEP(STEP_CONFINE, hs_confine(child->filter));
     reset_signals();
     STEP(STEP_EXEC, CALL(syscall(SYS_execveat, init, "", argv, env, AT_EMPTY_PATH)));
 out:
@@ -235,20 +177,22 @@ out:
 
 static int start_program(struct child *child) {
     const struct hs_exec_spec *spec = child->exec;
-    int ret;
+    int ret, vm;
 
     umask(022);
     STEP(STEP_CGROUP, join_cgroups(spec->join, spec->joins));
     setsid();
+    STEP(STEP_STDIO, CALL(vm = fcntl(spec->pidfd, F_DUPFD_CLOEXEC, 3)));
     STEP(STEP_STDIO, set_stdio(spec->fds));
     if (spec->tty)
         STEP(STEP_TTY, CALL(ioctl(0, TIOCSCTTY, 0)));
     if (!spec->cwd || chdir(spec->cwd) < 0)
         STEP(STEP_STDIO, CALL(chdir("/")));
-    STEP(STEP_CONFINE, hs_confine());
-    if (spec->die_with_caller)
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
     reset_files_limit();
+    STEP(STEP_ENTER, CALL(setns(vm, CLONE_NEWUSER)));
+    STEP(STEP_CONFINE, hs_confine(child->filter));
+    if (spec->die_with_caller) /* setns and the like clear it */
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
     reset_signals();
     child->step = STEP_EXEC;
     ret = -ENOENT;
@@ -320,13 +264,8 @@ static int spawn(uint64_t flags, int cgroup_fd, struct child *child, struct hs_s
     out->step = child->step;
     if (pid < 0)
         return (int)pid;
-    if (child->error < 0) {
-        waitid(P_PIDFD, (id_t)out->pidfd, &(siginfo_t){0}, WEXITED | __WALL);
-        close(out->pidfd);
-        return child->error;
-    }
     out->pid = (int)pid;
-    return 0;
+    return child->error;
 }
 
 /* Take away what is mounted on `path`, however often. What cannot be taken away is covered by the
@@ -376,17 +315,40 @@ static void *enter_and_spawn(void *arg) {
     job->out->step = STEP_NAMESPACES;
     ret = unshare(CLONE_FS);
     if (ret == 0)
-        ret = vm ? setns(vm->base_fd, CLONE_NEWNS) : setns(exec->pidfd, NAMESPACES);
+        ret = vm ? setns(vm->base_fd, CLONE_NEWNS) : setns(exec->pidfd, OUTER | INNER);
     if (ret < 0)
         job->ret = -errno;
     else
         job->ret =
-            spawn(vm ? NAMESPACES : 0, vm ? vm->cgroup_fd : exec->cgroup_fd, job->child, job->out);
+            spawn(vm ? OUTER : 0, vm ? vm->cgroup_fd : exec->cgroup_fd, job->child, job->out);
     return NULL;
 }
 
-/* Run in a thread of its own, whose namespaces end with it. Signals stay with the caller. */
-static int in_thread(void *(*function)(void *), void *arg) {
+/* Wait for the thread. A process of the VM may stop the child before it has executed (kill(2) asks
+ * for the user id, and both are user 0): past the deadline the child is killed, which ends a
+ * stopped one too, and with it the thread's wait. */
+static int join(pthread_t thread, const struct hs_spawned *out) {
+    struct timespec deadline;
+
+    if (!out) {
+        pthread_join(thread, NULL);
+        return 0;
+    }
+    clock_gettime(CLOCK_REALTIME, &deadline);
+    deadline.tv_sec += START_DEADLINE;
+    if (pthread_timedjoin_np(thread, NULL, &deadline) == 0)
+        return 0;
+    /* Written by the kernel in clone3, which the child could not have run without. */
+    int pidfd = __atomic_load_n(&out->pidfd, __ATOMIC_ACQUIRE);
+    if (pidfd >= 0)
+        syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
+    pthread_join(thread, NULL);
+    return pidfd >= 0 ? -ETIMEDOUT : 0;
+}
+
+/* Run in a thread of its own, whose namespaces end with it. Signals stay with the caller. out: what
+ * the thread starts, if that must be there in START_DEADLINE. */
+static int in_thread(void *(*function)(void *), void *arg, const struct hs_spawned *out) {
     sigset_t all, before;
     pthread_t thread;
     int ret;
@@ -395,22 +357,27 @@ static int in_thread(void *(*function)(void *), void *arg) {
     pthread_sigmask(SIG_BLOCK, &all, &before);
     ret = -pthread_create(&thread, NULL, function, arg);
     if (ret == 0)
-        pthread_join(thread, NULL);
+        ret = join(thread, out);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     return ret;
 }
 
 static int run(const struct child *what, int stay, struct hs_spawned *out) {
+    const struct sock_fprog *filter;
     struct child *child;
     sigset_t all, before;
     struct job job;
     int ret;
 
-    *out = (struct hs_spawned){.pid = -1, .pidfd = -1};
+    *out = (struct hs_spawned){.pid = -1, .pidfd = -1, .step = STEP_FILTER};
+    ret = hs_filter(&filter);
+    if (ret < 0)
+        return ret;
     child = mmap(NULL, sizeof(*child), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (child == MAP_FAILED)
         return -errno;
     *child = *what;
+    child->filter = filter;
     job = (struct job){.child = child, .out = out};
     if (stay) {
         sigfillset(&all);
@@ -420,22 +387,35 @@ static int run(const struct child *what, int stay, struct hs_spawned *out) {
         ret = job.ret;
     } else {
         out->step = STEP_THREAD;
-        ret = in_thread(enter_and_spawn, &job);
-        if (ret == 0)
+        ret = in_thread(enter_and_spawn, &job, out);
+        if (ret == 0 || job.ret < 0)
             ret = job.ret;
+    }
+    if (ret < 0 && out->pidfd >= 0) { /* it has ended, or is about to */
+        waitid(P_PIDFD, (id_t)out->pidfd, &(siginfo_t){0}, WEXITED | __WALL);
+        close(out->pidfd);
+        out->pid = out->pidfd = -1;
     }
     munmap(child, sizeof(*child));
     return ret;
 }
 
 int hs_mount_base(void) {
-    int fd, ret = in_thread(make_base, &fd);
+    int fd, ret = in_thread(make_base, &fd, NULL);
 
     return ret < 0 ? ret : fd;
 }
 
 int hs_vm_spawn(const struct hs_vm_spec *spec, struct hs_spawned *out) {
-    return run(&(struct child){.vm = spec}, 0, out);
+    struct child child = {.vm = spec};
+    int ret;
+
+    *out = (struct hs_spawned){.pid = -1, .pidfd = -1, .step = STEP_FENCE};
+    ret = hs_fence_make(&child.fence);
+    if (ret == 0)
+        ret = run(&child, 0, out);
+    hs_fence_close(&child.fence);
+    return ret;
 }
 
 int hs_vm_exec(const struct hs_exec_spec *spec, struct hs_spawned *out) {

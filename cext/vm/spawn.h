@@ -5,13 +5,16 @@
  * nothing but system calls; it says which step failed through `struct hs_spawned`.
  *
  * What keeps a VM's root out of the machine:
- *  - capabilities and a system call filter: see vm/confine.h;
+ *  - a user namespace, which owns its network: see vm/fence.h;
+ *  - files of its own: see vm/root.h;
+ *  - capabilities and a system call filter: see vm/confine.h, vm/filter.h;
  *  - /proc is its own, and everything in it but the process directories and /proc/sys/net is
  *    read-only: most of those files ask for user 0, not for a capability (core_pattern, sysrq);
- *  - /sys is read-only and shows its own network namespace; the cgroup trees are not mounted;
- *  - /dev, /dev/input, /dev/shm, /dev/pts and /run are its own. */
+ *  - /sys is read-only and shows its own network namespace; the cgroup trees are not mounted. */
 #ifndef HS_SPAWN_H
 #define HS_SPAWN_H
+#include "vm/root.h"
+
 #include <stddef.h>
 
 /* A VM to be started. Descriptors stay the caller's. */
@@ -24,7 +27,8 @@ struct hs_vm_spec {
                         it waits for the end of the others, which its pidfd tells */
     const int *join; /* cgroup.procs files of v1 hierarchies, open for writing */
     size_t joins;
-    const char *const *sealed; /* paths below /proc that become read-only, NULL at the end */
+    const char *const *sealed;  /* paths below /proc that become read-only, NULL at the end */
+    const struct hs_root *root; /* NULL: the machine's */
 };
 
 /* A program to be started in a VM. Descriptors stay the caller's. */

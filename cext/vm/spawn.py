@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from cext import HERE, check
 from cext._native import ffi, lib
@@ -18,6 +18,16 @@ class SpawnError(OSError):
     def __init__(self, error: int, step: str) -> None:
         super().__init__(error, f"{step}: {os.strerror(error)}")
         self.step = step
+
+
+class Root(NamedTuple):
+    """A private root (cext/vm/root.h). size: the limit of what changes take, as tmpfs(5) has it;
+    layers: `/` first, a parent before what is mounted below it; shares: paths, and whether they
+    are read-only."""
+
+    size: str
+    layers: tuple[str, ...]
+    shares: tuple[tuple[str, bool], ...] = ()
 
 
 def mount_base() -> int:
@@ -36,8 +46,10 @@ def spawn_vm(
     life_fd: int,
     join: Sequence[int],
     sealed: Sequence[str],
+    root: Root | None,
 ) -> tuple[int, int]:
-    """Start process 1 of a VM (see hs_vm_spec); its pid and a pidfd that the caller owns.
+    """Start process 1 of a VM (see hs_vm_spec); its pid and a pidfd that the caller owns. root:
+    None for the machine's files.
 
     Raises SpawnError.
     """
@@ -51,6 +63,7 @@ def spawn_vm(
     spec.join = kept(keep, ffi.new("int[]", list(join)))
     spec.joins = len(join)
     spec.sealed = strings(keep, sealed)
+    spec.root = ffi.NULL if root is None else _root(keep, root)
     return _spawned(lib.hs_vm_spawn, spec)
 
 
@@ -94,6 +107,29 @@ def open_terminal(ptmx: str) -> tuple[int, int]:
     slave = ffi.new("int *")
     master = check(lib.hs_terminal(os.fsencode(ptmx), slave), ptmx)
     return master, slave[0]
+
+
+def _escaped(path: str) -> str:
+    """A path in mount data: overlayfs reads `:` and `\\` in it, mount(2) reads `,`."""
+    return "".join("\\" + c if c in ":,\\" else c for c in path)
+
+
+def _root(keep: list[Any], root: Root) -> Any:
+    made = kept(keep, ffi.new("struct hs_root *"))
+    made.size = kept(keep, ffi.new("char[]", root.size.encode()))
+    layers = [
+        f"lowerdir={_escaped(path)},upperdir=/run/{n}/up,workdir=/run/{n}/work"
+        for n, path in enumerate(root.layers)
+    ]
+    made.layers = strings(keep, layers)
+    made.points = strings(keep, [f"/run/root{path.rstrip('/')}" for path in root.layers])
+    made.lower = strings(keep, root.layers)
+    made.shares = kept(keep, ffi.new("struct hs_share[]", max(1, len(root.shares))))
+    made.share_count = len(root.shares)
+    for n, (path, read_only) in enumerate(root.shares):
+        made.shares[n].path = kept(keep, ffi.new("char[]", os.fsencode(path)))
+        made.shares[n].read_only = read_only
+    return made
 
 
 def _spawned(function: Any, spec: Any) -> tuple[int, int]:

@@ -37,7 +37,7 @@ from typing import TypeVar
 
 from hostsim.bench import common
 from hostsim.bench.load import PORT, Load
-from hostsim.bench.rig import ADDRESS, Bridge, Ours, Ovs, Rig, stream
+from hostsim.bench.rig import ADDRESS, STREAM_PORT, Bridge, Ours, Ovs, Rig, stream
 from hostsim.errors import HostsimError
 from hostsim.model import Json
 
@@ -238,11 +238,11 @@ def switch_paths(rig: Ours, packets: int, switches: int) -> dict[str, int]:
     assert rig.dataplane is not None
     stream(rig, 22, 0, 1000, 50)
     python = [sys.executable, "-m", "cext.bench.stream"]
-    receiver = rig.start("b", [*python, "receive", "9000", str(packets), "1000"])
+    receiver = rig.receive("b", packets, 1000)
     assert receiver.stdout is not None
     receiver.stdout.readline()
     rate = 40_000
-    words = ["send", ADDRESS["b"], "9000", "22", str(packets), "0", str(rate)]
+    words = ["send", ADDRESS["b"], str(STREAM_PORT), "22", str(packets), "0", str(rate)]
     sender = rig.start("a", [*python, *words])
     changes = 0
     while changes < switches and _running(sender):

@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from typing import IO, Protocol
 
+from cext.bench.stream import listener
 from hostsim import assembly
 from hostsim.bench.folder import claimed
 from hostsim.errors import HostsimError
@@ -27,6 +28,7 @@ from netns import namespace
 from netns.journal import Journal
 
 ADDRESS = {"a": "198.18.0.10", "b": "198.18.0.20"}
+STREAM_PORT = 9000
 Counts = dict[str, dict[str, int]]
 DEADLINE = 20.0  # seconds for anything that is waited for
 
@@ -58,6 +60,7 @@ class Rig(Protocol):
     """A switch with two ends."""
 
     def start(self, end: str, argv: Sequence[str]) -> Program: ...
+    def receive(self, end: str, count: int, quiet_ms: int) -> Program: ...
     def pump(self) -> None: ...
     def close(self) -> None: ...
 
@@ -88,6 +91,12 @@ class _Ends:
     def start(self, end: str, argv: Sequence[str]) -> Program:
         """Run a program at an end; its output is a pipe."""
         return self.vms[end].popen(argv, stdout=subprocess.PIPE)
+
+    def receive(self, end: str, count: int, quiet_ms: int) -> Program:
+        """Start the receiving end of a stream to port STREAM_PORT (cext.bench.stream)."""
+        argv = [sys.executable, "-m", "cext.bench.stream", "receive", str(count), str(quiet_ms)]
+        with listener(self.vms[end].netns_fd, STREAM_PORT) as sock:
+            return self.vms[end].popen(argv, stdin=sock.fileno(), stdout=subprocess.PIPE)
 
     def offloads(self, on: bool) -> None:
         """Whether the ends leave checksums and segments to eth0, or finish them before it. Raises
@@ -225,10 +234,10 @@ def stream(
     """Send a numbered stream from a to b; what both ends counted."""
 
     python = [sys.executable, "-m", "cext.bench.stream"]
-    receiver = rig.start("b", [*python, "receive", "9000", str(count), "300"])
+    receiver = rig.receive("b", count, 300)
     assert receiver.stdout is not None
     receiver.stdout.readline()
-    words = ["send", ADDRESS["b"], "9000", str(size), str(count), str(ms), str(rate)]
+    words = ["send", ADDRESS["b"], str(STREAM_PORT), str(size), str(count), str(ms), str(rate)]
     sender = rig.start("a", [*python, *words])
     assert sender.stdout is not None
     sent = sender.stdout.readline()

@@ -187,6 +187,22 @@ def _device_program() -> str:
     return ""
 
 
+def _user_namespace() -> str:
+    _root()
+    done = subprocess.run(("unshare", "--user", "true"), capture_output=True, text=True)
+    if done.returncode != 0:
+        raise OSError(done.stderr.strip())
+    return ""
+
+
+def _overlay() -> str:
+    if "overlay" not in Path("/proc/filesystems").read_text().split():
+        subprocess.run(("modprobe", "-q", "overlay"), check=False)
+    if "overlay" not in Path("/proc/filesystems").read_text().split():
+        raise OSError("this kernel has no overlayfs (CONFIG_OVERLAY_FS)")
+    return ""
+
+
 def _pidfd() -> str:
     ours = os.pidfd_open(os.getpid())
     try:
@@ -295,6 +311,8 @@ HERE_AND_NOW: dict[str, tuple[Probe, str]] = {
     "memory limits": (_limit("memory"), "everything without `memory =`"),
     "CPU limits": (_limit("cpu"), "everything without `cpus =`"),
     "process limits": (_limit("pids"), "everything without `pids =`"),
+    "user namespaces": (_user_namespace, ALL),
+    "overlayfs": (_overlay, 'VMs with `files = "shared"`'),
     "device program (cgroup BPF)": (_device_program, ALL),
     "BTF": (_btf, "everything; bpftool shows maps without types"),
     "BPF ring buffer": (_ring_buffer, "routes by L2 to L4; none by contents"),

@@ -63,6 +63,10 @@ def status(found: dict[str, Any]) -> None:
                 " ".join(node.get("addresses", [])) or "-",
             )
     _put(table, "an empty host")
+    for node in found["vms"] + found["endpoints"]:
+        if node.get("files") == "shared":
+            line = f'{node["name"]}: files = "shared": its user 0 is the machine\'s'
+            console().print(line, markup=False)
     functions = [node for node in found["vms"] if "nf" in node]
     if functions:
         _put(_functions(functions), "")

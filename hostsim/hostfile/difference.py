@@ -8,6 +8,8 @@ OF_VM = {
     "memory": "memory",
     "cpus": "cpus",
     "pids": "pids",
+    "files": "files",
+    "share": "share",
     "nf": "nf",
     "run": "run",
     "os": "[vm.os]",

@@ -6,6 +6,7 @@ Every key and value is checked here, so nothing behind this module asks again. R
 does nothing else.
 """
 
+import os.path
 import re
 import shlex
 import sys
@@ -25,6 +26,7 @@ from hostsim.model import (
     Background,
     DeviceMode,
     DeviceSpec,
+    Files,
     Held,
     HostSpec,
     Interface,
@@ -47,6 +49,7 @@ PIDS_MAX = 1 << 22
 HOTKEY_MAX = 8
 OSES_MAX = 16
 """HS_FWD_CHORD and HS_FWD_OSES (cext/input/forward.h)."""
+NOT_SHARED = ("/run", "/dev", "/proc", "/sys")
 
 _LINK = re.compile(r"[^\s/:\x00-\x1f]+")
 _KEY = re.compile(r"(KEY|BTN)_[A-Z0-9_]+")
@@ -148,8 +151,10 @@ class _Parser:
         self._file = file
         self._text = text
         self._data = data
+        self._folder = Path()  # what paths in the file start from
 
     def host(self, path: Path) -> HostSpec:
+        self._folder = path.parent
         tops = ("host", "switch", "endpoint", "vm", "route", "filter", "mirror", "device", "kmc")
         for key in self._data:
             if key not in tops:
@@ -285,9 +290,13 @@ class _Parser:
                 table.fail(f"run = {run!r} is no command line: {error}")
             if not words:
                 table.fail("run is empty", "a command line, or leave the key out")
+        files = table.choice("files", Files, "private")
+        share = self._share(table, files)
         if endpoint:
             table.done()
-            return VmSpec(name, endpoint=True, addresses=addresses, run=run)
+            return VmSpec(
+                name, endpoint=True, addresses=addresses, run=run, files=files, share=share
+            )
         nf = table.take("nf", str, "the name of a network function, or package.module:function")
         if nf is not None and not _NF.fullmatch(nf):
             table.fail(
@@ -306,12 +315,35 @@ class _Parser:
             run=run,
             os=self._os(table, name, nf),
             rate=matches.rate(table),
+            files=files,
+            share=share,
             settings=functions.settings(table, f"{self._file}: [[vm]] {name!r}", nf),
         )
         if nf == "nat" and functions.outside_address(spec) is None:
             table.fail('nf = "nat" without one IPv4 address', "it is the outside address")
         table.done()
         return spec
+
+    def _share(self, table: Table, files: str) -> tuple[tuple[str, bool], ...]:
+        """Directories of the machine, absolute, and whether each is read-only."""
+        allowed = 'a list of directories, "./out", or read-only, "/srv/data:ro"'
+        found: dict[str, bool] = {}
+        for text in table.take("share", list, allowed) or ():
+            if not isinstance(text, str) or "\0" in text:
+                table.fail(f"share has {text!r}", f"share is {allowed}")
+            name, colon, mode = text.rpartition(":")
+            read_only = bool(colon) and mode == "ro"
+            path = os.path.abspath(self._folder / (name if read_only else text))
+            if any(f"{path}/".startswith(f"{own}/") for own in NOT_SHARED):
+                table.fail(f"share has {text!r}", f"{', '.join(NOT_SHARED)} are each VM's own")
+            if path == "/":
+                table.fail(f"share has {text!r}", 'files = "shared" shares everything')
+            if path in found:
+                table.fail(f"share has {text!r} twice", "each directory once")
+            found[path] = read_only
+        if found and files == "shared":
+            table.fail('both share and files = "shared"', "which shares everything already")
+        return tuple(sorted(found.items()))
 
     def _os(self, table: Table, name: str, nf: str | None) -> OsSpec | None:
         data = table.take("os", dict, "a table [vm.os]")

@@ -5,8 +5,10 @@ the function, and a spare one that can become it (hostsim/nf/instance.py); a tab
 that these can only read (cext/port/rules.h), and a tally that they write (cext/port/tally.h). The
 tables outlive the processes.
 
-Packet memory is the process's own, or, if functions share it, a part of one umem: two ranges of
-frames for each, used by turns, because others may still hold frames of a process that has died.
+Packet memory is one umem for each process, or, if functions share it, a part of one for all: two
+ranges of frames for each, used by turns, because others may still hold frames of a process that has
+died. The daemon makes it, and an AF_XDP socket over it (cext/port/xsk.h); a process fills its umem
+as it loads, so that the pages count for its VM.
 """
 
 import os
@@ -15,6 +17,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from cext.port.port import make_socket
 from cext.port.rules import Rules
 from cext.port.tally import Tally
 from cext.ring.channel import Shape, make_region
@@ -33,23 +36,38 @@ SPARE = 0.05  # seconds from a start until the next process to wait is started: 
 RESPAWN = 5.0  # seconds between attempts at one that does not stay
 
 
-class Memory:
-    """One umem for the functions of a group. `fd` is to be handed to them."""
+class Umem:
+    """The umem of one process. `fd` is to be handed to it."""
 
-    def __init__(self, vms: Sequence[int]) -> None:
-        self.frames = 2 * FRAMES * len(vms)
-        self.fd = make_region(self.frames * FRAME_SIZE)
-        self._places = {vm: place for place, vm in enumerate(vms)}
+    def __init__(self, frames: int = FRAMES) -> None:
+        self.frames = frames
+        self.fd = make_region(frames * FRAME_SIZE)
+
+    def socket(self, netns_fd: int) -> int:
+        """An AF_XDP socket over it, of that namespace; the caller's. Raises OSError."""
+        return make_socket(netns_fd, self.fd, self.frames * FRAME_SIZE, FRAME_SIZE)
 
     def first(self, vm: int, nth: int) -> int:
         """The first of the FRAMES frames that the VM's nth process begins with."""
-        return (2 * self._places[vm] + nth % 2) * FRAMES
+        return 0
 
     def close(self) -> None:
         """Twice is harmless."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+
+class Memory(Umem):
+    """One umem for the functions of a group."""
+
+    def __init__(self, vms: Sequence[int]) -> None:
+        super().__init__(2 * FRAMES * len(vms))
+        self._places = {vm: place for place, vm in enumerate(vms)}
+
+    def first(self, vm: int, nth: int) -> int:
+        """The first of the FRAMES frames that the VM's nth process begins with."""
+        return (2 * self._places[vm] + nth % 2) * FRAMES
 
 
 class Function:
@@ -62,6 +80,8 @@ class Function:
         self.rules = Rules()
         self.tally = Tally(vm.index)
         self.memory: Memory | None = None  # None: of its own; else not owned
+        self._umem: Umem | None = None  # of the process that waits
+        self._socket = -1  # of the one that has begun, until its eth0 has it
         self.why = ""  # it last ended
         self.due: float | None = None  # when to start again
         self.late = 0.0  # when it should be ready, of one that has begun
@@ -91,12 +111,9 @@ class Function:
         if self._spare is not None and self._spare.process.poll() != -signal.SIGKILL:
             return
         self.drop_spare()
-        frames = first = 0
-        fds = [self.rules.fd, self.tally.fd]
-        if self.memory is not None:
-            frames = self.memory.frames
-            first = self.memory.first(self.vm.index, self._starts)
-            fds.append(self.memory.fd)
+        umem = self.memory or Umem()
+        self._umem = umem
+        fds = [self.rules.fd, self.tally.fd, umem.fd]
         if self._kept >= 0:
             fds.append(self._kept)
         message = wire.Open(
@@ -104,8 +121,8 @@ class Function:
             str(self._folder),
             self.rules.entries,
             self.tally.entries,
-            frames,
-            first,
+            umem.frames,
+            umem.first(self.vm.index, self._starts),
         )
         with settings.handed(self._settings) as handed:
             self._spare = Instance(self.vm, self._log, message, [*fds, handed])
@@ -126,6 +143,13 @@ class Function:
         if self._spare is not None:
             self._spare.close()
             self._spare = None
+        self._drop_umem()
+
+    def _drop_umem(self) -> None:
+        """The process has it, and, if it began, its socket."""
+        if self._umem is not None and self._umem is not self.memory:
+            self._umem.close()
+        self._umem = None
 
     def loaded(self, seconds: float = 0.0) -> bool:
         """Whether the process that waits has loaded its function, or has failed at it, which
@@ -134,15 +158,24 @@ class Function:
 
     def begin(self) -> None:
         """Make the waiting process the function. The next one to wait is for `keep_spare` to start,
-        when the traffic is back."""
+        when the traffic is back. Raises OSError."""
         assert self._spare is not None
+        assert self._umem is not None
+        self._drop_socket()
+        self._socket = self._umem.socket(self.vm.netns_fd)
+        self._drop_umem()
         self._running, self._spare = self._spare, None
         self._began = time.monotonic()
         self.late = self._began + READY
         self._starts += 1
         self._counted = {}
         self._again = 0.0
-        self._running.begin()
+        self._running.begin(self._socket)
+
+    def _drop_socket(self) -> None:
+        if self._socket >= 0:
+            os.close(self._socket)
+            self._socket = -1
 
     def placed(self, seconds: float = 0.0) -> bool:
         """Whether the function that has begun gets its eth0's frames; waits so long for it. Raises
@@ -150,12 +183,12 @@ class Function:
         assert self._running is not None
         if self.ready:
             return True
-        socket = self._running.ready(seconds)
-        if socket is None:
+        if not self._running.ready(seconds):
             if time.monotonic() < self.late:
                 return False
             raise HostsimError(f"{self.vm.spec.name}: nf", f"not ready after {READY:.0f} s")
-        self._eth0.give(socket)
+        self._eth0.give(self._socket)
+        self._socket = -1
         self.due = None
         return True
 
@@ -231,6 +264,7 @@ class Function:
             self._counted = self._running.counted
             self._running.close()
             self._running = None
+        self._drop_socket()
 
     def close(self) -> None:
         """Twice is harmless."""

@@ -4,9 +4,10 @@ begun, listened to, ended. The other side is hostsim/nf/runner.py, what they say
     told -> loaded -> begun -> ready
 
 told: it loads its function and fills its memory, which takes longer than traffic may stand still;
-so a spare process does that beforehand. loaded: it waits, perhaps for ever. begun: it opens eth0,
-which can be one process's only. ready: its AF_XDP socket has come; from now on it hears of
-neighbours, and answers what it is asked. No state follows out of order; at any of them it may end.
+so a spare process does that beforehand. loaded: it waits, perhaps for ever. begun: it opens eth0
+with the AF_XDP socket that it is given, which can be one process's only. ready: it has; from now on
+it hears of neighbours, and answers what it is asked. No state follows out of order; at any of them
+it may end.
 """
 
 import asyncio
@@ -78,28 +79,26 @@ class Instance:
             self.state = State.LOADED
         return self.state is not State.TOLD
 
-    def begin(self) -> None:
-        """It is to open eth0 now."""
+    def begin(self, socket: int) -> None:
+        """It is to open eth0 now, with this AF_XDP socket, which stays the caller's."""
         assert self.state in (State.TOLD, State.LOADED), self.state
-        self.tell(wire.Begin())
+        self.tell(wire.Begin(), [socket])
         self.state = State.BEGUN
 
-    def ready(self, seconds: float) -> int | None:
-        """Its AF_XDP socket, which is the caller's; None: not yet; waits so long. Raises
-        HostsimError if it did not start."""
+    def ready(self, seconds: float) -> bool:
+        """Whether it has opened eth0; waits so long. Raises HostsimError if it did not start."""
         assert self.state is State.BEGUN, self.state
         if not self._readable(seconds):
-            return None
+            return False
         why = ""
-        fds: list[int] = []
         try:
             message, fds = wire.receive(self._control)
-            if isinstance(message, wire.Ready) and len(fds) == 1:
+            wire.close(fds)
+            if isinstance(message, wire.Ready):
                 self.state = State.READY
-                return fds[0]
+                return True
         except wire.WireError as error:
             why = str(error)
-        wire.close(fds)
         why = why or self.last_words() or "no reason given"
         raise HostsimError(f"{self._vm.spec.name}: nf", f"{self._nf!r} did not start: {why}")
 

@@ -50,13 +50,13 @@ def load(name: str, folder: str, settings: Json | None = None) -> Callable[[Port
     return found  # type: ignore[no-any-return]
 
 
-def eth0(port: Port) -> int:
-    """The AF_XDP socket. The kernel lets go of a killed process's socket a little after its end,
-    and says EBUSY until then. Raises OSError."""
+def eth0(port: Port, socket: int) -> None:
+    """Open the AF_XDP socket. The kernel lets go of a killed process's socket a little after its
+    end, and says EBUSY until then. Raises OSError."""
     deadline = time.monotonic() + FREED
     while True:
         try:
-            return port.eth0("eth0", RING)
+            return port.eth0(socket, "eth0", RING)
         except OSError as error:
             if error.errno != errno.EBUSY or time.monotonic() > deadline:
                 raise
@@ -81,17 +81,16 @@ class Control:
         if settings.get("keeps"):
             settings["kept"] = os.dup(fds[-2])  # the function's
         function = load(message.nf, message.folder, settings)
-        if message.frames:
-            port = Port(message.frames, FRAME_SIZE, fds[2], message.first, FRAMES)
-        else:
-            port = Port(FRAMES, FRAME_SIZE)
+        port = Port(message.frames, FRAME_SIZE, fds[2], message.first, FRAMES)
         port.rules(fds[0], message.rules)
         port.tally(fds[1], message.tally)
         wire.close(fds)
         wire.send(self._socket, wire.Loaded())
-        if not isinstance(wire.receive(self._socket)[0], wire.Begin):
+        begin, sockets = wire.receive(self._socket)
+        if not isinstance(begin, wire.Begin):
             return None
-        wire.send(self._socket, wire.Ready(), [eth0(port)])
+        eth0(port, *sockets)
+        wire.send(self._socket, wire.Ready())
         self.port = port
         port.control = self._socket.fileno()
         port.on_control = self.serve

@@ -3,16 +3,16 @@
 A SOCK_SEQPACKET socket, the process's descriptor 0. One datagram is one message: a JSON object
 whose `do` is the message's name, with descriptors beside it (SCM_RIGHTS, unix(7)):
 
-    daemon -> NF   open       what it is to be        [rules, tally, umem?, kept?, settings]
+    daemon -> NF   open       what it is to be        [rules, tally, umem, kept?, settings]
     NF -> daemon   loaded     it has its function and its memory
-    daemon -> NF   begin      perhaps much later, in place of one that has died
-    NF -> daemon   ready      it has opened eth0                            [AF_XDP socket]
+    daemon -> NF   begin      perhaps much later, in place of one that has died [AF_XDP socket]
+    NF -> daemon   ready      it has opened eth0 with that
     daemon -> NF   neighbour  rings to another         [out, in, bell to read, bell to ring]
                    forget     no more rings to it
                    ask        answered by
     NF -> daemon   counters   what its port and the function counted
 
-`umem` is there if `open` has frames, `kept` if the settings say that the function keeps something.
+`kept` is there if the settings say that the function keeps something.
 
 The VM's user 0 may write to the function's end: the daemon believes nothing but what `decode`
 checks, and closes descriptors that it did not ask for. The end of the socket is the end of the
@@ -45,14 +45,14 @@ class WireError(ValueError):
 @dataclass(frozen=True)
 class Open:
     """What the process is to be. rules, tally: entries of the two tables. frames: of the shared
-    umem, in which the process begins with those from `first` on; 0: its memory is its own."""
+    umem, in which the process begins with those from `first` on."""
 
     nf: str
     folder: str
     rules: int
     tally: int
-    frames: int = 0
-    first: int = 0
+    frames: int
+    first: int
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,12 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Begin:
-    """It is to open eth0."""
+    """It is to open eth0, with the AF_XDP socket that comes along."""
 
 
 @dataclass(frozen=True)
 class Ready:
-    """It has; its AF_XDP socket comes along."""
+    """It has."""
 
 
 @dataclass(frozen=True)

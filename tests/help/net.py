@@ -10,10 +10,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from cext.bench.stream import listener
 from help.waiting import until
 from hostsim import assembly
 from hostsim.hostfile.file import parse
 from hostsim.teardown import Teardown
+from hostsim.vm import Vm
 from netns.journal import Journal
 from netns.process import Process
 
@@ -67,9 +69,14 @@ class Net:
         assert not check or done.returncode == 0, (vm, words, text)
         return text
 
-    def serve(self, vm: str, words: Sequence[str]) -> Process:
+    def listen(self, vm: str, port: int, words: Sequence[str]) -> Process:
+        """`serve` for a program whose file 0 is a UDP socket at that port, with a large buffer."""
+        with listener(self.vms[vm].netns_fd, port) as sock:
+            return self.serve(vm, words, sock.fileno())
+
+    def serve(self, vm: str, words: Sequence[str], stdin: int = subprocess.PIPE) -> Process:
         """A program in a VM, once it has said its first line, `up`."""
-        started = self.vms[vm].popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        started = self.vms[vm].popen(words, stdin=stdin, stdout=subprocess.PIPE)
         assert started.stdout is not None
         assert started.stdout.readline() == b"up\n"
         return started
@@ -113,6 +120,11 @@ class Net:
             for hop in row["hops"]:
                 parts = hop["paths"].values()
                 assert hop["packets"] == sum(part["packets"] for part in parts), row
+
+
+def seen_in(vm: Vm, path: Path) -> Path:
+    """A path among a VM's own files, for us outside of it (proc_pid_root(5))."""
+    return Path(f"/proc/{vm.pid}/root{path}")
 
 
 @contextlib.contextmanager

@@ -54,7 +54,7 @@ def stream(*words: str) -> list[str]:
 def test_each_packet_meets_one_policy_whole(net: Net) -> None:
     """Two VMs before, the two in the other order or two others after, a hundred times under
     traffic: every packet passes two VMs. A packet judged by a mixture would pass one or three."""
-    server = net.serve("server", program("udp", "ttls", 9))
+    server = net.listen("server", 9, program("udp", "ttls"))
     sender = net.vms["client"].popen(
         stream("send", "198.18.0.20", "9", "64", "0", "12000", "4000"), stdout=subprocess.PIPE
     )
@@ -86,10 +86,7 @@ def test_a_vm_that_comes_into_a_chain_loses_nothing_that_it_sends(tmp_path: Path
     """It gets its transfer component meanwhile."""
     text = ENDS + '[[vm]]\nname = "a"\naddress = "198.18.0.1/24"\n'
     with made("ap", text, tmp_path) as net:
-        receive = stream("receive", "9", "0", "60000")
-        server = net.vms["server"].popen(receive, stdout=subprocess.PIPE)
-        assert server.stdout is not None
-        assert server.stdout.readline() == b"up\n"
+        server = net.listen("server", 9, stream("receive", "0", "60000"))
         send = stream("send", "198.18.0.20", "9", "64", "0", "1500", "200000")
         sender = net.vms["a"].popen(send, stdout=subprocess.PIPE)
         until(lambda: net.port("a")["rx_packets"] > 1000)
@@ -138,9 +135,7 @@ def bypassed(net: Net) -> bool:
 
 @pytest.fixture
 def sink(net: Net) -> Iterator[None]:
-    server = net.vms["server"].popen(stream("receive", "9", "0", "60000"), stdout=subprocess.PIPE)
-    assert server.stdout is not None
-    assert server.stdout.readline() == b"up\n"
+    server = net.listen("server", 9, stream("receive", "0", "60000"))
     yield
     server.close()
 

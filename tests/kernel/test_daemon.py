@@ -76,7 +76,9 @@ def daemon() -> int:
 
 def test_a_host_file_that_can_be_read_once(tmp_path: Path) -> None:
     """From standard input, and from a pipe that the shell names; programs run where it is typed."""
-    text = QUICK.replace('"one"', '"one"\nrun = "sh -c \'pwd > where; exec sleep 99\'"')
+    text = QUICK.replace(
+        '"one"', '"one"\nshare = ["."]\nrun = "sh -c \'pwd > where; exec sleep 99\'"'
+    )
     for typed in (f"{HOSTSIM} up -", f"{HOSTSIM} up <(cat)"):
         words = ("bash", "-c", typed)
         subprocess.run(words, input=text, text=True, check=True, timeout=60, cwd=tmp_path)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from help.chain import Chain, chained
-from help.net import ENDS
+from help.net import ENDS, seen_in
 from help.waiting import until
 from hostsim.bench.chain import counts_of
 from hostsim.hostfile.file import parse
@@ -107,9 +107,9 @@ def test_tcp_with_offloads_arrives_whole_while_the_paths_flip(chain: Chain, tmp_
     )
     try:
         until(lambda: ":80 " in chain.net.run("server", "ss", "-ltn"))
-        got = tmp_path / "got"
+        got = seen_in(chain.net.vms["client"], tmp_path / "got")
         client = chain.net.vms["client"].popen(
-            ["curl", "-s", "-m", "50", "-o", str(got), "http://198.18.0.20/body"]
+            ["curl", "-s", "-m", "50", "-o", str(tmp_path / "got"), "http://198.18.0.20/body"]
         )
         flips = 0
         while not select.select([client.fileno()], [], [], 0.05)[0]:

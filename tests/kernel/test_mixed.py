@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from help.chain import Chain, chained, route, vm
-from help.net import ENDS
+from help.net import ENDS, seen_in
 from help.waiting import until
 
 pytestmark = pytest.mark.root
@@ -48,9 +48,9 @@ def test_a_download_through_both_kinds(chain: Chain, tmp_path: Path) -> None:
     server = chain.net.vms["server"].popen(words, stdout=nowhere, stderr=nowhere)
     try:
         until(lambda: ":80 " in chain.net.run("server", "ss", "-ltn"))
-        got = tmp_path / "got"
+        got = seen_in(chain.net.vms["client"], tmp_path / "got")
         client = chain.net.vms["client"].popen(
-            ["curl", "-s", "-m", "40", "-o", str(got), "http://198.18.0.20/body"]
+            ["curl", "-s", "-m", "40", "-o", str(tmp_path / "got"), "http://198.18.0.20/body"]
         )
         while not select.select([client.fileno()], [], [], 0.02)[0]:
             chain.net.pump()

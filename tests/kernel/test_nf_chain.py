@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from help.chain import Chain, chained
-from help.net import ENDS_V4, endpoint
+from help.net import ENDS_V4, endpoint, seen_in
 from help.programs import program
 from help.waiting import until
 from hostsim.bench.chain import counts_of
@@ -72,9 +72,9 @@ def test_a_download_through_firewall_ids_and_nat(chain: Chain, tmp_path: Path) -
     )
     try:
         until(lambda: ":80 " in chain.net.run("server", "ss", "-ltn"))
-        got = tmp_path / "got"
+        got = seen_in(chain.net.vms["client"], tmp_path / "got")
         client = chain.net.vms["client"].popen(
-            ["curl", "-s", "-m", "40", "-o", str(got), "http://198.18.0.20/body"]
+            ["curl", "-s", "-m", "40", "-o", str(tmp_path / "got"), "http://198.18.0.20/body"]
         )
         while not select.select([client.fileno()], [], [], 0.05)[0]:
             chain.functions.sync()
@@ -112,8 +112,8 @@ def test_a_connection_outlives_firewall_and_translator(tmp_path: Path) -> None:
                 program("web", "files", tmp_path, 80), stdout=log, stderr=log
             )
             until(lambda: ":80 " in made.net.run("server", "ss", "-ltn"))
-            got = tmp_path / "got"
-            words = ["curl", "-s", "-m", "40", "--limit-rate", "10M", "-o", str(got)]
+            got = seen_in(made.net.vms["client"], tmp_path / "got")
+            words = ["curl", "-s", "-m", "40", "--limit-rate", "10M", "-o", str(tmp_path / "got")]
             client = made.net.vms["client"].popen([*words, "http://198.18.0.20/body"])
             victims = ["fw", "nat", "fw", "nat"]
             while not select.select([client.fileno()], [], [], 0.05)[0]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from help.chain import Chain, chained, route, vm
-from help.net import ENDS
+from help.net import ENDS, seen_in
 from help.programs import program
 from help.waiting import until
 from netns.process import Process
@@ -92,11 +92,11 @@ def test_downloads_by_http_and_tls(chain: Chain, tmp_path: Path) -> None:
         check=True, capture_output=True, timeout=60,
     )  # fmt: skip
     Path(pem).write_text(Path(pem).read_text() + Path(f"{pem}.crt").read_text())
-    got = tmp_path / "got"
+    got = seen_in(chain.net.vms["client"], tmp_path / "got")
     for port, cert, url in ((80, "", "http"), (443, pem, "https")):
         with served(chain, *program("web", "files", tmp_path / "www", port, cert)):
             until(partial(listens, chain, port))
-            curl = ("curl", "-s", "-k", "-m", "100", "-o", str(got))
+            curl = ("curl", "-s", "-k", "-m", "100", "-o", str(tmp_path / "got"))
             flipping(chain, *curl, f"{url}://198.18.0.20:{port}/body")
         assert hashlib.sha256(got.read_bytes()).hexdigest() == wanted
         got.unlink()

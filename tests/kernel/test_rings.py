@@ -199,7 +199,8 @@ def test_a_function_that_cannot_be_loaded_any_more_runs_until_it_ends(tmp_path: 
     """The processes that wait for its end do not stay; they are not tried without end either."""
     broken = tmp_path / "broken"
     put("fragile", tmp_path)
-    text = ENDS + vm("one", "fragile:fragile") + route('proto = "udp"', "one")
+    share = f'share = ["{tmp_path}:ro"]\n'  # so that the VM sees at once what changes there
+    text = ENDS + vm("one", "fragile:fragile") + share + route('proto = "udp"', "one")
     with chained(text, tmp_path) as chain:
         first = chain.functions.process("one")
         assert first is not None

@@ -1,5 +1,6 @@
 """Style and types, as tests: ruff, mypy, clang-format, shellcheck, and the rules of the house."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -87,3 +88,11 @@ def test_every_file_opens_with_what_it_is() -> None:
     files = [path for path in sources(".py", ".c", ".h") if path.read_text()]
     silent = [path.name for path in files if not path.read_text().startswith(openings)]
     assert not silent
+
+
+def test_a_c_file_says_which_part_of_its_headers_contract_it_holds() -> None:
+    """ "See x.h." alone says nothing that the name of the file does not."""
+    files = [
+        path for path in sources(".c") if re.match(r"/\* See \S+\.h\. \*/\n", path.read_text())
+    ]
+    assert not [str(path.relative_to(ROOT)) for path in files]

@@ -8,8 +8,9 @@ udp.py say HOST PORT TEXT SECONDS            says the answer, or `nothing`, or `
 udp.py take PORT COUNT                       says `up`, and receives so many
 udp.py full PORT BYTES                       says `up`, receives nothing before a line comes in;
                                              then says how many its buffer had kept
-udp.py ttls PORT                             says `up`, and receives until `end` comes; says how
-                                             many came with which TTL, how many were late
+udp.py ttls                                  by the socket that is file 0: says `up`, and receives
+                                             until `end` comes; says how many came with which
+                                             TTL, how many were late
 udp.py pace HOST PORT SECONDS                from port 4000, one each SECONDS, with its number
                                              and the time, until a line comes in; says how many
 udp.py clock HOST PORT                       says `ready`, and receives those until a line comes
@@ -25,7 +26,6 @@ import time
 from collections.abc import Callable
 
 IP_RECVTTL = 12
-SO_RCVBUFFORCE = 33
 STAMP = struct.Struct("!Qd")
 
 
@@ -107,11 +107,9 @@ def full(port: str, size: str) -> None:
         print(kept)
 
 
-def ttls(port: str) -> None:
-    sock = opened("")
+def ttls() -> None:
+    sock = socket.socket(fileno=0)
     sock.setsockopt(socket.IPPROTO_IP, IP_RECVTTL, 1)
-    sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 16 << 20)
-    sock.bind(("", int(port)))
     print("up")
     found: dict[int, int] = {}
     last, late, count = -1, 0, 0

@@ -1,0 +1,173 @@
+/* See vm/filter.h. This file: the tables, and the program that libseccomp makes of them. */
+#define _GNU_SOURCE
+#include "vm/filter.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <seccomp.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define LENGTH(a) (sizeof(a) / sizeof((a)[0]))
+#define FAMILY_MAX 63   /* families above have no bit, and are refused */
+#define UNSHARE_FILES 2 /* CLOSE_RANGE_UNSHARE: private descriptors, as unshare(CLONE_FILES) */
+
+/* Refused whatever the arguments. */
+static const struct {
+    const char *name;
+    int error;
+    const char *why;
+} calls[] = {
+    {"clone3", ENOSYS, "its flags are in memory, which no filter reads; libc then uses clone"},
+    {"socketcall", ENOSYS, "so is its family (32-bit only; libc then uses socket)"},
+    {"io_uring_setup", ENOSYS, "its requests are system calls that no filter sees"},
+    {"io_uring_enter", ENOSYS, "the same"},
+    {"io_uring_register", ENOSYS, "the same"},
+    {"io_setup", ENOSYS, "a request keeps a device open without a descriptor: no revoke finds it"},
+    {"io_submit", ENOSYS, "the same"},
+    {"add_key", ENOSYS, "keyrings outlive the VM, and know users, not VMs"},
+    {"request_key", ENOSYS, "the same; and the kernel starts a helper outside for it"},
+    {"keyctl", ENOSYS, "the same; the session's keyring is the daemon's"},
+    {"userfaultfd", EPERM, "stops a kernel thread in the middle of a copy; exploits want that"},
+};
+
+/* Refused if (argument & mask) == value. A thread with descriptors of its own is where a device
+ * stays open beside the process's table; a process with its own is looked into as any other. */
+static const struct {
+    const char *name;
+    unsigned argument;
+    uint64_t mask, value;
+    const char *why;
+} flags[] = {
+    {"clone", 0, CLONE_NEWUSER, CLONE_NEWUSER, "root of a new one gets every capability back"},
+    {"unshare", 0, CLONE_NEWUSER, CLONE_NEWUSER, "the same"},
+    {"clone", 0, CLONE_THREAD | CLONE_FILES, CLONE_THREAD, "a thread with its own descriptors"},
+    {"unshare", 0, CLONE_FILES, CLONE_FILES, "the same"},
+    {"close_range", 2, UNSHARE_FILES, UNSHARE_FILES, "the same"},
+};
+
+/* These take a family first. */
+static const char *const families[] = {"socket", "socketpair"};
+
+static int add_calls(scmp_filter_ctx context) {
+    int ret = 0;
+
+    for (size_t i = 0; ret == 0 && i < LENGTH(calls); i++) {
+        int number = seccomp_syscall_resolve_name(calls[i].name);
+
+        if (number == __NR_SCMP_ERROR) /* newer than this libseccomp */
+            return -ENOSYS;
+        ret = seccomp_rule_add(context, SCMP_ACT_ERRNO(calls[i].error), number, 0);
+    }
+    return ret;
+}
+
+static int add_flags(scmp_filter_ctx context) {
+    int ret = 0;
+
+    for (size_t i = 0; ret == 0 && i < LENGTH(flags); i++) {
+        struct scmp_arg_cmp compare =
+            SCMP_CMP(flags[i].argument, SCMP_CMP_MASKED_EQ, flags[i].mask, flags[i].value);
+
+        ret = seccomp_rule_add_array(context, SCMP_ACT_ERRNO(EPERM),
+                                     seccomp_syscall_resolve_name(flags[i].name), 1, &compare);
+    }
+    return ret;
+}
+
+/* All but those in `allowed`. The kernel reads an int; what has higher bits set is above
+ * FAMILY_MAX here. */
+static int add_families(scmp_filter_ctx context, uint64_t allowed) {
+    int ret = 0;
+
+    for (size_t i = 0; ret == 0 && i < LENGTH(families); i++) {
+        const uint32_t action = SCMP_ACT_ERRNO(EAFNOSUPPORT);
+        int number = seccomp_syscall_resolve_name(families[i]);
+        struct scmp_arg_cmp above = SCMP_A0(SCMP_CMP_GT, FAMILY_MAX);
+
+        ret = seccomp_rule_add_array(context, action, number, 1, &above);
+        for (uint64_t family = 0; ret == 0 && family <= FAMILY_MAX; family++) {
+            struct scmp_arg_cmp equal = SCMP_A0(SCMP_CMP_EQ, family);
+
+            if (!(allowed >> family & 1))
+                ret = seccomp_rule_add_array(context, action, number, 1, &equal);
+        }
+    }
+    return ret;
+}
+
+static int add_machines(scmp_filter_ctx context) {
+    const uint32_t narrow = seccomp_arch_native() == SCMP_ARCH_X86_64    ? SCMP_ARCH_X86
+                            : seccomp_arch_native() == SCMP_ARCH_AARCH64 ? SCMP_ARCH_ARM
+                                                                         : SCMP_ARCH_NATIVE;
+    int ret = seccomp_arch_add(context, narrow);
+
+    return ret == -EEXIST ? 0 : ret;
+}
+
+/* The program as the kernel takes it; libseccomp writes it to a file only. */
+static int export(scmp_filter_ctx context, struct sock_fprog *program) {
+    int fd = memfd_create("filter", MFD_CLOEXEC), ret;
+    struct stat size;
+
+    if (fd < 0)
+        return -errno;
+    ret = seccomp_export_bpf(context, fd);
+    if (ret < 0)
+        goto out;
+    if (fstat(fd, &size) < 0) {
+        ret = -errno;
+        goto out;
+    }
+    program->len = (unsigned short)((size_t)size.st_size / sizeof(struct sock_filter));
+    program->filter = malloc((size_t)size.st_size);
+    if (!program->filter) {
+        ret = -ENOMEM;
+        goto out;
+    }
+    if (pread(fd, program->filter, (size_t)size.st_size, 0) != size.st_size)
+        ret = -EIO;
+out:
+    close(fd);
+    return ret;
+}
+
+static int make(struct sock_fprog *program) {
+    scmp_filter_ctx context = seccomp_init(SCMP_ACT_ALLOW);
+    int ret;
+
+    if (!context)
+        return -ENOMEM;
+    ret = seccomp_attr_set(context, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_ERRNO(ENOSYS));
+    if (ret == 0)
+        ret = add_machines(context);
+    if (ret == 0)
+        ret = add_calls(context);
+    if (ret == 0)
+        ret = add_flags(context);
+    if (ret == 0)
+        ret = add_families(context, HS_FAMILIES);
+    if (ret == 0)
+        ret = export(context, program);
+    seccomp_release(context);
+    return ret;
+}
+
+static struct sock_fprog made;
+static int made_ret;
+
+static void make_once(void) {
+    made_ret = make(&made);
+}
+
+int hs_filter(const struct sock_fprog **filter) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+    pthread_once(&once, make_once);
+    *filter = &made;
+    return made_ret;
+}

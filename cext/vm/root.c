@@ -1,0 +1,193 @@
+/* See vm/root.h. This file: the mounts of process 1. */
+#define _GNU_SOURCE
+#include "vm/root.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#define LENGTH(a) (sizeof(a) / sizeof((a)[0]))
+
+/* The device nodes of a VM: the same as in vm/devices.bpf.c, which lets them be opened. */
+static const struct {
+    const char *path;
+    unsigned major, minor;
+} nodes[] = {
+    {"/dev/null", 1, 3},   {"/dev/zero", 1, 5},    {"/dev/full", 1, 7},
+    {"/dev/random", 1, 8}, {"/dev/urandom", 1, 9}, {"/dev/tty", 5, 0},
+};
+
+static const struct {
+    const char *path, *target;
+} links[] = {
+    {"/dev/ptmx", "pts/ptmx"},          {"/dev/fd", "/proc/self/fd"},
+    {"/dev/stdin", "/proc/self/fd/0"},  {"/dev/stdout", "/proc/self/fd/1"},
+    {"/dev/stderr", "/proc/self/fd/2"},
+};
+
+/* Where one overlay's changes are: /run/N/up and /run/N/work. */
+static void changes(char *path, size_t n, const char *name) {
+    /* No snprintf: the child may share its caller's memory, and this is after a clone. */
+    char digits[8];
+    size_t length = 0, at = 0;
+
+    do
+        digits[length++] = (char)('0' + n % 10);
+    while ((n /= 10) > 0);
+    for (const char *from = "/run/"; *from; from++)
+        path[at++] = *from;
+    while (length > 0)
+        path[at++] = digits[--length];
+    while (*name)
+        path[at++] = *name++;
+    path[at] = '\0';
+}
+
+/* The overlay's top has the owner and mode of its upper directory. */
+static int make_changes(size_t n, const char *lower) {
+    static const char *const names[] = {"", "/work", "/up"};
+    struct stat top;
+    char path[32];
+
+    for (size_t i = 0; i < LENGTH(names); i++) {
+        changes(path, n, names[i]);
+        if (mkdir(path, 0700) < 0)
+            return -errno;
+    }
+    if (stat(lower, &top) < 0 || chown(path, top.st_uid, top.st_gid) < 0 ||
+        chmod(path, top.st_mode & 07777) < 0)
+        return -errno;
+    return 0;
+}
+
+static int bind_read_only(const char *from, const char *to) {
+    if (mount(from, to, NULL, MS_BIND, NULL) < 0)
+        return -errno;
+    return mount(NULL, to, NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV, NULL) < 0
+               ? -errno
+               : 0;
+}
+
+static int make_layer(const struct hs_root *root, size_t n) {
+    int ret = make_changes(n, root->lower[n]);
+
+    if (ret < 0)
+        return n > 0 && ret == -ENOENT ? 0 : ret; /* it has gone meanwhile */
+    if (mount("overlay", root->points[n], "overlay", MS_NODEV, root->layers[n]) == 0)
+        return 0;
+    ret = -errno;
+    if (n == 0)
+        return ret; /* without the root's own there is none */
+    ret = bind_read_only(root->lower[n], root->points[n]);
+    return ret == -ENOENT || ret == -ENOTDIR ? 0 : ret; /* it has gone meanwhile */
+}
+
+static int make_share(const struct hs_share *share) {
+    char to[PATH_MAX];
+    size_t length = strlen(share->path);
+
+    if (length + sizeof(HS_NEW_ROOT) > sizeof(to))
+        return -ENAMETOOLONG;
+    memcpy(to, HS_NEW_ROOT, sizeof(HS_NEW_ROOT) - 1);
+    memcpy(to + sizeof(HS_NEW_ROOT) - 1, share->path, length + 1);
+    if (share->read_only)
+        return bind_read_only(share->path, to);
+    return mount(share->path, to, NULL, MS_BIND, NULL) < 0 ? -errno : 0;
+}
+
+int hs_root_make(const struct hs_root *root) {
+    int ret, fd;
+
+    if (mount("tmpfs", "/run", "tmpfs", MS_NOSUID | MS_NODEV, root->size) < 0)
+        return -errno;
+    if (mkdir(HS_NEW_ROOT, 0755) < 0)
+        return -errno;
+    for (size_t n = 0; root->layers[n]; n++) {
+        ret = make_layer(root, n);
+        if (ret < 0)
+            return ret;
+    }
+    for (size_t i = 0; i < root->share_count; i++) {
+        ret = make_share(&root->shares[i]);
+        if (ret < 0)
+            return ret;
+    }
+    fd = open(HS_NEW_ROOT, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    ret = mount(HS_NEW_ROOT, "/", NULL, MS_MOVE, NULL) < 0 || fchdir(fd) < 0 || chroot(".") < 0
+              ? -errno
+              : 0;
+    close(fd);
+    return ret;
+}
+
+int hs_root_run(void) {
+    if (mount("tmpfs", "/run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755") < 0)
+        return -errno;
+    if (mkdir("/run/hostsim", 0755) < 0)
+        return -errno;
+    if (mkdir("/run/lock", 01777) < 0)
+        return -errno;
+    if (mkdir("/run/udev", 0755) < 0 || mkdir("/run/udev/data", 0755) < 0)
+        return -errno;
+    return 0;
+}
+
+int hs_root_dev(void) {
+    if (mount("tmpfs", "/dev", "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=0755") < 0)
+        return -errno;
+    for (size_t i = 0; i < LENGTH(nodes); i++)
+        if (mknod(nodes[i].path, S_IFCHR | 0666, makedev(nodes[i].major, nodes[i].minor)) < 0)
+            return -errno;
+    for (size_t i = 0; i < LENGTH(links); i++)
+        if (symlink(links[i].target, links[i].path) < 0)
+            return -errno;
+    if (mkdir("/dev/pts", 0755) < 0 || mkdir("/dev/shm", 01777) < 0 ||
+        mkdir("/dev/input", 0755) < 0)
+        return -errno;
+    if (mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC,
+              "ptmxmode=0666,mode=0620,gid=5") < 0)
+        return -errno;
+    if (mount("tmpfs", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777") < 0)
+        return -errno;
+    if (mount("tmpfs", "/dev/input", "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=0755") < 0)
+        return -errno;
+    return 0;
+}
+
+static int bind_flags(const char *path, unsigned long flags) {
+    if (mount(path, path, NULL, MS_BIND, NULL) < 0)
+        return -errno;
+    flags |= MS_REMOUNT | MS_BIND | MS_NOSUID | MS_NODEV | MS_NOEXEC;
+    return mount(NULL, path, NULL, flags, NULL) < 0 ? -errno : 0;
+}
+
+int hs_root_proc(const char *const *sealed) {
+    int ret;
+
+    if (mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0)
+        return -errno;
+    for (; *sealed; sealed++) {
+        ret = bind_flags(*sealed, MS_RDONLY);
+        if (ret < 0 && ret != -ENOENT)
+            return ret;
+    }
+    return bind_flags("/proc/sys/net", 0); /* on top of /proc/sys: writable, its own namespace's */
+}
+
+int hs_root_sys(void) {
+    if (mount("sysfs", "/sys", "sysfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0)
+        return -errno;
+    /* Where libudev looks for input devices: empty, until the VM is given some. */
+    if (mount("tmpfs", "/sys/class/input", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC,
+              "mode=0755,size=1m") < 0 &&
+        errno != ENOENT)
+        return -errno;
+    return 0;
+}

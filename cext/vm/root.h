@@ -1,0 +1,46 @@
+/* What a VM sees of files: its root, and what is its own in it.
+ *
+ * The root. Private: an overlay over the machine's (overlayfs, Documentation/filesystems), whose
+ * changes are in a tmpfs; reading shows the machine's files as they are, and a write, a rename, a
+ * new owner stay in the VM. A UNIX socket or FIFO of the machine's has no one at its other end
+ * there, and a lease or lock holds nobody outside. Other file systems that are mounted below / get
+ * an overlay each, in the same tmpfs; one that cannot have one is bound read-only. The machine's
+ * root stays below the overlay, covered: nobody without CAP_SYS_ADMIN outside uncovers it, and an
+ * unmount would wait for every CPU. Pseudo file systems are not shown. Shared: the machine's own.
+ *
+ * In it, whichever it is: /run, /dev, /proc and /sys of the VM's own.
+ *
+ * All of it is mounted by process 1 before it enters the fence, so that nothing in the VM can mount
+ * or unmount, device nodes work, and the daemon may make files in /run and /dev/input. Functions
+ * return 0 or a negative errno, and use nothing but system calls. */
+#ifndef HS_ROOT_H
+#define HS_ROOT_H
+#include <stddef.h>
+
+/* A directory of the machine that a VM has in common with it. */
+struct hs_share {
+    const char *path; /* absolute, the same on both sides */
+    int read_only;
+};
+
+/* A private root. */
+struct hs_root {
+    const char *size;          /* of the tmpfs, as tmpfs(5) has it: "size=BYTES", "size=50%" */
+    const char *const *layers; /* mount data "lowerdir=PATH,..." of each overlay, / first; NULL at
+                                  the end. The upper directories are /run/N/up and /run/N/work */
+    const char *const *points; /* where each is mounted, below HS_NEW_ROOT */
+    const char *const *lower;  /* what each shows, to bind if there can be no overlay */
+    const struct hs_share *shares;
+    size_t share_count;
+};
+
+#define HS_NEW_ROOT "/run/root"
+
+int hs_root_make(const struct hs_root *root);
+int hs_root_run(void);
+int hs_root_dev(void);
+/* sealed: paths below /proc that become read-only, NULL at the end. */
+int hs_root_proc(const char *const *sealed);
+int hs_root_sys(void);
+
+#endif

@@ -1,0 +1,198 @@
+"""A VM's fence: what its user 0 tries against the switch, the machine and other VMs fails, and
+succeeds where the fence is not there (a network namespace of the machine's own user namespace)."""
+
+import ctypes
+import errno
+import fcntl
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from help.programs import PROGRAMS
+from hostsim.errors import HostsimError
+from hostsim.vm import Vm
+
+pytestmark = pytest.mark.root
+
+MakeVm = Callable[..., Vm]
+ESCAPE = str(PROGRAMS / "escape.py")
+NS_GET_USERNS = 0xB701
+KEPT = "chown dac_override fowner fsetid kill setgid setuid setpcap setfcap net_bind_service"
+KEPT += " net_broadcast net_admin net_raw ipc_lock ipc_owner sys_chroot lease audit_write"
+UNFENCED = ("setpriv", "--inh-caps=-all", "--bounding-set=-all,+" + ",+".join(KEPT.split()))
+"""A program with a VM's capabilities, in the machine's user namespace."""
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True)
+
+
+def links(netns: str) -> set[str]:
+    shown = subprocess.run(
+        ["ip", "-n", netns, "-json", "link"], check=True, capture_output=True, text=True
+    )
+    return {link["ifname"] for link in json.loads(shown.stdout)}
+
+
+def tried(vm: Vm, *words: str, **streams: socket.socket) -> dict[str, str]:
+    """What the program says of its tries in the VM."""
+    done = vm.run([sys.executable, ESCAPE, *words], **streams)  # type: ignore[arg-type]
+    assert done.returncode == 0, done
+    return dict(json.loads(done.stdout))
+
+
+def unfenced(netns: str, *words: str, stdin: int | None = None) -> dict[str, str]:
+    """The same in a namespace of the machine's user namespace."""
+    argv = ["ip", "netns", "exec", netns, *UNFENCED, sys.executable, ESCAPE, *words]
+    done = subprocess.run(argv, stdin=stdin, capture_output=True, text=True, check=True)
+    return dict(json.loads(done.stdout))
+
+
+@pytest.fixture
+def switch(host_name: str) -> Iterator[str]:
+    """The name of a namespace in a switch's place: links `one` (number 77) and `two`."""
+    name = f"{host_name}-switch"
+    ip("netns", "add", name)
+    try:
+        ip("-n", name, "link", "add", "one", "index", "77", "type", "veth", "peer", "name", "two")
+        yield name
+    finally:
+        ip("netns", "del", name)
+
+
+def connect(switch: str, netns: str) -> None:
+    ip("-n", switch, "link", "add", "p", "type", "veth", "peer", "name", "eth0", "netns", netns)
+
+
+def test_what_a_vm_owns_is_owned_by_its_fence(make_vm: MakeVm) -> None:
+    one, two = make_vm("one"), make_vm("two")
+    users = [os.readlink(f"/proc/{pid}/ns/user") for pid in ("self", one.pid, two.pid)]
+    assert len(set(users)) == 3
+    for kind in ("net", "ipc"):
+        fd = os.open(f"/proc/{one.pid}/ns/{kind}", os.O_RDONLY)
+        owner = fcntl.ioctl(fd, NS_GET_USERNS)
+        assert f"user:[{os.fstat(owner).st_ino}]" == users[1], kind
+        os.close(owner)
+        os.close(fd)
+    ids = one.run(["cat", "/proc/self/uid_map", "/proc/self/gid_map"]).stdout.decode().split()
+    assert ids == Path("/proc/self/uid_map").read_text().split() * 2
+    program = one.popen(["sleep", "60"])
+    assert os.readlink(f"/proc/{program.pid}/ns/user") == users[1]
+
+
+def test_files_keep_their_owners(vm: Vm, tmp_path: Path) -> None:
+    script = f"cd {tmp_path}; echo x > f; chown 1000:1234 f; chmod 4755 f; stat -c %u:%g:%a f"
+    assert vm.run(["sh", "-c", script]).stdout.split() == [b"1000:1234:4755"]
+
+
+def test_the_switch_is_out_of_reach(vm: Vm, switch: str) -> None:
+    connect(switch, vm.netns)
+    before = links(switch)
+    assert tried(vm, "netnsid", "77") == {"list": "EACCES", "add": "EPERM", "delete": "EACCES"}
+    assert links(switch) == before
+
+
+def test_the_switch_is_within_reach_without_a_fence(host_name: str, switch: str) -> None:
+    name = f"{host_name}-plain"
+    ip("netns", "add", name)
+    try:
+        connect(switch, name)
+        assert unfenced(name, "netnsid", "77") == dict.fromkeys(("list", "add", "delete"), "done")
+        assert links(switch) == {"lo", "p", "evil"}
+    finally:
+        ip("netns", "del", name)
+
+
+def test_a_socket_that_is_handed_in_opens_no_namespace(vm: Vm) -> None:
+    with socket.socket(socket.AF_UNIX) as ours:
+        assert tried(vm, "socket", stdin=ours) == {"namespace": "EPERM"}
+
+
+def test_a_socket_that_is_handed_in_opens_one_without_a_fence(host_name: str, switch: str) -> None:
+    name = f"{host_name}-plain"
+    ip("netns", "add", name)
+    try:
+        inside = ("ip", "netns", "exec", switch)
+        script = "import socket, subprocess, sys;"
+        script += "sys.exit(subprocess.call(sys.argv[1:], stdin=socket.socket(socket.AF_UNIX)))"
+        argv = [*inside, sys.executable, "-c", script, "nsenter", f"--net=/run/netns/{name}"]
+        done = subprocess.run(
+            [*argv, *UNFENCED, sys.executable, ESCAPE, "socket"],
+            capture_output=True,
+            check=True,
+        )
+        assert json.loads(done.stdout) == {"namespace": "done", "link": "done"}
+        assert "hsevil1" in links(switch)
+    finally:
+        ip("netns", "del", name)
+
+
+CLOSED = {
+    **dict.fromkeys(("io_uring_setup", "io_uring_enter", "io_uring_register"), "ENOSYS"),
+    **dict.fromkeys(("io_setup", "io_submit", "clone3"), "ENOSYS"),
+    **dict.fromkeys(("add_key", "request_key", "keyctl"), "ENOSYS"),
+    "userfaultfd": "EPERM",
+}
+
+
+def numbers(names: Sequence[str]) -> list[str]:
+    """NAME=NUMBER of this machine's system calls."""
+    library = ctypes.CDLL("libseccomp.so.2")
+    return [f"{name}={library.seccomp_syscall_resolve_name(name.encode())}" for name in names]
+
+
+def test_system_calls_that_reach_past_a_vm_are_closed(vm: Vm) -> None:
+    words = numbers([*CLOSED])
+    assert tried(vm, "calls", *words) == CLOSED
+    outside = subprocess.run([sys.executable, ESCAPE, "calls", *words], capture_output=True)
+    said = json.loads(outside.stdout)
+    assert {name for name in CLOSED if said[name] == CLOSED[name]} <= {"io_uring_setup"}
+
+
+AF_XDP = 44  # not in Python's socket module
+ALLOWED = {*map(int, (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6)), AF_XDP}
+ALLOWED |= {int(socket.AF_NETLINK), int(socket.AF_PACKET)}
+
+
+def test_socket_families_are_a_list(vm: Vm) -> None:
+    said = {what: (int(what.split()[1]), how) for what, how in tried(vm, "families").items()}
+    assert {how for family, how in said.values() if family not in ALLOWED} == {"EAFNOSUPPORT"}
+    assert {family for family, how in said.values() if how == "done"} == ALLOWED
+
+
+def test_no_thread_has_descriptors_of_its_own(vm: Vm) -> None:
+    refused = dict.fromkeys(("unshare", "close_range", "clone"), "EPERM")
+    assert tried(vm, "threads") == refused | {"fork": "done"}
+
+
+STOP = """
+import os, signal, time
+end = time.monotonic() + 8
+print("up", flush=True)
+while time.monotonic() < end:
+    try:
+        os.kill(-1, signal.SIGSTOP)
+    except ProcessLookupError:
+        continue
+"""
+
+
+def test_a_stopped_start_does_not_stop_us(vm: Vm) -> None:
+    """A process of the VM stops every other one, the one that is about to execute too."""
+    stopper = vm.popen([sys.executable, "-c", STOP], stdout=subprocess.PIPE)
+    assert stopper.stdout is not None
+    assert stopper.stdout.readline() == b"up\n"
+    late: list[HostsimError] = []
+    while not late and stopper.poll() is None:
+        try:
+            vm.popen(["true"]).close()
+        except HostsimError as error:
+            late.append(error)
+    assert late, "no start was stopped: the attack does not work, and shows nothing"
+    assert {error.why.rpartition(": ")[2] for error in late} == {os.strerror(errno.ETIMEDOUT)}
