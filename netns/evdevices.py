@@ -1,26 +1,27 @@
-"""Input devices: the real node, and clones of it (evdev and uinput, through python-evdev).
+"""Input devices: the real node; a clone of it is in `uinput`, the ioctls in `evioctl`.
 
-The only module that imports evdev. A `Source` owns the descriptor of a real node, a `Clone` that
-of a uinput device; both are non-blocking. Errors are the kernel's (OSError; ENODEV: unplugged).
+The only module that imports evdev, for the names of codes. A `Source` owns the descriptor of a real
+node, which is non-blocking. Errors are the kernel's (OSError; ENODEV: unplugged).
 """
 
 import contextlib
-import errno
 import fcntl
 import os
 import re
 import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from evdev import InputDevice, UInput, UInputError, ecodes
+from evdev import UInput, ecodes
 
 from cext.input import evnode
+from netns import evioctl
 
 _EVIOCSCLOCKID = 0x400445A0
 _EVENT = struct.Struct("llHHi")
+
+KEY_CNT: int = ecodes.ecodes["KEY_MAX"] + 1
 
 MODIFIERS = frozenset(
     ecodes.ecodes[f"KEY_{side}{key}"]
@@ -50,68 +51,71 @@ class Identity:
         )
 
 
-@contextlib.contextmanager
-def _kernel_errors() -> Iterator[None]:
-    """python-evdev forgets the errno where an ioctl fails: on an unplugged device."""
-    try:
-        yield
-    except SystemError:
-        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV)) from None
+def shown(raw: bytes) -> str:
+    """What a device says of itself, fit for a line and for JSON: what is no UTF-8, or cannot be
+    printed, stands as an escape."""
+    text = raw.decode(errors="backslashreplace")
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
 class Source:
-    """A real device's node, open for reading and writing. Raises OSError."""
+    """A real device's node, open for reading and writing. Raises OSError.
+
+    name, phys: as bytes, exactly as the device has them; `identity` has them fit to be shown.
+    able: the codes of each type of events that it has.
+    effects: how many of force feedback it can have at a time.
+    """
 
     def __init__(self, node: str) -> None:
-        self._device = InputDevice(node)
-        self.node = node
-        self.sysname = os.path.basename(node)
-        self.rdev = os.stat(node).st_rdev
-        info = self._device.info
-        self.identity = Identity(
-            self._device.name,
-            self._device.phys,
-            self._device.uniq,
-            info.bustype,
-            info.vendor,
-            info.product,
-            info.version,
-        )
-        self._codes = self._device.capabilities(absinfo=False)
-        # EV_REP and the like have no codes, and are in the list of types only
-        self.types = frozenset(self._codes[ecodes.EV_SYN])
+        self._fd = os.open(node, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            fd = self._fd
+            self.node = node
+            self.sysname = os.path.basename(node)
+            self.rdev = os.fstat(fd).st_rdev
+            self.name, self.phys, uniq = (evioctl.text(fd, nr) for nr in (0x06, 0x07, 0x08))
+            self.identity = Identity(
+                shown(self.name), shown(self.phys), shown(uniq), *evioctl.identity(fd)
+            )
+            self.able = evioctl.able(fd)
+            # EV_REP and the like have no codes, and are in the list of types only
+            self.types = frozenset(self.able[ecodes.EV_SYN])
+            self.properties = evioctl.properties(fd)
+            self.effects = evioctl.effects(fd)
+        except OSError:
+            os.close(fd)
+            raise
 
     def fileno(self) -> int:
         """The descriptor; it stays ours."""
-        fd: int = self._device.fd
-        return fd
+        return self._fd
+
+    def axis(self, code: int) -> evioctl.Axis:
+        """How an axis is, and is calibrated."""
+        return evioctl.axis(self._fd, code)
 
     def codes(self, kind: int) -> list[int]:
         """The codes it has of one type of events (EVIOCGBIT)."""
-        return list(self._codes.get(kind, ()))
+        return list(self.able.get(kind, ()))
 
     def inject(self, events: Sequence[tuple[int, int, int]]) -> None:
         """Write (type, code, value) as one frame: of what the device reports, all readers and the
         kernel's own record have it so; of what it obeys (LEDs, sounds, gain), it does so."""
-        for event in events:
-            self._device.write(*event)
-        if events:
-            self._device.syn()
+        frame = [*events, (ecodes.EV_SYN, ecodes.SYN_REPORT, 0)] if events else []
+        os.write(self._fd, b"".join(_EVENT.pack(0, 0, *event) for event in frame))
 
     def grab(self) -> None:
         """No other reader gets an event from now on (EVIOCGRAB). EBUSY: somebody else has it so."""
-        self._device.grab()
+        evioctl.grab(self._fd, True)
 
     def ungrab(self) -> None:
         """Undo `grab`; a device that is gone or was not grabbed is no error."""
         with contextlib.suppress(OSError):
-            self._device.ungrab()
+            evioctl.grab(self._fd, False)
 
     def held(self) -> list[int]:
         """Codes of the keys and buttons that are down."""
-        with _kernel_errors():
-            keys: list[int] = self._device.active_keys()
-        return keys
+        return evioctl.down(self._fd)
 
     def lift(self, keep: frozenset[int] = frozenset()) -> int:
         """Release every key that is down, but for those to `keep`, for all readers and for the
@@ -120,21 +124,19 @@ class Source:
         The event is injected (write(2) on the node), so the real release, when it comes, is no
         change any more and reaches nobody.
         """
-        return evnode.still(self._device.fd, keep, keys=True)
+        return evnode.still(self._fd, keep, keys=True)
 
     def still(self, keep: frozenset[int] = frozenset()) -> None:
         """`lift`; and lift every contact, silence bells and tones, and set force feedback's gain to
         full and its centring to none, as the drivers start. The hardware's next report of a finger
         that is still there begins a new contact."""
-        evnode.still(self._device.fd, keep)
+        evnode.still(self._fd, keep)
 
     def leds(self) -> list[int]:
         """Codes of the LEDs that are on."""
         if ecodes.EV_LED not in self.types:
             return []
-        with _kernel_errors():
-            lit: list[int] = self._device.leds()
-        return lit
+        return evioctl.lit(self._fd)
 
     def set_leds(self, lit: list[int]) -> None:
         """Exactly these LEDs on."""
@@ -147,21 +149,22 @@ class Source:
         """(delay, period) of autorepeat in ms (EVIOCGREP), None where the device has none."""
         if ecodes.EV_REP not in self.types:
             return None
-        rate = self._device.repeat
-        return rate.delay, rate.repeat
+        return evioctl.repeat(self._fd)
 
     def set_repeat(self, rate: tuple[int, int] | None) -> None:
         """Set what `repeat` gave."""
         if rate is not None and ecodes.EV_REP in self.types:
-            self._device.repeat = rate
+            evioctl.set_repeat(self._fd, rate)
 
     def monotonic(self) -> None:
         """Have events stamped by CLOCK_MONOTONIC (EVIOCSCLOCKID)."""
-        fcntl.ioctl(self._device.fd, _EVIOCSCLOCKID, struct.pack("i", time.CLOCK_MONOTONIC))
+        fcntl.ioctl(self._fd, _EVIOCSCLOCKID, struct.pack("i", time.CLOCK_MONOTONIC))
 
     def close(self) -> None:
         """Close the descriptor, which also undoes a grab. Twice is harmless."""
-        self._device.close()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
 
 class Feeder:
@@ -191,56 +194,12 @@ class Feeder:
         self._uinput.close()
 
 
-class Clone:
-    """A uinput device like another one: name, ids, phys, properties, abilities, axes.
-
-    uniq is the one thing uinput(4) cannot set. It lives until `close`. Raises OSError (EACCES,
-    ENOENT: no uinput in this kernel).
-    """
-
-    def __init__(self, source: Source) -> None:
-        device = source._device
-        identity = source.identity
-        events: dict[int, Sequence[int]] = dict(device.capabilities())
-        events.pop(ecodes.EV_SYN, None)
-        events.update({kind: [] for kind in source.types if kind and kind not in events})
-        try:
-            self._uinput = UInput(
-                events,
-                name=identity.name,
-                vendor=identity.vendor,
-                product=identity.product,
-                version=identity.version,
-                bustype=identity.bustype,
-                phys=identity.phys,
-                input_props=device.input_props(),
-                max_effects=device.ff_effects_count if ecodes.EV_FF in events else 0,
-            )
-        except UInputError as error:
-            raise OSError(str(error)) from error
-        node = self._uinput.device
-        self.sysname = os.path.basename(os.fsdecode(node.path))
-        self.rdev = os.stat(node.path).st_rdev
-        if (rate := source.repeat()) is not None:
-            node.repeat = rate
-        node.close()  # an open reader of ours would only fill up
-
-    def fileno(self) -> int:
-        """uinput's descriptor: events written become the clone's, LEDs set on it are read."""
-        fd: int = self._uinput.fd
-        return fd
-
-    def close(self) -> None:
-        """Destroy the device. Twice is harmless."""
-        self._uinput.close()
-
-
 def classify(source: Source) -> dict[str, str]:
     """What udev's input_id says of a device (systemd, src/udev/udev-builtin-input_id.c), for a
     machine without a udev daemon: ID_INPUT and its kinds, by abilities."""
-    able = source._device.capabilities(absinfo=False)
+    able = source.able
     keys, rel, axes = (set(able.get(kind, ())) for kind in (1, 2, 3))
-    props = set(source._device.input_props())
+    props = set(source.properties)
     pen = bool(keys & {ecodes.BTN_STYLUS, ecodes.BTN_TOOL_PEN})
     points = {ecodes.ABS_X, ecodes.ABS_Y} <= axes
     kinds = {
@@ -265,7 +224,7 @@ def classify(source: Source) -> dict[str, str]:
 def key_code(name: str) -> int:
     """The number of a key by its name in linux/input-event-codes.h. Raises KeyError."""
     code: int = ecodes.ecodes[name]
-    if not re.match("KEY_|BTN_", name):
+    if not re.match("KEY_|BTN_", name) or code >= KEY_CNT:
         raise KeyError(name)
     return code
 
@@ -273,8 +232,3 @@ def key_code(name: str) -> int:
 def led_names(codes: list[int]) -> list[str]:
     """LED codes by name."""
     return [str(ecodes.LED.get(code, code)) for code in codes]
-
-
-def uinput_available() -> bool:
-    """Whether clones can be made."""
-    return Path("/dev/uinput").is_char_device()

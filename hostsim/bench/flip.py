@@ -19,7 +19,8 @@ from hostsim.bench.losses import KINDS, MODES_OF, Losses
 from hostsim.bench.seats import NAME, SEATD_SOCKET, Mover, oses, seat
 from hostsim.errors import HostsimError, UsageError
 from hostsim.model import Json
-from netns.evdevices import Feeder, uinput_available
+from netns import uinput
+from netns.evdevices import Feeder
 
 SIZES = tuple(f"{mode}/{count}" for count in (1, 8) for mode in ("mirror", "direct"))
 PERCENTILES = {"": 99, "/p50": 50}
@@ -40,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> Json:
     """Measure; the document of the contract. Raises HostsimError."""
-    if not uinput_available():
+    if not uinput.available():
         raise HostsimError("bench flip", "this kernel has no /dev/uinput", "use scripts/testvm")
     flips: int = options.flips
     if flips < 1 or (flips > FLIPS and not set(options.case or ["all"]) <= set(COUNTED)):

@@ -21,7 +21,9 @@ from cext.input.forward import Forwarder
 from hostsim.bench import common
 from hostsim.errors import HostsimError
 from hostsim.model import Json
-from netns.evdevices import Clone, Feeder, Source, uinput_available
+from netns import uinput
+from netns.evdevices import Feeder, Source
+from netns.uinput import Clone
 
 EVENTS = 1000
 RATE_EVENTS = 19_200
@@ -41,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> Json:
     """Measure; the document of the contract. Raises HostsimError."""
-    if not uinput_available():
+    if not uinput.available():
         raise HostsimError("bench input", "this kernel has no /dev/uinput", "use scripts/testvm")
     peer = bool(shutil.which("interception") and shutil.which("uinput"))
 

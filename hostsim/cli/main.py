@@ -102,6 +102,11 @@ def _parser() -> _Parser:
         help="a host file, the name of a shipped host, or - for standard input",
     )
     sub.add_argument("--foreground", action="store_true", help="stay, and log to stderr")
+    sub.add_argument(
+        "--strict",
+        action="store_true",
+        help="exit status 1 if a device cannot be taken; the host is up all the same",
+    )
     command("down", _down, "take the host down", alone=True)
     command(
         "clean",
@@ -287,7 +292,20 @@ def _up(arguments: argparse.Namespace) -> int:
     _warn_of_shadows(hostfile.parse(*source))  # a wrong file costs no daemon
     answer = client.up(str(source.path), source.text, arguments.foreground)
     print(f"host {answer['host']} is up (daemon {answer['pid']})")
-    return 0
+    waiting = _warn_of_devices(client.ask(answer["host"], "devices") if spec.devices else [])
+    return 1 if waiting and arguments.strict else 0
+
+
+def _warn_of_devices(found: Sequence[dict[str, Any]]) -> int:
+    """Say which devices no OS can have for now; how many."""
+    waiting = [device for device in found if device.get("why")]
+    for device in waiting:
+        print(
+            f"hostsim: warning: {device['name']} ({device['node']}) is not taken: {device['why']}; "
+            "it is tried again",
+            file=sys.stderr,
+        )
+    return len(waiting)
 
 
 def _warn_of_shadows(spec: Any) -> None:

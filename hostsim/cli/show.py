@@ -133,7 +133,7 @@ def devices(found: Rows) -> None:
             str(row.get("name")),
             str(row.get("node") or "-"),
             str(row.get("mode")),
-            str(row.get("owner") or "-"),
+            str(row.get("owner") or (f"none: {row['why']}" if row.get("why") else "-")),
             ", ".join(row.get("states", {})) or "-",
         )
     _put(table, "no equipment")

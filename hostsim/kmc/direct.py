@@ -48,6 +48,7 @@ from hostsim.kmc.equipment import Equipment
 from hostsim.kmc.osnodes import Node, OsNodes, node_path, udev_links, udev_properties
 from hostsim.model import DeviceSpec, Held, Json
 from netns import evstate, leds
+from netns.claims import Claims
 from netns.evdevices import MODIFIERS, Source, key_code, led_names
 from netns.evstate import EV_LED, State
 from netns.hotplug import InputNode
@@ -93,9 +94,15 @@ class Direct(Equipment):
     `model.KmcSpec`, and above."""
 
     def __init__(
-        self, oses: dict[str, OsNodes], hotkey: Callable[[], None], held: Held, journal: Journal
+        self,
+        oses: dict[str, OsNodes],
+        hotkey: Callable[[], None],
+        held: Held,
+        journal: Journal,
+        claims: Claims,
     ) -> None:
         self._journal = journal
+        self._claims = claims
         self._carries = MODIFIERS if held == "carry-modifiers" else frozenset()
         self._oses = oses
         self._hotkey = hotkey
@@ -171,6 +178,7 @@ class Direct(Equipment):
             self._watcher.remove(device.watched)
         self._memory.keep(device.source.identity.key, device.saved, device.fresh)
         device.source.close()
+        self._claims.release(sysname)
 
     def identify(self) -> list[Json]:
         """See `Equipment`."""

@@ -32,7 +32,7 @@ from hostsim.kmc.refrain import AN_AGENT, AgentLog, shown
 from hostsim.kmc.wire import Message, Type
 from hostsim.model import HostSpec, Json
 from hostsim.vm import Vm
-from netns.evdevices import uinput_available
+from netns import uinput
 from netns.journal import Journal
 
 log = logging.getLogger("hostsim.kmc")
@@ -69,7 +69,7 @@ class Kmc:
     async def start(self) -> None:
         """Take the devices, start the agents, make the first OS foreground. Raises HostsimError."""
         mirrored = any(device.mode == "mirror" for device in self._spec.devices)
-        if mirrored and not uinput_available():
+        if mirrored and not uinput.available():
             raise HostsimError(
                 "[[device]] mode",
                 "mirror needs uinput, and this kernel offers no /dev/uinput",
@@ -184,8 +184,9 @@ class Kmc:
         }
 
     def devices(self) -> list[Json]:
-        """The equipment; see `Equipment.identify`."""
-        return [device for driver in self._drivers() for device in driver.identify()]
+        """The equipment (see `Equipment.identify`), and what waits to be (`Plugs.waiting`)."""
+        taken = [device for driver in self._drivers() for device in driver.identify()]
+        return taken + (self._plugs.waiting() if self._plugs is not None else [])
 
     def _hotkey(self) -> None:
         try:

@@ -24,10 +24,12 @@ from hostsim.kmc.equipment import Equipment
 from hostsim.kmc.osnodes import Node, OsNodes, node_path, udev_links, udev_properties
 from hostsim.model import DeviceSpec, Held, Json
 from netns import evstate, leds
-from netns.evdevices import Clone, Source, key_code, led_names
+from netns.claims import CLONE, Claims
+from netns.evdevices import Source, key_code, led_names
 from netns.evstate import State
 from netns.hotplug import InputNode
 from netns.journal import Journal
+from netns.uinput import Clone
 
 log = logging.getLogger("hostsim.kmc")
 
@@ -44,16 +46,23 @@ class _Mirrored:
 
 
 class Mirror(Equipment):
-    """The driver. `hotkey` is called (in the loop, from `on_readable`) when a chord is pressed.
+    """The driver. Its devices are claimed by the caller of `add`, and given up here when they go.
+    `hotkey` is called (in the loop, from `on_readable`) when a chord is pressed.
 
     held: see `model.KmcSpec`. A modifier that is carried is pressed on the new OS's clone, and
     released there when it is let go; on the old OS's it was released at the flip.
     """
 
     def __init__(
-        self, oses: dict[str, OsNodes], hotkey: Callable[[], None], held: Held, journal: Journal
+        self,
+        oses: dict[str, OsNodes],
+        hotkey: Callable[[], None],
+        held: Held,
+        journal: Journal,
+        claims: Claims,
     ) -> None:
         self._journal = journal
+        self._claims = claims
         self._oses = oses
         self._index = {name: number for number, name in enumerate(oses)}
         self._hotkey = hotkey
@@ -79,14 +88,6 @@ class Mirror(Equipment):
                     if device.number == number:
                         self.remove(sysname)
 
-    def owns(self, sysname: str) -> bool:
-        """Whether a node is one of our clones, which are no equipment to hand over."""
-        return any(
-            clone.sysname == sysname
-            for device in self._devices.values()
-            for clone in device.clones.values()
-        )
-
     def has(self, sysname: str) -> bool:
         """Whether this node is a device of ours."""
         return sysname in self._devices
@@ -110,7 +111,7 @@ class Mirror(Equipment):
             source.still()  # what the machine's readers have seen begin ends for them
             source.grab()
             for name, nodes in self._oses.items():
-                device.clones[name] = Clone(source)
+                device.clones[name] = self._clone(source)
                 leds.cut(leds.triggers(device.clones[name].sysname))
                 if name in known:
                     with _opened(device.clones[name]) as clone:
@@ -194,6 +195,16 @@ class Mirror(Equipment):
             self._forwarder.close()
             self._forwarder = None
 
+    def _clone(self, source: Source) -> Clone:
+        with self._claims.makes():
+            clone = Clone(source)
+            try:
+                self._claims.claim(clone.sysname, CLONE)
+            except OSError:
+                clone.close()
+                raise
+        return clone
+
     def _cut_leds(self) -> None:
         """Of the clones that got LEDs late: the kernel loads input-leds with the first keyboard."""
         for device in self._devices.values():
@@ -208,10 +219,12 @@ class Mirror(Equipment):
         for name, clone in device.clones.items():
             self._oses[name].forget(clone.sysname)
             clone.close()
+            self._claims.release(clone.sysname)
         with contextlib.suppress(OSError):  # ENODEV: unplugged
             device.source.lift()
         device.source.ungrab()
         device.source.close()
+        self._claims.release(device.source.sysname)
 
 
 @contextlib.contextmanager

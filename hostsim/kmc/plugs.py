@@ -1,24 +1,49 @@
 """Which device belongs to which driver: what is plugged in, at the start and later.
 
 A device goes to the driver that the first matching `[[device]]` names. One that no table means is
-the machine's, and so are our own clones.
+the machine's. A host leaves alone what any host of this machine has: its devices, and its clones
+(netns.claims). A device that cannot be taken now, because another program or another host has it,
+is named by `waiting`, and tried again until it is taken or unplugged.
 """
 
 import asyncio
+import errno
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from hostsim.errors import HostsimError
 from hostsim.kmc.direct import Direct
 from hostsim.kmc.equipment import Equipment, first_match
 from hostsim.kmc.mirror import Mirror
 from hostsim.kmc.osnodes import OsNodes
-from hostsim.model import HostSpec
+from hostsim.model import DeviceSpec, HostSpec, Json
+from netns.claims import CLONE, DEVICE, Claims
 from netns.evdevices import Source
 from netns.hotplug import Hotplug, InputNode
 from netns.journal import Journal
 
 log = logging.getLogger("hostsim.kmc")
+
+AGAIN = 1.0
+"""Seconds between two tries to take what waits."""
+
+SOON = 0.05
+"""The same while any host makes a clone: a device that has just appeared may be that."""
+
+MADE = "/devices/virtual/input/"
+"""Where in sysfs devices are that a program made through uinput."""
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """A device that is to be taken. name, mode: empty: not known yet. why: empty: it may be a clone
+    that is just being made."""
+
+    node: InputNode
+    why: str = ""
+    name: str = ""
+    mode: str = ""
 
 
 class Plugs:
@@ -39,8 +64,11 @@ class Plugs:
         self._devices = spec.devices
         self._readers: list[int] = []
         self._hotplug: Hotplug | None = None
-        self.mirror = Mirror(nodes, hotkey, held, journal)
-        self.direct = Direct(nodes, hotkey, held, journal)
+        self._claims = Claims(spec.name)
+        self._waiting: dict[str, _Waiting] = {}
+        self._again: asyncio.TimerHandle | None = None
+        self.mirror = Mirror(nodes, hotkey, held, journal, self._claims)
+        self.direct = Direct(nodes, hotkey, held, journal, self._claims)
 
     def start(self) -> None:
         """Take what is there, and listen for more. Raises OSError."""
@@ -52,6 +80,21 @@ class Plugs:
                 self._plugged(node)
             self._watch(self._hotplug.fileno(), self._on_hotplug)
 
+    def waiting(self) -> list[Json]:
+        """Devices that cannot be taken now, as `Equipment.identify` has others, and `why`."""
+        return [
+            {
+                "name": one.name,
+                "node": one.node.node,
+                "mode": one.mode,
+                "owner": None,
+                "states": {},
+                "why": one.why,
+            }
+            for one in self._waiting.values()
+            if one.why
+        ]
+
     def forget(self, driver: Equipment) -> None:
         """A driver is about to be closed: hear it no more. Another kind of driver is no error."""
         if isinstance(driver, Mirror | Direct):
@@ -61,10 +104,14 @@ class Plugs:
         """Hear nothing any more. Twice is harmless."""
         while self._readers:
             self._unwatch(self._readers[-1])
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
 
     def close(self) -> None:
-        """Both drivers are closed by their owner."""
+        """Both drivers are closed by their owner, before this."""
         self.hush()
+        self._claims.close()
         if self._hotplug is not None:
             self._hotplug.close()
             self._hotplug = None
@@ -75,28 +122,63 @@ class Plugs:
             if action == "add":
                 self._plugged(node)
             elif action == "remove":
+                self._waiting.pop(node.sysname, None)
                 self.mirror.remove(node.sysname)
                 self.direct.remove(node.sysname)
 
     def _plugged(self, node: InputNode) -> None:
-        if self.mirror.owns(node.sysname) or self.mirror.has(node.sysname):
+        """Take the node if it is ours to take; else it may have to wait."""
+        if self.mirror.has(node.sysname) or self.direct.has(node.sysname):
             return
-        if self.direct.has(node.sysname):
+        before = self._waiting.pop(node.sysname, None)
+        after = self._try(node)
+        if after is None:
             return
-        source = None
+        self._waiting[node.sysname] = after
+        if after.why and (before is None or before.why != after.why):
+            log.warning("%s (%s): cannot be taken: %s", after.name, node.node, after.why)
+        if self._again is None:
+            delay = AGAIN if after.why else SOON
+            self._again = asyncio.get_running_loop().call_later(delay, self._try_again)
+
+    def _try_again(self) -> None:
+        self._again = None
+        for one in list(self._waiting.values()):
+            self._plugged(one.node)
+
+    def _try(self, node: InputNode) -> _Waiting | None:
+        """None: it is taken, or is not to be."""
+        if node.path.startswith(MADE) and self._claims.making():
+            return _Waiting(node)
+        owner = self._claims.owner(node.sysname)
+        if owner is not None and owner.kind == CLONE:
+            log.debug("%s: a clone of host %s", node.node, owner.host)
+            return None
         try:
             source = Source(node.node)
-            spec = first_match(self._devices, source.identity, node)
-            if spec is None:
-                source.close()
-                return
-            driver = self.mirror if spec.mode == "mirror" else self.direct
+        except OSError as error:
+            if error.errno in (errno.ENODEV, errno.ENXIO, errno.ENOENT):  # it has gone already
+                return None
+            return _Waiting(node, str(error.strerror), node.sysname, "-")
+        spec = first_match(self._devices, source.identity, node)
+        if spec is None:
+            source.close()
+            return None
+        return self._add(source, node, spec)
+
+    def _add(self, source: Source, node: InputNode, spec: DeviceSpec) -> _Waiting | None:
+        """`source` is the driver's then, or closed."""
+        name = source.identity.name
+        driver = self.mirror if spec.mode == "mirror" else self.direct
+        try:
+            self._claims.claim(node.sysname, DEVICE)
             driver.add(source, node, spec)
-            log.info("%s (%s): %s", source.identity.name, node.node, spec.mode)
         except (OSError, HostsimError) as error:
-            log.warning("%s: cannot be taken: %s", node.node, error)
-            if source is not None:
-                source.close()
+            source.close()
+            self._claims.release(node.sysname)
+            return _Waiting(node, _why(error), name, spec.mode)
+        log.info("%s (%s): %s", name, node.node, spec.mode)
+        return None
 
     def _watch(self, fd: int, callback: Callable[[], None]) -> None:
         asyncio.get_running_loop().add_reader(fd, callback)
@@ -105,3 +187,11 @@ class Plugs:
     def _unwatch(self, fd: int) -> None:
         asyncio.get_running_loop().remove_reader(fd)
         self._readers.remove(fd)
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno == errno.EBUSY:
+        return "another program has grabbed it"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error)

@@ -102,7 +102,7 @@ def test_a_run_of_a_mode_serves_all_its_cases(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_many_flips_are_for_counting_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flip, "uinput_available", lambda: True)
+    monkeypatch.setattr("netns.uinput.available", lambda: True)
     for wrong in (options(flips=0), options(flips=5000), options(flips=5000, case=["mirror/1"])):
         with pytest.raises(UsageError, match="any number for leaked, "):
             flip.run(wrong)

@@ -1,0 +1,141 @@
+"""Which host has which input device of this machine, by locks that end with the daemon that holds
+them (fcntl(2), open file description locks).
+
+    /run/hostsim-devices/event12   locked by the daemon that has it; says as what, and which host
+    /run/hostsim-devices/making    locked for reading as long as a daemon makes a clone
+
+A clone is there before the lock on its file can be: only then its name is known. So a uinput device
+that appears while anybody makes a clone may be one: ask again when nobody does (`making`).
+"""
+
+import contextlib
+import fcntl
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+FOLDER = Path("/run/hostsim-devices")
+
+DEVICE, CLONE = "device", "clone"
+"""As what a host has a node: equipment of its OSes, or something that it made itself."""
+
+_FLOCK = struct.Struct("hhqqi")
+_SAYS_MAX = 256
+
+
+class Owner(NamedTuple):
+    """kind: DEVICE or CLONE; empty: not known, for its owner is just about to say."""
+
+    kind: str
+    host: str
+
+
+class ClaimedError(OSError):
+    """Another host has the node."""
+
+    def __init__(self, owner: Owner) -> None:
+        super().__init__(f"host {owner.host} has it" if owner.host else "another host has it")
+        self.owner = owner
+
+
+class Claims:
+    """One host's claims. Nothing here waits. `close` gives all of them up; twice is harmless."""
+
+    def __init__(self, host: str, folder: Path = FOLDER) -> None:
+        self._host = host
+        self._folder = folder
+        self._held: dict[str, int] = {}
+        folder.mkdir(mode=0o700, exist_ok=True)
+
+    def claim(self, sysname: str, kind: str) -> None:
+        """The node is ours from now on. Once more is harmless. Raises ClaimedError, OSError."""
+        if sysname in self._held:
+            return
+        path = self._folder / sysname
+        while True:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _lock(fcntl.F_WRLCK))
+                if _is(fd, path):
+                    break
+            except BlockingIOError:
+                owner = _says(fd)
+                os.close(fd)
+                raise ClaimedError(owner) from None
+            os.close(fd)  # its last owner has just removed it
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{kind} {self._host}\n".encode(), 0)
+        self._held[sysname] = fd
+
+    def release(self, sysname: str) -> None:
+        """The node is not ours any more. One that is not is no error."""
+        fd = self._held.pop(sysname, -1)
+        if fd >= 0:
+            with contextlib.suppress(OSError):
+                os.unlink(self._folder / sysname)
+            os.close(fd)
+
+    def owner(self, sysname: str) -> Owner | None:
+        """Who has the node; None: no host."""
+        try:
+            fd = os.open(self._folder / sysname, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            return _says(fd) if _locked(fd) else None
+        finally:
+            os.close(fd)
+
+    @contextlib.contextmanager
+    def makes(self) -> Iterator[None]:
+        """A clone is made, and claimed, inside of the block. Raises OSError."""
+        fd = self._making(os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _lock(fcntl.F_RDLCK))  # with others, never waits
+            yield
+        finally:
+            os.close(fd)
+
+    def making(self) -> bool:
+        """Whether any host makes a clone at this moment."""
+        try:
+            fd = self._making(os.O_RDONLY)
+        except FileNotFoundError:
+            return False
+        try:
+            return _locked(fd)
+        finally:
+            os.close(fd)
+
+    def close(self) -> None:
+        """See above."""
+        for sysname in list(self._held):
+            self.release(sysname)
+
+    def _making(self, flags: int) -> int:
+        return os.open(self._folder / "making", flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
+def _lock(kind: int) -> bytes:
+    return _FLOCK.pack(kind, os.SEEK_SET, 0, 0, 0)
+
+
+def _locked(fd: int) -> bool:
+    """Whether a lock of anybody's, another descriptor of ours included, is on the file."""
+    answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _lock(fcntl.F_WRLCK))
+    return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
+
+
+def _is(fd: int, path: Path) -> bool:
+    try:
+        there = os.stat(path, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(os.fstat(fd), there)
+
+
+def _says(fd: int) -> Owner:
+    kind, _, host = os.pread(fd, _SAYS_MAX, 0).decode(errors="replace").strip().partition(" ")
+    return Owner(kind, host)

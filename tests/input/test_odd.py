@@ -1,0 +1,140 @@
+"""Devices that say odd things of themselves, that somebody else has, or that another host made."""
+
+import fcntl
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from help.rig import DEADLINE, Rig, spec
+from help.waiting import until
+from hostsim.model import DeviceMode
+
+pytestmark = [pytest.mark.uinput, pytest.mark.timeout(240)]
+
+EV_KEY, EV_ABS, A, ABS_X = 1, 3, 30, 0
+EVIOCGRAB = 0x40044590
+
+
+class Odd:
+    """A uinput device of which only what is said here is known."""
+
+    def __init__(self, name: bytes, axis: tuple[int, ...] | None = None) -> None:
+        self._fd = os.open("/dev/uinput", os.O_RDWR)
+        fcntl.ioctl(self._fd, 0x40045564, EV_KEY)
+        for key in range(1, 100):
+            fcntl.ioctl(self._fd, 0x40045565, key)
+        if axis is not None:
+            fcntl.ioctl(self._fd, 0x40045564, EV_ABS)
+            fcntl.ioctl(self._fd, 0x401C5504, struct.pack("H2x6i", ABS_X, *axis))
+        fcntl.ioctl(self._fd, 0x405C5503, struct.pack("=4H80sI", 3, 1, 1, 1, name, 0))
+        fcntl.ioctl(self._fd, 0x5501)
+        buffer = bytearray(64)
+        fcntl.ioctl(self._fd, 0x8040552C, buffer)
+        device = Path("/sys/devices/virtual/input") / buffer.split(b"\0")[0].decode()
+        self.node = "/dev/input/" + next(path.name for path in device.glob("event*"))
+
+    def press(self, code: int, value: int) -> None:
+        frame = struct.pack("qqHHi", 0, 0, EV_KEY, code, value) + bytes(24)
+        os.write(self._fd, frame)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+@pytest.fixture(params=["mirror", "direct"])
+def mode(request: pytest.FixtureRequest) -> DeviceMode:
+    chosen: DeviceMode = request.param
+    return chosen
+
+
+@pytest.fixture
+def rig(tmp_path: Path, mode: DeviceMode) -> Iterator[Rig]:
+    made = Rig(spec(mode), tmp_path)
+    yield made
+    made.stop()
+
+
+def taken(rig: Rig) -> list[str]:
+    return [device["node"] for device in rig.devices() if not device.get("why")]
+
+
+def test_a_name_that_is_no_utf8_is_a_name(rig: Rig) -> None:
+    nobodys, ours = Odd(b"M\xfcller pad"), Odd(b"Test Keyboard M\xfcller")
+    try:
+        rig.start()
+        assert taken(rig) == [ours.node]
+        assert rig.devices()[0]["name"] == "Test Keyboard M\\xfcller"
+        later = Odd(b"Test Keyboard \x1b[2J\n")
+        until(lambda: len(taken(rig)) == 2, DEADLINE, "the other one is taken")
+        assert rig.devices()[1]["name"].isprintable()
+        reader = rig.reader("work")
+        ours.press(A, 1)
+        until(lambda: (A, 1) in reader.pressed(), DEADLINE, "work reads")
+        later.close()
+    finally:
+        nobodys.close()
+        ours.close()
+
+
+@pytest.mark.parametrize("mode", ["mirror"])
+def test_an_axis_that_defies_its_range_is_cloned_as_it_is(rig: Rig) -> None:
+    """uinput refuses it in a description, as the kernel does not in EVIOCSABS."""
+    odd = Odd(b"Test Keyboard", axis=(0, 0, 255, 0, 0, 0))
+    fd = os.open(odd.node, os.O_RDWR)
+    fcntl.ioctl(fd, 0x401845C0, struct.pack("6i", 7, 10, -10, 1, 500, 3))
+    os.close(fd)
+    rig.start()
+    assert taken(rig) == [odd.node]
+    clone = rig.devices()[0]["states"]["work"]["node"]
+    with open(clone, "rb", buffering=0) as node:
+        info = bytearray(24)
+        fcntl.ioctl(node, 0x80184540, info)
+    assert struct.unpack("6i", info)[1:] == (10, -10, 1, 500, 3)
+    odd.close()
+
+
+def test_a_device_that_is_grabbed_is_named_and_taken_when_it_is_free(rig: Rig) -> None:
+    odd = Odd(b"Test Keyboard")
+    program = os.open(odd.node, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        fcntl.ioctl(program, EVIOCGRAB, 1)
+        rig.start()
+        waiting = [device for device in rig.devices() if device.get("why")]
+        assert [(w["name"], w["node"], w["owner"]) for w in waiting] == [
+            ("Test Keyboard", odd.node, None)
+        ]
+        assert "grabbed" in waiting[0]["why"]
+        fcntl.ioctl(program, EVIOCGRAB, 0)
+        until(lambda: taken(rig) == [odd.node], DEADLINE, "it is taken now that it is free")
+    finally:
+        os.close(program)
+        odd.close()
+
+
+def test_two_hosts_share_no_device_and_clone_no_clone(tmp_path: Path, mode: DeviceMode) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    first = Rig(spec(mode), tmp_path / "a")
+    second = Rig(replace(spec("mirror"), name="inp2"), tmp_path / "b")
+    odd = Odd(b"Test Keyboard")
+    try:
+        first.start()
+        assert taken(first) == [odd.node]
+        second.start()
+        assert taken(second) == []
+        assert [device["why"] for device in second.devices()] == ["host inp has it"]
+        last = Odd(b"Test Keyboard, the last one")
+        until(lambda: len(taken(first)) + len(taken(second)) == 2, DEADLINE, "somebody has it")
+        nodes = {device["node"] for rig in (first, second) for device in rig.devices()}
+        assert nodes == {odd.node, last.node}
+        last.close()
+        first.stop()
+        until(lambda: taken(second) == [odd.node], DEADLINE, "it is the second host's now")
+    finally:
+        first.stop()
+        second.stop()
+        odd.close()
