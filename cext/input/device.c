@@ -17,7 +17,7 @@ struct out {
     struct input_event ev[HS_FRAME + 8];
 };
 
-enum fate { SEND, SUPPRESS, HOLD, SWALLOW };
+enum fate { SEND, SUPPRESS };
 
 static void put(struct out *o, unsigned type, unsigned code, int32_t value) {
     hs_put(o->ev, &o->n, HS_FRAME, type, code, value);
@@ -64,97 +64,80 @@ static int32_t rest_of(unsigned code, const struct input_absinfo *a) {
 
 /* ---- the hotkey ---------------------------------------------------------------------------- */
 
-static void flush_device(struct hs_device *d) {
-    struct out o = {0};
+/* Whole: what the owner has of its keys was meant for no OS, on whichever device it is. */
+static void take_back(struct hs_device_set *set, const struct hs_chord *chord) {
+    for (unsigned i = 0; i < HS_FWD_DEVICES; i++) {
+        struct hs_device *d = set->device[i];
+        struct out o = {0};
 
-    for (unsigned i = 0; i < d->n_back; i++) {
-        put(&o, EV_KEY, d->back[i], 1);
-        hs_bit_set(d->down[d->owner], d->back[i], true);
+        if (!d || d->chord != chord || d->owner < 0)
+            continue;
+        for (unsigned k = 0; k < chord->n; k++)
+            if (hs_bit(d->down[d->owner], chord->code[k])) {
+                put(&o, EV_KEY, chord->code[k], 0);
+                hs_bit_set(d->down[d->owner], chord->code[k], false);
+            }
+        if (!emit(d, d->owner, &o))
+            d->stats.failed++;
     }
-    d->set->held_back -= d->n_back;
-    if (emit(d, d->owner, &o))
-        d->stats.forwarded += d->n_back;
-    else
-        d->stats.failed += d->n_back;
-    d->n_back = 0;
 }
 
-static void flush_back(struct hs_device_set *set) {
-    for (unsigned i = 0; set->held_back > 0 && i < HS_FWD_DEVICES; i++)
-        if (set->device[i] && set->device[i]->n_back > 0)
-            flush_device(set->device[i]);
+static void leave_chord(struct hs_device *d) {
+    struct hs_chord *chord = d->chord;
+
+    d->chord = NULL;
+    if (!chord)
+        return;
+    hs_chord_gone(chord, (uint32_t)d->index);
+    for (unsigned i = 0; i < HS_FWD_DEVICES; i++)
+        if (d->set->device[i] && d->set->device[i]->chord == chord)
+            return;
+    hs_chord_set(chord, NULL, 0);
 }
 
-static void forget_back(struct hs_device *d, uint64_t *count) {
-    d->set->held_back -= d->n_back;
-    *count += d->n_back;
-    d->n_back = 0;
-}
+void hs_device_chord(struct hs_device *d, const uint16_t *codes, unsigned n) {
+    struct hs_chord *chords = d->set->chord;
+    unsigned i = 0;
 
-static bool in_list(const uint16_t *list, unsigned n, unsigned code) {
-    for (unsigned i = 0; i < n; i++)
-        if (list[i] == code)
-            return true;
-    return false;
-}
-
-/* The keys of the hotkey are down, and no others. */
-static bool chord_down(const struct hs_device *d) {
-    for (unsigned k = 0; k < KEY_CNT; k++)
-        if (hs_bit(d->physical, k) != in_list(d->chord, d->n_chord, k))
-            return false;
-    return true;
-}
-
-/* d->physical already holds the key's new state. */
-static enum fate chord_key(struct hs_device *d, unsigned code, int32_t value) {
-    if (d->n_chord == 0 || !in_list(d->chord, d->n_chord, code))
-        return SEND;
-    if (value == 2)
-        return in_list(d->back, d->n_back, code) ? SUPPRESS : SEND;
-    if (value == 0) {
-        if (in_list(d->back, d->n_back, code))
-            flush_back(d->set); /* only tapped: the OS gets the whole tap */
-        return SEND;
+    leave_chord(d);
+    if (n == 0)
+        return;
+    while (i < HS_FWD_DEVICES && !hs_chord_is(&chords[i], codes, n))
+        i++;
+    if (i == HS_FWD_DEVICES) { /* there is a free one: each device has one at most */
+        for (i = 0; chords[i].n > 0; i++)
+            ;
+        hs_chord_set(&chords[i], codes, n);
     }
-    for (unsigned k = 0; k < KEY_CNT; k++)
-        if (hs_bit(d->physical, k) && !in_list(d->chord, d->n_chord, k))
-            return SEND;
-    if (chord_down(d)) {
-        forget_back(d, &d->stats.chord);
-        d->set->notice(d->set, HS_FWD_CHORD_PRESSED, d->index);
-        return SWALLOW;
-    }
-    if (in_list(d->back, d->n_back, code))
-        return SUPPRESS;
-    d->back[d->n_back++] = (uint16_t)code; /* room for each: back is a part of chord */
-    d->set->held_back++;
-    return HOLD;
+    d->chord = &chords[i];
+    for (unsigned k = 0; k < n; k++)
+        hs_chord_key(d->chord, (uint32_t)d->index, codes[k], hs_bit(d->physical, codes[k]));
 }
 
 /* ---- a frame ------------------------------------------------------------------------------- */
 
-/* What the hardware does, whoever owns it. */
-static void observe(struct hs_device *d, const struct input_event *e) {
-    if (e->type == EV_KEY && e->code < KEY_CNT && e->value != 2)
+/* What the hardware does, whoever owns it. Whether that completes the hotkey. */
+static bool observe(struct hs_device *d, const struct input_event *e) {
+    bool whole = false;
+
+    if (e->type == EV_KEY && e->code < KEY_CNT && e->value != 2) {
         hs_bit_set(d->physical, e->code, e->value != 0);
+        whole = d->chord && hs_chord_key(d->chord, (uint32_t)d->index, e->code, e->value != 0);
+    }
     if (e->type != EV_ABS || d->slots == 0)
-        return;
+        return whole;
     if (e->code == ABS_MT_SLOT && e->value >= 0 && e->value < (int32_t)d->slots)
         d->slot = e->value;
     if (e->code == ABS_MT_TRACKING_ID)
         d->tracking[d->slot] = e->value;
+    return whole;
 }
 
 static enum fate key_fate(struct hs_device *d, const struct input_event *e) {
     uint8_t *down = d->down[d->owner];
-    enum fate fate;
 
     if (e->code >= KEY_CNT || (d->touch_wait && is_contact(e->code)))
         return SUPPRESS;
-    fate = chord_key(d, e->code, e->value);
-    if (fate != SEND)
-        return fate;
     if (e->value == 2)
         return d->repeats || !hs_bit(down, e->code) ? SUPPRESS : SEND;
     if (e->value == 0 && !hs_bit(down, e->code))
@@ -207,57 +190,59 @@ static void put_in_slot(struct hs_device *d, struct out *o, const struct input_e
     put(o, e->type, e->code, e->value);
 }
 
+/* What has become of the events of a frame, until it is sent. */
+struct fates {
+    uint64_t sent, scans, kept;
+};
+
+/* Send what there is of the owner's frame. Scan codes go with their key: of those alone whose keys
+ * were all kept from it, the owner gets none. */
+static void finish(struct hs_device *d, struct out *o, struct fates *n) {
+    if (n->sent == 0 && n->kept > 0)
+        d->stats.suppressed += n->scans;
+    else if (emit(d, d->owner, o))
+        d->stats.forwarded += n->sent + n->scans;
+    else
+        d->stats.failed += n->sent + n->scans;
+    o->n = 0;
+    *n = (struct fates){0};
+}
+
 static void frame(struct hs_device *d) {
     struct out o = {0};
-    uint64_t sent = 0, scans = 0, kept = 0;
+    struct fates n = {0};
 
     for (unsigned i = 0; i < d->n_in; i++) {
         const struct input_event *e = &d->in[i];
+        bool hotkey = observe(d, e);
 
-        observe(d, e);
         d->stats.events++;
-        if (d->owner < 0) {
+        if (hotkey) {
+            if (n.sent > 0)
+                finish(d, &o, &n); /* the owner has it before it is taken back */
+            take_back(d->set, d->chord);
+            d->set->notice(d->set, HS_FWD_CHORD_PRESSED, d->index);
+        }
+        if (d->owner < 0)
             d->stats.unowned++;
-            if (d->watched && d->n_chord > 0 && e->type == EV_KEY && e->value == 1 && chord_down(d))
-                d->set->notice(d->set, HS_FWD_CHORD_PRESSED, d->index);
-            continue;
-        }
-        if (e->type == EV_MSC) { /* scan codes go with their key */
-            put(&o, e->type, e->code, e->value);
-            scans++;
-            continue;
-        }
-        switch (fate_of(d, e)) {
-        case SEND:
-            put_in_slot(d, &o, e);
-            sent++;
-            break;
-        case SUPPRESS:
-            d->stats.suppressed++;
-            kept++;
-            break;
-        case HOLD:
-            kept++;
-            break;
-        case SWALLOW:
+        else if (hotkey) {
             d->stats.chord++;
-            kept++;
-            break;
+            n.kept++;
+        } else if (e->type == EV_MSC) {
+            put(&o, e->type, e->code, e->value);
+            n.scans++;
+        } else if (fate_of(d, e) == SEND) {
+            put_in_slot(d, &o, e);
+            n.sent++;
+        } else {
+            d->stats.suppressed++;
+            n.kept++;
         }
     }
     d->n_in = 0;
     if (d->owner < 0)
         return;
-    if (sent == 0 && kept > 0) {
-        d->stats.suppressed += scans;
-    } else {
-        if (sent > 0)
-            flush_back(d->set);
-        if (emit(d, d->owner, &o))
-            d->stats.forwarded += sent + scans;
-        else
-            d->stats.failed += sent + scans;
-    }
+    finish(d, &o, &n);
     if (d->touch_wait && !touched(d))
         d->touch_wait = false;
 }
@@ -286,19 +271,30 @@ static void put_positions(struct hs_device *d, struct out *o) {
                 put(o, EV_SW, code, hs_bit(switches, code));
 }
 
-static void resync(struct hs_device *d) {
+/* Into the frame, releases first, what the kernel's record of keys has and we do not. Whether there
+ * is any. */
+static bool look_at_keys(struct hs_device *d) {
     uint8_t keys[HS_KEY_BYTES];
+    bool found = false;
+
+    if (ioctl(d->real, EVIOCGKEY(sizeof(keys)), keys) < 0)
+        return false;
+    for (int pressed = 0; pressed < 2; pressed++)
+        for (unsigned k = 0; k < KEY_CNT; k++)
+            if (hs_bit(keys, k) == pressed && hs_bit(d->physical, k) != pressed) {
+                add_event(d, EV_KEY, k, pressed);
+                found = true;
+            }
+    return found;
+}
+
+static void resync(struct hs_device *d) {
     int32_t ids[HS_SLOTS];
     struct input_absinfo a;
     struct out o = {0};
 
     d->stats.resyncs++;
-    if (ioctl(d->real, EVIOCGKEY(sizeof(keys)), keys) >= 0) {
-        for (int pressed = 0; pressed < 2; pressed++)
-            for (unsigned k = 0; k < KEY_CNT; k++)
-                if (hs_bit(keys, k) == pressed && hs_bit(d->physical, k) != pressed)
-                    add_event(d, EV_KEY, k, pressed);
-    }
+    look_at_keys(d);
     hs_slots(d->real, ids);
     for (unsigned i = 0; i < d->slots; i++)
         if (ids[i] != d->tracking[i]) {
@@ -320,53 +316,6 @@ static void resync(struct hs_device *d) {
 
 /* ---- the calls ----------------------------------------------------------------------------- */
 
-static uint32_t low_bits(int fd, unsigned type) {
-    uint8_t bytes[64] = {0};
-    uint32_t out = 0;
-
-    if (ioctl(fd, EVIOCGBIT(type, sizeof(bytes)), bytes) >= 0)
-        for (unsigned i = 0; i < 32; i++)
-            out |= (uint32_t)hs_bit(bytes, i) << i;
-    return out;
-}
-
-void hs_device_init(struct hs_device *d, struct hs_device_set *set, int index, int real,
-                    const int *clones) {
-    uint8_t leds[(LED_CNT + 7) / 8] = {0};
-    struct input_absinfo a;
-
-    memset(d, 0, sizeof(*d));
-    d->set = set;
-    d->index = index;
-    d->real = real;
-    d->owner = -1;
-    d->watched = !clones;
-    if (clones)
-        memcpy(d->clones, clones, set->oses * sizeof(*clones));
-    memset(d->tracking, 0xff, sizeof(d->tracking));
-    d->repeats = low_bits(real, 0) >> EV_REP & 1;
-    d->ledbits = low_bits(real, EV_LED);
-    d->swbits = low_bits(real, EV_SW);
-    if (ioctl(real, EVIOCGBIT(EV_KEY, sizeof(d->keybits)), d->keybits) < 0)
-        memset(d->keybits, 0, sizeof(d->keybits));
-    if (ioctl(real, EVIOCGBIT(EV_ABS, sizeof(d->absbits)), d->absbits) < 0)
-        memset(d->absbits, 0, sizeof(d->absbits));
-    for (unsigned k = BTN_JOYSTICK; k < BTN_DIGI; k++)
-        d->stick = d->stick || hs_bit(d->keybits, k);
-    if (hs_bit(d->absbits, ABS_MT_SLOT) && ioctl(real, EVIOCGABS(ABS_MT_SLOT), &a) >= 0 &&
-        a.maximum >= 0) {
-        d->slots = a.maximum < HS_SLOTS ? (unsigned)a.maximum + 1 : HS_SLOTS;
-        d->slot = a.value >= 0 && a.value < (int32_t)d->slots ? a.value : 0;
-        hs_slots(d->real, d->tracking);
-    }
-    if (ioctl(real, EVIOCGKEY(sizeof(d->physical)), d->physical) < 0)
-        memset(d->physical, 0, sizeof(d->physical));
-    if (ioctl(real, EVIOCGLED(sizeof(leds)), leds) >= 0)
-        d->first_leds = (uint32_t)leds[0] | (uint32_t)leds[1] << 8;
-    if (low_bits(real, 0) >> EV_FF & 1)
-        d->ff = hs_ff_new(); /* without the memory: no effects, all else works */
-}
-
 int hs_device_read(struct hs_device *d) {
     struct input_event ev[BATCH];
     ssize_t size;
@@ -376,6 +325,7 @@ int hs_device_read(struct hs_device *d) {
         return errno == EAGAIN || errno == EINTR ? 0 : -ENODEV;
     if (size == 0)
         return -ENODEV;
+    d->deaf = false;
     for (size_t i = 0; i < (size_t)size / sizeof(ev[0]); i++) {
         if (ev[i].type == EV_SYN && ev[i].code == SYN_DROPPED) {
             d->dropping = true;
@@ -398,6 +348,14 @@ int hs_device_read(struct hs_device *d) {
             d->in[d->n_in++] = ev[i];
     }
     return 1;
+}
+
+void hs_device_look(struct hs_device *d) {
+    hs_device_drain(d);
+    if (!look_at_keys(d))
+        return;
+    d->deaf = true; /* until an event comes */
+    frame(d);
 }
 
 void hs_device_drain(struct hs_device *d) {
@@ -434,12 +392,12 @@ static const uint16_t modifiers[] = {
 /* What the owner holds and the next one is to hold too. Keys of a hotkey that is down asked for the
  * flip, and are meant for no OS. */
 static void note_carried(struct hs_device *d) {
-    bool chord = d->n_chord > 0 && chord_down(d);
+    bool chord = d->chord && hs_chord_whole(d->chord);
 
     memset(d->carried, 0, sizeof(d->carried));
     for (unsigned i = 0; d->set->carry && i < sizeof(modifiers) / sizeof(modifiers[0]); i++)
         if (hs_bit(d->down[d->owner], modifiers[i]) &&
-            !(chord && in_list(d->chord, d->n_chord, modifiers[i])))
+            !(chord && hs_chord_has(d->chord, modifiers[i])))
             hs_bit_set(d->carried, modifiers[i], true);
 }
 
@@ -459,7 +417,6 @@ void hs_device_release(struct hs_device *d) {
     if (os < 0)
         return;
     hs_device_drain(d);
-    forget_back(d, &d->stats.suppressed);
     note_carried(d);
     lift_touches(d, &o);
     for (unsigned k = 0; k < KEY_CNT; k++) {
@@ -501,6 +458,7 @@ void hs_device_take(struct hs_device *d, int os) {
 
 void hs_device_fini(struct hs_device *d) {
     hs_device_release(d);
+    leave_chord(d);
     if (!d->watched) /* else it is another's */
         hs_feedback_leds(d, d->first_leds);
     hs_ff_free(d->ff);

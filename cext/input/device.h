@@ -5,6 +5,7 @@
 #define HS_FORWARD_DEVICE_H
 #include "input/forward.h"
 #include "input/bits.h"
+#include "input/chord.h"
 #include "input/ff.h"
 
 #include <stddef.h>
@@ -13,15 +14,15 @@
 
 struct hs_device;
 
-/* All devices of a forwarder; hosts the rule that a held-back key goes out before anything else
- * does, whichever device that comes from. */
+/* All devices of a forwarder, and their hotkeys: devices with the same keys have the same one. */
 struct hs_device_set {
     struct hs_device *device[HS_FWD_DEVICES];
+    struct hs_chord chord[HS_FWD_DEVICES]; /* one that no device has has no keys */
     void (*notice)(struct hs_device_set *set, uint32_t type, int32_t device);
     unsigned oses;
-    unsigned held_back; /* keys held back, over all devices */
-    bool carry;         /* held modifiers go from owner to owner */
+    bool carry; /* held modifiers go from owner to owner */
 };
+_Static_assert(HS_FWD_DEVICES <= HS_CHORD_DEVICES, "a hotkey has a bit for each device");
 
 struct hs_device {
     struct hs_device_set *set;
@@ -36,6 +37,7 @@ struct hs_device {
     bool stick;      /* has axes that rest somewhere: a joystick, a gamepad */
     bool gone;
     bool watched;               /* no clones: only its hotkey counts */
+    bool deaf;                  /* watched, and somebody else has grabbed it: see hs_device_look */
     unsigned slots;             /* contacts the device can tell apart; 0: not a slotted device */
     int32_t slot;               /* the slot the hardware speaks of */
     int32_t tracking[HS_SLOTS]; /* its contacts' ids, -1: none */
@@ -51,8 +53,7 @@ struct hs_device {
     uint32_t leds[HS_FWD_OSES];
     int32_t sound[HS_FWD_OSES][SND_CNT]; /* what it has set, 0: silent */
     uint32_t first_leds;                 /* as found; set again when the device is let go */
-    uint16_t chord[HS_FWD_CHORD], back[HS_FWD_CHORD];
-    unsigned n_chord, n_back; /* the hotkey; its keys that are held back, in order */
+    struct hs_chord *chord;              /* its hotkey, in the set; NULL: none */
     unsigned n_in;
     struct input_event in[HS_FRAME];
     struct hs_fwd_stats stats;
@@ -64,6 +65,12 @@ void hs_device_init(struct hs_device *d, struct hs_device_set *set, int index, i
                     const int *clones);
 /* Read once and handle what came. 0: nothing more waits; 1: more may wait; -ENODEV: unplugged. */
 int hs_device_read(struct hs_device *d);
+/* Give it a hotkey, n = 0: none. At most HS_CHORD_KEYS keys. */
+void hs_device_chord(struct hs_device *d, const uint16_t *codes, unsigned n);
+/* Of a watched device: a program that has grabbed the node (EVIOCGRAB) has all of its events, but
+ * the kernel's record of what is down is everybody's (EVIOCGKEY). What the events have not told,
+ * that tells, as if it had been read. */
+void hs_device_look(struct hs_device *d);
 /* Handle all that waits on the hardware now. */
 void hs_device_drain(struct hs_device *d);
 void hs_device_release(struct hs_device *d);

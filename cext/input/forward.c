@@ -13,10 +13,15 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
+#include <sys/timerfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #define NOTICES 64 /* more than that many unread: the oldest fact is enough, newer are dropped */
 #define WAKE UINT64_MAX
+#define LOOK (UINT64_MAX - 1)
+#define LOOK_MS 100 /* between two looks at devices that somebody else may have grabbed */
+#define DEAF_MS 20  /* ... and that somebody has: nobody presses a hotkey for less */
 #define NICE (-20)
 #define THREADS 2
 
@@ -25,7 +30,7 @@ struct hs_fwd {
     pthread_t thread[THREADS];
     unsigned threads;
     pthread_mutex_t lock;
-    int epoll, wake, notice_fd;
+    int epoll, wake, notice_fd, timer;
     bool stop;
     uint32_t generation[HS_FWD_DEVICES]; /* so that a late epoll event hits no newer device */
     struct hs_fwd_notice notices[NOTICES];
@@ -60,6 +65,35 @@ static int watch(struct hs_fwd *f, int op, int fd, uint64_t data) {
     return epoll_ctl(f->epoll, op, fd, &ev) < 0 ? -errno : 0;
 }
 
+/* How often watched devices with a hotkey are looked at: see hs_device_look. */
+static void set_timer(struct hs_fwd *f) {
+    struct itimerspec each = {0};
+    long ms = 0;
+
+    for (unsigned i = 0; i < HS_FWD_DEVICES; i++) {
+        const struct hs_device *d = f->set.device[i];
+
+        if (d && d->watched && d->chord && !d->gone && ms != DEAF_MS)
+            ms = d->deaf ? DEAF_MS : LOOK_MS;
+    }
+    each.it_value.tv_nsec = each.it_interval.tv_nsec = ms * 1000000;
+    timerfd_settime(f->timer, 0, &each, NULL);
+}
+
+static void look(struct hs_fwd *f) {
+    uint64_t expired;
+
+    if (read(f->timer, &expired, sizeof(expired)) < 0)
+        return; /* the other thread has done it */
+    for (unsigned i = 0; i < HS_FWD_DEVICES; i++) {
+        struct hs_device *d = f->set.device[i];
+
+        if (d && d->watched && d->chord && !d->gone)
+            hs_device_look(d);
+    }
+    set_timer(f);
+}
+
 static void ready(struct hs_fwd *f, uint64_t data) {
     unsigned index = data & 0xffff, os = data >> 16 & 0xffff;
     struct hs_device *d = f->set.device[index];
@@ -74,6 +108,8 @@ static void ready(struct hs_fwd *f, uint64_t data) {
         return;
     if (os == REAL) {
         d->gone = true;
+        if (d->chord)
+            hs_chord_gone(d->chord, index);
         unwatch(f, d);
         notice(&f->set, HS_FWD_GONE, (int32_t)index);
     } else
@@ -100,7 +136,9 @@ static void *run(void *arg) {
             break;
         for (int i = 0; i < n; i++) {
             pthread_mutex_lock(&f->lock);
-            if (events[i].data.u64 != WAKE)
+            if (events[i].data.u64 == LOOK)
+                look(f);
+            else if (events[i].data.u64 != WAKE)
                 ready(f, events[i].data.u64);
             stop = f->stop;
             pthread_mutex_unlock(&f->lock);
@@ -126,8 +164,10 @@ int hs_fwd_new(struct hs_fwd **out, unsigned oses) {
     f->epoll = epoll_create1(EPOLL_CLOEXEC);
     f->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     f->notice_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (f->epoll < 0 || f->wake < 0 || f->notice_fd < 0 ||
-        epoll_ctl(f->epoll, EPOLL_CTL_ADD, f->wake, &wake) < 0) {
+    f->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+    if (f->epoll < 0 || f->wake < 0 || f->notice_fd < 0 || f->timer < 0 ||
+        epoll_ctl(f->epoll, EPOLL_CTL_ADD, f->wake, &wake) < 0 ||
+        watch(f, EPOLL_CTL_ADD, f->timer, LOOK) < 0) {
         ret = -errno;
         goto out;
     }
@@ -145,6 +185,7 @@ out:
     close(f->epoll);
     close(f->wake);
     close(f->notice_fd);
+    close(f->timer);
     pthread_mutex_destroy(&f->lock);
     free(f);
     return ret;
@@ -178,6 +219,7 @@ void hs_fwd_free(struct hs_fwd *f) {
     close(f->epoll);
     close(f->wake);
     close(f->notice_fd);
+    close(f->timer);
     pthread_mutex_destroy(&f->lock);
     free(f);
 }
@@ -259,8 +301,8 @@ int hs_fwd_chord(struct hs_fwd *f, int device, const uint16_t *codes, unsigned n
     pthread_mutex_lock(&f->lock);
     d = find(f, device);
     if (d) {
-        memcpy(d->chord, codes, n * sizeof(*codes));
-        d->n_chord = n;
+        hs_device_chord(d, codes, n);
+        set_timer(f);
         ret = 0;
     }
     pthread_mutex_unlock(&f->lock);

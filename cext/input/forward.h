@@ -24,7 +24,10 @@
  * LEDs and sounds that an OS sets are kept for each OS; the owner's are on the real device. A bell
  * or tone that sounds when an OS loses the device is silent until the OS has it again.
  *
- * A hotkey chord is held back while it may still become one, and swallowed when it does.
+ * A hotkey holds nothing back: see input/chord.h. The press that completes it is swallowed, and
+ * what the owner has of its keys is taken back. Its keys may be on several devices that have the
+ * same hotkey, watched ones among them. One that another program has grabbed is looked at instead:
+ * then the keys are to be down together for some 100 ms.
  *
  * Every function returns 0 or a value >= 0, or a negative errno. */
 #ifndef HS_FORWARD_H

@@ -38,7 +38,7 @@ takes longer than all the rest.
 import contextlib
 import errno
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -89,39 +89,29 @@ class _Device:
 
 
 class Direct(Equipment):
-    """The driver. `hotkey` is called (in the loop, from `on_readable`) when a chord is pressed: the
-    OS that has the node sees it too, for nothing stands between the node and its readers. held: see
-    `model.KmcSpec`, and above."""
+    """The driver. held: see `model.KmcSpec`, and above.
+
+    The forwarder is the caller's, who hears its notices. It watches devices for their hotkeys here,
+    which the OS that has the node sees too: nothing stands between the node and its readers.
+    """
 
     def __init__(
         self,
         oses: dict[str, OsNodes],
-        hotkey: Callable[[], None],
         held: Held,
         journal: Journal,
         claims: Claims,
+        forwarder: forward.Forwarder,
     ) -> None:
         self._journal = journal
         self._claims = claims
         self._carries = MODIFIERS if held == "carry-modifiers" else frozenset()
         self._oses = oses
-        self._hotkey = hotkey
-        self._watcher: forward.Forwarder | None = forward.Forwarder(1)
+        self._watcher: forward.Forwarder | None = forwarder
         self._revoker: Revoker | None = Revoker()
         self._devices: dict[str, _Device] = {}
         self._memory = evstate.Memory()
         self._owner: str | None = None
-
-    def fileno(self) -> int:
-        """For the loop: `on_readable` when readable."""
-        assert self._watcher is not None
-        return self._watcher.fileno()
-
-    def on_readable(self) -> None:
-        """Hotkeys, and devices that are gone."""
-        while self._watcher is not None and (notice := self._watcher.notice()) is not None:
-            if notice[0] == forward.CHORD:
-                self._hotkey()
 
     def has(self, sysname: str) -> bool:
         """Whether this node is a device of ours."""
@@ -266,9 +256,7 @@ class Direct(Equipment):
                 evstate.apply(device.source, device.found)
         for sysname in list(self._devices):
             self.remove(sysname)
-        if self._watcher is not None:
-            self._watcher.close()
-            self._watcher = None
+        self._watcher = None
         if self._revoker is not None:
             self._revoker.close()
             self._revoker = None

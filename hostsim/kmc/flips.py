@@ -53,7 +53,7 @@ class Flips:
     """One host's flips. All methods run in the daemon's loop.
 
     drivers: gives the drivers that are in use now.
-    out_of_use: called with a driver that could not release, before it is closed.
+    lines: what is logged of what OSes ask for.
     """
 
     def __init__(
@@ -62,14 +62,12 @@ class Flips:
         oses: dict[str, Vm],
         ports: dict[str, AgentPort],
         drivers: Callable[[], list[Equipment]],
-        out_of_use: Callable[[Equipment], None],
         lines: AgentLog,
     ) -> None:
         self._timeout = spec.release_timeout
         self._oses = oses
         self._ports = ports
         self._drivers = drivers
-        self._out_of_use = out_of_use
         self._log = lines
         self._asked: list[_Asked] = []
         self._owners: set[str] = set()  # what the machine's owner waits for
@@ -202,7 +200,6 @@ class Flips:
             except OSError:
                 # Whether the OS still has it is unknown, so nobody else may get it.
                 log.exception("%s cannot be taken from %s; it is out of use", driver, name)
-                self._out_of_use(driver)
                 driver.close()
 
     def _take(self, name: str) -> None:

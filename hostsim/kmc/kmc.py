@@ -60,7 +60,7 @@ class Kmc:
         self._nics: Nics | None = None
         self._asks = {name: Bucket(ASK_RATE, ASK_BURST) for name in oses}
         self._log = AgentLog()
-        self._flips = Flips(spec.kmc, oses, self._ports, self._drivers, self._out_of_use, self._log)
+        self._flips = Flips(spec.kmc, oses, self._ports, self._drivers, self._log)
         self._heart = Heart(oses, self._ports, self._log.tell)
         self._returning: dict[str, asyncio.TimerHandle] = {}  # started again, agent not there yet
 
@@ -253,10 +253,6 @@ class Kmc:
         inputs = (plugs.mirror, plugs.direct) if plugs is not None else ()
         drivers: tuple[Equipment | None, ...] = (*inputs, self._nics)
         return [driver for driver in drivers if driver is not None]
-
-    def _out_of_use(self, driver: Equipment) -> None:
-        if self._plugs is not None:
-            self._plugs.forget(driver)
 
 
 def _answer(connection: Connection, sequence: int, done: asyncio.Future[Json]) -> None:

@@ -15,7 +15,7 @@ import contextlib
 import errno
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from cext.input import forward
@@ -47,7 +47,7 @@ class _Mirrored:
 
 class Mirror(Equipment):
     """The driver. Its devices are claimed by the caller of `add`, and given up here when they go.
-    `hotkey` is called (in the loop, from `on_readable`) when a chord is pressed.
+    The forwarder stays the caller's too, who hears its notices.
 
     held: see `model.KmcSpec`. A modifier that is carried is pressed on the new OS's clone, and
     released there when it is let go; on the old OS's it was released at the flip.
@@ -56,37 +56,26 @@ class Mirror(Equipment):
     def __init__(
         self,
         oses: dict[str, OsNodes],
-        hotkey: Callable[[], None],
         held: Held,
         journal: Journal,
         claims: Claims,
+        forwarder: forward.Forwarder,
     ) -> None:
         self._journal = journal
         self._claims = claims
         self._oses = oses
         self._index = {name: number for number, name in enumerate(oses)}
-        self._hotkey = hotkey
-        self._forwarder: forward.Forwarder | None = forward.Forwarder(len(oses))
+        self._forwarder: forward.Forwarder | None = forwarder
         self._forwarder.carry(held == "carry-modifiers")
         self._devices: dict[str, _Mirrored] = {}
         self._memory = evstate.Memory()
         self._owner: str | None = None
 
-    def fileno(self) -> int:
-        """For the loop: `on_readable` when readable."""
-        assert self._forwarder is not None
-        return self._forwarder.fileno()
-
-    def on_readable(self) -> None:
-        """Handle what the forwarder noticed."""
-        while self._forwarder is not None and (notice := self._forwarder.notice()) is not None:
-            kind, number = notice
-            if kind == forward.CHORD:
-                self._hotkey()
-            elif kind == forward.GONE:
-                for sysname, device in list(self._devices.items()):
-                    if device.number == number:
-                        self.remove(sysname)
+    def gone(self, number: int) -> None:
+        """The forwarder's device `number` was unplugged. Another's is no error."""
+        for sysname, device in list(self._devices.items()):
+            if device.number == number:
+                self.remove(sysname)
 
     def has(self, sysname: str) -> bool:
         """Whether this node is a device of ours."""
@@ -191,9 +180,7 @@ class Mirror(Equipment):
         """See `Equipment`."""
         for sysname in list(self._devices):
             self._let_go(self._devices.pop(sysname))
-        if self._forwarder is not None:
-            self._forwarder.close()
-            self._forwarder = None
+        self._forwarder = None
 
     def _clone(self, source: Source) -> Clone:
         with self._claims.makes():

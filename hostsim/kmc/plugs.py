@@ -12,9 +12,10 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from cext.input.forward import CHORD, GONE, Forwarder
 from hostsim.errors import HostsimError
 from hostsim.kmc.direct import Direct
-from hostsim.kmc.equipment import Equipment, first_match
+from hostsim.kmc.equipment import first_match
 from hostsim.kmc.mirror import Mirror
 from hostsim.kmc.osnodes import OsNodes
 from hostsim.model import DeviceSpec, HostSpec, Json
@@ -67,13 +68,14 @@ class Plugs:
         self._claims = Claims(spec.name)
         self._waiting: dict[str, _Waiting] = {}
         self._again: asyncio.TimerHandle | None = None
-        self.mirror = Mirror(nodes, hotkey, held, journal, self._claims)
-        self.direct = Direct(nodes, hotkey, held, journal, self._claims)
+        self._hotkey = hotkey
+        self._forwarder = Forwarder(len(nodes))
+        self.mirror = Mirror(nodes, held, journal, self._claims, self._forwarder)
+        self.direct = Direct(nodes, held, journal, self._claims, self._forwarder)
 
     def start(self) -> None:
         """Take what is there, and listen for more. Raises OSError."""
-        self._watch(self.mirror.fileno(), self.mirror.on_readable)
-        self._watch(self.direct.fileno(), self.direct.on_readable)
+        self._watch(self._forwarder.fileno(), self._on_notice)
         if self._devices:
             self._hotplug = Hotplug()  # listens before it looks, so that nothing slips through
             for node in self._hotplug.present():
@@ -95,15 +97,10 @@ class Plugs:
             if one.why
         ]
 
-    def forget(self, driver: Equipment) -> None:
-        """A driver is about to be closed: hear it no more. Another kind of driver is no error."""
-        if isinstance(driver, Mirror | Direct):
-            self._unwatch(driver.fileno())
-
     def hush(self) -> None:
         """Hear nothing any more. Twice is harmless."""
         while self._readers:
-            self._unwatch(self._readers[-1])
+            asyncio.get_running_loop().remove_reader(self._readers.pop())
         if self._again is not None:
             self._again.cancel()
             self._again = None
@@ -112,9 +109,18 @@ class Plugs:
         """Both drivers are closed by their owner, before this."""
         self.hush()
         self._claims.close()
+        self._forwarder.close()
         if self._hotplug is not None:
             self._hotplug.close()
             self._hotplug = None
+
+    def _on_notice(self) -> None:
+        while (notice := self._forwarder.notice()) is not None:
+            kind, number = notice
+            if kind == CHORD:
+                self._hotkey()
+            elif kind == GONE:
+                self.mirror.gone(number)
 
     def _on_hotplug(self) -> None:
         assert self._hotplug is not None
@@ -183,10 +189,6 @@ class Plugs:
     def _watch(self, fd: int, callback: Callable[[], None]) -> None:
         asyncio.get_running_loop().add_reader(fd, callback)
         self._readers.append(fd)
-
-    def _unwatch(self, fd: int) -> None:
-        asyncio.get_running_loop().remove_reader(fd)
-        self._readers.remove(fd)
 
 
 def _why(error: Exception) -> str:

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cext.input.forward import CHORD, GONE, Forwarder
+from help.waiting import until
 
 EVENT = struct.Struct("llHHi")
 SYN, KEY, REL, MSC, LED, SND = 0, 1, 2, 4, 17, 18
@@ -170,7 +171,7 @@ def test_the_hotkey_is_not_carried(bench: Bench) -> None:
     bench.forwarder.chord(bench.device, [LEFTCTRL, RIGHTCTRL])
     bench.flip(0)
     bench.type((KEY, LEFTCTRL, 1))
-    bench.type((KEY, A, 1))  # so that Ctrl is no longer held back
+    bench.type((KEY, A, 1))
     bench.type((KEY, A, 0))
     bench.type((KEY, RIGHTCTRL, 1))
     bench.flip(1)
@@ -225,7 +226,7 @@ def test_two_owners_are_refused(bench: Bench) -> None:
     assert bench.read(1) == []
 
 
-def test_the_hotkey_is_never_seen(bench: Bench) -> None:
+def test_the_hotkey_is_taken_back(bench: Bench) -> None:
     bench.forwarder.chord(bench.device, [LEFTCTRL, RIGHTCTRL])
     bench.flip(0)
     for event in ((LEFTCTRL, 1), (LEFTCTRL, 2), (RIGHTCTRL, 1), (RIGHTCTRL, 0), (LEFTCTRL, 0)):
@@ -233,10 +234,48 @@ def test_the_hotkey_is_never_seen(bench: Bench) -> None:
     bench.settle()
     assert bench.forwarder.notice() == (CHORD, bench.device)
     assert bench.forwarder.notice() is None
-    assert bench.read(0) == []
+    assert bench.read(0) == [(KEY, LEFTCTRL, 1), (KEY, LEFTCTRL, 2), (KEY, LEFTCTRL, 0)]
 
 
-def test_a_part_of_the_hotkey_is_only_late(bench: Bench) -> None:
+def test_both_keys_in_one_frame_are_a_hotkey_too(bench: Bench) -> None:
+    bench.forwarder.chord(bench.device, [LEFTCTRL, RIGHTCTRL])
+    bench.flip(0)
+    bench.type((MSC, 4, 1), (KEY, LEFTCTRL, 1), (MSC, 4, 2), (KEY, RIGHTCTRL, 1))
+    bench.settle()
+    assert bench.forwarder.notice() == (CHORD, bench.device)
+    assert [event for event in bench.read(0) if event[0] == KEY] == [
+        (KEY, LEFTCTRL, 1),
+        (KEY, LEFTCTRL, 0),
+    ]
+
+
+def test_a_key_of_the_hotkey_that_is_held_alone_arrives(bench: Bench) -> None:
+    bench.forwarder.chord(bench.device, [LEFTCTRL, RIGHTCTRL])
+    bench.flip(0)
+    bench.type((KEY, LEFTCTRL, 1))
+    until(lambda: bench.read(0) == [(KEY, LEFTCTRL, 1)], 5, "it is there while it is held")
+
+
+def test_a_hotkey_lies_on_two_devices_while_a_third_key_hangs(bench: Bench) -> None:
+    other, oses, device = bench.plug()
+    for number in (bench.device, device):
+        bench.forwarder.chord(number, [LEFTCTRL, RIGHTCTRL])
+    bench.flip(0)
+    bench.type((KEY, A, 1))
+    bench.type((KEY, LEFTCTRL, 1))
+    until(lambda: bench.forwarder.stats(bench.device)["events"] == 2, 5, "the first is read")
+    other.send(EVENT.pack(0, 0, KEY, RIGHTCTRL, 1) + EVENT.pack(0, 0, SYN, 0, 0))
+    until(lambda: bench.forwarder.stats(device)["events"] == 1, 5, "the second is read")
+    assert bench.forwarder.notice() == (CHORD, device)
+    assert bench.read(0) == [(KEY, A, 1), (KEY, LEFTCTRL, 1), (KEY, LEFTCTRL, 0)]
+    assert bench.read(0, oses) == []
+    bench.forwarder.remove(device)
+    bench.type((KEY, RIGHTCTRL, 1))
+    bench.settle()
+    assert bench.forwarder.notice() == (CHORD, bench.device)
+
+
+def test_a_part_of_the_hotkey_arrives_as_typed(bench: Bench) -> None:
     bench.forwarder.chord(bench.device, [LEFTCTRL, RIGHTCTRL])
     bench.flip(0)
     for event in ((LEFTCTRL, 1), (A, 1), (A, 0), (LEFTCTRL, 0), (RIGHTCTRL, 1), (RIGHTCTRL, 0)):
@@ -252,7 +291,7 @@ def test_a_part_of_the_hotkey_is_only_late(bench: Bench) -> None:
     ]
 
 
-def test_another_device_brings_out_what_is_held_back(bench: Bench) -> None:
+def test_a_modifier_is_there_before_another_device_speaks(bench: Bench) -> None:
     mouse, oses, _ = bench.plug()
     bench.forwarder.chord(bench.device, [LEFTCTRL, RIGHTCTRL])
     bench.flip(0)
@@ -368,7 +407,63 @@ def test_a_watched_device_only_tells_its_hotkey(bench: Bench) -> None:
         bench.settle()
         while bench.forwarder.stats(device)["events"] < 6:
             pass
-        assert bench.forwarder.notice() == (CHORD, device)
+        for _ in range(2):  # though A was down the first time
+            assert bench.forwarder.notice() == (CHORD, device)
         assert bench.forwarder.notice() is None
         bench.forwarder.remove(device)
     assert bench.read(0) == []
+
+
+devices = st.integers(0, 2)
+strokes = st.tuples(devices, st.sampled_from((A, B, LEFTCTRL, RIGHTCTRL)), st.booleans())
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(strokes, max_size=60))
+def test_every_press_that_is_no_hotkey_arrives_once_and_in_order(
+    strokes: list[tuple[int, int, bool]],
+) -> None:
+    """Devices 0 and 1 have the hotkey, 2 has none. Held against a model of a few lines."""
+    bench = Bench()
+    try:
+        plugs = [(bench.hardware, bench.oses, bench.device), bench.plug(), bench.plug()]
+        for number in (0, 1):
+            bench.forwarder.chord(plugs[number][2], [LEFTCTRL, RIGHTCTRL])
+        bench.flip(0)
+        physical: set[tuple[int, int]] = set()
+        seen: set[tuple[int, int]] = set()
+        expected: list[list[Event]] = [[], [], []]
+        fired = 0
+        counts = [0, 0, 0]
+
+        def whole() -> bool:
+            return all(any((d, key) in physical for d in (0, 1)) for key in (LEFTCTRL, RIGHTCTRL))
+
+        for number, code, down in strokes:
+            if ((number, code) in physical) == down:
+                continue  # the kernel reports changes only
+            before = whole()
+            (physical.add if down else physical.discard)((number, code))
+            if whole() and not before:
+                fired += 1
+                for device, key in sorted(seen):
+                    if device != 2 and key in (LEFTCTRL, RIGHTCTRL):
+                        expected[device].append((KEY, key, 0))
+                        seen.discard((device, key))
+            elif down or (number, code) in seen:
+                expected[number].append((KEY, code, int(down)))
+                (seen.add if down else seen.discard)((number, code))
+            plugs[number][0].send(
+                EVENT.pack(0, 0, KEY, code, int(down)) + EVENT.pack(0, 0, SYN, 0, 0)
+            )
+            counts[number] += 1
+            plug = plugs[number][2]
+            until(lambda: bench.forwarder.stats(plug)["events"] == counts[number], 5, "read")  # noqa: B023
+        for (_, oses, _), events in zip(plugs, expected, strict=True):
+            assert bench.read(0, oses) == events
+        notices = 0
+        while bench.forwarder.notice() is not None:
+            notices += 1
+        assert notices == fired
+    finally:
+        bench.close()
