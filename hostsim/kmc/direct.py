@@ -15,9 +15,9 @@ The kernel has one LED state, autorepeat, key map and calibration of axes for ea
 are those that the device was found with, and no LED lit. They are remembered for a device that is
 unplugged and comes back, as they were at the OS's last release.
 
-What the old owner's programs were given before the flip was asked for, they read first: a flip
-waits for that (`unread`), up to the release timeout. What waits in a file when it is revoked is
-lost to its program, as the kernel has it, and counted.
+What the old owner's programs were given before the flip was asked for, they read first, and the
+release of every key that is down: a flip waits for that (`unread`), up to the release timeout. What
+waits in a file when it is revoked is lost to its program, as the kernel has it, and counted.
 
 A release leaves no window for two readers:
 
@@ -198,6 +198,13 @@ class Direct(Equipment):
                 self._revoker.look(group, self._rdevs())
             except OSError as error:  # nobody is waited for then
                 log.warning("%s: %s", name, error)
+
+    def lift(self, name: str) -> None:
+        """A program that reads the node itself, and knows nothing of libinput's rule that a device
+        that goes has nothing pressed, is told so."""
+        for sysname, device in list(self._devices.items()):
+            with self._plugged(sysname):
+                device.source.still(self._carries - device.hotkey)
 
     def unread(self, name: str) -> int:
         """Of its open files, those that have not been read empty since `ask`."""

@@ -1,7 +1,7 @@
 """The drivers' side of a flip: the interface that everything an OS can own implements.
 
 A driver looks after all devices of its kind. The KMC calls, in this order and never for two OSes
-at once: `ask(old)`, `unread(old)` until it is 0 or the deadline has come, `save(old)`,
+at once: `ask(old)`, `lift(old)`, `unread(old)` until it is 0 or the deadline has come, `save(old)`,
 `release(old)`, then `restore(new)`, `take(new)`. An OS that died, or whose agent is gone, is not
 asked. After `release` has returned, no input reaches the old OS, and nothing the old OS does
 reaches the device. A device that goes away in the middle is dropped, with a line in the log, and
@@ -30,6 +30,10 @@ class Equipment(ABC):
 
     def ask(self, name: str) -> None:  # noqa: B027 - optional
         """The OS has been asked to let go, and goes on using what it has for a moment."""
+
+    def lift(self, name: str) -> None:  # noqa: B027 - optional
+        """The OS is ready to lose what it has: end what is pressed, so that its programs see it
+        end before the equipment goes. They are given the time to read that (`unread`)."""
 
     def unread(self, name: str) -> int:
         """How many files of the OS hold input from before `ask` that a release would discard."""

@@ -118,6 +118,8 @@ class Flips:
         """The OS's agent has answered RELEASE. An answer to an older question is ignored."""
         if sequence == self._release_number and not self.answered:
             self.answered = True
+            for driver in self._drivers():
+                driver.lift(name)
             self._released(name, sequence)
 
     def stop(self) -> None:

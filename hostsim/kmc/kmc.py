@@ -4,7 +4,8 @@ It puts the parts together, and is what the OSes' agents speak to (`agents.Handl
 daemon's loop. Flips are in `flips`, hotplug in `plugs`, the agents' pulse in `heart`. A flip:
 
     the old OS's agent hears RELEASE, and has [kmc] release_timeout to answer; until then its
-        programs may finish reading input that a revoke would discard
+        programs may finish reading input that a revoke would discard, and the end of what is
+        pressed
     each driver saves the old OS's state and releases
     each driver restores the new OS's state and takes
     the new OS's agent hears that it is foreground
