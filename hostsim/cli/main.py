@@ -289,7 +289,8 @@ def _up(arguments: argparse.Namespace) -> int:
     from hostsim.hostfile import file as hostfile
 
     source = hostfile.read(arguments.file)
-    _warn_of_shadows(hostfile.parse(*source))  # a wrong file costs no daemon
+    spec = hostfile.parse(*source)  # a wrong file costs no daemon
+    _warn_of_shadows(spec)
     answer = client.up(str(source.path), source.text, arguments.foreground)
     print(f"host {answer['host']} is up (daemon {answer['pid']})")
     waiting = _warn_of_devices(client.ask(answer["host"], "devices") if spec.devices else [])
