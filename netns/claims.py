@@ -2,10 +2,11 @@
 them (fcntl(2), open file description locks).
 
     /run/hostsim-devices/event12   locked by the daemon that has it; says as what, and which host
-    /run/hostsim-devices/making    locked for reading as long as a daemon makes a clone
+    /run/hostsim-devices/making    there, and locked for reading, while any daemon makes a clone
 
 A clone is there before the lock on its file can be: only then its name is known. So a uinput device
-that appears while anybody makes a clone may be one: ask again when nobody does (`making`).
+that appears while anybody makes a clone may be one: ask again when nobody does (`making`). udev's
+rule (hostsim/udev) looks for the same two files.
 """
 
 import contextlib
@@ -91,11 +92,20 @@ class Claims:
     @contextlib.contextmanager
     def makes(self) -> Iterator[None]:
         """A clone is made, and claimed, inside of the block. Raises OSError."""
-        fd = self._making(os.O_RDWR | os.O_CREAT)
+        path = self._folder / "making"
+        while True:
+            fd = self._making(os.O_RDWR | os.O_CREAT)
+            with contextlib.suppress(BlockingIOError):  # the last one is just about to remove it
+                fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _lock(fcntl.F_RDLCK))  # with others
+                if _is(fd, path):
+                    break
+            os.close(fd)
         try:
-            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _lock(fcntl.F_RDLCK))  # with others, never waits
             yield
         finally:
+            with contextlib.suppress(OSError):  # others make one too: the last one removes it
+                fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _lock(fcntl.F_WRLCK))
+                os.unlink(path)
             os.close(fd)
 
     def making(self) -> bool:

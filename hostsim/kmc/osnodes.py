@@ -79,6 +79,7 @@ _COPIED = ("ID_", "LIBINPUT_", "MOUSE_", "POINTINGSTICK_", "XKB", "EVDEV_ABS_")
 def udev_properties(source: Source, node: InputNode) -> dict[str, str]:
     """udev's properties of a real device, or what can be told without a udev daemon."""
     known = {key: value for key, value in node.properties.items() if key.startswith(_COPIED)}
+    known.pop("LIBINPUT_IGNORE_DEVICE", None)  # the machine's libinput is to, not the OS's
     return known if "ID_INPUT" in known else {**known, **classify(source)}
 
 

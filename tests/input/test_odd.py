@@ -3,6 +3,7 @@
 import fcntl
 import os
 import struct
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -138,3 +139,51 @@ def test_two_hosts_share_no_device_and_clone_no_clone(tmp_path: Path, mode: Devi
         first.stop()
         second.stop()
         odd.close()
+
+
+RULES = Path(__file__).parents[2] / "hostsim" / "udev" / "72-hostsim.rules"
+
+
+@pytest.fixture
+def rule() -> Iterator[None]:
+    """The rule that ships is installed."""
+    where = Path("/run/udev/rules.d") / RULES.name
+    where.parent.mkdir(parents=True, exist_ok=True)
+    where.write_text(RULES.read_text())
+    subprocess.run(["udevadm", "control", "--reload"], check=True)
+    yield
+    where.unlink()
+    subprocess.run(["udevadm", "control", "--reload"], check=True)
+
+
+@pytest.mark.parametrize("mode", ["mirror"])
+def test_the_machine_has_no_use_for_a_clone(rig: Rig, rule: None) -> None:
+    odd = Odd(b"Test Keyboard")
+    try:
+        rig.start()
+        subprocess.run(["udevadm", "settle"], check=True)
+        before = properties(odd.node)
+        assert "LIBINPUT_IGNORE_DEVICE" not in before
+        for state in rig.devices()[0]["states"].values():
+            seen = properties(state["node"])
+            assert seen["LIBINPUT_IGNORE_DEVICE"] == "1"
+            tags = set(seen.get("CURRENT_TAGS", seen.get("TAGS", "")).split(":"))
+            assert not tags & {"seat", "uaccess", "power-switch"}
+            assert os.stat(state["node"]).st_mode & 0o777 == 0o600
+        inside = rig.vms["work"].run(["udevadm", "info", "-q", "property", "--name", clone(rig)])
+        assert b"ID_INPUT_KEYBOARD=1" in inside.stdout
+        assert b"LIBINPUT_IGNORE_DEVICE" not in inside.stdout
+    finally:
+        odd.close()
+
+
+def clone(rig: Rig) -> str:
+    return str(rig.devices()[0]["states"]["work"]["node"])
+
+
+def properties(node: str) -> dict[str, str]:
+    """What the machine's udev says of it."""
+    done = subprocess.run(
+        ["udevadm", "info", "-q", "property", "--name", node], capture_output=True, check=True
+    )
+    return dict(line.split("=", 1) for line in done.stdout.decode().splitlines())

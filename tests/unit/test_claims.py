@@ -57,3 +57,4 @@ def test_it_is_known_while_a_clone_is_made(tmp_path: Path) -> None:
             assert duo.making()
         assert both.making()
     assert not both.making()
+    assert os.listdir(tmp_path) == []
