@@ -3,7 +3,7 @@
 A device goes to the driver that the first matching `[[device]]` names. One that no table means is
 the machine's. A host leaves alone what any host of this machine has: its devices, and its clones
 (netns.claims). A device that cannot be taken now, because another program or another host has it,
-is named by `waiting`, and tried again until it is taken or unplugged.
+is named by `waiting`, and tried again until it is taken or unplugged; nothing is done to it before.
 """
 
 import asyncio
@@ -19,15 +19,16 @@ from hostsim.kmc.equipment import first_match
 from hostsim.kmc.mirror import Mirror
 from hostsim.kmc.osnodes import OsNodes
 from hostsim.model import DeviceSpec, HostSpec, Json
-from netns.claims import CLONE, DEVICE, Claims
+from netns.claims import CLONE, DEVICE, ClaimedError, Claims
 from netns.evdevices import Source
 from netns.hotplug import Hotplug, InputNode
 from netns.journal import Journal
 
 log = logging.getLogger("hostsim.kmc")
 
-AGAIN = 1.0
-"""Seconds between two tries to take what waits."""
+AGAIN, LATER = 1.0, 60.0
+"""Seconds between two tries to take a device that somebody else has, and one that cannot be taken
+for another reason: to try costs the machine some clones, made and removed."""
 
 SOON = 0.05
 """The same while any host makes a clone: a device that has just appeared may be that."""
@@ -38,10 +39,11 @@ MADE = "/devices/virtual/input/"
 
 @dataclass(frozen=True)
 class _Waiting:
-    """A device that is to be taken. name, mode: empty: not known yet. why: empty: it may be a clone
-    that is just being made."""
+    """A device that is to be taken, and in how many seconds. name, mode: empty: not known yet. why:
+    empty: it may be a clone that is just being made."""
 
     node: InputNode
+    delay: float = SOON
     why: str = ""
     name: str = ""
     mode: str = ""
@@ -67,7 +69,7 @@ class Plugs:
         self._hotplug: Hotplug | None = None
         self._claims = Claims(spec.name)
         self._waiting: dict[str, _Waiting] = {}
-        self._again: asyncio.TimerHandle | None = None
+        self._timers: dict[str, asyncio.TimerHandle] = {}
         self._hotkey = hotkey
         self._forwarder = Forwarder(len(nodes))
         self.mirror = Mirror(nodes, held, journal, self._claims, self._forwarder)
@@ -101,9 +103,8 @@ class Plugs:
         """Hear nothing any more. Twice is harmless."""
         while self._readers:
             asyncio.get_running_loop().remove_reader(self._readers.pop())
-        if self._again is not None:
-            self._again.cancel()
-            self._again = None
+        while self._timers:
+            self._timers.popitem()[1].cancel()
 
     def close(self) -> None:
         """Both drivers are closed by their owner, before this."""
@@ -128,7 +129,7 @@ class Plugs:
             if action == "add":
                 self._plugged(node)
             elif action == "remove":
-                self._waiting.pop(node.sysname, None)
+                self._wait_no_more(node.sysname)
                 self.mirror.remove(node.sysname)
                 self.direct.remove(node.sysname)
 
@@ -136,21 +137,21 @@ class Plugs:
         """Take the node if it is ours to take; else it may have to wait."""
         if self.mirror.has(node.sysname) or self.direct.has(node.sysname):
             return
-        before = self._waiting.pop(node.sysname, None)
+        before = self._wait_no_more(node.sysname)
         after = self._try(node)
         if after is None:
             return
         self._waiting[node.sysname] = after
         if after.why and (before is None or before.why != after.why):
             log.warning("%s (%s): cannot be taken: %s", after.name, node.node, after.why)
-        if self._again is None:
-            delay = AGAIN if after.why else SOON
-            self._again = asyncio.get_running_loop().call_later(delay, self._try_again)
+        loop = asyncio.get_running_loop()
+        self._timers[node.sysname] = loop.call_later(after.delay, self._plugged, node)
 
-    def _try_again(self) -> None:
-        self._again = None
-        for one in list(self._waiting.values()):
-            self._plugged(one.node)
+    def _wait_no_more(self, sysname: str) -> _Waiting | None:
+        """It is tried now, or gone."""
+        if sysname in self._timers:
+            self._timers.pop(sysname).cancel()
+        return self._waiting.pop(sysname, None)
 
     def _try(self, node: InputNode) -> _Waiting | None:
         """None: it is taken, or is not to be."""
@@ -165,7 +166,7 @@ class Plugs:
         except OSError as error:
             if error.errno in (errno.ENODEV, errno.ENXIO, errno.ENOENT):  # it has gone already
                 return None
-            return _Waiting(node, str(error.strerror), node.sysname, "-")
+            return _Waiting(node, LATER, str(error.strerror), node.sysname, "-")
         spec = first_match(self._devices, source.identity, node)
         if spec is None:
             source.close()
@@ -178,11 +179,15 @@ class Plugs:
         driver = self.mirror if spec.mode == "mirror" else self.direct
         try:
             self._claims.claim(node.sysname, DEVICE)
+            source.grab()  # or it is busy, before a driver has done anything to it
+            source.ungrab()
             driver.add(source, node, spec)
         except (OSError, HostsimError) as error:
             source.close()
             self._claims.release(node.sysname)
-            return _Waiting(node, _why(error), name, spec.mode)
+            busy = isinstance(error, OSError) and error.errno == errno.EBUSY
+            delay = AGAIN if busy or isinstance(error, ClaimedError) else LATER
+            return _Waiting(node, delay, _why(error), name, spec.mode)
         log.info("%s (%s): %s", name, node.node, spec.mode)
         return None
 
