@@ -4,16 +4,19 @@ setters).
 
     state = read(source)       how it is set now
     apply(source, state)       set it so; what is so already is left alone
+    give_back(node, key, text) the same for the journal, of a device that may be gone
 
 Two things the kernel does not tell, so they cannot be read: the pitch of a tone, and the gain of
 force feedback. Effects belong to the open file that uploaded them, and go when it is revoked.
 All raise OSError (ENODEV: unplugged).
 """
 
+import contextlib
 import errno
 import fcntl
+import json
 import struct
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from netns.evdevices import Source
 
@@ -47,6 +50,21 @@ class State:
     repeat: tuple[int, int] | None = None
     keys: tuple[int, ...] = ()
     axes: tuple[tuple[int, ...], ...] = ()
+
+    def text(self) -> str:
+        """For the journal."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def of_text(cls, text: str) -> "State":
+        """What `text` wrote."""
+        read = json.loads(text)
+        return cls(
+            tuple(read["leds"]),
+            tuple(read["repeat"]) if read["repeat"] else None,
+            tuple(read["keys"]),
+            tuple(tuple(axis) for axis in read["axes"]),
+        )
 
 
 class Memory:
@@ -98,6 +116,18 @@ def apply(source: Source, state: State, now: State | None = None) -> None:
     if state.repeat != now.repeat:
         source.set_repeat(state.repeat)
     source.set_leds(list(state.leds))
+
+
+def give_back(node: str, key: str, text: str) -> None:
+    """Set the device as it was found (`State.text`), if the node is still the device of this key
+    (`Identity.key`). One that is gone is no error. Raises OSError."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        source = Source(node)
+        try:
+            if source.identity.key == key:
+                apply(source, State.of_text(text))
+        finally:
+            source.close()
 
 
 def _axis(source: Source, code: int) -> tuple[int, ...]:

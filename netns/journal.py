@@ -15,9 +15,17 @@ from typing import Any
 
 from netns import cgroup, leds, namespace, uplinks
 
+
+def _give_back(node: str, key: str, state: str) -> None:
+    from netns import evstate  # evdev: only if there was equipment
+
+    evstate.give_back(node, key, state)
+
+
 _UNDO: dict[str, Callable[..., None]] = {
     "netns": lambda name, inode="": namespace.remove(name, inode),
     "cgroup": lambda path: cgroup.remove(Path(path)),
+    "device": lambda node, key, state: _give_back(node, key, state),
     "led": lambda file, trigger: leds.join({file: trigger}),
     "uplink": lambda name, netns, nic, number="0": uplinks.give_back(name, netns, nic, number),
 }

@@ -124,7 +124,7 @@ class Direct(Equipment):
             source.close()
             raise OSError(errno.ENODEV, "devices in direct mode are out of use")
         triggers = leds.triggers(node.sysname)
-        try:
+        try:  # what is in the journal is undone backwards: the triggers first, as in `close`
             chord = [key_code(name) for name in spec.hotkey]
             device = _Device(
                 source,
@@ -139,6 +139,9 @@ class Direct(Equipment):
                 hotkey=frozenset(chord),
             )
             device.triggers = triggers
+            if not device.plain:
+                key, state = source.identity.key, device.found.text()
+                self._journal.add("device", node=source.node, key=key, state=state)
             for file, trigger in triggers.items():
                 self._journal.add("led", file=file, trigger=trigger)
             leds.cut(triggers)

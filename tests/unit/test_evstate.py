@@ -1,9 +1,23 @@
 """What is remembered of devices that were unplugged."""
 
-from netns.evstate import KEPT, Memory, State
+from pathlib import Path
 
+import pytest
+
+from netns.evstate import KEPT, Memory, State, give_back
+
+WHOLE = State((1, 2), (250, 33), (30, 48, 0), ((0, -1, 1, 0, 0, 0), (2, 0, 9, 1, 1, 3)))
 FRESH = State(repeat=(250, 33))
 MINE = State(leds=(1,), repeat=(300, 50))
+
+
+@pytest.mark.parametrize("state", [WHOLE, State(), State(axes=((0, 0, 0, 0, 0, 0),))])
+def test_a_state_is_in_the_journal_as_it_is(state: State) -> None:
+    assert State.of_text(state.text()) == state
+
+
+def test_a_device_that_is_gone_is_given_back_without_a_word(tmp_path: Path) -> None:
+    give_back(str(tmp_path / "event31"), "key", WHOLE.text())
 
 
 def test_a_device_that_comes_back_has_its_states_once() -> None:
