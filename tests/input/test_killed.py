@@ -41,7 +41,10 @@ def keyboard() -> Iterator[InputDevice[str]]:
 
 @contextlib.contextmanager
 def pad() -> Iterator[InputDevice[str]]:
-    axes = {ecodes.EV_KEY: [ecodes.BTN_SOUTH], ecodes.EV_ABS: [(0, AbsInfo(0, -128, 127, 0, 0, 0))]}
+    axes: dict[int, Any] = {
+        ecodes.EV_KEY: [ecodes.BTN_SOUTH],
+        ecodes.EV_ABS: [(0, AbsInfo(0, -128, 127, 0, 0, 0))],
+    }
     with UInput(axes, name="Test Pad") as device:
         yield device.device
 
