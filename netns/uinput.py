@@ -73,6 +73,7 @@ class Clone:
     """
 
     def __init__(self, source: Source) -> None:
+        self._node = -1
         self._fd = os.open("/dev/uinput", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             axes = self._describe(source)
@@ -80,10 +81,10 @@ class Clone:
             self.sysname = self._find()
             node = f"/dev/input/{self.sysname}"
             self.rdev = _appeared(node)
+            self._node = os.open(node, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
             self._finish(node, source, axes)
         except OSError:
-            os.close(self._fd)  # destroys it too
-            self._fd = -1
+            self.close()
             raise
 
     def _describe(self, source: Source) -> dict[int, Axis]:
@@ -111,10 +112,10 @@ class Clone:
     def _find(self) -> str:
         buffer = bytearray(_SYSNAME)
         fcntl.ioctl(self._fd, _request(44, _SYSNAME, 2), buffer)
-        device = Path("/sys/devices/virtual/input") / buffer.split(b"\0")[0].decode()
-        for path in device.glob("event*"):
+        self._folder = Path("/sys/devices/virtual/input") / buffer.split(b"\0")[0].decode()
+        for path in self._folder.glob("event*"):
             return path.name
-        raise OSError(errno.ENODEV, f"{device} has no evdev node")
+        raise OSError(errno.ENODEV, f"{self._folder} has no evdev node")
 
     def _finish(self, node: str, source: Source, axes: dict[int, Axis]) -> None:
         fd = os.open(node, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -127,15 +128,29 @@ class Clone:
         finally:
             os.close(fd)
 
+    @property
+    def path(self) -> str:
+        """By which this process can open the node, be it hidden or not."""
+        return f"/proc/self/fd/{self._node}"
+
+    def hide(self) -> None:
+        """Take every node of the device out of the machine's /dev: the machine's own programs,
+        which open what udev tells them of, find nothing. A file that is open stays open. Raises
+        OSError."""
+        for kind in ("event", "mouse", "js"):
+            for path in self._folder.glob(f"{kind}*"):
+                Path("/dev/input", path.name).unlink(missing_ok=True)
+
     def fileno(self) -> int:
         """uinput's descriptor: events written become the clone's, LEDs set on it are read."""
         return self._fd
 
     def close(self) -> None:
         """Destroy the device. Twice is harmless."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        for fd in (self._fd, self._node):
+            if fd >= 0:
+                os.close(fd)  # uinput's: destroys it
+        self._fd = self._node = -1
 
 
 def _appeared(node: str) -> int:

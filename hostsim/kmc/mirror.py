@@ -8,17 +8,21 @@ is nothing to `save` or `restore` at a flip, and a clone's files stay open: noth
 and calibration. A clone has no key map (uinput(4) gives it none): EVIOCSKEYCODE fails with EINVAL
 in an OS, and the machine's map of the device holds for all.
 
+The machine's own programs hear nothing. The device is grabbed. A clone's nodes are taken out of the
+machine's /dev before it is any OS's, so that who is told of it by udev (a compositor, logind, which
+obeys power keys) finds nothing to open; and who was quick enough to open one loses it again.
+
 Events carry the time at which they entered the clone.
 """
 
 import contextlib
 import errno
 import logging
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from cext.input import forward
+from cext.input.evict import evict
 from hostsim.errors import HostsimError
 from hostsim.kmc.equipment import Equipment
 from hostsim.kmc.osnodes import Node, OsNodes, node_path, udev_links, udev_properties
@@ -99,8 +103,10 @@ class Mirror(Equipment):
             chord = [key_code(name) for name in spec.hotkey]
             source.still()  # what the machine's readers have seen begin ends for them
             source.grab()
-            for name, nodes in self._oses.items():
+            for name in self._oses:
                 device.clones[name] = self._clone(source)
+            evict([clone.rdev for clone in device.clones.values()])
+            for name, nodes in self._oses.items():
                 leds.cut(leds.triggers(device.clones[name].sysname))
                 if name in known:
                     with _opened(device.clones[name]) as clone:
@@ -187,6 +193,7 @@ class Mirror(Equipment):
             clone = Clone(source)
             try:
                 self._claims.claim(clone.sysname, CLONE)
+                clone.hide()
             except OSError:
                 clone.close()
                 raise
@@ -217,7 +224,7 @@ class Mirror(Equipment):
 @contextlib.contextmanager
 def _opened(clone: Clone) -> Iterator[Source]:
     """The clone as its OS has it: the kernel's record of its LEDs, autorepeat and axes."""
-    source = Source(f"/dev/input/{clone.sysname}")
+    source = Source(clone.path)
     try:
         yield source
     finally:
@@ -225,6 +232,5 @@ def _opened(clone: Clone) -> Iterator[Source]:
 
 
 def _clone_node(clone: Clone, device: _Mirrored) -> Node:
-    os.chmod(f"/dev/input/{clone.sysname}", 0o600)
     path = node_path(clone.sysname)
     return Node(clone.sysname, clone.rdev, path, device.properties, device.links)

@@ -63,6 +63,7 @@ def settled(nodes: list[str]) -> list[dict[str, Any]]:
 def test_a_thousand_devices_are_taken_whole_or_named(tmp_path: Path) -> None:
     taken = named = 0
     with host(HOST, tmp_path):
+        root = f"/proc/{next(vm['pid'] for vm in ask('status')['vms'])}/root"
         for batch in range(BATCHES):
             hands = subprocess.Popen(
                 program("generated", batch, EACH), stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -73,7 +74,7 @@ def test_a_thousand_devices_are_taken_whole_or_named(tmp_path: Path) -> None:
                 if one.get("why"):
                     named += 1
                     continue
-                clone = described(one["states"]["work"]["node"])
+                clone = described(f"{root}{one['states']['work']['node']}")
                 assert clone == described(one["node"]), (batch, one["name"])
                 taken += 1
             hands.communicate()

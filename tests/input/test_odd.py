@@ -91,7 +91,7 @@ def test_an_axis_that_defies_its_range_is_cloned_as_it_is(rig: Rig) -> None:
     rig.start()
     assert taken(rig) == [odd.node]
     clone = rig.devices()[0]["states"]["work"]["node"]
-    with open(clone, "rb", buffering=0) as node:
+    with open(f"/proc/{rig.vms['work'].pid}/root{clone}", "rb", buffering=0) as node:
         info = bytearray(24)
         fcntl.ioctl(node, 0x80184540, info)
     assert struct.unpack("6i", info)[1:] == (10, -10, 1, 500, 3)
@@ -169,7 +169,7 @@ def test_the_machine_has_no_use_for_a_clone(rig: Rig, rule: None) -> None:
             seen = properties(state["node"])
             assert seen["LIBINPUT_IGNORE_DEVICE"] == "1"
             assert not current_tags(seen) & {"seat", "uaccess", "power-switch"}
-            assert os.stat(state["node"]).st_mode & 0o777 == 0o600
+            assert not Path(state["node"]).exists(), "there is nothing to open"
         inside = rig.vms["work"].run(["udevadm", "info", "-q", "property", "--name", clone(rig)])
         assert b"ID_INPUT_KEYBOARD=1" in inside.stdout
         assert b"LIBINPUT_IGNORE_DEVICE" not in inside.stdout
@@ -188,7 +188,8 @@ def current_tags(found: dict[str, str]) -> set[str]:
 
 def properties(node: str) -> dict[str, str]:
     """What the machine's udev says of it."""
+    path = f"/sys/class/input/{Path(node).name}"
     done = subprocess.run(
-        ["udevadm", "info", "-q", "property", "--name", node], capture_output=True, check=True
+        ["udevadm", "info", "-q", "property", "--path", path], capture_output=True, check=True
     )
     return dict(line.split("=", 1) for line in done.stdout.decode().splitlines())
