@@ -58,8 +58,8 @@ class Claims:
         while True:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
-                fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _lock(fcntl.F_WRLCK))
-                if _is(fd, path):
+                fcntl.fcntl(fd, fcntl.F_OFD_SETLK, lock(fcntl.F_WRLCK))
+                if is_at(fd, path):
                     break
             except BlockingIOError:
                 owner = _says(fd)
@@ -96,15 +96,15 @@ class Claims:
         while True:
             fd = self._making(os.O_RDWR | os.O_CREAT)
             with contextlib.suppress(BlockingIOError):  # the last one is just about to remove it
-                fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _lock(fcntl.F_RDLCK))  # with others
-                if _is(fd, path):
+                fcntl.fcntl(fd, fcntl.F_OFD_SETLK, lock(fcntl.F_RDLCK))  # with others
+                if is_at(fd, path):
                     break
             os.close(fd)
         try:
             yield
         finally:
             with contextlib.suppress(OSError):  # others make one too: the last one removes it
-                fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _lock(fcntl.F_WRLCK))
+                fcntl.fcntl(fd, fcntl.F_OFD_SETLK, lock(fcntl.F_WRLCK))
                 os.unlink(path)
             os.close(fd)
 
@@ -128,17 +128,19 @@ class Claims:
         return os.open(self._folder / "making", flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
-def _lock(kind: int) -> bytes:
+def lock(kind: int) -> bytes:
+    """Of a whole file, for F_OFD_SETLK and F_OFD_GETLK: fcntl.F_RDLCK, F_WRLCK."""
     return _FLOCK.pack(kind, os.SEEK_SET, 0, 0, 0)
 
 
 def _locked(fd: int) -> bool:
     """Whether a lock of anybody's, another descriptor of ours included, is on the file."""
-    answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _lock(fcntl.F_WRLCK))
+    answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, lock(fcntl.F_WRLCK))
     return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
 
 
-def _is(fd: int, path: Path) -> bool:
+def is_at(fd: int, path: Path) -> bool:
+    """Whether the open file still stands there."""
     try:
         there = os.stat(path, follow_symlinks=False)
     except FileNotFoundError:

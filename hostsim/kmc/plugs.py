@@ -20,7 +20,9 @@ from hostsim.kmc.mirror import Mirror
 from hostsim.kmc.osnodes import OsNodes
 from hostsim.model import DeviceSpec, HostSpec, Json
 from netns.claims import CLONE, DEVICE, ClaimedError, Claims
+from netns.console import Console
 from netns.evdevices import Source
+from netns.evioctl import EV_KEY
 from netns.hotplug import Hotplug, InputNode
 from netns.journal import Journal
 
@@ -32,6 +34,9 @@ for another reason: to try costs the machine some clones, made and removed."""
 
 SOON = 0.05
 """The same while any host makes a clone: a device that has just appeared may be that."""
+
+BUTTONS = 0x100
+"""BTN_MISC: codes of EV_KEY below it are keys, which the machine's consoles obey."""
 
 MADE = "/devices/virtual/input/"
 """Where in sysfs devices are that a program made through uinput."""
@@ -68,6 +73,9 @@ class Plugs:
         self._readers: list[int] = []
         self._hotplug: Hotplug | None = None
         self._claims = Claims(spec.name)
+        self._console = Console()
+        self._journal = journal
+        self._keyboards: set[str] = set()  # of what we have
         self._waiting: dict[str, _Waiting] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._hotkey = hotkey
@@ -109,6 +117,8 @@ class Plugs:
     def close(self) -> None:
         """Both drivers are closed by their owner, before this."""
         self.hush()
+        self._keyboards.clear()
+        self._set_console()
         self._claims.close()
         self._forwarder.close()
         if self._hotplug is not None:
@@ -132,6 +142,8 @@ class Plugs:
                 self._wait_no_more(node.sysname)
                 self.mirror.remove(node.sysname)
                 self.direct.remove(node.sysname)
+                self._keyboards.discard(node.sysname)
+                self._set_console()
 
     def _plugged(self, node: InputNode) -> None:
         """Take the node if it is ours to take; else it may have to wait."""
@@ -181,15 +193,31 @@ class Plugs:
             self._claims.claim(node.sysname, DEVICE)
             source.grab()  # or it is busy, before a driver has done anything to it
             source.ungrab()
+            if any(code < BUTTONS for code in source.codes(EV_KEY)):
+                self._keyboards.add(node.sysname)
+                self._set_console()
             driver.add(source, node, spec)
         except (OSError, HostsimError) as error:
             source.close()
             self._claims.release(node.sysname)
+            self._keyboards.discard(node.sysname)
+            self._set_console()
             busy = isinstance(error, OSError) and error.errno == errno.EBUSY
             delay = AGAIN if busy or isinstance(error, ClaimedError) else LATER
             return _Waiting(node, delay, _why(error), name, spec.mode)
         log.info("%s (%s): %s", name, node.node, spec.mode)
         return None
+
+    def _set_console(self) -> None:
+        """The machine's consoles hear keys, or hear none as long as we have a keyboard."""
+        try:
+            if self._keyboards and not self._console.is_quiet:
+                self._journal.add("console", path=str(self._console.path))
+                self._console.quiet()
+            elif not self._keyboards:
+                self._console.give_back()
+        except OSError as error:
+            log.warning("the machine's consoles: %s", error.strerror)
 
     def _watch(self, fd: int, callback: Callable[[], None]) -> None:
         asyncio.get_running_loop().add_reader(fd, callback)

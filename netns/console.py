@@ -1,0 +1,156 @@
+"""The machine's text consoles, deaf while hosts have its keyboards (ioctl_console(2), KDSKBMODE).
+
+The kernel's console hears every keyboard that there is, and the clone of a grabbed one too. What is
+typed for an OS would be typed into a login on tty1 as well, and Ctrl+Alt+Del would end the machine.
+
+    console = Console()
+    console.quiet()        every console that takes keys is K_OFF; once more is harmless
+    console.give_back()    each is as it was, unless another host still has keyboards
+
+What each was is in /run/hostsim-devices/console, which every host that needs quiet has locked for
+reading: the last one gives back, and `restore` does it for one that was killed. A console that a
+program manages itself (K_RAW, K_MEDIUMRAW, K_OFF: a display server's) is left alone, and so is one
+that comes later. SysRq still works.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from netns.claims import FOLDER, is_at, lock
+
+K_XLATE, K_UNICODE, K_OFF = 1, 3, 4
+_GET_MODE, _SET_MODE, _GET_STATE = 0x4B44, 0x4B45, 0x5603
+_STATE = struct.Struct("3H")  # vt_stat: active, signal, a bit for each console that is there
+_FILE_MAX = 4096
+
+
+class Terminals(Protocol):
+    """The consoles and their keyboard modes, by number."""
+
+    def modes(self) -> dict[int, int]:
+        """Of those that are there."""
+        ...
+
+    def set(self, number: int, mode: int) -> None:
+        """Raises OSError."""
+        ...
+
+
+class Kernel:
+    """The kernel's; none where it has none (CONFIG_VT)."""
+
+    def modes(self) -> dict[int, int]:
+        """See `Terminals`."""
+        found: dict[int, int] = {}
+        with contextlib.suppress(OSError), _opened("/dev/tty0") as tty:
+            present = _STATE.unpack(fcntl.ioctl(tty, _GET_STATE, bytes(_STATE.size)))[2]
+            for number in (n for n in range(1, 16) if present >> n & 1):
+                with contextlib.suppress(OSError), _opened(f"/dev/tty{number}") as one:
+                    found[number] = struct.unpack("i", fcntl.ioctl(one, _GET_MODE, bytes(4)))[0]
+        return found
+
+    def set(self, number: int, mode: int) -> None:
+        """See `Terminals`."""
+        with _opened(f"/dev/tty{number}") as tty:
+            fcntl.ioctl(tty, _SET_MODE, mode)
+
+
+class Console:
+    """One host's wish for quiet. `give_back` ends it; twice is harmless."""
+
+    def __init__(self, terminals: Terminals | None = None, folder: Path = FOLDER) -> None:
+        self._terminals = terminals or Kernel()
+        self._path = folder / "console"
+        self._fd = -1
+
+    @property
+    def path(self) -> Path:
+        """The file, for `restore`."""
+        return self._path
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether this host has asked for it."""
+        return self._fd >= 0
+
+    def quiet(self) -> None:
+        """See above. Raises OSError."""
+        if self._fd >= 0:
+            return
+        self._fd = _locked(self._path)
+        found = self._terminals.modes()
+        taking = {n: mode for n, mode in found.items() if mode in (K_XLATE, K_UNICODE)}
+        _write(self._fd, {**_read(self._fd), **taking})  # first: whoever comes after a kill knows
+        for number in taking:
+            self._terminals.set(number, K_OFF)
+
+    def give_back(self) -> None:
+        """See above. Raises OSError."""
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            _give_back(fd, self._path, self._terminals)
+
+
+def restore(path: Path, terminals: Terminals | None = None) -> None:
+    """Give back what a host that was killed has left, unless a living one needs quiet. Raises
+    OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        _give_back(fd, path, terminals or Kernel())
+
+
+def _give_back(fd: int, path: Path, terminals: Terminals) -> None:
+    """Takes `fd`."""
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, lock(fcntl.F_WRLCK))
+        if is_at(fd, path):
+            now = terminals.modes()
+            for number, mode in _read(fd).items():
+                if now.get(number) == K_OFF:  # else somebody has set it meanwhile
+                    terminals.set(number, mode)
+            path.unlink()
+    except BlockingIOError:
+        return  # another host still needs it
+    finally:
+        os.close(fd)
+
+
+def _locked(path: Path) -> int:
+    """The file, locked for reading."""
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with contextlib.suppress(BlockingIOError):  # its last user is just about to remove it
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, lock(fcntl.F_RDLCK))
+            if is_at(fd, path):
+                return fd
+        os.close(fd)
+
+
+def _read(fd: int) -> dict[int, int]:
+    try:
+        return {int(n): int(mode) for n, mode in json.loads(os.pread(fd, _FILE_MAX, 0)).items()}
+    except (ValueError, AttributeError):
+        return {}  # new, or cut short: then nothing was set yet
+
+
+def _write(fd: int, modes: dict[int, int]) -> None:
+    text = json.dumps(modes).encode()
+    if os.pwrite(fd, text, 0) != len(text):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    os.ftruncate(fd, len(text))
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[int]:
+    fd = os.open(path, os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)

@@ -1,0 +1,109 @@
+"""The machine's consoles are deaf as long as any host has a keyboard, and then as they were."""
+
+import fcntl
+import os
+from pathlib import Path
+
+import pytest
+
+from netns.claims import lock
+from netns.console import K_OFF, K_UNICODE, K_XLATE, Console, restore
+
+K_RAW = 0
+
+
+class Fake:
+    """Three consoles: two that take keys, one that a display server has."""
+
+    def __init__(self) -> None:
+        self.now = {1: K_UNICODE, 2: K_XLATE, 7: K_RAW}
+
+    def modes(self) -> dict[int, int]:
+        return dict(self.now)
+
+    def set(self, number: int, mode: int) -> None:
+        self.now[number] = mode
+
+
+FOUND = {1: K_UNICODE, 2: K_XLATE, 7: K_RAW}
+QUIET = {1: K_OFF, 2: K_OFF, 7: K_RAW}
+
+
+@pytest.fixture
+def consoles() -> Fake:
+    return Fake()
+
+
+def test_each_is_as_it_was(consoles: Fake, tmp_path: Path) -> None:
+    host = Console(consoles, tmp_path)
+    host.give_back()
+    for _ in range(2):
+        host.quiet()
+        host.quiet()
+        assert consoles.now == QUIET
+        host.give_back()
+        host.give_back()
+        assert consoles.now == FOUND
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_the_last_of_two_hosts_gives_back(consoles: Fake, tmp_path: Path, first: int) -> None:
+    hosts = [Console(consoles, tmp_path), Console(consoles, tmp_path)]
+    for host in hosts:
+        host.quiet()
+    hosts.pop(first).give_back()
+    assert consoles.now == QUIET
+    hosts.pop().give_back()
+    assert consoles.now == FOUND
+
+
+def test_what_a_killed_host_left_is_given_back_by_clean(consoles: Fake, tmp_path: Path) -> None:
+    killed = Console(consoles, tmp_path)
+    killed.quiet()
+    os.close(killed._fd)
+    other = Console(consoles, tmp_path)
+    other.quiet()
+    restore(other.path, consoles)
+    assert consoles.now == QUIET, "a living host needs it"
+    os.close(other._fd)
+    restore(other.path, consoles)
+    restore(other.path, consoles)
+    assert consoles.now == FOUND
+
+
+def test_what_a_killed_host_left_is_given_back_by_the_next_one(
+    consoles: Fake, tmp_path: Path
+) -> None:
+    killed = Console(consoles, tmp_path)
+    killed.quiet()
+    os.close(killed._fd)
+    host = Console(consoles, tmp_path)
+    host.quiet()
+    host.give_back()
+    assert consoles.now == FOUND
+
+
+def test_a_console_that_somebody_has_set_meanwhile_stays(consoles: Fake, tmp_path: Path) -> None:
+    host = Console(consoles, tmp_path)
+    host.quiet()
+    consoles.now[2] = K_RAW
+    host.give_back()
+    assert consoles.now == {1: K_UNICODE, 2: K_RAW, 7: K_RAW}
+
+
+@pytest.mark.parametrize("text", [b"", b'{"1": 3', b"[]", b'{"x": 1}', b"\xff"])
+def test_a_file_that_says_nothing_changes_nothing(
+    consoles: Fake, tmp_path: Path, text: bytes
+) -> None:
+    (tmp_path / "console").write_bytes(text)
+    restore(tmp_path / "console", consoles)
+    assert consoles.now == FOUND
+
+
+def test_the_file_is_locked_while_it_is_needed(consoles: Fake, tmp_path: Path) -> None:
+    host = Console(consoles, tmp_path)
+    host.quiet()
+    with open(host.path, "r+b") as file, pytest.raises(BlockingIOError):
+        fcntl.fcntl(file, fcntl.F_OFD_SETLK, lock(fcntl.F_WRLCK))
+    host.give_back()
