@@ -55,6 +55,7 @@ def test_it_hears_nothing_of_one_that_comes_later(heard: Path, rig: Rig) -> None
     rig.start()
     reader = rig.reader("work")
     keyboard = rig.typist("keyboard", "Test Keyboard")
+    until(lambda: [one["owner"] for one in rig.devices()] == ["work"], DEADLINE, "it is taken")
     until(lambda: reader.opened() == 1, DEADLINE, "work has the clone")
     keyboard("tap KEY_A")
     until(lambda: (A, 0) in reader.pressed(), DEADLINE, "work hears it")
