@@ -36,6 +36,12 @@ iptables, of which the switch has none."""
 NTF_MASTER = 0x04
 NTF_STICKY = 0x40
 NUD_NOARP = 0x40
+LINK_LOCAL = 0xFFF8
+"""The groups 01:80:c2:00:00:03 to 0f, a bit each: 802.1X, PTP, LLDP and the like, which a bridge
+keeps for itself otherwise. A host's wires carry them from end to end, as a cable does. The kernel
+lets a bridge have all but three of the groups: it forwards 00 (STP) where it runs no STP itself,
+never 01 (PAUSE), and 02 where a port says so."""
+LACP = 1 << 2
 
 
 class Mac(enum.IntEnum):
@@ -110,6 +116,7 @@ class Switch:
                 index=BRIDGE_INDEX,
                 address=mac(self.host, Mac.BRIDGE, 0),
                 br_mcast_snooping=0,
+                br_group_fwd_mask=LINK_LOCAL,
                 state="up",
             )
 
@@ -158,6 +165,7 @@ class Switch:
                 index = records.IFINDEX + number
                 add_hook(batch, index)
                 batch.link("set", index=index, master=BRIDGE_INDEX, state="up")
+                batch.brport("set", index=index, group_fwd_mask=LACP)
 
         self.rtnl.batch(fill)
 
@@ -178,6 +186,7 @@ class Switch:
         )
         add_hook(batch, vm.port)
         batch.link("set", index=vm.port, state="up")
+        batch.brport("set", index=vm.port, group_fwd_mask=LACP)
         batch.fdb(
             "add",
             ifindex=vm.port,

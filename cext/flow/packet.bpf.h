@@ -163,7 +163,8 @@ static __noinline enum hs_kind hs_transport(struct __sk_buff *skb, struct hs_pac
         if (head[0] == 128 || head[0] == 129) {
             __builtin_memcpy(&p->key.tuple.sport, head + 4, 2);
             p->key.tuple.dport = p->key.tuple.sport;
-        } else if ((head[0] >= 130 && head[0] <= 137) || head[0] == 143) {
+        } else if (p->key.tuple.family == 6 &&
+                   ((head[0] >= 130 && head[0] <= 137) || head[0] == 143)) {
             return HS_PLAIN; /* multicast listeners, neighbour and router discovery */
         } else if (follow && head[0] < 128) {
             hs_inner(skb, p->l4 + 8, p);

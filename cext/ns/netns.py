@@ -28,8 +28,8 @@ def new_netns() -> int:
 
 
 def offload_off(netns_fd: int, interface: str) -> None:
-    """The interface leaves no checksum and no large segment to hardware: see hs_offload_off. Raises
-    OSError."""
+    """The interface leaves no checksum, no large segment and no VLAN tag to hardware: see
+    hs_offload_off. Raises OSError."""
     check(lib.hs_offload_off(netns_fd, interface.encode()), f"offloads of {interface}")
 
 

@@ -2,9 +2,9 @@
 #ifndef HS_OFFLOAD_H
 #define HS_OFFLOAD_H
 
-/* The switch's end of a VM's veth finishes what kernels leave to their hardware: checksums, and the
- * cutting of large segments; an AF_XDP socket behind the other end would get packets that are
- * neither. SIOCETHTOOL on `interface` in the namespace. Returns 0 or a negative errno. */
+/* The switch's end of a VM's veth finishes what kernels leave to their hardware: checksums, the
+ * cutting of large segments, VLAN tags; an AF_XDP socket behind the other end would get packets
+ * without them. SIOCETHTOOL on `interface` in the namespace. Returns 0 or a negative errno. */
 int hs_offload_off(int netns_fd, const char *interface);
 
 #endif

@@ -106,7 +106,8 @@ static enum reason reason_of(const uint8_t *frame, const struct hs_view *v) {
 static int speaks_of_neighbours(const struct hs_view *v) {
     if (!v->tuple.family)
         return v->tuple.sport == bpf_htons(ETH_P_ARP);
-    return v->tuple.proto == HS_IP_ICMPV6 && ((v->type >= 130 && v->type <= 137) || v->type == 143);
+    return v->tuple.family == 6 && v->tuple.proto == HS_IP_ICMPV6 &&
+           ((v->type >= 130 && v->type <= 137) || v->type == 143);
 }
 
 static int to_group(const struct hs_tuple *t) {

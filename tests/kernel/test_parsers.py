@@ -105,7 +105,7 @@ def plain(view: Any) -> bool:
     neighbours = {*range(130, 138), 143}
     if view.tuple.family == 0:
         return unpack_tuple(view.tuple).sport == 0x0806
-    return view.tuple.proto == 58 and view.type in neighbours
+    return view.tuple.family == 6 and view.tuple.proto == 58 and view.type in neighbours
 
 
 SEEN: Counter[str] = Counter()

@@ -1,0 +1,119 @@
+"""An endpoint that sends frames as they are, and another that is given every packet its kernel
+accepts."""
+
+import itertools
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cext.ns.netns import socket_at
+from cext.switch.records import Tuple
+from help import frames as made_of
+from help.frames import GRE, HAS_PORTS, ICMP, ICMPV6, SCTP, TCP, UDP, UDPLITE, Ends
+from help.net import Net
+from help.waiting import until
+
+GROUP4, GROUP6 = "224.0.0.251", "ff02::fb"
+PROTOCOLS = (UDP, TCP, SCTP, UDPLITE, GRE, ICMP, ICMPV6, 253)
+FENCE = 253
+"""The protocol (RFC 3692) of a packet that tells that all before it has gone through."""
+SO_RCVBUFFORCE = 33
+
+
+@dataclass
+class Receiver:
+    """Sockets of an endpoint that are given every packet its kernel accepts."""
+
+    sockets: dict[tuple[int, int], socket.socket]
+
+    def all(self) -> Iterator[tuple[Tuple, int, bytes]]:
+        """Every packet that waits: its flow, TCP flags, and what it carries."""
+        for (family, proto), one in self.sockets.items():
+            while True:
+                try:
+                    data, control, _, sender = one.recvmsg(65536, 256)
+                except BlockingIOError:
+                    break
+                if family == 4:
+                    header = (data[0] & 15) * 4
+                    yield told(4, proto, data[12:16], data[16:20], data[header:])
+                else:
+                    (info,) = [raw for _, kind, raw in control if kind == socket.IPV6_PKTINFO]
+                    src = socket.inet_pton(socket.AF_INET6, sender[0].partition("%")[0])
+                    yield told(6, proto, src, info[:16], data)
+
+
+def told(family: int, proto: int, src: bytes, dst: bytes, body: bytes) -> tuple[Tuple, int, bytes]:
+    sport = dport = flags = 0
+    if len(body) < 8:
+        pass  # nothing that has ports
+    elif proto in HAS_PORTS:
+        sport, dport = struct.unpack_from("!HH", body)
+        flags = body[13] if proto == TCP and len(body) > 13 else 0
+    elif echo(proto, body):
+        sport = dport = struct.unpack_from("!H", body, 4)[0]
+    return Tuple(family, proto, src, sport, dst, dport), flags, body
+
+
+def echo(proto: int, body: bytes) -> bool:
+    return body[0] in {ICMP: (0, 8), ICMPV6: (128, 129)}.get(proto, ())
+
+
+def listen(net: Net, name: str) -> Receiver:
+    """Raw sockets for every protocol that the frames are of, in a VM or endpoint."""
+    vm, sockets = net.vms[name], {}
+    index = int(net.ip(name, "-o", "link", "show", "eth0").partition(":")[0])
+    for family, proto in itertools.product((4, 6), PROTOCOLS):
+        kind = socket.AF_INET if family == 4 else socket.AF_INET6
+        one = sockets[family, proto] = socket_at(vm.netns_fd, kind, socket.SOCK_RAW, proto)
+        one.setblocking(False)
+        one.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 16 << 20)
+        if family == 6:
+            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+    joined = socket.inet_aton(GROUP4) + socket.inet_aton("0.0.0.0") + struct.pack("@i", index)
+    sockets[4, UDP].setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, joined)
+    joined = socket.inet_pton(socket.AF_INET6, GROUP6) + struct.pack("@I", index)
+    sockets[6, UDP].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, joined)
+    return Receiver(sockets)
+
+
+def swallows(net: Net, name: str) -> None:
+    """Make a VM of a chain one that nothing comes out of."""
+    net.vms[name].sysctl({"net.ipv4.ip_forward": "0", "net.ipv6.conf.all.forwarding": "0"})
+
+
+class Wire:
+    """From the client to the server of a Net."""
+
+    def __init__(self, net: Net) -> None:
+        self.net = net
+        self.receiver = listen(net, "server")
+        self.sender = socket_at(net.vms["client"].netns_fd, socket.AF_PACKET, socket.SOCK_RAW)
+        self.sender.bind(("eth0", 0))
+        server, client = (
+            bytes.fromhex(net.vms[name].mac.replace(":", "")) for name in ("server", "client")
+        )
+        ends = made_of.ENDS
+        self.ends = Ends(server, client, ends.src4, ends.dst4, ends.src6, ends.dst6)
+        self._fences = itertools.count()
+
+    def send(self, several: list[bytes]) -> list[tuple[Tuple, int, bytes]]:
+        """Send frames; what the receiver was given, once all of them have gone through."""
+        fence = b"fence %d" % next(self._fences)
+        packet = made_of.ipv4(self.ends.src4, self.ends.dst4[0], FENCE, fence)
+        for frame in (*several, self.ends.mac + self.ends.here + b"\x08\x00" + packet):
+            self.sender.send(frame)
+        found: list[tuple[Tuple, int, bytes]] = []
+
+        def through() -> bool:
+            found.extend(self.receiver.all())
+            return any(body == fence for _, _, body in found)
+
+        until(through, 10)
+        return [one for one in found if one[0].proto != FENCE]
+
+    def close(self) -> None:
+        self.sender.close()
+        for one in self.receiver.sockets.values():
+            one.close()
