@@ -161,6 +161,10 @@ class Object:
             self._handle = ffi.NULL
 
 
+CONSUMED = 256
+"""Records that are handed over in one call."""
+
+
 class Ring:
     """The reader of a BPF ring buffer (BPF_MAP_TYPE_RINGBUF).
 
@@ -168,7 +172,9 @@ class Ring:
     """
 
     def __init__(self, ring: Map, sample: Callable[[bytes], None]) -> None:
-        self._context = ffi.new_handle(sample)
+        self._sample = sample
+        self._left = 0
+        self._context = ffi.new_handle(self._record)
         self._handle = lib.ring_buffer__new(ring.fd, lib.hs_ring_sample, self._context, ffi.NULL)
         if self._handle == ffi.NULL:
             raise OSError(ffi.errno, f"BPF ring buffer: {os.strerror(ffi.errno)}")
@@ -178,9 +184,19 @@ class Ring:
         fd: int = lib.ring_buffer__epoll_fd(self._handle)
         return fd
 
-    def consume(self) -> int:
-        """Hand over every waiting record; how many there were."""
-        return check(lib.ring_buffer__consume(self._handle), "BPF ring buffer")
+    def consume(self, most: int = CONSUMED) -> None:
+        """Hand over waiting records, `most` at a time: whoever fills the ring as fast as it is read
+        would keep the caller here for ever. If more wait, `fileno` stays readable. Raises OSError.
+        """
+        self._left = most
+        said = lib.ring_buffer__consume(self._handle)
+        if said != -errno.EAGAIN:
+            check(said, "BPF ring buffer")
+
+    def _record(self, data: bytes) -> int:
+        self._sample(data)
+        self._left -= 1
+        return 0 if self._left > 0 else -errno.EAGAIN
 
     def close(self) -> None:
         """Unmap. Twice is harmless."""
@@ -191,8 +207,8 @@ class Ring:
 
 @ffi.def_extern()  # type: ignore[untyped-decorator]
 def hs_ring_sample(context: Any, data: Any, size: int) -> int:
-    ffi.from_handle(context)(bytes(ffi.buffer(data, size)))
-    return 0
+    said: int = ffi.from_handle(context)(bytes(ffi.buffer(data, size)))
+    return said
 
 
 def attach_cgroup(program_fd: int, cgroup_fd: int, kind: int, flags: int = 0) -> None:

@@ -114,37 +114,41 @@ static __always_inline __u64 hs_for_frame(const struct hs_packet *p, __u64 verdi
  * packet costs one access to it. */
 HS_GLOBAL int hs_slow(struct __sk_buff *skb, __u32 epoch, struct hs_flow *known, __u64 *verdict) {
     struct hs_packet *p = hs_packet();
-    struct hs_flow *other, fresh = {};
+    struct hs_scratch *work = hs_scratch();
+    struct hs_flow *other, *fresh;
     struct hs_policy *policy;
     __u32 age;
 
-    if (!p || !verdict)
+    if (!p || !verdict || !work)
         return HS_C_MALFORMED;
+    fresh = &work->flow;
+    __builtin_memset(fresh, 0, sizeof(*fresh));
     policy = hs_policy_of(skb, p->key.vm, epoch, &age);
     if (!policy)
         return HS_C_STALE;
-    hs_decide(policy, age ? HS_OLD : HS_NEWEST, &fresh);
-    if (age && hs_flags_of(fresh.verdict) & HS_F_START) /* its chain does not hold this VM */
+    hs_decide(policy, age ? HS_OLD : HS_NEWEST, fresh);
+    if (age && hs_flags_of(fresh->verdict) & HS_F_START) /* its chain does not hold this VM */
         return HS_C_STALE;
-    *verdict = fresh.verdict;
+    *verdict = fresh->verdict;
     if (age) {
         hs_count(HS_C_OLD_EPOCH);
         return HS_DECIDED;
     }
     if (known) {
-        hs_redecide(known, &fresh);
+        if (known->verdict != fresh->verdict || known->route != fresh->route)
+            hs_redecide(known, fresh);
         return HS_DECIDED;
     }
-    fresh.last = bpf_ktime_get_coarse_ns();
-    fresh.packets = 1;
-    fresh.bytes = skb->len;
-    if (hs_action_of(hs_for_frame(p, fresh.verdict)) == HS_DROP)
-        *(hs_flags_of(fresh.verdict) & HS_F_VM_GONE ? &fresh.gone : &fresh.dropped) = 1;
-    if (bpf_map_update_elem(&flows, &p->key, &fresh, BPF_NOEXIST) == 0)
+    fresh->last = bpf_ktime_get_coarse_ns();
+    fresh->packets = 1;
+    fresh->bytes = skb->len;
+    if (hs_action_of(hs_for_frame(p, fresh->verdict)) == HS_DROP)
+        *(hs_flags_of(fresh->verdict) & HS_F_VM_GONE ? &fresh->gone : &fresh->dropped) = 1;
+    if (bpf_map_update_elem(&flows, &p->key, fresh, BPF_NOEXIST) == 0)
         return HS_COUNTED;
     other = bpf_map_lookup_elem(&flows, &p->key); /* another CPU was first */
     if (other)
-        hs_redecide(other, &fresh);
+        hs_redecide(other, fresh);
     else
         hs_count(HS_C_TABLE_FULL);
     return HS_DECIDED;
@@ -254,6 +258,11 @@ static __always_inline int hs_act(struct __sk_buff *skb, struct hs_packet *packe
     }
 }
 
+/* Whether the packet begins a TCP connection: it may know better than what is known of it. */
+static __always_inline int hs_begins(const struct hs_packet *p) {
+    return (p->tcp_flags & (HS_TCP_SYN | HS_TCP_ACK)) == HS_TCP_SYN;
+}
+
 SEC("tc")
 int classify(struct __sk_buff *skb) {
     struct hs_packet *packet = hs_packet();
@@ -293,7 +302,7 @@ int classify(struct __sk_buff *skb) {
     }
     flow = bpf_map_lookup_elem(&flows, &packet->key);
     verdict = flow ? READ_ONCE(flow->verdict) : 0;
-    if (!flow || hs_epoch_of(verdict) != epoch ||
+    if (!flow || hs_epoch_of(verdict) != epoch || hs_begins(packet) ||
         (hs_age(skb, epoch) && !(hs_flags_of(verdict) & HS_F_START))) {
         reason = hs_slow(skb, epoch, flow, &verdict);
         if (reason >= 0)
@@ -376,13 +385,15 @@ int transfer_out(struct __sk_buff *skb) {
 
 /* The far end of a direct link is in the switch's namespace, beside the ports but no port: there
  * this program is out of reach of user 0 in either VM, and redirect_peer steps into eth0 at once.
- */
+ * The VM may send here what it likes: a rule of an older epoch is good for packets that carry this
+ * epoch, which were under way when it ended, and for no other. */
 SEC("tc")
 int transfer_in(struct __sk_buff *skb) {
     struct hs_packet *packet = hs_packet();
     struct hs_config *now;
     struct hs_flow *flow;
-    __u32 zero = 0;
+    __u64 verdict;
+    __u32 zero = 0, age;
     __u32 from = skb->ifindex >> 12 & HS_VM_MAX, to = skb->ifindex & HS_VM_MAX;
 
     now = bpf_map_lookup_elem(&config, &zero);
@@ -391,8 +402,14 @@ int transfer_in(struct __sk_buff *skb) {
     if (!hs_quick(skb, packet, from) && hs_flow_of(skb, from, now->on) != HS_FLOW)
         return hs_dropped(HS_C_FORGED);
     flow = bpf_map_lookup_elem(&flows, &packet->key);
-    if (!flow || hs_to_of(flow->rule.verdict) != to || packet->group)
+    if (!flow || packet->group)
         return hs_dropped(HS_C_FORGED);
+    verdict = READ_ONCE(flow->rule.verdict);
+    if (hs_to_of(verdict) != to)
+        return hs_dropped(HS_C_FORGED);
+    age = READ_ONCE(now->epoch) - hs_epoch_of(verdict);
+    if (age && (age >= HS_EPOCHS || hs_age(skb, now->epoch) != age))
+        return hs_dropped(HS_C_STALE);
     __sync_fetch_and_add(&flow->rule.got_packets, 1);
     return bpf_redirect_peer(HS_IFINDEX + to, 0);
 }
@@ -461,14 +478,16 @@ int sweep(struct hs_sweep *context) {
     return 0;
 }
 
-/* Make what was decided for a flow at a port stale, without a count lost. */
+/* Make what was decided for a flow at a port stale, and its routing rule, without a count lost. */
 SEC("syscall")
 int forget(struct hs_key *context) {
     struct hs_key key = *context;
     struct hs_flow *flow = bpf_map_lookup_elem(&flows, &key);
 
-    if (flow)
+    if (flow) {
         WRITE_ONCE(flow->verdict, 0);
+        WRITE_ONCE(flow->rule.verdict, 0);
+    }
     return 0;
 }
 

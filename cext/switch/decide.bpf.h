@@ -2,10 +2,18 @@
  *
  * The same decision in Python is hostsim/routing/policy.py; tests hold the two against each other.
  *
- * Which way a connection goes is what its first packet says: its sender began it, unless it is a
- * TCP SYN+ACK, whose receiver did. A TCP packet without SYN that no connection is known for
- * (the table was full, or the connection was idle too long) is tried both ways round, the row
- * that stands first wins: a reply must not slip past the chain because its request is forgotten. */
+ * A connection is judged by the packet that it is first known by. Its sender began it, unless it is
+ * a TCP SYN+ACK, whose receiver did. If no row matches that way round, it is tried the other way: a
+ * reply must not slip past the chain because its request is forgotten, or was never made. In the
+ * middle of a TCP connection that nobody remembers, the row that stands first wins.
+ *
+ * No packet talks a connection out of its route. What is known of one is judged anew by a packet
+ * that enters the switch (evidence):
+ *   - any, if the packet before had a VM's address, and did not come from that VM (hearsay);
+ *   - a TCP SYN, either way;
+ *   - one that goes the way of the first, and comes in by another port.
+ * The new judgement holds if its row stands before the old one's, or the old one was by hearsay.
+ * A packet that is hearsay is no evidence of a connection that is known. */
 #ifndef HS_DECIDE_BPF_H
 #define HS_DECIDE_BPF_H
 
@@ -47,11 +55,10 @@ struct hs_walk {
     struct hs_tuple tuple;
     __u32 base, content;
     __u32 found; /* out: the first row that matches << 16 | its route */
-    __u16 from;
+    __u16 from, owner;
     __u8 tcp_flags, dscp;
-    __u16 unknown; /* 1: a fragment's; neither ports nor flags are known */
-    __u16 pad;
-    __u32 undecided; /* out: a row before it asks for contents that are not known */
+    __u8 unknown;   /* 1: a fragment's; neither ports nor flags are known */
+    __u8 undecided; /* out: a row before it asks for contents that are not known */
 };
 
 enum {
@@ -131,7 +138,7 @@ static long hs_try_row(__u32 i, void *context) {
         walk->found = HS_MAYBE;
         return 1;
     }
-    if (!row->any_from && hs_off_list(row->from, walk->from))
+    if (!row->any_from && hs_off_list(row->from, walk->from) && hs_off_list(row->from, walk->owner))
         return 0;
     if ((walk->tcp_flags & row->tcp_mask) != row->tcp_want)
         return 0;
@@ -174,6 +181,7 @@ HS_GLOBAL int hs_walk_rows(int list, const struct hs_policy *policy, struct hs_c
         count = policy->mirrors;
     }
     walk.from = conn->from;
+    walk.owner = conn->owner;
     walk.tcp_flags = conn->tcp_flags;
     walk.dscp = conn->dscp;
     walk.content = conn->content;
@@ -185,39 +193,88 @@ HS_GLOBAL int hs_walk_rows(int list, const struct hs_policy *policy, struct hs_c
     return walk.found;
 }
 
-/* The route of a connection not known yet; fills conn (the side of the packet's tuple). */
-HS_GLOBAL int hs_new_conn(const struct hs_policy *policy, struct hs_conn *conn) {
-    struct hs_packet *p = hs_packet();
-    int forward = HS_NO_ROW, backward;
-    __u8 flags, undecided;
+/* What does not fit on the stack. Like the packet in hand, each CPU has one of each at a time. */
+struct hs_scratch {
+    struct hs_flow flow;  /* hs_slow: what is decided */
+    struct hs_conn conn;  /* hs_decide: of the packet in hand */
+    struct hs_conn fresh; /* hs_learn: the same, judged by this packet */
+    struct hs_conn other; /* hs_judge_conn: the same, the other way round */
+    struct hs_key key;    /* hs_stale */
+};
 
-    if (!p || !policy || !conn)
+struct {
+    __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, struct hs_scratch);
+} scratch SEC(".maps");
+
+static __always_inline struct hs_scratch *hs_scratch(void) {
+    __u32 zero = 0;
+
+    return bpf_map_lookup_elem(&scratch, &zero);
+}
+
+/* The VM that has the packet's source address, or its destination's; 0: unknown. */
+static __noinline __u32 hs_owner(int destination) {
+    struct hs_packet *p = hs_packet();
+    struct hs_address key = {};
+    __u32 *found;
+
+    if (!p || !p->key.tuple.family)
         return 0;
-    conn->policy = policy->policy;
-    conn->old_policy = 0;
-    conn->old_route = HS_NO_ROUTE;
+    __builtin_memcpy(key.address, destination ? p->key.tuple.dst : p->key.tuple.src, 16);
+    key.family = p->key.tuple.family;
+    found = bpf_map_lookup_elem(&owners, &key);
+    return found ? *found : 0;
+}
+
+/* What the packet in hand says of its connection. owner: of its source address. */
+static __always_inline void hs_first_packet(const struct hs_packet *p, __u32 owner,
+                                            struct hs_conn *conn) {
+    conn->from = p->key.vm;
     conn->tcp_flags = p->tcp_flags;
     conn->dscp = p->dscp;
-    conn->content = 0;
-    conn->from = p->key.vm;
-    conn->reply = 1;
-    flags = p->tcp_flags & (HS_TCP_SYN | HS_TCP_ACK);
-    if (p->key.tuple.proto != IPPROTO_TCP || flags != (HS_TCP_SYN | HS_TCP_ACK)) {
-        forward = hs_walk_rows(HS_ROUTES, policy, conn);
-        conn->route = forward;
-        conn->reply = 0;
-        if (p->key.tuple.proto != IPPROTO_TCP || flags & HS_TCP_SYN)
-            return 0;
-    }
-    undecided = conn->undecided;
-    conn->from = 0;
-    backward = hs_walk_rows(HS_ROUTES | HS_TURNED, policy, conn);
-    if (conn->reply || backward < forward) {
+    conn->turned = 0;
+    conn->hearsay = owner && owner != p->key.vm;
+}
+
+/* Judge a connection by what is known of it: fills route, reply and undecided. */
+HS_GLOBAL int hs_judge_conn(const struct hs_policy *policy, struct hs_conn *conn) {
+    struct hs_scratch *work = hs_scratch();
+    struct hs_packet *p = hs_packet();
+    int forward, backward, back;
+    struct hs_conn *other;
+    __u8 flags;
+
+    if (!p || !policy || !conn || !work)
+        return 0;
+    flags = conn->tcp_flags & (HS_TCP_SYN | HS_TCP_ACK);
+    if (p->key.tuple.proto != IPPROTO_TCP)
+        flags = HS_TCP_SYN; /* it begins what it is part of */
+    conn->owner = hs_owner(conn->turned);
+    forward = hs_walk_rows(HS_ROUTES | (conn->turned ? HS_TURNED : 0), policy, conn);
+    conn->route = forward;
+    conn->reply = conn->turned;
+    if (flags == HS_TCP_SYN && (forward != HS_NO_ROW || conn->undecided))
+        return 0;
+    other = &work->other;
+    *other = *conn;
+    other->from = 0;
+    other->owner = hs_owner(!conn->turned);
+    if (p->key.tuple.proto == IPPROTO_TCP) /* nobody saw the packet that began it */
+        other->tcp_flags = HS_TCP_SYN;
+    backward = hs_walk_rows(HS_ROUTES | (conn->turned ? 0 : HS_TURNED), policy, other);
+    if (flags == (HS_TCP_SYN | HS_TCP_ACK))
+        back = backward != HS_NO_ROW || forward == HS_NO_ROW;
+    else if (flags == HS_TCP_SYN)
+        back = backward != HS_NO_ROW || other->undecided;
+    else
+        back = backward < forward;
+    if (back) {
         conn->route = backward;
-        conn->reply = 1;
-    } else {
-        conn->from = p->key.vm;
-        conn->undecided = undecided;
+        conn->reply = !conn->turned;
+        conn->undecided = other->undecided;
     }
     return 0;
 }
@@ -231,7 +288,11 @@ HS_GLOBAL int hs_put_conn(const struct hs_conn *conn) {
     if (!p || !conn)
         return 0;
     value = *conn;
-    value.reply ^= hs_tuple_both_ways(&p->key.tuple, &key);
+    if (hs_tuple_both_ways(&p->key.tuple, &key)) {
+        value.reply ^= 1;
+        value.old_reply ^= 1;
+        value.turned ^= 1;
+    }
     if (bpf_map_update_elem(&conns, &key, &value, BPF_ANY) < 0)
         hs_count(HS_C_TABLE_FULL);
     return 0;
@@ -327,15 +388,20 @@ static __always_inline struct hs_policy *hs_policy_of(struct __sk_buff *skb, __u
 /* What filters and mirrors say of packets of this tuple: changes the verdict. */
 HS_GLOBAL int hs_watch(const struct hs_policy *policy, const struct hs_conn *conn,
                        struct hs_flow *flow) {
+    struct hs_packet *p = hs_packet();
     struct hs_conn own;
     __u64 flags;
     int found;
 
-    if (!policy || !conn || !flow)
+    if (!p || !policy || !conn || !flow)
         return 0;
     own = *conn;
-    if (own.reply)
-        own.from = 0;
+    own.from = own.owner = 0;
+    if (!conn->reply) { /* the port that its first packet came in by, and this one's, if it enters
+                         */
+        own.owner = conn->turned ? 0 : conn->from;
+        own.from = hs_flags_of(flow->verdict) & HS_F_START ? p->key.vm : own.owner;
+    }
     found = policy->filters ? hs_walk_rows(HS_FILTERS, policy, &own) : HS_NO_ROW;
     if (found != HS_NO_ROW) {
         flow->verdict = hs_verdict(policy->epoch, HS_F_START, HS_DROP, 0);
@@ -355,43 +421,127 @@ HS_GLOBAL int hs_watch(const struct hs_policy *policy, const struct hs_conn *con
  * newest for a packet that is only imagined. */
 enum { HS_OLD = 0, HS_NEWEST = 1, HS_IMAGINED = 2 };
 
+/* Make what was decided for a flow at a port stale, and its routing rule; turned: for its other
+ * direction. */
+HS_GLOBAL int hs_stale(__u32 vm, int turned) {
+    struct hs_scratch *work = hs_scratch();
+    struct hs_packet *p = hs_packet();
+    struct hs_flow *flow;
+
+    if (!p || !work || !vm)
+        return 0;
+    if (turned)
+        hs_tuple_turn(&p->key.tuple, &work->key.tuple);
+    else
+        work->key.tuple = p->key.tuple;
+    work->key.vm = vm;
+    flow = bpf_map_lookup_elem(&flows, &work->key);
+    if (flow) {
+        WRITE_ONCE(flow->verdict, 0);
+        WRITE_ONCE(flow->rule.verdict, 0);
+    }
+    return 0;
+}
+
+/* A packet of a known connection enters the switch: if it is evidence, and says otherwise than what
+ * is known, the connection is judged by it from now on. owner: of its source address. Returns
+ * whether it is. */
+HS_GLOBAL int hs_learn(const struct hs_policy *policy, struct hs_conn *conn, __u32 owner) {
+    struct hs_scratch *work = hs_scratch();
+    struct hs_packet *p = hs_packet();
+    struct hs_conn *fresh;
+    struct hs_route *route;
+    __u32 index;
+    __u8 flags;
+
+    if (!p || !work || !policy || !conn || (owner && owner != p->key.vm))
+        return 0;
+    flags = p->tcp_flags & (HS_TCP_SYN | HS_TCP_ACK);
+    if (!conn->hearsay && !(p->key.tuple.proto == IPPROTO_TCP && flags == HS_TCP_SYN) &&
+        (conn->turned || conn->from == p->key.vm))
+        return 0;
+    fresh = &work->fresh;
+    *fresh = *conn;
+    hs_first_packet(p, owner, fresh);
+    if (conn->hearsay)
+        fresh->content = 0;
+    hs_judge_conn(policy, fresh);
+    if (!conn->hearsay && fresh->route >= conn->route &&
+        !(fresh->route == conn->route && fresh->undecided && !conn->undecided && !conn->content))
+        return 0;
+    hs_stale(conn->from, conn->turned);
+    hs_stale(conn->back, !conn->turned);
+    index = policy->region * HS_ROWS_MAX + fresh->route;
+    route = fresh->route == HS_NO_ROUTE ? 0 : bpf_map_lookup_elem(&routes, &index);
+    for (int i = 0; route && i < HS_CHAIN_MAX; i++) { /* they may be in the old chain too */
+        hs_stale(route->chain[i], 0);
+        hs_stale(route->chain[i], 1);
+    }
+    if (conn->turned)
+        fresh->back = conn->from;
+    *conn = *fresh;
+    return 1;
+}
+
 HS_GLOBAL int hs_decide(const struct hs_policy *policy, int newest, struct hs_flow *flow) {
     struct hs_packet *p = hs_packet();
-    struct hs_conn *known, conn = {};
+    struct hs_scratch *work = hs_scratch();
+    struct hs_conn *known, *conn;
+    int turned, put = 0;
+    __u32 owner;
     __u16 route;
-    int turned;
 
-    if (!p || !policy || !flow)
+    if (!p || !policy || !flow || !work)
         return 0;
+    conn = &work->conn;
+    owner = hs_owner(0);
     known = hs_find_conn(&p->key.tuple, &turned);
     if (!known) {
-        hs_new_conn(policy, &conn);
-        route = conn.route;
-        conn.last = bpf_ktime_get_coarse_ns();
-        if (newest == HS_NEWEST)
-            hs_put_conn(&conn);
+        __builtin_memset(conn, 0, sizeof(*conn));
+        conn->old_route = HS_NO_ROUTE;
+        hs_first_packet(p, owner, conn);
+        hs_judge_conn(policy, conn);
+        conn->policy = policy->policy;
+        conn->last = bpf_ktime_get_coarse_ns();
+        put = 1;
     } else {
-        conn = *known;
-        conn.reply ^= turned;
-        if (conn.policy == policy->policy) {
-            route = conn.route;
-        } else if (conn.old_policy == policy->policy) {
-            route = conn.old_route;
+        *conn = *known;
+        conn->reply ^= turned;
+        conn->old_reply ^= turned;
+        conn->turned ^= turned;
+    }
+    route = conn->route;
+    if (conn->policy != policy->policy) {
+        if (conn->old_policy == policy->policy) {
+            route = conn->old_route;
+            conn->reply = conn->old_reply;
         } else { /* a policy this connection has not met */
-            route = hs_walk_rows(HS_ROUTES | (conn.reply ? HS_TURNED : 0), policy, &conn);
-            if (newest == HS_NEWEST) {
-                conn.old_policy = conn.policy;
-                conn.old_route = conn.route;
-                conn.policy = policy->policy;
-                conn.route = route;
-                hs_put_conn(&conn);
-            }
+            conn->old_policy = conn->policy;
+            conn->old_route = conn->route;
+            conn->old_reply = conn->reply;
+            hs_judge_conn(policy, conn);
+            conn->policy = policy->policy;
+            route = conn->route;
+            put = 1;
         }
     }
-    hs_next_hop(p->key.vm, &conn, route, policy, flow);
+    hs_next_hop(p->key.vm, conn, route, policy, flow);
+    if (newest == HS_NEWEST && known && hs_flags_of(flow->verdict) & HS_F_START) {
+        if (conn->turned && conn->back != p->key.vm && (!owner || owner == p->key.vm)) {
+            conn->back = p->key.vm;
+            put = 1;
+        }
+        if (hs_learn(policy, conn, owner)) {
+            put = 1;
+            hs_next_hop(p->key.vm, conn, conn->route, policy, flow);
+        }
+    }
+    if (newest == HS_NEWEST && put)
+        hs_put_conn(conn);
     if (newest && (policy->filters || policy->mirrors))
-        hs_watch(policy, &conn, flow);
-    if (newest && conn.undecided && !conn.reply && hs_flags_of(flow->verdict) & HS_F_START)
+        hs_watch(policy, conn, flow);
+    if (newest && conn->undecided && !conn->reply && hs_flags_of(flow->verdict) & HS_F_START &&
+        (!owner || owner == p->key.vm))
         flow->verdict |= (__u64)HS_F_INSPECT << 24;
     return 0;
 }

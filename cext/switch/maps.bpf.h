@@ -73,6 +73,14 @@ struct {
     __uint(type, BPF_MAP_TYPE_HASH);
     __uint(map_flags, BPF_F_NO_PREALLOC);
     __uint(max_entries, 1 << 16);
+    __type(key, struct hs_address);
+    __type(value, __u32);
+} owners SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __uint(max_entries, 1 << 16);
     __type(key, __u32);
     __type(value, __u32);
 } pairs SEC(".maps");

@@ -127,6 +127,11 @@ def pack_vm(mac: str, flags: int) -> bytes:
     return bytes.fromhex(mac.replace(":", "")) + bytes([flags, 0])
 
 
+def pack_owner(address: bytes) -> bytes:
+    """A key of `owners`: an IPv4 or IPv6 address."""
+    return address.ljust(16, b"\0") + pack_u32(4 if len(address) == 4 else 6)
+
+
 def pack_config(epoch: int, on: int) -> bytes:
     """The one entry of `config`; on: the ON_ bits."""
     return pack_u32(epoch) + pack_u32(on)
@@ -210,6 +215,9 @@ def read_conn(conns: Map, flow: Tuple) -> Conn | None:
         raw.dscp,
         bool(raw.undecided),
         raw.content,
+        bool(raw.turned) != turned,
+        bool(raw.hearsay),
+        raw.back,
     )
 
 

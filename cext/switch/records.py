@@ -246,7 +246,10 @@ class Content(NamedTuple):
 
 
 class Conn(NamedTuple):
-    """A connection, by one of its tuples."""
+    """A connection, by one of its tuples. reply: that is the replies', by the route. origin,
+    tcp_flags, dscp: of the packet that it is judged by; turned: that went against the tuple;
+    hearsay: it had the address of another VM than it came from. back: the VM whose port the other
+    direction came in by last; 0: none yet."""
 
     tuple: Tuple
     route: int | None
@@ -256,3 +259,6 @@ class Conn(NamedTuple):
     dscp: int
     undecided: bool
     content: int
+    turned: bool
+    hearsay: bool
+    back: int

@@ -78,6 +78,7 @@ class Dataplane:
         self._retained = Retained()
         self._inspector = Inspector(self._map, self._forget, self._ports_of)
         numbers = {name: vm.index for name, vm in vms.items()}
+        self._owners = {a.ip.packed: vm.index for vm in vms.values() for a in vm.spec.addresses}
         self._epochs = Epochs(self._map, numbers, frozenset(functions), self._inspector.policy)
         self.report = Report(
             self._map,
@@ -88,6 +89,7 @@ class Dataplane:
             self._retained,
             self._members,
             lambda: self._ring_side,
+            self._owners,
         )
         """What is shown."""
 
@@ -118,6 +120,11 @@ class Dataplane:
             self._drops.watch(vm.index, vm.netns_fd)
             self._write_vm(vm)
             self._rate(vm, vm.spec.rate)
+        for address, number in self._owners.items():
+            self._map("owners").set(maps.pack_owner(address), maps.pack_u32(number))
+        for number in self._switch.uplinks.values():  # what is outside says nothing of epochs
+            outside = records.VM_ALIVE | records.VM_ENDPOINT
+            self._map("vms").set(maps.pack_u32(number), maps.pack_vm("00:00:00:00:00:00", outside))
         self._prepare(self._first.routes)
         self._put(self._first, self._epochs.compile(self._first))
         classify = self._object.program("classify")
@@ -284,9 +291,13 @@ class Dataplane:
         assert self._object is not None
         maps.forget(self._object.program("forget"), vm, flow)
 
-    def _ports_of(self, _: records.Conn) -> set[int]:
-        """Where something may have been decided for a connection: uplinks are ports too."""
-        return {*self._by_number, *self._switch.uplinks.values()}
+    def _ports_of(self, conn: records.Conn) -> set[int]:
+        """Where something may have been decided for a connection: its two ends, and its chain."""
+        routes = self._epochs.policy.routes
+        found = {conn.origin, conn.back} - {0}
+        if conn.route is not None and conn.route < len(routes):
+            found |= {self._vms[name].index for name in routes[conn.route].through}
+        return found
 
     def _sweep(self, gone: int) -> None:
         if self._object is None:

@@ -27,20 +27,22 @@ def explain(
     connection's contents told."""
     here = view.numbers[vm]
     origin = conn.origin if conn else here
+    turned = bool(conn and conn.turned)
     first = policy.First(
-        flow.reversed() if conn and conn.reply else flow,
+        flow.reversed() if turned else flow,
         conn.tcp_flags if conn else policy.SYN,
         conn.dscp if conn else 0,
         origin,
         (name,) if name else (),
     )
     group = policy.to_group(flow)
-    row = None if group else policy.first_match(lists.routes, first)
+    judged = policy.judge(lists.routes, first, view.owners)
+    row = None if group else judged.row
     route = view.routes[lists.routes[row].route] if row is not None else None
-    reply = bool(conn and conn.reply)
-    own = policy.First(flow, first.tcp_flags, first.dscp, 0 if reply else origin)
-    on_it = watched(lists, own)
+    reply = False if group else judged.reply != turned
     chain = [view.numbers[one] for one in route.through] if route else []
+    enters = 0 if here in chain else here
+    on_it = watched(lists, policy.own(first, flow, enters, reply, turned))
     ordered = chain[::-1] if reply else chain
     ports = {one.vm: one for one in flows if one.tuple == flow}
     sent = {one.vm: one for one in rules if one.tuple == flow}
@@ -63,9 +65,7 @@ def explain(
         "direction": "reply" if reply else "forward",
         "route": route.index if route else None,
         "contents": {name[0]: name[1]} if name else None,
-        "undecided": not group
-        and policy.undecided(lists.routes, first, row)
-        and not (conn and conn.content),
+        "undecided": not group and judged.undecided and not (conn and conn.content),
         "filtered": on_it.filtered,
         "mirror": view.names[on_it.mirror] if on_it.mirror else None,
         "next": _next(result, on_it.filtered, view),

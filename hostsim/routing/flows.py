@@ -11,7 +11,7 @@ from cext.switch.records import DROP, RULE_AFTER, STEER, Flow, Lists, Rule, Tupl
 from hostsim.keys import key_text
 from hostsim.model import Json, RouteSpec
 from hostsim.routing.accounts import Snapshot
-from hostsim.routing.policy import First, first_match
+from hostsim.routing.policy import First, Owners, first_match
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class View:
     # ^ the receiver of each flow that has a rule into a ring, by sender and flow
     functions: frozenset[int] = frozenset()  # VMs with a packet function
     ports: Snapshot = field(default_factory=Snapshot)  # what packet functions' ports counted
+    owners: Owners = field(default_factory=dict)  # who has which address
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ the kernel decides by contents itself when a later policy judges the connection 
 
 Bounded: the ring buffer drops and counts. Unfinished connections are kept for PENDING at most, and
 fairly (fair.py): the oldest of whoever has most is given up, and stays on the route of its
-addresses and ports.
+addresses and ports. What a decision costs does not depend on how many VMs there are.
 """
 
 from collections.abc import Callable, Iterable

@@ -7,7 +7,7 @@ that hold the two against each other. The first row that matches wins; no match 
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cext.switch.records import (
@@ -31,14 +31,21 @@ CARRIERS = {"sni": (TCP,), "http_host": (TCP,), "dns_name": (UDP, TCP)}
 SYN, ACK = 0x02, 0x10
 
 
+Owners = Mapping[bytes, int]
+"""The VM or endpoint that has an address, by the host file; addresses are packed."""
+NO_OWNERS: Owners = {}
+
+
 @dataclass(frozen=True)
 class Judgement:
     """A connection's route (None: plain bridging), the row that said so, and which way this tuple
-    goes: `reply` is against the chain's order."""
+    goes: `reply` is against the chain's order. undecided: contents not seen yet could still choose
+    another row."""
 
     route: int | None
     row: int | None
     reply: bool
+    undecided: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -55,15 +62,19 @@ class Hop:
 
 @dataclass(frozen=True)
 class First:
-    """What is known of a connection's first packet. origin: the number of the VM or endpoint whose
-    port it came in by, 0 where it is not known. names: what its contents told so far, as (kind,
-    name)."""
+    """What is known of a connection's first packet.
+
+    origin: the number of the VM or endpoint whose port it came in by, 0 if it is not known.
+    names: what its contents told so far, as (kind, name).
+    owner: the number of the VM or endpoint that has its source address, 0 if it is not known.
+    """
 
     flow: Tuple
     tcp_flags: int = 0
     dscp: int = 0
     origin: int = 0
     names: tuple[tuple[str, str], ...] = ()
+    owner: int = 0
 
 
 def compile_lists(
@@ -207,7 +218,7 @@ def _matches(row: Row, first: First) -> bool:
     for prefixes, address in ((row.src, flow.src), (row.dst, flow.dst)):
         if prefixes and not any(_inside(address, *prefix) for prefix in prefixes):
             return False
-    if row.origins and first.origin not in row.origins:
+    if row.origins and first.origin not in row.origins and first.owner not in row.origins:
         return False
     if row.dscp is not None and row.dscp != first.dscp:
         return False
@@ -233,23 +244,39 @@ def _inside(address: bytes, network: bytes, mask: bytes) -> bool:
     return all(a & m == n for a, n, m in zip(address, network, mask, strict=True))
 
 
-def judge(rows: Sequence[Row], first: First) -> Judgement:
-    """The judgement at the first packet of a connection nothing is known of (see decide.bpf.h)."""
-    forward = backward = None
+def judge(rows: Sequence[Row], first: First, owners: Owners = NO_OWNERS) -> Judgement:
+    """The judgement at the first packet of a connection nothing is known of: hs_judge_conn in
+    decide.bpf.h."""
+    turned = first.flow.reversed()
     tcp = first.flow.proto == TCP
-    answer = tcp and first.tcp_flags & (SYN | ACK) == SYN | ACK
-    if not answer:
-        forward = first_match(rows, first)
-        if not tcp or first.tcp_flags & SYN:
-            return _judgement(rows, forward, reply=False)
-    backward = first_match(rows, replace(first, flow=first.flow.reversed(), origin=0))
-    if backward is not None and (forward is None or backward < forward):
-        return _judgement(rows, backward, reply=True)
-    return _judgement(rows, forward, reply=answer)
+    ahead = replace(first, owner=owners.get(first.flow.src, 0))
+    back = replace(
+        first,
+        flow=turned,
+        tcp_flags=SYN if tcp else first.tcp_flags,  # nobody saw the packet that began it
+        origin=0,
+        owner=owners.get(turned.src, 0),
+    )
+    forward, backward = first_match(rows, ahead), first_match(rows, back)
+    open_ahead, open_back = undecided(rows, ahead, forward), undecided(rows, back, backward)
+    if tcp and first.tcp_flags & (SYN | ACK) == SYN | ACK:
+        reply = backward is not None or forward is None
+    elif tcp and not first.tcp_flags & SYN:
+        reply = backward is not None and (forward is None or backward < forward)
+    else:
+        reply = forward is None and not open_ahead and (backward is not None or open_back)
+    row, is_open = (backward, open_back) if reply else (forward, open_ahead)
+    return Judgement(None if row is None else rows[row].route, row, reply, is_open)
 
 
-def _judgement(rows: Sequence[Row], row: int | None, reply: bool) -> Judgement:
-    return Judgement(None if row is None else rows[row].route, row, reply)
+def own(first: First, flow: Tuple, enters: int, reply: bool, turned: bool) -> First:
+    """What filters and mirrors hold a flow against: hs_watch in decide.bpf.h. first: of its
+    connection; enters: by whose port it comes into the switch, 0 in the midst of its chain; reply:
+    it is of the replies; turned: the connection's first packet went the other way."""
+    if reply:
+        return replace(first, flow=flow, origin=0, owner=0)
+    began = 0 if turned else first.origin
+    return replace(first, flow=flow, origin=enters or began, owner=began)
 
 
 def to_group(flow: Tuple) -> bool:

@@ -6,7 +6,7 @@ verify.py, which are pure.
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from cext.bpf import objects as bpf
 from cext.switch import maps, records
@@ -19,7 +19,7 @@ from hostsim.routing.epochs import Epochs
 from hostsim.routing.flows import NOBODY, View, Watched, flow_rows, rule_rows, watched
 from hostsim.routing.inspector import Inspector
 from hostsim.routing.kerneldrops import KernelDrops
-from hostsim.routing.policy import SYN, First, first_match
+from hostsim.routing.policy import SYN, First, Owners, judge, own
 from hostsim.routing.retained import Retained
 from hostsim.routing.ringside import RingSide
 from hostsim.vm import Vm
@@ -42,6 +42,7 @@ class Report:
     source: the data plane's maps by name.
     vms: every VM and endpoint by name.
     members, ring_side: how these stand when something is shown.
+    owners: who has which address.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Report:
         retained: Retained,
         members: Callable[[], Members],
         ring_side: Callable[[], RingSide],
+        owners: Owners,
     ) -> None:
         self._map = source
         self._vms = vms
@@ -64,6 +66,7 @@ class Report:
         self._retained = retained
         self._members = members
         self._ring_side = ring_side
+        self._owners = owners
 
     def flows(self) -> list[Json]:
         """The contract's `flows`."""
@@ -157,32 +160,32 @@ class Report:
             rings=ring_side.rings,
             functions=self._functions,
             ports=ring_side.snapshot(),
+            owners=self._owners,
         )
 
     def _judge(self, flow: records.Flow) -> tuple[int | None, bool]:
         """Route and direction of a flow by the policy in force."""
-        first, reply = self._first(flow)
-        routes = self._epochs.lists.routes
-        row = first_match(routes, first)
-        return None if row is None else routes[row].route, reply
+        first, turned, _ = self._first(flow)
+        judged = judge(self._epochs.lists.routes, first, self._owners)
+        return judged.route, judged.reply != turned
 
     def _watched(self, flow: records.Flow) -> Watched:
         """The filter and the mirror that the policy in force has for a flow."""
         lists = self._epochs.lists
         if not lists.filters and not lists.mirrors:
             return NOBODY
-        first, reply = self._first(flow)
-        own = replace(first, flow=flow.tuple, origin=0 if reply else first.origin)
-        return watched(lists, own)
+        first, turned, enters = self._first(flow)
+        reply = judge(lists.routes, first, self._owners).reply != turned
+        return watched(lists, own(first, flow.tuple, enters, reply, turned))
 
-    def _first(self, flow: records.Flow) -> tuple[First, bool]:
-        """What is known of the first packet of a flow's connection; whether the flow is of the
-        replies."""
+    def _first(self, flow: records.Flow) -> tuple[First, bool, int]:
+        """What is known of the packet that a flow's connection is judged by, whether that went the
+        other way, and by whose port the flow enters the switch."""
         conn = maps.read_conn(self._map("conns"), flow.tuple)
-        first = First(flow.tuple, SYN, 0, flow.vm)
-        if conn is not None:
-            tuple_ = flow.tuple.reversed() if conn.reply else flow.tuple
-            name = self._inspector.name_of(conn.content)
-            names = (name,) if name else ()
-            first = First(tuple_, conn.tcp_flags, conn.dscp, conn.origin, names)
-        return first, bool(conn and conn.reply)
+        if conn is None:
+            return First(flow.tuple, SYN, 0, flow.vm), False, flow.vm
+        tuple_ = flow.tuple.reversed() if conn.turned else flow.tuple
+        name = self._inspector.name_of(conn.content)
+        names = (name,) if name else ()
+        first = First(tuple_, conn.tcp_flags, conn.dscp, conn.origin, names)
+        return first, conn.turned, conn.back if conn.turned else conn.origin

@@ -5,6 +5,7 @@ The test plays the daemon: `pump` does what the classifier asked for. Everything
 """
 
 import contextlib
+import select
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -59,8 +60,9 @@ class Net:
         self.closing.close()
 
     def pump(self) -> None:
-        """What the daemon does when the classifier speaks."""
-        self.dataplane.on_readable()
+        """What the daemon does when the classifier speaks, until it has said all."""
+        while select.select([self.dataplane], [], [], 0)[0]:
+            self.dataplane.on_readable()
 
     def run(self, vm: str, *words: str, check: bool = True, timeout: float = 30) -> str:
         """What a program run in a VM says; with check, it must succeed."""

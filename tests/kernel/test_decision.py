@@ -95,6 +95,7 @@ def decide(
     chain=st.permutations(sorted(NUMBERS)),
     length=st.integers(1, 4),
     several=st.lists(packets(), min_size=1, max_size=8),
+    owned=st.dictionaries(st.sampled_from(ADDRESSES), st.integers(1, 4)),
 )
 def test_both_decide_alike(
     kernel: bpf.Object,
@@ -102,14 +103,19 @@ def test_both_decide_alike(
     chain: list[str],
     length: int,
     several: list[tuple[Tuple, int, int, int]],
+    owned: dict[bytes, int],
 ) -> None:
+    for address in ADDRESSES:
+        kernel.map("owners").delete(maps.pack_owner(address))
+    for address, number in owned.items():
+        kernel.map("owners").set(maps.pack_owner(address), maps.pack_u32(number))
     through = tuple(chain[:length])
     routes = [RouteSpec(index, match, through) for index, match in enumerate(table)]
     lists = policy.compile_lists(routes, (), (), NUMBERS)
     numbers = tuple(NUMBERS[name] for name in through)
     load(kernel, lists, [numbers] * len(routes))
     for flow, flags, dscp, origin in several:
-        expected = policy.judge(lists.routes, policy.First(flow, flags, dscp, origin))
+        expected = policy.judge(lists.routes, policy.First(flow, flags, dscp, origin), owned)
         route, reply, verdict = decide(kernel, origin, flow, flags, dscp)
         assert (route, reply) == (expected.route, expected.reply), (lists, flow, flags)
         if expected.route is None:
@@ -138,6 +144,6 @@ def test_a_thousand_routes(kernel: bpf.Object, tmp_path: Path) -> None:
     lists = policy.compile_lists(routes, (), (), NUMBERS)
     load(kernel, lists, [(1,)] * len(routes))
     for port in (1, 500, 1000, 1001):
-        flow = Tuple(4, 6, ADDRESSES[0], 9, ADDRESSES[1], port)
+        flow = Tuple(4, 6, ADDRESSES[0], 50000, ADDRESSES[1], port)
         found = decide(kernel, 4, flow, 2, 0)[0]
         assert found == (port - 1 if port <= 1000 else None)

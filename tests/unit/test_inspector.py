@@ -187,14 +187,14 @@ class Kernel:
         )
 
     def ports(self, conn: Conn) -> set[int]:
-        return {conn.origin, SERVER, FW}
+        return {conn.origin, conn.back, FW} - {0}
 
-    def knows(self, flow: Tuple, origin: int = CLIENT) -> None:
+    def knows(self, flow: Tuple, origin: int = CLIENT, back: int = SERVER) -> None:
         raw = ffi.new("struct hs_conn *")
-        raw.policy, raw.route, raw.undecided = 1, records.NO_ROUTE, 1
+        raw.policy, raw.route, raw.undecided, raw.back = 1, records.NO_ROUTE, 1, back
         setattr(raw, "from", origin)
         key, turned = maps.pack_conn(flow)
-        raw.reply = turned
+        raw.turned = raw.reply = turned
         self.maps["conns"].set(key, bytes(ffi.buffer(raw)))
 
     def conn(self, flow: Tuple) -> Conn:

@@ -95,8 +95,24 @@ def test_which_way_round_a_connection_goes() -> None:
     # in the middle of a connection nobody remembers
     assert policy.judge(table, first(back, tcp_flags=16)) == policy.Judgement(0, 0, True)
     assert policy.judge(table, first(WEB, tcp_flags=16)) == policy.Judgement(0, 0, False)
-    # but a new connection from the server's port 80 is a new connection
-    assert policy.judge(table, first(back, tcp_flags=2)) == policy.Judgement(None, None, False)
+    # Whoever sends a packet with the server's address and port 80, the chain is not passed by
+    assert policy.judge(table, first(back, tcp_flags=2)) == policy.Judgement(0, 0, True)
+    assert policy.judge(table, first(WEB, tcp_flags=18)) == policy.Judgement(0, 0, False)
+    # but a new connection from there that has a row of its own is a new connection
+    table = rows('proto = "tcp", dport = 80', 'proto = "tcp", sport = 80')
+    assert policy.judge(table, first(back, tcp_flags=2)) == policy.Judgement(1, 1, False)
+
+
+def test_an_address_tells_where_a_connection_came_from() -> None:
+    """A reply has the chain of its request by `from` too, though nobody remembers the request."""
+    table = rows('from = "c", proto = "udp"')
+    asked, answer = "udp:198.18.0.10:6000>198.18.0.20:53", "udp:198.18.0.20:53>198.18.0.10:6000"
+    owners = {ip_address("198.18.0.10").packed: NUMBERS["c"]}
+    assert policy.judge(table, first(asked, origin=3)) == policy.Judgement(0, 0, False)
+    assert policy.judge(table, first(answer, origin=9)) == policy.Judgement(None, None, False)
+    assert policy.judge(table, first(answer, origin=9), owners) == policy.Judgement(0, 0, True)
+    # and whoever sends with that address from elsewhere comes from both
+    assert policy.judge(table, first(asked, origin=9), owners) == policy.Judgement(0, 0, False)
 
 
 def test_contents_may_still_decide() -> None:

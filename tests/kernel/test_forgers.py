@@ -1,0 +1,390 @@
+"""A connection cannot be talked out of its chain: clients, servers and forgers against the
+classifier itself, and against the pure model of what the policy says.
+
+The programs are loaded, and run on frames (BPF_PROG_TEST_RUN) at ports of a namespace that has
+nothing else. A frame is followed from port to port as the verdicts say.
+"""
+
+import contextlib
+import ctypes
+import os
+import struct
+import subprocess
+import time
+from collections.abc import Iterator
+from ipaddress import IPv4Network, ip_address
+from typing import Any
+
+import pytest
+from cext._native import ffi, lib
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from cext import check
+from cext.bpf import objects as bpf
+from cext.switch import maps, records
+from cext.switch.records import Tuple
+from hostsim.model import MatchSpec, RouteSpec
+from hostsim.routing import policy
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
+
+CLIENT, SERVER, FW, IDS, FORGER = 1, 2, 3, 4, 5
+NUMBERS = {"client": CLIENT, "server": SERVER, "fw": FW, "ids": IDS, "forger": FORGER}
+C, S = ip_address("198.18.0.10").packed, ip_address("198.18.0.20").packed
+OWNERS = {C: CLIENT, S: SERVER}
+C_NET, S_NET = IPv4Network("198.18.0.10/32"), IPv4Network("198.18.0.20/32")
+FIN, SYN, RST, ACK = 1, 2, 4, 16
+NETNS = f"hs-forgers-{os.getpid()}"
+IFINDEX = 40  # in struct __sk_buff
+CLONE_NEWNET = 0x40000000
+
+MATCHES = (
+    MatchSpec(proto=6, dport=((80, 80),)),
+    MatchSpec(dst=(S_NET,)),
+    MatchSpec(src=(C_NET,)),
+    MatchSpec(src=(S_NET,)),
+    MatchSpec(proto=17, dport=((80, 80),)),
+    MatchSpec(sport=((80, 80),), proto=6),
+    MatchSpec(origins=("client",)),
+    MatchSpec(origins=("server",), proto=6),
+    MatchSpec(origins=("forger",)),
+    MatchSpec(proto=6, tcp_flags=(SYN | ACK, SYN)),
+)
+CHAINS = (("fw",), ("ids",), ("fw", "ids"), ("ids", "fw"))
+
+
+def frame(flow: Tuple, flags: int) -> bytes:
+    """Ethernet, IPv4, and TCP or UDP without contents."""
+    head = struct.pack("!HH", flow.sport, flow.dport)
+    if flow.proto == 6:
+        head += struct.pack("!IIBBHHH", 1, 1, 5 << 4, flags, 65535, 0, 0)
+    else:
+        head += struct.pack("!HH", 8, 0)
+    ip = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(head), 1, 0, 64, flow.proto, 0)
+    return bytes([2] * 12) + b"\x08\x00" + ip + flow.src + flow.dst + head
+
+
+class Switch:
+    """The classifier, on ports without a switch."""
+
+    def __init__(self) -> None:
+        self.object = bpf.Object("classifier", flags={"flows": 1, "conns": 1})
+        self.epoch = 0
+        for number in NUMBERS.values():
+            flags = records.VM_ALIVE | (0 if number in (FW, IDS) else records.VM_ENDPOINT)
+            value = maps.pack_vm("02:02:02:02:02:02", flags)
+            self.object.map("vms").set(maps.pack_u32(number), value)
+        for address, number in OWNERS.items():
+            self.object.map("owners").set(maps.pack_owner(address), maps.pack_u32(number))
+
+    def close(self) -> None:
+        self.object.close()
+
+    def apply(self, routes: list[RouteSpec]) -> None:
+        """As `routes apply` does."""
+        self.epoch += 1
+        lists = policy.compile_lists(routes, (), (), NUMBERS)
+        region = self.epoch % records.REGIONS
+        for at, row in enumerate(lists.rows):
+            key = maps.pack_u32(region * records.ROWS_MAX + at)
+            self.object.map("rows").set(key, maps.pack_row(row))
+        for route in routes:
+            chain = tuple(NUMBERS[name] for name in route.through)
+            key = maps.pack_u32(region * records.ROWS_MAX + route.index)
+            self.object.map("routes").set(key, maps.pack_route(chain, True))
+        value = maps.pack_policy(self.epoch, self.epoch, region, lists)
+        self.object.map("policies").set(maps.pack_u32(self.epoch % records.EPOCHS), value)
+        self.object.map("config").set(maps.pack_u32(0), maps.pack_config(self.epoch, records.ON))
+
+    def run(self, program: str, ifindex: int, data: bytes) -> int:
+        """What a program says of a frame at an interface."""
+        context = ffi.new("char[]", struct.pack("=I", ifindex).rjust(IFINDEX + 4, b"\0"))
+        fd = self.object.program(program)
+        size = IFINDEX + 4
+        said = lib.hs_bpf_run(fd, context, size, data, len(data), ffi.NULL, ffi.NULL)
+        return int(check(said, program))
+
+    def path(self, vm: int, flow: Tuple, flags: int = 0) -> list[int]:
+        """The VMs that a frame goes through that enters by the port of `vm`."""
+        passed: list[int] = []
+        while len(passed) < 8:
+            self.run("classify", records.IFINDEX + vm, frame(flow, flags))
+            (one,) = [
+                one
+                for one in maps.read_flows(self.object.map("flows"))
+                if (one.vm, one.tuple) == (vm, flow)
+            ]
+            if one.verdict.action != records.STEER:
+                return passed
+            vm = one.verdict.to
+            passed.append(vm)
+        return passed
+
+    def forget(self) -> None:
+        """Everything has been silent for longer than anything is remembered."""
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) + (1 << 50)
+        maps.sweep(self.object.program("sweep"), now, 1, 1)
+        maps.sweep(self.object.program("sweep"), now, 1, 1)
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def ports() -> Iterator[None]:
+    """This thread is in a namespace that has the ports, as the programs' interfaces."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with contextlib.ExitStack() as undo:
+        ip("netns", "add", NETNS)
+        undo.callback(ip, "netns", "del", NETNS)
+        for vm in NUMBERS.values():
+            index = str(records.IFINDEX + vm)
+            pair = (f"p{vm}", "index", index, "type", "veth", "peer", "name", f"q{vm}")
+            ip("-n", NETNS, "link", "add", *pair)
+        ip(
+            "-n",
+            NETNS,
+            "link",
+            "add",
+            "far",
+            "index",
+            str(FAR),
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "near",
+        )
+        ours = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        undo.callback(os.close, ours)
+        theirs = os.open(f"/run/netns/{NETNS}", os.O_RDONLY | os.O_CLOEXEC)
+        undo.callback(os.close, theirs)
+        assert libc.setns(theirs, CLONE_NEWNET) == 0
+        undo.callback(libc.setns, ours, CLONE_NEWNET)
+        yield
+
+
+FAR = records.DIRECT | FW << 12 | IDS
+
+
+@pytest.fixture
+def switch(ports: None) -> Iterator[Switch]:
+    with contextlib.closing(Switch()) as made:
+        yield made
+
+
+def tcp(sport: int, dport: int = 80) -> Tuple:
+    return Tuple(4, 6, C, sport, S, dport)
+
+
+def udp(sport: int, dport: int = 80) -> Tuple:
+    return Tuple(4, 17, C, sport, S, dport)
+
+
+TO_SERVER = [RouteSpec(0, MatchSpec(dst=(S_NET,)), ("fw",))]
+
+
+@pytest.mark.parametrize("who", [CLIENT, FORGER])
+def test_a_forged_answer_takes_nothing_out_of_its_chain(switch: Switch, who: int) -> None:
+    """A SYN+ACK seems to say that its receiver began the connection."""
+    switch.apply(TO_SERVER)
+    assert switch.path(who, tcp(5555), SYN | ACK) == [FW]
+    assert switch.path(CLIENT, tcp(5555), SYN) == [FW]
+    assert switch.path(SERVER, tcp(5555).reversed(), SYN | ACK) == [FW]
+
+
+@pytest.mark.parametrize("who", [SERVER, FORGER])
+@pytest.mark.parametrize("flags", [SYN, SYN | ACK, ACK, RST, 0])
+def test_a_packet_with_the_servers_address_takes_nothing_out(
+    switch: Switch, who: int, flags: int
+) -> None:
+    switch.apply(TO_SERVER)
+    for flow in (tcp(6001), udp(6001)):
+        switch.path(who, flow.reversed(), flags)
+        assert switch.path(CLIENT, flow, SYN) == [FW]
+        switch.path(who, flow.reversed(), flags)
+        assert switch.path(CLIENT, flow, ACK) == [FW]
+        assert switch.path(SERVER, flow.reversed(), ACK) == [FW]
+
+
+def test_what_is_matched_by_its_port_cannot_be_forged_from_another(switch: Switch) -> None:
+    """The forger's packet comes first, with the client's address."""
+    switch.apply([RouteSpec(0, MatchSpec(origins=("client",)), ("ids",))])
+    for flow in (tcp(6001), udp(6001)):
+        switch.path(FORGER, flow, ACK)
+        assert switch.path(CLIENT, flow, SYN) == [IDS]
+        assert switch.path(SERVER, flow.reversed(), SYN | ACK) == [IDS]
+
+
+def test_one_who_forges_an_address_has_his_own_port_all_the_same(switch: Switch) -> None:
+    switch.apply([RouteSpec(0, MatchSpec(origins=("forger",)), ("ids",))])
+    assert switch.path(FORGER, udp(6001)) == [IDS]
+
+
+def test_a_forger_does_not_choose_between_two_chains(switch: Switch) -> None:
+    """What the server begins has a chain of its own, which stands first."""
+    switch.apply([
+        RouteSpec(0, MatchSpec(src=(S_NET,)), ("ids",)),
+        RouteSpec(1, MatchSpec(src=(C_NET,)), ("fw",)),
+    ])  # fmt: skip
+    switch.path(FORGER, tcp(6001).reversed(), SYN)
+    assert switch.path(CLIENT, tcp(6001), SYN) == [FW]
+    switch.path(FORGER, tcp(6001).reversed(), SYN)
+    assert switch.path(SERVER, tcp(6001).reversed(), SYN | ACK) == [FW]
+    assert switch.path(CLIENT, tcp(6001), ACK) == [FW]
+
+
+def test_a_forgotten_connection_goes_by_the_chain_it_may_want(switch: Switch) -> None:
+    for match in (MatchSpec(dst=(S_NET,)), MatchSpec(origins=("client",))):
+        switch.apply([RouteSpec(0, match, ("fw", "ids"))])
+        for flow in (tcp(7001), udp(7001)):
+            assert switch.path(CLIENT, flow, SYN) == [FW, IDS]
+            switch.forget()
+            assert switch.path(SERVER, flow.reversed(), ACK) == [IDS, FW]
+            switch.forget()
+            assert switch.path(CLIENT, flow, ACK) == [FW, IDS]
+
+
+def test_a_rule_of_an_old_epoch_is_good_for_nothing_new(switch: Switch) -> None:
+    """The VM sends by its direct link what it likes; its rule is two policies old, or one."""
+    data = frame(tcp(6001), ACK)
+    flows = switch.object.map("flows")
+    for later in (0, 1, 2, 300):
+        switch.apply(TO_SERVER)
+        key = maps.pack_key(FW, tcp(6001))
+        value = ffi.new("struct hs_flow *")
+        value.rule.verdict = lib.hs_verdict(switch.epoch, 0, records.STEER, IDS)
+        flows.set(key, bytes(ffi.buffer(value)))
+        for _ in range(later):
+            switch.apply(TO_SERVER)
+        took = switch.run("transfer_in", FAR, data)
+        assert (took == 7) == (later == 0), later  # TC_ACT_REDIRECT
+        stale = maps.read_counters(switch.object.map("counters"))["stale"]
+        assert stale == (0, 1, 2, 300).index(later)
+
+
+class World(RuleBasedStateMachine):
+    """Connections of the client with the server; what the policy says of each is known.
+
+    honest: whether the server has never sent a packet that seems to begin something: if it has, the
+    policy may have another chain for that, but some chain.
+    """
+
+    switch: Switch
+    given: dict[Tuple, tuple[int, ...]]
+    honest: dict[Tuple, bool]
+    routes: list[RouteSpec]
+
+    @initialize()
+    def up(self) -> None:
+        self.switch = Switch()
+        self.given, self.honest, self.routes = {}, {}, []
+
+    @rule(
+        picks=st.lists(
+            st.tuples(st.sampled_from(MATCHES), st.sampled_from(CHAINS)), min_size=1, max_size=4
+        )
+    )
+    def apply(self, picks: Any) -> None:
+        """Another policy: what is asked of old connections is that they pass some chain."""
+        self.routes = [RouteSpec(at, match, chain) for at, (match, chain) in enumerate(picks)]
+        self.rows = policy.compile_lists(self.routes, (), (), NUMBERS).routes
+        self.switch.apply(self.routes)
+        self.given = {}
+
+    @precondition(lambda self: self.routes)
+    @rule(make=st.sampled_from((tcp, udp)), port=st.integers(6000, 6003))
+    def begin(self, make: Any, port: int) -> None:
+        """The client begins a connection, or sends a datagram."""
+        flow = make(port)
+        flags = SYN if flow.proto == 6 else 0
+        first = policy.First(flow, flags, 0, CLIENT)
+        judged = policy.judge(self.rows, first, OWNERS)
+        chain = self.routes[judged.route].through if judged.route is not None else ()
+        numbers = tuple(NUMBERS[name] for name in chain)
+        wanted = numbers[::-1] if judged.reply else numbers
+        self.follow(CLIENT, flow, flags, wanted)
+        if self.honest.setdefault(flow, True) or not wanted:
+            self.given[flow] = wanted
+
+    @precondition(lambda self: self.given)
+    @rule(data=st.data(), answer=st.booleans())
+    def go_on(self, data: st.DataObject, answer: bool) -> None:
+        """Client or server send another packet of one."""
+        flow = data.draw(st.sampled_from(sorted(self.given)))
+        flags = ACK if flow.proto == 6 else 0
+        wanted = self.given[flow]
+        if answer:
+            self.follow(SERVER, flow.reversed(), flags, wanted[::-1])
+        else:
+            self.follow(CLIENT, flow, flags, wanted)
+
+    def follow(self, vm: int, flow: Tuple, flags: int, wanted: tuple[int, ...]) -> None:
+        found = tuple(self.switch.path(vm, flow, flags))
+        key = flow if flow.src == C else flow.reversed()
+        if wanted and self.honest.get(key, True):
+            assert found == wanted, (flow, flags)
+        elif wanted:
+            assert found, (flow, flags)
+
+    @precondition(lambda self: self.routes)
+    @rule(
+        make=st.sampled_from((tcp, udp)),
+        port=st.integers(6000, 6003),
+        turned=st.booleans(),
+        flags=st.sampled_from((0, SYN, ACK, SYN | ACK, RST, FIN | ACK)),
+    )
+    def forge(self, make: Any, port: int, turned: bool, flags: int) -> None:
+        """Anybody sends anything with anybody's address."""
+        flow = make(port)
+        self.switch.path(FORGER, flow.reversed() if turned else flow, flags)
+
+    @precondition(lambda self: self.routes)
+    @rule(
+        make=st.sampled_from((tcp, udp)),
+        port=st.integers(6000, 6003),
+        flags=st.sampled_from((0, SYN, ACK, SYN | ACK, RST)),
+    )
+    def serve_badly(self, make: Any, port: int, flags: int) -> None:
+        """The server sends what nobody asked for, with its own address."""
+        flow = make(port)
+        self.switch.path(SERVER, flow.reversed(), flags)
+        self.honest[flow] = False
+
+    @precondition(lambda self: self.routes)
+    @rule()
+    def forget(self) -> None:
+        """Silence; what goes on after it passes some chain."""
+        self.switch.forget()
+        for flow in self.given:
+            self.honest[flow] = False
+
+    @invariant()
+    def nothing_is_dropped_by_name(self) -> None:
+        counted = maps.read_counters(self.switch.object.map("counters"))
+        assert not counted["malformed"] + counted["stale"] + counted["table-full"]
+
+    def teardown(self) -> None:
+        self.switch.close()
+
+
+def test_no_order_of_packets_takes_a_connection_out_of_its_chain(ports: None) -> None:
+    run_state_machine_as_test(
+        World,
+        settings=settings(
+            max_examples=60,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
