@@ -13,8 +13,7 @@
 #include <unistd.h>
 
 #define LENGTH(a) (sizeof(a) / sizeof((a)[0]))
-#define FAMILY_MAX 63   /* families above have no bit, and are refused */
-#define UNSHARE_FILES 2 /* CLOSE_RANGE_UNSHARE: private descriptors, as unshare(CLONE_FILES) */
+#define FAMILY_MAX 63 /* families above have no bit, and are refused */
 
 /* Refused whatever the arguments. */
 static const struct {
@@ -35,8 +34,7 @@ static const struct {
     {"userfaultfd", EPERM, "stops a kernel thread in the middle of a copy; exploits want that"},
 };
 
-/* Refused if (argument & mask) == value. A thread with descriptors of its own is where a device
- * stays open beside the process's table; a process with its own is looked into as any other. */
+/* Refused if (argument & mask) == value. */
 static const struct {
     const char *name;
     unsigned argument;
@@ -45,9 +43,6 @@ static const struct {
 } flags[] = {
     {"clone", 0, CLONE_NEWUSER, CLONE_NEWUSER, "root of a new one gets every capability back"},
     {"unshare", 0, CLONE_NEWUSER, CLONE_NEWUSER, "the same"},
-    {"clone", 0, CLONE_THREAD | CLONE_FILES, CLONE_THREAD, "a thread with its own descriptors"},
-    {"unshare", 0, CLONE_FILES, CLONE_FILES, "the same"},
-    {"close_range", 2, UNSHARE_FILES, UNSHARE_FILES, "the same"},
 };
 
 /* These take a family first. */

@@ -76,7 +76,10 @@ class Eyes:
         path.touch()
         self._path = path
         words = ("exec", name, "--", sys.executable, "-I", "-S", str(PROGRAMS / "reader.py"))
-        self._process = subprocess.Popen([HOSTSIM, *words, str(path)], stdin=subprocess.DEVNULL)
+        with path.open("ab") as out:  # an OS's files are its own: it is handed this one
+            self._process = subprocess.Popen(
+                [HOSTSIM, *words, "/dev/stdout"], stdin=subprocess.DEVNULL, stdout=out
+            )
         until(lambda: "ready" in path.read_text(), f"a reader in {name}")
 
     def word(self) -> str:

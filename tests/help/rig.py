@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -130,7 +131,10 @@ class Rig:
         self.spec = spec
         self.folder = folder
         self.journal = Journal(folder / "journal")
-        self.vms = {v.name: Vm(spec.name, v, i) for i, v in enumerate(spec.vms, 1)}
+        common = ((str(folder), False),)  # where readers and others in an OS write for the test
+        self.vms = {
+            v.name: Vm(spec.name, replace(v, share=common), i) for i, v in enumerate(spec.vms, 1)
+        }
         self.kmc = Kmc(spec, self.vms, self.journal)
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)

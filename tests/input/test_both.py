@@ -56,10 +56,15 @@ def talking(*names: str) -> Iterator[dict[str, Path]]:
         for name in names:
             hostsim("flip", name, check=False)
             stack.enter_context(inside(name, *talk))
-            pid = next(vm["pid"] for vm in ask("status")["vms"] if vm["name"] == name)
-            counts[name] = Path(f"/proc/{pid}/root/run/count")
+            counts[name] = counts_of(name)
             until(lambda: reached(counts[name], 5), DEADLINE, f"{name} talks")  # noqa: B023
         yield counts
+
+
+def counts_of(name: str) -> Path:
+    """The file /run/count of a VM, for us outside of it."""
+    pid = next(vm["pid"] for vm in ask("status")["vms"] if vm["name"] == name)
+    return Path(f"/proc/{pid}/root/run/count")
 
 
 def reached(count: Path, number: int) -> bool:
@@ -77,10 +82,10 @@ def chain(address: str) -> list[str]:
     return [hop["vm"] for hop in row["hops"]]
 
 
-def test_flips_do_not_disturb_the_flows(host: None, typist: Typist, tmp_path: Path) -> None:
-    log = tmp_path / "log"
+def test_flips_do_not_disturb_the_flows(host: None, typist: Typist) -> None:
+    log = counts_of("work").with_name("log")
     log.touch()
-    with talking("play", "work") as counts, inside("work", *program("reader", log)):
+    with talking("play", "work") as counts, inside("work", *program("reader", "/run/log")):
         ping = ("ping", "-q", "-i", "0.02", "-W", "5", "-c", "1000", "198.18.2.20")
         with inside("work", *ping) as pinging:
             for _ in range(FLIPS):

@@ -162,8 +162,8 @@ def test_a_background_os_hears_no_others_clone(
     names = {os: state["node"].rpartition("/")[2] for os, state in states.items()}
     if not defended:
         shared = names["work"]
-        rdev = os.stat(f"/dev/input/{shared}").st_rdev
-        node = Node(shared, rdev, node_path(shared))
+        major, minor = Path(f"/sys/class/input/{shared}/dev").read_text().split(":")
+        node = Node(shared, os.makedev(int(major), int(minor)), node_path(shared))
         rig.now(lambda: rig.kmc._nodes["play"].give(node))
     victim, attacker = Puppet(rig.vms["work"]), Puppet(rig.vms["play"])
     fd = victim("open", f"/dev/input/{names['work']}")

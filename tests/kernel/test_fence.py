@@ -166,11 +166,6 @@ def test_socket_families_are_a_list(vm: Vm) -> None:
     assert {family for family, how in said.values() if how == "done"} == ALLOWED
 
 
-def test_no_thread_has_descriptors_of_its_own(vm: Vm) -> None:
-    refused = dict.fromkeys(("unshare", "close_range", "clone"), "EPERM")
-    assert tried(vm, "threads") == refused | {"fork": "done"}
-
-
 STOP = """
 import os, signal, time
 end = time.monotonic() + 8

@@ -104,10 +104,10 @@ def test_an_os_that_is_refused_without_end_does_not_fill_the_log(tmp_path: Path)
 
 
 def test_the_daemon_comes_first_and_no_os_does(log: Path) -> None:
-    """And its threads that move events before all; what it starts has no part in either."""
+    """And the two threads that move events before all; what it starts has no part in either."""
     daemon = next(host["pid"] for host in json.loads(hostsim("ls", "--json").stdout))
     threads = os.listdir(f"/proc/{daemon}/task")
-    assert [os.getpriority(os.PRIO_PROCESS, int(tid)) for tid in threads].count(-20) == 4
+    assert [os.getpriority(os.PRIO_PROCESS, int(tid)) for tid in threads].count(-20) == 2
     assert os.getpriority(os.PRIO_PROCESS, daemon) == -10
     for vm in ask("status")["vms"]:
         assert os.sched_getscheduler(vm["pid"]) == os.SCHED_OTHER

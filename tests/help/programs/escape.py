@@ -6,7 +6,6 @@
                                 into it
     escape.py calls NAME=NUMBER...   each system call with arguments that reach no harm
     escape.py families          socket(2) and socketpair(2) of every family
-    escape.py threads           threads and processes with descriptors of their own
 
 Prints a JSON object: what was tried, and the name of its error, or "done".
 """
@@ -15,7 +14,6 @@ import ctypes
 import errno
 import fcntl
 import json
-import os
 import socket
 import struct
 import sys
@@ -27,8 +25,6 @@ IFLA_IFNAME, IFLA_LINKINFO, IFLA_NET_NS_FD, IFLA_TARGET_NETNSID = 3, 18, 28, 46
 INFO_KIND, INFO_DATA, PEER = 1, 2, 1
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 SIOCGSKNS = 0x894C
-CLONE_FILES, CLONE_THREAD, CLONE_VM, CLONE_SIGHAND = 0x400, 0x10000, 0x100, 0x800
-CLOSE_RANGE_UNSHARE = 2
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -105,24 +101,11 @@ def families() -> Iterator[tuple[str, str]]:
                 yield f"{name} {family} {int(kind)}", result(libc.syscall(*arguments))
 
 
-def threads() -> Iterator[tuple[str, str]]:
-    yield "unshare", result(libc.unshare(CLONE_FILES))
-    yield "close_range", result(libc.close_range(1000, 1001, CLOSE_RANGE_UNSHARE))
-    flags = CLONE_THREAD | CLONE_SIGHAND | CLONE_VM  # and no stack: a clone would crash this
-    yield "clone", result(libc.syscall(ctypes.c_long(56), ctypes.c_long(flags), None, None, None))
-    pid = os.fork()
-    if pid == 0:
-        os._exit(0)
-    os.waitpid(pid, 0)
-    yield "fork", "done"
-
-
 if __name__ == "__main__":
     tries: dict[str, Callable[..., Iterator[tuple[str, str]]]] = {
         "netnsid": netnsid,
         "socket": handed,
         "calls": calls,
         "families": families,
-        "threads": threads,
     }
     print(json.dumps(dict(tries[sys.argv[1]](*sys.argv[2:]))))
