@@ -13,11 +13,8 @@ from typing import NamedTuple
 
 from cext.vm import spawn
 from hostsim.errors import HostsimError
-from hostsim.model import VmSpec
+from hostsim.model import OWN_DIRECTORIES, VmSpec
 from netns import mounts
-
-OWN = ("/run", "/dev", "/proc", "/sys")
-"""What each VM has of its own, whatever its files."""
 
 _known: "Base | None" = None
 _once = threading.Lock()
@@ -43,7 +40,7 @@ def base() -> Base:
         if _known is None:
             init_fd = os.open(spawn.INIT, os.O_PATH | os.O_CLOEXEC)
             fd = spawn.mount_base()
-            layers = mounts.with_files(Path("/proc/self/mountinfo").read_bytes(), OWN)
+            layers = mounts.with_files(Path("/proc/self/mountinfo").read_bytes(), OWN_DIRECTORIES)
             _known = Base(fd, init_fd, _proc_entries(), layers)
         return _known
 

@@ -33,6 +33,9 @@ RingMode = Literal["isolated", "shared"]
 RESERVED_NAMES = frozenset({"switch", "kmc", "br0", "lo", "eth0", "all", "default"})
 """Names a VM or endpoint cannot have: they would collide inside a namespace of the host's own."""
 
+OWN_DIRECTORIES = ("/run", "/dev", "/proc", "/sys")
+"""What each VM has of its own, whatever its files: not shown from the machine, not to be shared."""
+
 NAME_MAX = 15
 """A VM's name is also its port's name on the switch: IFNAMSIZ - 1."""
 

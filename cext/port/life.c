@@ -28,10 +28,6 @@ int hs_port_eth0(struct hs_port *p, int fd, const char *interface, uint32_t ring
     return ret;
 }
 
-int hs_port_eth0_fd(const struct hs_port *p) {
-    return p->has_eth0 ? hs_xsk_fd(&p->eth0) : -ENOTCONN;
-}
-
 int hs_port_neighbour(struct hs_port *p, uint32_t vm, const struct hs_channel_shape *shape,
                       int out_fd, int in_fd, int bell_in, int bell_out) {
     struct hs_neighbour *n = NULL;

@@ -184,8 +184,6 @@ int hs_port_open(struct hs_port *p, int umem_fd, uint32_t frames, uint32_t frame
                  uint32_t first, uint32_t count);
 /* By the AF_XDP socket `fd`, which becomes the port's; see hs_xsk_open. */
 int hs_port_eth0(struct hs_port *p, int fd, const char *interface, uint32_t ring);
-/* The socket, to be put into the XSKMAP; stays the port's. -ENOTCONN without eth0. */
-int hs_port_eth0_fd(const struct hs_port *p);
 /* The bells become the port's when this succeeds; the channels' descriptors stay the caller's. */
 int hs_port_neighbour(struct hs_port *p, uint32_t vm, const struct hs_channel_shape *shape,
                       int out_fd, int in_fd, int bell_in, int bell_out);

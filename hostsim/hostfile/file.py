@@ -23,6 +23,7 @@ from hostsim.hostfile import functions, matches
 from hostsim.hostfile.table import LINK_MAX, Table, is_number, is_reserved, unusable
 from hostsim.model import (
     NAME_MAX,
+    OWN_DIRECTORIES,
     Background,
     DeviceMode,
     DeviceSpec,
@@ -49,7 +50,6 @@ PIDS_MAX = 1 << 22
 HOTKEY_MAX = 8
 OSES_MAX = 16
 """HS_FWD_CHORD and HS_FWD_OSES (cext/input/forward.h)."""
-NOT_SHARED = ("/run", "/dev", "/proc", "/sys")
 
 _LINK = re.compile(r"[^\s/:\x00-\x1f]+")
 _KEY = re.compile(r"(KEY|BTN)_[A-Z0-9_]+")
@@ -334,8 +334,8 @@ class _Parser:
             name, colon, mode = text.rpartition(":")
             read_only = bool(colon) and mode == "ro"
             path = os.path.abspath(self._folder / (name if read_only else text))
-            if any(f"{path}/".startswith(f"{own}/") for own in NOT_SHARED):
-                table.fail(f"share has {text!r}", f"{', '.join(NOT_SHARED)} are each VM's own")
+            if any(f"{path}/".startswith(f"{own}/") for own in OWN_DIRECTORIES):
+                table.fail(f"share has {text!r}", f"{', '.join(OWN_DIRECTORIES)} are each VM's own")
             if path == "/":
                 table.fail(f"share has {text!r}", 'files = "shared" shares everything')
             if path in found:
