@@ -70,7 +70,7 @@ class Inspector:
         if found is None:
             self._given_up += 1
         self._drop(flow)
-        self._decide(conn, content.vm, found or ("", ""))
+        self._decide(flow, content.vm, found or ("", ""))
 
     def counters(self) -> dict[str, int]:
         """Connections whose contents told no name: those of which enough was seen, and those that
@@ -107,15 +107,19 @@ class Inspector:
         self._drop(flow)
         conn = maps.read_conn(self._source("conns"), flow)
         if conn is not None:
-            self._decide(conn, 0, ("", ""))
+            self._decide(flow, 0, ("", ""))
 
-    def _decide(self, conn: Conn, teller: int, found: tuple[str, str]) -> None:
+    def _decide(self, flow: Tuple, teller: int, found: tuple[str, str]) -> None:
+        conns = self._source("conns")
         number = self._names.number(found, teller) if found[0] else records.NO_CONTENT
-        if not maps.set_content(self._source("conns"), conn.tuple, number):
+        if not maps.set_content(conns, flow, number):
             return
-        for port in self._ports(conn):
-            self._forget(port, conn.tuple)
-            self._forget(port, conn.tuple.reversed())
+        # Read after the name is written, not before: a reply that the switch has judged meanwhile,
+        # without the name, has left its port here, and is judged again.
+        conn = maps.read_conn(conns, flow)
+        for port in self._ports(conn) if conn is not None else ():
+            self._forget(port, flow)
+            self._forget(port, flow.reversed())
 
 
 def joined(parts: dict[int, bytes]) -> bytes:

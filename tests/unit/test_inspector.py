@@ -293,6 +293,27 @@ def test_what_is_decided_stays_so(kernel: Kernel) -> None:
     assert kernel.told(one) == ("sni", "www.example.com")
 
 
+def test_a_reply_that_comes_while_its_name_is_found_is_judged_again(kernel: Kernel) -> None:
+    """The switch judges it without the name, just before the name is written."""
+    mine = flow(4000)
+    kernel.knows(mine, back=0)
+    conns, reply_came = kernel.maps["conns"], [False]
+    write = conns.set
+
+    def set_late(key: bytes, value: bytes) -> None:
+        if not reply_came[0]:
+            reply_came[0] = True
+            raw = ffi.new("struct hs_conn *")
+            ffi.memmove(raw, value, len(value))
+            raw.back = SERVER
+            value = bytes(ffi.buffer(raw))
+        write(key, value)
+
+    conns.set = set_late  # type: ignore[method-assign]
+    kernel.inspector.saw(content(mine, hello("www.example.com"), 0))
+    assert (SERVER, mine.reversed()) in kernel.stale
+
+
 def test_a_flood_of_half_names_costs_the_vm_that_sends_it(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
