@@ -100,8 +100,7 @@ int hs_fence_make(struct hs_fence *fence) {
     pid_t pid;
 
     *fence = (struct hs_fence){-1, -1, -1};
-    pid = clone(hold, stack + sizeof(stack), flags | (open ? 0 : CLONE_NEWUSER),
-                NULL); /* no signal to us when it ends */
+    pid = clone(hold, stack + sizeof(stack), flags, NULL); /* no signal to us when it ends */
     if (pid < 0)
         return -errno;
     ret = hold_user(pid, fence);
