@@ -81,6 +81,7 @@ class Host:
         self._closing = Teardown(f"host {spec.name}")
         self._made: _Parts | None = None
         self._unplugged: set[str] = set()
+        self._foreign: set[int] = set()  # links of the switch's that are to be removed
         self._programs = Programs(self.vms, spec.path.parent, folder, self._watch, self._unwatch)
         self._ticking: list[asyncio.Task[None]] = []
         self._watched: list[int] = []
@@ -287,7 +288,11 @@ class Host:
         """A port of the switch came, went or changed its carrier: by whom, the kernel does not say,
         so every VM is looked at."""
         self._parts.monitor.drain()
-        linked = self._parts.switch.linked()
+        links = self._parts.switch.look()
+        for index, link in links.foreign.items():
+            self._remove_foreign(index, link)
+        self._foreign &= links.foreign.keys()
+        linked = links.linked
         for name, vm in self.vms.items():
             if (name in linked) == (name not in self._unplugged):
                 continue
@@ -300,6 +305,23 @@ class Host:
                 self._unplugged.add(name)
                 log.error("%s: its link is lost", name)
                 self.dataplane.link_lost(name)
+
+    def _remove_foreign(self, index: int, name: str) -> None:
+        """A link in the switch's namespace that hostsim has not made would be a way past every
+        route and filter. Told and tried once for each."""
+        if index in self._foreign:
+            return
+        self._foreign.add(index)
+        log.error("switch: link %r is not of this host: removed", name)
+        removed = asyncio.get_running_loop().run_in_executor(
+            None, self._parts.switch.remover(index)
+        )
+
+        def told(done: asyncio.Future[None]) -> None:
+            if not done.cancelled() and done.exception() is not None:
+                log.error("switch: link %r cannot be removed: %s", name, done.exception())
+
+        removed.add_done_callback(told)
 
     async def _tick(self, sweeper: ThreadPoolExecutor) -> None:
         loop = asyncio.get_running_loop()

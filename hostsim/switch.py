@@ -15,9 +15,10 @@ import enum
 import errno
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Network
 from pathlib import Path
+from typing import NamedTuple
 
 from cext.ns.netns import new_netns
 from cext.switch import records
@@ -66,6 +67,14 @@ def bridge_netfilter_off() -> dict[str, str]:
     return {f"net.bridge.{name}": "0" for name in names if "-call-" in name}
 
 
+class Links(NamedTuple):
+    """What there is in the switch's namespace. linked: the VMs and endpoints whose port is there
+    and has a carrier; foreign: the links that nobody here has made, by number."""
+
+    linked: frozenset[str]
+    foreign: Mapping[int, str]
+
+
 class Switch:
     """Owns the namespace and what is in it."""
 
@@ -79,6 +88,8 @@ class Switch:
         self._named = False
         self._rtnl: Rtnl | None = None
         self._lent: list[dict[str, str]] = []
+        self._found: frozenset[int] = frozenset()  # the kernel's own links of any namespace
+        self._made: dict[int, str] = {}  # the VMs' ports
         self.uplinks: dict[str, int] = {}
 
     @property
@@ -106,6 +117,7 @@ class Switch:
         off |= bridge_netfilter_off()
         namespace.write_sysctls(self._fd, off)
         self._rtnl = Rtnl(self._fd)
+        self._found = frozenset(self._rtnl.indices().values())
 
         def fill(batch: Batch) -> None:
             batch.link("set", index=1, state="up")
@@ -133,6 +145,7 @@ class Switch:
             vm.mac = mac(self.host, Mac.ETH0, vm.index)
             vm.eth0, vm.port = records.ETH0 + vm.index, records.IFINDEX + vm.index
             vm.sysctl({"net.ipv6.conf.default.accept_dad": "0"})
+            self._made[vm.port] = vm.spec.name
 
         def fill(batch: Batch) -> None:
             for vm in vms:
@@ -216,9 +229,49 @@ class Switch:
             )
         return sorted(found, key=lambda port: port["ifindex"])
 
+    def look(self) -> Links:
+        """What there is now. Raises OSError."""
+        links = self.rtnl.links()
+        return Links(
+            frozenset(
+                str(link.get_attr("IFLA_IFNAME"))
+                for link in links
+                if link.get_attr("IFLA_MASTER") == BRIDGE_INDEX
+                and link.get_attr("IFLA_OPERSTATE") == "UP"
+            ),
+            {
+                link["index"]: str(link.get_attr("IFLA_IFNAME"))
+                for link in links
+                if not self._is_own(link["index"], str(link.get_attr("IFLA_IFNAME")))
+            },
+        )
+
+    def _is_own(self, index: int, name: str) -> bool:
+        """Whether a link is the kernel's own, the bridge, a port, an uplink or a direct link: who
+        makes those may be a thread that has not told yet, so names and numbers must do."""
+        if index in self._found or index == BRIDGE_INDEX or self._made.get(index) == name:
+            return True
+        if name in self.uplinks or any(entry["name"] == name for entry in self._lent):
+            return True
+        vm, peer = index >> 12 & 0xFFF, index & 0xFFF
+        return index == records.DIRECT | vm << 12 | peer and name == f"hsd{vm}-{peer}"
+
     def linked(self) -> frozenset[str]:
-        """The VMs and endpoints whose port is there and has a carrier."""
-        return frozenset(port["name"] for port in self.ports() if port["state"] == "up")
+        """The VMs and endpoints whose port is there and has a carrier. Raises OSError."""
+        return self.look().linked
+
+    def remover(self, index: int) -> Callable[[], None]:
+        """What removes a link from the namespace, in any thread, and at any time: the kernel takes
+        its time. One that is gone is no error. Raises OSError."""
+        fd = os.dup(self._fd)
+
+        def remove() -> None:
+            try:
+                batch_in(fd, lambda batch: batch.link("del", index=index), (errno.ENODEV,))
+            finally:
+                os.close(fd)
+
+        return remove
 
     def close(self) -> None:
         """Give the uplinks back and remove the namespace, and with it bridge, ports and links.
