@@ -1,4 +1,4 @@
-"""What keeps a VM apart, decided outside of it: its files.
+"""What keeps a VM apart, decided outside of it: its files, and what it sees of the kernel.
 
     base()             what every VM of this process is started from
     root(spec)         the private root of a VM, or None for the machine's files
@@ -16,6 +16,35 @@ from hostsim.errors import HostsimError
 from hostsim.model import OWN_DIRECTORIES, VmSpec
 from netns import mounts
 
+MASKED = {
+    "/proc/acpi": "the machine's firmware",
+    "/proc/asound": "the machine's sound cards",
+    "/proc/kcore": "the kernel's memory",
+    "/proc/key-users": "who has keys, on the whole machine",
+    "/proc/keys": "the keys of users 0 and others",
+    "/proc/kpagecgroup": "physical pages: who uses them",
+    "/proc/kpagecount": "the same",
+    "/proc/kpageflags": "the same",
+    "/proc/latency_stats": "what other processes wait for",
+    "/proc/sched_debug": "the machine's processes, by name",
+    "/proc/scsi": "the machine's disks",
+    "/proc/slabinfo": "the layout of the kernel's memory",
+    "/proc/timer_list": "the machine's processes and addresses in the kernel",
+    "/proc/timer_stats": "the same",
+    "/proc/vmallocinfo": "the layout of the kernel's memory",
+    "/sys/devices/virtual/dmi": "serial numbers",
+    "/sys/devices/virtual/powercap": "power used, from which keys of others were told",
+    "/sys/firmware": "serial numbers, tables of the firmware",
+    "/sys/kernel/boot_params": "how the machine was booted",
+    "/sys/kernel/debug": "the kernel's own insides",
+    "/sys/kernel/notes": "addresses in the kernel",
+    "/sys/kernel/slab": "the layout of the kernel's memory",
+    "/sys/kernel/tracing": "the kernel's own insides",
+    "/sys/kernel/vmcoreinfo": "addresses in the kernel",
+}
+"""What a VM finds empty in /proc and /sys, and what it would tell. Reading these asks for user 0,
+not for a capability over the machine."""
+
 _known: "Base | None" = None
 _once = threading.Lock()
 
@@ -27,8 +56,12 @@ class Base(NamedTuple):
     """The mount namespace."""
     init_fd: int
     """The program that becomes process 1."""
+    null_fd: int
+    """/dev/null for programs in VMs."""
     sealed: tuple[str, ...]
     """What becomes read-only in /proc."""
+    masked: tuple[str, ...]
+    """What becomes empty in /proc and /sys."""
     layers: tuple[str, ...]
     """The mount points that a private root shows, `/` first."""
 
@@ -41,7 +74,8 @@ def base() -> Base:
             init_fd = os.open(spawn.INIT, os.O_PATH | os.O_CLOEXEC)
             fd = spawn.mount_base()
             layers = mounts.with_files(Path("/proc/self/mountinfo").read_bytes(), OWN_DIRECTORIES)
-            _known = Base(fd, init_fd, _proc_entries(), layers)
+            null_fd = spawn.open_null()
+            _known = Base(fd, init_fd, null_fd, _proc_entries(), tuple(MASKED), layers)
         return _known
 
 

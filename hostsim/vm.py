@@ -140,6 +140,7 @@ class Vm:
                     life,
                     self._group.join,
                     base.sealed,
+                    base.masked,
                     root,
                 )
             finally:
@@ -176,7 +177,8 @@ class Vm:
         if not self.alive:
             raise HostsimError(f"VM {self.spec.name}", "it does not run")
         group = self._group
-        target = Target(self.pidfd, group.path, group.fd, group.v1, tuple(group.join))
+        null = fence.base().null_fd
+        target = Target(self.pidfd, group.path, group.fd, group.v1, tuple(group.join), null)
         try:
             started = process.start(
                 target, argv, cwd=cwd, env=env, stdin=stdin, stdout=stdout, stderr=stderr

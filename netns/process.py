@@ -21,6 +21,14 @@ from cext.vm import spawn
 from netns import cgroup1, freezer
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+PASSED_ON = frozenset(
+    {
+        *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "COLORTERM", "PS1"),
+        *("LANG", "LANGUAGE", "TZ", "EDITOR", "VISUAL", "PAGER"),
+    }
+)
+"""Of our environment, what a program in a VM gets; and LC_*. All else may be a secret, or name a
+socket or a library of the machine's."""
 Stream = int | IO[bytes] | None
 
 
@@ -34,6 +42,17 @@ class Target:
     cgroup_fd: int
     v1: tuple[Path, ...] = ()
     join: tuple[int, ...] = ()
+    null: int = -1
+    """For a stream that is DEVNULL: of the machine's /dev/null, but its mode cannot be changed."""
+
+    def entered(self, pid: int) -> bool:
+        """Whether the process behind `pidfd` is in the group. pid: its number, by which it was
+        found, and which may have become another process's before `pidfd` was opened."""
+        try:
+            members = (self.cgroup / "cgroup.procs").read_text().split()
+        except FileNotFoundError:
+            return False
+        return str(pid) in members and not wait_end(self.pidfd, 0)
 
     def check(self, patience: float = 0.0) -> None:
         """Raises OSError where nothing can start now: EBUSY where the VM is frozen and stays so for
@@ -124,6 +143,13 @@ def wait_end(pidfd: int, timeout: float | None) -> bool:
     return bool(poller.poll(left))
 
 
+def environment(ours: Mapping[str, str]) -> dict[str, str]:
+    """What a program in a VM gets of an environment of the machine's. Pure."""
+    return {
+        name: value for name, value in ours.items() if name in PASSED_ON or name.startswith("LC_")
+    }
+
+
 def candidates(program: str, path: str) -> list[str]:
     """Where a program may be, in order, as execvp(3) looks for it."""
     if "/" in program:
@@ -143,23 +169,23 @@ def start(
 ) -> Process:
     """Start a program in a VM, in a session of its own.
 
-    cwd: None, or one that is not there: the root directory. env: None for ours. The streams are as
-    subprocess.Popen has them (PIPE, DEVNULL, STDOUT, a descriptor, a file), except that stdin's
-    None is /dev/null. Raises SpawnError (ESRCH: the VM is gone; ENOENT, EACCES: no such program),
-    and OSError as `Target.check` does.
+    cwd: None, or one that is not there: the root directory. env: None for what `environment` leaves
+    of ours. The streams are as subprocess.Popen has them (PIPE, DEVNULL, STDOUT, a descriptor, a
+    file), except that stdin's None is /dev/null. Raises SpawnError (ESRCH: the VM is gone; ENOENT,
+    EACCES: no such program), and OSError as `Target.check` does.
     """
     if not argv:
         raise ValueError("no program to start")
     target.check()
-    environment = dict(os.environ if env is None else env)
-    with _streams(stdin, stdout, stderr) as (theirs, ours):
+    told = environment(os.environ) if env is None else dict(env)
+    with _streams(target.null, stdin, stdout, stderr) as (theirs, ours):
         pid, pidfd = spawn.spawn_program(
             target.pidfd,
             target.cgroup_fd,
             target.join,
-            candidates(argv[0], environment.get("PATH", DEFAULT_PATH)),
+            candidates(argv[0], told.get("PATH", DEFAULT_PATH)),
             argv,
-            environment,
+            told,
             cwd,
             theirs,
         )
@@ -170,7 +196,7 @@ def start(
 
 @contextlib.contextmanager
 def _streams(
-    stdin: Stream, stdout: Stream, stderr: Stream
+    null: int, stdin: Stream, stdout: Stream, stderr: Stream
 ) -> Iterator[tuple[tuple[int, int, int], list[IO[bytes] | None]]]:
     """The program's three descriptors, which are closed afterwards if they were opened here, and
     our ends of its pipes (None: no pipe), which are closed only if the block fails."""
@@ -194,7 +220,7 @@ def _streams(
                 failed.callback(end.close)
                 ours[number] = end
             elif stream == subprocess.DEVNULL:
-                theirs.append(opened(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)))
+                theirs.append(null)
             elif stream == subprocess.STDOUT:
                 theirs.append(theirs[1])
             else:

@@ -3,21 +3,17 @@
 The pseudo-terminal is one of the VM's own devpts (pts(4)), so `tty`, job control and `ps` are right
 in there, and no program of the VM ever holds the machine's terminal (whoever holds one can type
 into it: TIOCSTI). Ours is in raw mode meanwhile: control characters travel as bytes, and the
-terminal in the VM makes signals of them.
+terminal in the VM makes signals of them. What goes through them is carried by netns/relay.py.
 """
 
 import contextlib
-import errno
 import fcntl
 import os
-import selectors
 import signal
 import termios
 import tty
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import FrameType
-
-CHUNK = 16384
 
 
 def copy_settings(ours: int, slave: int) -> None:
@@ -62,90 +58,3 @@ def caught(numbers: tuple[signal.Signals, ...]) -> Iterator[int]:
             signal.signal(number, handler)
         os.close(read)
         os.close(write)
-
-
-class Relay:
-    """Carries bytes between our descriptors 0 and 1 and the master of a terminal in a VM.
-
-    master: None for a program that has our descriptors themselves. Owns nothing.
-    """
-
-    def __init__(self, master: int | None) -> None:
-        self._master = master
-        self._typed = b""  # from our terminal, not yet taken by the one in the VM
-        self._ours_open = True
-
-    def run(self, pidfd: int, signals: int, on_signal: Callable[[int], None]) -> None:
-        """Until the process behind `pidfd` has ended and what it wrote is written; hands over each
-        signal read from `signals`."""
-        with selectors.DefaultSelector() as selector:
-            selector.register(pidfd, selectors.EVENT_READ)
-            selector.register(signals, selectors.EVENT_READ)
-            if self._master is not None:
-                os.set_blocking(self._master, False)
-            while True:
-                self._interest(selector)
-                ready = {key.fd for key, _ in selector.select()}
-                if signals in ready:
-                    for number in os.read(signals, CHUNK):
-                        on_signal(number)
-                if self._master is not None and self._master in ready:
-                    self._copy_out()
-                if 0 in ready:
-                    self._typed = _read(0) or b""
-                    self._ours_open = bool(self._typed)
-                if self._typed:
-                    self._copy_in()
-                if pidfd in ready:
-                    break
-        while self._master is not None and self._copy_out():
-            pass
-
-    def _interest(self, selector: selectors.BaseSelector) -> None:
-        """Read no more from our terminal than the other takes."""
-        wanted = {}
-        if self._master is not None:
-            wanted[self._master] = selectors.EVENT_READ
-            if self._typed:
-                wanted[self._master] |= selectors.EVENT_WRITE
-            elif self._ours_open:
-                wanted[0] = selectors.EVENT_READ
-        known = selector.get_map()
-        for fd in [key.fd for key in known.values() if key.data == "bytes"]:
-            if fd not in wanted:
-                selector.unregister(fd)
-        for fd, events in wanted.items():
-            if fd not in known:
-                selector.register(fd, events, "bytes")
-            elif known[fd].events != events:
-                selector.modify(fd, events, "bytes")
-
-    def _copy_in(self) -> None:
-        if self._master is None:
-            self._typed = b""
-            return
-        with contextlib.suppress(BlockingIOError):
-            self._typed = self._typed[os.write(self._master, self._typed) :]
-
-    def _copy_out(self) -> bool:
-        """What programs in the VM wrote, to our output; False where there is nothing now."""
-        assert self._master is not None
-        data = _read(self._master)
-        if data == b"":
-            self._master = None
-        left = data or b""
-        while left:
-            left = left[os.write(1, left) :]
-        return bool(data)
-
-
-def _read(fd: int) -> bytes | None:
-    """Some bytes; none at the end, where nobody holds the other side; None: nothing now."""
-    try:
-        return os.read(fd, CHUNK)
-    except BlockingIOError:
-        return None
-    except OSError as error:
-        if error.errno != errno.EIO:
-            raise
-        return b""

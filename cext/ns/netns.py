@@ -19,6 +19,14 @@ def socket_at(netns_fd: int, family: int, kind: int, protocol: int = 0) -> socke
     return socket.socket(family, kind, protocol, fileno=fd)
 
 
+def socketpair_at(netns_fd: int, family: int, kind: int) -> tuple[socket.socket, socket.socket]:
+    """Two connected sockets of the network namespace behind `netns_fd`: one may be handed to who
+    lives there. Close-on-exec, owned by the caller. Raises OSError as `socket_at` does."""
+    pair = ffi.new("int[2]")
+    check(lib.hs_socketpair_at(netns_fd, family, kind, 0, pair), "sockets in a namespace")
+    return socket.socket(family, kind, fileno=pair[0]), socket.socket(family, kind, fileno=pair[1])
+
+
 def new_netns() -> int:
     """A descriptor of a new network namespace that nothing runs in; the caller owns it.
 

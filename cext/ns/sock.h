@@ -8,4 +8,7 @@
  * return to its namespace, for then nothing it does afterwards is where the caller thinks. */
 int hs_socket_at(int netns_fd, int domain, int type, int protocol);
 
+/* The same for two that are connected (socketpair(2)). Returns 0 or a negative errno. */
+int hs_socketpair_at(int netns_fd, int domain, int type, int protocol, int pair[2]);
+
 #endif

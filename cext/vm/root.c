@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
@@ -100,6 +101,28 @@ static int make_share(const struct hs_share *share) {
     return mount(share->path, to, NULL, MS_BIND, NULL) < 0 ? -errno : 0;
 }
 
+int hs_root_null(void) {
+    struct mount_attr fixed = {.attr_set =
+                                   MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC};
+    char path[32];
+    int tree, ret;
+
+    tree = open_tree(AT_FDCWD, "/dev/null", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+    if (tree < 0)
+        return -errno;
+    if (mount_setattr(tree, "", AT_EMPTY_PATH, &fixed, sizeof(fixed)) < 0) {
+        ret = -errno;
+        goto out;
+    }
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", tree);
+    ret = open(path, O_RDWR | O_CLOEXEC);
+    if (ret < 0)
+        ret = -errno;
+out:
+    close(tree);
+    return ret;
+}
+
 int hs_root_make(const struct hs_root *root) {
     int ret, fd;
 
@@ -179,6 +202,26 @@ int hs_root_proc(const char *const *sealed) {
             return ret;
     }
     return bind_flags("/proc/sys/net", 0); /* on top of /proc/sys: writable, its own namespace's */
+}
+
+int hs_root_mask(const char *const *masked) {
+    static const char file[] = "/run/masked", directory[] = "/run/masked.d";
+    struct stat about;
+    int fd, ret = 0;
+
+    fd = open(file, O_RDONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0444);
+    if (fd < 0)
+        return -errno;
+    close(fd);
+    if (mkdir(directory, 0555) < 0)
+        return -errno;
+    for (; *masked && ret == 0; masked++)
+        if (stat(*masked, &about) == 0)
+            ret = bind_read_only(S_ISDIR(about.st_mode) ? directory : file, *masked);
+    /* Nobody finds them any more but where they are mounted. */
+    if (unlink(file) < 0 || rmdir(directory) < 0)
+        return -errno;
+    return ret;
 }
 
 int hs_root_sys(void) {

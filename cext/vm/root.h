@@ -36,11 +36,20 @@ struct hs_root {
 
 #define HS_NEW_ROOT "/run/root"
 
+/* A descriptor of /dev/null, the caller's, by which a program can neither change the file's mode or
+ * owner nor come to one that can be changed: of a read-only mount of its own. Waits for every CPU.
+ * Not between clone and exec. */
+int hs_root_null(void);
+
 int hs_root_make(const struct hs_root *root);
 int hs_root_run(void);
 int hs_root_dev(void);
 /* sealed: paths below /proc that become read-only, NULL at the end. */
 int hs_root_proc(const char *const *sealed);
 int hs_root_sys(void);
+/* Cover what tells of the machine or its other users: files and directories become empty, and
+ * read-only. masked: paths below /proc and /sys, NULL at the end. One that is not there is no
+ * error. After hs_root_run. */
+int hs_root_mask(const char *const *masked);
 
 #endif

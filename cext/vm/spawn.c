@@ -49,6 +49,7 @@ enum step {
     STEP_DEV,
     STEP_PROC,
     STEP_SYS,
+    STEP_MASK,
     STEP_ENTER,
     STEP_CONFINE,
     STEP_STDIO,
@@ -71,6 +72,7 @@ static const char *const step_names[STEPS] = {
     [STEP_DEV] = "making /dev",
     [STEP_PROC] = "mounting /proc",
     [STEP_SYS] = "mounting /sys",
+    [STEP_MASK] = "masking /proc and /sys",
     [STEP_ENTER] = "entering the user namespace",
     [STEP_CONFINE] = "dropping capabilities and installing the filter",
     [STEP_STDIO] = "setting up standard input and output",
@@ -159,6 +161,7 @@ static int start_vm(struct child *child) {
     STEP(STEP_DEV, hs_root_dev());
     STEP(STEP_PROC, hs_root_proc(spec->sealed));
     STEP(STEP_SYS, hs_root_sys());
+    STEP(STEP_MASK, hs_root_mask(spec->masked));
     umask(022);
     setsid();
     STEP(STEP_STDIO, CALL(init = fcntl(spec->init_fd, F_DUPFD_CLOEXEC, 3)));

@@ -10,7 +10,8 @@
  *  - capabilities and a system call filter: see vm/confine.h, vm/filter.h;
  *  - /proc is its own, and everything in it but the process directories and /proc/sys/net is
  *    read-only: most of those files ask for user 0, not for a capability (core_pattern, sysrq);
- *  - /sys is read-only and shows its own network namespace; the cgroup trees are not mounted. */
+ *  - /sys is read-only and shows its own network namespace; the cgroup trees are not mounted;
+ *  - what in /proc and /sys tells of the machine's memory, keys or firmware is empty. */
 #ifndef HS_SPAWN_H
 #define HS_SPAWN_H
 #include "vm/root.h"
@@ -28,6 +29,7 @@ struct hs_vm_spec {
     const int *join; /* cgroup.procs files of v1 hierarchies, open for writing */
     size_t joins;
     const char *const *sealed;  /* paths below /proc that become read-only, NULL at the end */
+    const char *const *masked;  /* paths below /proc and /sys that become empty, NULL at the end */
     const struct hs_root *root; /* NULL: the machine's */
 };
 

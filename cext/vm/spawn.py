@@ -38,6 +38,14 @@ def mount_base() -> int:
     return check(lib.hs_mount_base(), "mount namespace")
 
 
+def open_null() -> int:
+    """/dev/null as it may be handed to a VM (see hs_root_null); the caller owns the descriptor.
+
+    Raises OSError.
+    """
+    return check(lib.hs_root_null(), "/dev/null")
+
+
 def spawn_vm(
     hostname: str,
     base_fd: int,
@@ -46,6 +54,7 @@ def spawn_vm(
     life_fd: int,
     join: Sequence[int],
     sealed: Sequence[str],
+    masked: Sequence[str],
     root: Root | None,
 ) -> tuple[int, int]:
     """Start process 1 of a VM (see hs_vm_spec); its pid and a pidfd that the caller owns. root:
@@ -63,6 +72,7 @@ def spawn_vm(
     spec.join = kept(keep, ffi.new("int[]", list(join)))
     spec.joins = len(join)
     spec.sealed = strings(keep, sealed)
+    spec.masked = strings(keep, masked)
     spec.root = ffi.NULL if root is None else _root(keep, root)
     return _spawned(lib.hs_vm_spawn, spec)
 

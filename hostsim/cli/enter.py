@@ -15,6 +15,7 @@ from cext.vm import spawn
 from hostsim.errors import HostsimError
 from netns import cgroup1, process, terminal
 from netns.process import Process, Target
+from netns.relay import Relay, Way, is_bare_pipe
 
 PATIENCE = 0.5  # seconds: a VM is held still for a moment while equipment is taken from it
 
@@ -36,13 +37,15 @@ class NotExecutableError(HostsimError):
 
 
 def enter(target: Mapping[str, Any], argv: Sequence[str]) -> int:
-    """Run a command in a VM with our descriptors 0 to 2, to its end; its exit status as a shell
-    has it (128 + N where signal N ended it).
+    """Run a command in a VM, joined to our descriptors 0 to 2, to its end; its exit status as a
+    shell has it (128 + N where signal N ended it).
 
-    target: `pid` of the VM's process 1, and `cgroups`, the v2 directory first. Where 0 and 1 are
-    terminals, the command gets one of the VM's own, joined to ours. Signals are passed on. The
-    command dies with us. For a process of its own, in its main thread: it is left in the VM's
-    namespaces. Raises HostsimError, with status 127 or 126 where there is no such command.
+    target: `pid` of the VM's process 1, and `cgroups`, the v2 directory first. If 0 and 1 are our
+    terminal and we are in its foreground, the command gets one of the VM's own, else pipes
+    (netns/relay.py); it never has what is the machine's. Signals are passed on, and a little of our
+    environment (`netns.process.environment`). The command dies with us. For a process of its own,
+    in its main thread: it is left in the VM's namespaces. Raises HostsimError, with status 127 or
+    126 if there is no such command.
     """
     group, *v1 = (Path(path) for path in target["cgroups"])
     with contextlib.ExitStack() as stack:
@@ -55,47 +58,105 @@ def enter(target: Mapping[str, Any], argv: Sequence[str]) -> int:
             for fd in join:
                 stack.callback(os.close, fd)
             where = Target(pidfd, group, group_fd, tuple(v1), tuple(join))
+            if not where.entered(target["pid"]):  # another process has its number by now
+                raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
             where.check(PATIENCE)
-            master = slave = None
-            if os.isatty(0) and os.isatty(1):
-                master, slave = spawn.open_terminal(f"/proc/{target['pid']}/root/dev/pts/ptmx")
-                stack.callback(os.close, master)
-                terminal.copy_settings(0, slave)
+            streams = _Streams(stack, f"/proc/{target['pid']}/root/dev/pts/ptmx")
         except OSError as error:
             raise _refusal(error, group.name, argv[0]) from None
-        return _enter(where, group.name, argv, master, slave)
+        return _enter(where, group.name, argv, streams)
 
 
-def _enter(
-    target: Target, name: str, argv: Sequence[str], master: int | None, slave: int | None
-) -> int:
+class _Streams:
+    """What the command gets as its descriptors 0 to 2, and the ways from and to ours.
+
+    stack: closes our ends. ptmx: of the VM. Raises OSError.
+    """
+
+    def __init__(self, stack: contextlib.ExitStack, ptmx: str) -> None:
+        self._stack = stack
+        self._theirs: list[int] = []
+        self.ways: list[Way] = []
+        self.master: int | None = None
+        """Of a terminal of the VM's, if the command has one."""
+        self.fds = (-1, -1, -1)
+        at_terminal = os.isatty(0) and os.isatty(1) and _in_foreground()
+        if at_terminal:
+            self.master, slave = spawn.open_terminal(ptmx)
+            stack.callback(os.close, self.master)
+            self._theirs.append(slave)
+            terminal.copy_settings(0, slave)
+            self.ways += [Way(0, self.master, into=True), Way(self.master, 1, into=False)]
+            self.fds = (slave, slave, slave if os.isatty(2) else self._out_by_pipe(2))
+            return
+        out = self._out_by_pipe(1)
+        both = os.path.sameopenfile(1, 2)  # then the order of what is written stays
+        self.fds = (self._in_by_pipe(), out, out if both else self._out_by_pipe(2))
+
+    def close_theirs(self) -> None:
+        """The command has them now, or never will."""
+        while self._theirs:
+            os.close(self._theirs.pop())
+
+    def _in_by_pipe(self) -> int:
+        if is_bare_pipe(0):
+            return 0
+        read, write = os.pipe2(os.O_CLOEXEC)
+        self._theirs.append(read)
+        if os.isatty(0) and not _in_foreground():
+            os.close(write)  # in the background, nothing is typed to us
+        else:
+            way = Way(0, write, into=True, rest=os.dup(read))
+            self._stack.callback(way.finish)
+            self.ways.append(way)
+        return read
+
+    def _out_by_pipe(self, ours: int) -> int:
+        if is_bare_pipe(ours):
+            return ours
+        read, write = os.pipe2(os.O_CLOEXEC)
+        self._theirs.append(write)
+        self._stack.callback(os.close, read)
+        self.ways.append(Way(read, ours, into=False))
+        return write
+
+
+def _in_foreground() -> bool:
+    """Of the terminal at 0. One without job control is everybody's."""
+    try:
+        return os.tcgetpgrp(0) == os.getpgrp()
+    except OSError:
+        return True
+
+
+def _enter(target: Target, name: str, argv: Sequence[str], streams: _Streams) -> int:
+    master = streams.master
     signals = (*_TO_GROUP, *_TO_PROGRAM, *((signal.SIGWINCH,) if master is not None else ()))
     with terminal.caught(signals) as arrived:
-        fds = (0, 1, 2) if slave is None else (slave, slave, slave if os.isatty(2) else 2)
+        told = process.environment(os.environ)
         try:
             pid, pidfd = spawn.spawn_program(
                 target.pidfd,
                 target.cgroup_fd,
                 target.join,
-                process.candidates(argv[0], os.environ.get("PATH", process.DEFAULT_PATH)),
+                process.candidates(argv[0], told.get("PATH", process.DEFAULT_PATH)),
                 argv,
-                os.environ,
+                told,
                 os.getcwd(),
-                fds,
-                tty=slave is not None,
+                streams.fds,
+                tty=master is not None,
                 die_with_caller=True,
             )
         except spawn.SpawnError as error:
             raise _refusal(error, name, argv[0]) from None
         finally:
-            if slave is not None:
-                os.close(slave)
+            streams.close_theirs()
         child = Process(pid, pidfd, argv)
         with contextlib.ExitStack() as stack:
             stack.callback(child.close)
             if master is not None:
                 stack.enter_context(terminal.raw(0))
-            terminal.Relay(master).run(pidfd, arrived, _forwarder(child, master))
+            Relay(streams.ways).run(pidfd, arrived, _forwarder(child, master))
             code = child.wait()
     return code if code >= 0 else 128 - code
 

@@ -21,7 +21,7 @@ from hostsim.kmc import wire
 from hostsim.kmc.wire import Message, Type
 from hostsim.vm import Vm
 from netns import tree
-from netns.process import Process
+from netns.process import Process, environment
 
 log = logging.getLogger("hostsim.kmc")
 
@@ -139,7 +139,7 @@ class AgentPort:
             [str(AGENT)],
             stdout=DEVNULL,
             cwd="/",
-            env={**os.environ, **hooks},
+            env={**environment(os.environ), **hooks},
         )
         return True
 

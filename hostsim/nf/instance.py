@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 
+from cext.ns.netns import socketpair_at
 from hostsim.errors import HostsimError
 from hostsim.nf import wire
 from hostsim.vm import Vm
@@ -52,7 +53,8 @@ class Instance:
         self.silent = False  # has not answered in time
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         with contextlib.ExitStack() as undo:
-            self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            kind = socket.SOCK_SEQPACKET
+            self._control, theirs = socketpair_at(vm.netns_fd, socket.AF_UNIX, kind)
             undo.callback(self._control.close)
             with theirs:
                 output = os.open(log, flags, 0o600)

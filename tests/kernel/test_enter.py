@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import signal
+import socket
 import subprocess
 import termios
 import time
@@ -227,6 +228,99 @@ def test_the_terminal_is_as_before(vm: Vm) -> None:
     os.waitpid(pid, 0)
     os.close(fd)
     assert said.split() == [b"same"]
+
+
+def test_a_number_that_is_another_process_by_now(make_vm: MakeVm, tmp_path: Path) -> None:
+    """The VM has gone since the daemon told its number, and somebody else has that: nothing runs
+    there, neither on the machine nor in another VM."""
+    one, two = make_vm("one"), make_vm("two")
+    with subprocess.Popen(["sleep", "60"]) as other:
+        for pid in (other.pid, two.pid):
+            target = {"pid": pid, "cgroups": [str(path) for path in one.cgroups]}
+            words = program("enter", json.dumps(target), "touch", str(tmp_path / "ran"))
+            done = subprocess.run(words, capture_output=True, text=True, timeout=20, check=False)
+            assert (done.returncode, done.stderr[:21]) == (1, "hostsim: one: is gone")
+            assert not (tmp_path / "ran").exists()
+        other.kill()
+
+
+MEDDLE = "for fd in 0 1 2; do chmod 777 /proc/self/fd/$fd; echo x >> /proc/self/fd/$fd; done"
+"""What user 0 of a VM makes of the files that it was handed."""
+
+
+def test_what_is_the_machines_is_not_handed_over(vm: Vm, tmp_path: Path) -> None:
+    """By a descriptor, a program changes the file's mode, or opens it anew for writing."""
+    source, out = tmp_path / "source", tmp_path / "out"
+    for file in (source, out):
+        file.write_text("the machine's\n")
+        file.chmod(0o644)
+    here, there = socket.socketpair()
+    with source.open() as stdin, out.open("a") as stdout, here:
+        with there:
+            words = command(vm, "sh", "-c", f"{MEDDLE}; readlink /proc/self/fd/[012]")
+            done = subprocess.run(words, stdin=stdin, stdout=stdout, stderr=there.fileno())
+        assert done.returncode == 0
+        assert here.recv(4096).startswith(b"x")
+    assert source.read_text() == "the machine's\n"
+    assert [path.stat().st_mode & 0o7777 for path in (source, out)] == [0o644, 0o644]
+    assert out.read_text().count("pipe:[") == 3
+    # handed over all the same, by one who has the choice, it is lost
+    with source.open("rb") as stdin:
+        started = vm.popen(["sh", "-c", MEDDLE], stdin=stdin, stdout=-3, stderr=-3)
+        started.wait(10)
+    assert source.stat().st_mode & 0o7777 == 0o777
+    assert source.read_text() == "the machine's\nx\n"
+
+
+def test_what_a_command_leaves_of_a_file_is_the_next_ones(vm: Vm, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("one\ntwo\nthree\n")
+    with file.open("rb", buffering=0) as source:
+        for line in ("one", "two", "three"):
+            words = command(vm, "sh", "-c", "read line; echo $line")
+            done = subprocess.run(words, stdin=source, capture_output=True, text=True, check=True)
+            assert done.stdout == f"{line}\n"
+    assert enter(vm, "wc", "-c", stdin="x" * 300000).stdout == "300000\n"
+    with file.open("wb") as big:
+        big.write(b"x" * 300000)
+    with file.open("rb") as source:
+        counted = subprocess.run(command(vm, "wc", "-c"), stdin=source, capture_output=True)
+    assert counted.stdout == b"300000\n"
+
+
+def test_both_outputs_in_one_file_keep_their_order(vm: Vm, tmp_path: Path) -> None:
+    script = "for i in $(seq 300); do echo $i; echo $i >&2; done; exit 3"
+    with (tmp_path / "out").open("wb") as out:
+        words = command(vm, "sh", "-c", script)
+        assert subprocess.run(words, stdout=out, stderr=out, check=False).returncode == 3
+    numbers = (tmp_path / "out").read_text().split()
+    assert numbers == [str(i) for i in range(1, 301) for _ in range(2)]
+
+
+def test_a_secret_of_ours_is_not_told(vm: Vm) -> None:
+    ours = {**os.environ, "SSH_AUTH_SOCK": "/tmp/x", "LD_PRELOAD_X": "y", "LC_TIME": "C"}
+    words = command(vm, "env")
+    done = subprocess.run(words, env=ours, capture_output=True, text=True, check=True)
+    told = {line.partition("=")[0] for line in done.stdout.splitlines()}
+    assert {"PATH", "LC_TIME"} <= told
+    assert not told & {"SSH_AUTH_SOCK", "LD_PRELOAD_X"}
+    assert told <= {*ours, "PWD", "SHLVL", "_"}
+
+
+@pytest.mark.parametrize(
+    "how", ["{} < /dev/null", "{} | cat", "{} 2>&1 | cat", "set -m; {} & wait", "echo | {}"]
+)
+def test_a_part_of_the_machines_terminal_stays_out_too(vm: Vm, how: str) -> None:
+    """Some of the descriptors are our terminal, or we are in its background."""
+    script = "readlink /proc/self/fd/0 /proc/self/fd/1 /proc/self/fd/2; echo err >&2"
+    one = Terminal(["/bin/sh", "-c", how.format('"$@"'), "sh", *command(vm, "sh", "-c", script)])
+    try:
+        assert one.wait() == 0
+        assert one.seen.count("pipe:[") == 3, one.seen
+        assert "/dev" not in one.seen
+        assert "err" in one.seen
+    finally:
+        one.close()
 
 
 def test_the_machines_terminal_stays_out(terminal: Callable[..., Terminal]) -> None:

@@ -16,6 +16,7 @@ from cext._native import lib
 
 from help.programs import program
 from help.waiting import until
+from hostsim import fence
 from hostsim.errors import HostsimError
 from hostsim.vm import Vm
 from netns import cgroup, journal, namespace, process
@@ -184,6 +185,34 @@ def test_proc_and_sys_are_read_only_but_for_its_network(vm: Vm) -> None:
     assert said(vm, "ls", "/sys/class/net") == "lo"
     said(vm, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
     assert said(vm, "cat", "/proc/sys/net/ipv4/ip_forward") == "1"
+
+
+def contents(path: str) -> bytes:
+    """What `head` reads of a file, or the names in a directory; nothing if it cannot be read."""
+    where = Path(path)
+    if where.is_dir():
+        return b"".join(os.fsencode(name) for name in os.listdir(where))
+    with where.open("rb") as file:
+        try:
+            return file.read(1)
+        except OSError:
+            return b""
+
+
+@pytest.mark.parametrize("kind", [{}, {"os": True}, {"endpoint": True}, {"files": "shared"}])
+def test_what_tells_of_the_machine_is_empty(make_vm: MakeVm, kind: dict[str, object]) -> None:
+    there = [path for path in fence.MASKED if Path(path).exists()]
+    full = [path for path in there if contents(path)]
+    assert {"/proc/slabinfo", "/proc/timer_list", "/sys/kernel/notes"} <= {*full}
+    box = make_vm("b", **kind)
+    script = 'for one; do if [ -d "$one" ]; then ls -A "$one"; else head -c 1 "$one"; fi; done'
+    done = box.run(["sh", "-c", script, "sh", *there])
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    for path in there:
+        if Path(path).is_dir():
+            refused(box, f"mkdir {path}/x")  # nothing can be made in it: it is removed already
+        else:
+            assert "Read-only file system" in refused(box, f"echo x > {path}")
 
 
 def test_kernel_parameters_from_outside(vm: Vm) -> None:
@@ -397,6 +426,33 @@ def test_programs_start_clean(vm: Vm) -> None:
     assert said(vm, "cat") == ""  # standard input is empty
     program = vm.popen(["sleep", "60"])
     assert os.getsid(program.pid) == program.pid
+
+
+def test_programs_are_told_no_secret(vm: Vm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    monkeypatch.setenv("LC_TIME", "C")
+    told = {line.partition("=")[0] for line in said(vm, "env").splitlines()}
+    assert told <= {*os.environ, "PWD", "SHLVL", "_"}
+    assert {"PATH", "LC_TIME"} <= told
+    assert "AWS_SECRET_ACCESS_KEY" not in told
+
+
+def test_the_machines_null_device_cannot_be_changed(vm: Vm, tmp_path: Path) -> None:
+    """Programs whose input is nothing have it as file 0; a node that is handed over as it is
+    becomes what user 0 of the VM wants."""
+    node = tmp_path / "null"
+    os.mknod(node, 0o20666, os.makedev(1, 3))
+    node.chmod(0o666)
+    change = ["chmod", "600", "/proc/self/fd/0"]
+    before = os.stat("/dev/null")
+    done = vm.run(change)
+    assert b"Read-only file system" in done.stderr
+    assert said(vm, "sh", "-c", "echo x > /proc/self/fd/0; cat; echo y") == "y"
+    after = os.stat("/dev/null")
+    assert (before.st_mode, before.st_uid) == (after.st_mode, after.st_uid)
+    with node.open("rb") as handed:
+        assert vm.run(change, stdin=handed).returncode == 0
+    assert node.stat().st_mode & 0o777 == 0o600
 
 
 def test_programs_that_cannot_start(vm: Vm) -> None:
