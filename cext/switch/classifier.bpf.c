@@ -1,9 +1,9 @@
-/* The switch's classifier, the VMs' transfer component, and the sweeper.
+/* The switch's classifier, and the VMs' transfer component.
  *
  *   classify      tc ingress of each port of the switch: next VM of the flow's chain, or bridge
  *   transfer_out  tc egress of a VM's eth0: by routing rule straight to the next VM, or switch
  *   transfer_in   tc ingress (tcx) of a direct link's far end: takes only what a rule sent
- *   sweep         run by the daemon: removes idle flows, rules and connections
+ * What the daemon runs is in switch/daemon.bpf.h.
  *
  * Order. A packet by the switch waits twice in the backlog of the CPU it is on (netif_rx): behind
  * eth0's veth, and behind the port it is steered out of. One by the direct link waits once, behind
@@ -16,12 +16,11 @@
  * packets wait stays on the switch.
  *
  * Counting is of skbs as they pass: a GSO super-packet counts one, with all its bytes. */
+#include "switch/daemon.bpf.h"
 #include "switch/decide.bpf.h"
 #include "switch/stray.bpf.h"
 
 enum { HS_UNDER_WAY = 20000000 }; /* ns, more than a coarse clock tick */
-
-struct bpf_map; /* the kernel's; only passed on */
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -71,8 +70,9 @@ static __noinline int hs_ask_pair(__u32 from, __u32 to) {
 }
 
 /* Give the sending VM a routing rule for a hop the switch has seen enough of. */
-static __noinline int hs_offer_rule(__u32 vm, struct hs_rule *rule, __u64 verdict) {
+static __noinline int hs_offer_rule(__u32 vm, struct hs_flow *flow, __u64 verdict) {
     __u32 to = hs_to_of(verdict), pair = vm << 12 | to, *state;
+    struct hs_rule *rule = &flow->rule;
 
     state = bpf_map_lookup_elem(&pairs, &pair);
     if (!state)
@@ -82,6 +82,11 @@ static __noinline int hs_offer_rule(__u32 vm, struct hs_rule *rule, __u64 verdic
     if (!rule->switch_packets && !rule->veth_packets) /* the VM has no transfer component */
         return 0;
     WRITE_ONCE(rule->verdict, verdict);
+    hs_barrier();
+    if (READ_ONCE(flow->verdict) != verdict) { /* it became stale meanwhile: the rule too */
+        WRITE_ONCE(rule->verdict, 0);
+        return 0;
+    }
     hs_count(HS_C_RULES);
     return 0;
 }
@@ -115,8 +120,9 @@ static __always_inline __u64 hs_for_frame(const struct hs_packet *p, __u64 verdi
 HS_GLOBAL int hs_slow(struct __sk_buff *skb, __u32 epoch, struct hs_flow *known, __u64 *verdict) {
     struct hs_packet *p = hs_packet();
     struct hs_scratch *work = hs_scratch();
-    struct hs_flow *other, *fresh;
     struct hs_policy *policy;
+    int result = HS_DECIDED;
+    struct hs_flow *fresh;
     __u32 age;
 
     if (!p || !verdict || !work)
@@ -135,23 +141,29 @@ HS_GLOBAL int hs_slow(struct __sk_buff *skb, __u32 epoch, struct hs_flow *known,
         return HS_DECIDED;
     }
     if (known) {
-        if (known->verdict != fresh->verdict || known->route != fresh->route)
-            hs_redecide(known, fresh);
-        return HS_DECIDED;
+        if (known->verdict == fresh->verdict && known->route == fresh->route)
+            return HS_DECIDED;
+        hs_redecide(known, fresh);
+    } else {
+        fresh->last = bpf_ktime_get_coarse_ns();
+        fresh->packets = 1;
+        fresh->bytes = skb->len;
+        if (hs_action_of(hs_for_frame(p, fresh->verdict)) == HS_DROP)
+            *(hs_flags_of(fresh->verdict) & HS_F_VM_GONE ? &fresh->gone : &fresh->dropped) = 1;
+        if (bpf_map_update_elem(&flows, &p->key, fresh, BPF_NOEXIST) == 0) {
+            result = HS_COUNTED;
+        } else {
+            known = bpf_map_lookup_elem(&flows, &p->key);
+            if (!known) {
+                hs_count(HS_C_TABLE_FULL);
+                return HS_DECIDED;
+            }
+            hs_redecide(known, fresh); /* another CPU was first */
+        }
     }
-    fresh->last = bpf_ktime_get_coarse_ns();
-    fresh->packets = 1;
-    fresh->bytes = skb->len;
-    if (hs_action_of(hs_for_frame(p, fresh->verdict)) == HS_DROP)
-        *(hs_flags_of(fresh->verdict) & HS_F_VM_GONE ? &fresh->gone : &fresh->dropped) = 1;
-    if (bpf_map_update_elem(&flows, &p->key, fresh, BPF_NOEXIST) == 0)
-        return HS_COUNTED;
-    other = bpf_map_lookup_elem(&flows, &p->key); /* another CPU was first */
-    if (other)
-        hs_redecide(other, fresh);
-    else
-        hs_count(HS_C_TABLE_FULL);
-    return HS_DECIDED;
+    if (!hs_holds()) /* the next packet is judged again */
+        hs_stale(p->key.vm, 0);
+    return result;
 }
 
 /* Send the first bytes of what TCP or UDP carries to the daemon. Gives up after HS_ASK_MAX packets
@@ -230,7 +242,7 @@ static __always_inline void hs_see_to_link(__u32 vm, struct hs_flow *flow, __u64
     if (nth == 1)
         hs_ask_pair(vm, hs_to_of(verdict));
     else if (nth >= HS_RULE_AFTER && flow && flow->rule.verdict != verdict)
-        hs_offer_rule(vm, &flow->rule, verdict);
+        hs_offer_rule(vm, flow, verdict);
 }
 
 /* What comes of a packet that has been decided and counted: it is steered, dropped, or bridged; and
@@ -412,117 +424,4 @@ int transfer_in(struct __sk_buff *skb) {
         return hs_dropped(HS_C_STALE);
     __sync_fetch_and_add(&flow->rule.got_packets, 1);
     return bpf_redirect_peer(HS_IFINDEX + to, 0);
-}
-
-/* What is known of a flow that a VM sent goes into the sums of what it sent before. It has been
- * silent for much longer than a packet is under way: all that arrived has been counted. */
-static __always_inline void hs_end(struct hs_key *key, struct hs_flow *flow) {
-    struct hs_ended *sums, none = {};
-
-    bpf_map_update_elem(&ended, &key->vm, &none, BPF_NOEXIST);
-    sums = bpf_map_lookup_elem(&ended, &key->vm);
-    if (!sums)
-        return;
-    __sync_fetch_and_add(&sums->flows, 1);
-    __sync_fetch_and_add(&sums->switch_packets, flow->rule.switch_packets);
-    __sync_fetch_and_add(&sums->veth_packets, flow->rule.veth_packets);
-    __sync_fetch_and_add(&sums->got_packets, flow->rule.got_packets);
-    __sync_fetch_and_add(&sums->packets, flow->packets);
-    __sync_fetch_and_add(&sums->dropped, flow->dropped);
-    __sync_fetch_and_add(&sums->gone, flow->gone);
-}
-
-/* A VM's counts of a flow, what it sent and what came in by its port, go together, and not before
- * they are old, though the VM be gone. */
-static long hs_sweep_flow(struct bpf_map *map, struct hs_key *key, struct hs_flow *flow,
-                          struct hs_sweep *sweep) {
-    struct hs_vm *vm = bpf_map_lookup_elem(&vms, &key->vm);
-    __u64 last = flow->last;
-    struct hs_conn *conn;
-    int turned;
-
-    if (sweep->gone && (key->vm == sweep->gone || hs_to_of(flow->rule.verdict) == sweep->gone)) {
-        sweep->rules += flow->rule.verdict != 0;
-        WRITE_ONCE(flow->rule.verdict, 0);
-    } else if (last + sweep->flow_idle < sweep->now &&
-               !(vm && vm->flags & HS_VM_PORT && flow->packets)) {
-        if (flow->rule.switch_packets || flow->rule.veth_packets)
-            hs_end(key, flow);
-        sweep->flows++;
-        sweep->rules += flow->rule.verdict != 0;
-        bpf_map_delete_elem(map, key);
-        return 0;
-    }
-    conn = hs_find_conn(&key->tuple, &turned);
-    if (conn && conn->last < last)
-        conn->last = last;
-    return 0;
-}
-
-static long hs_sweep_conn(struct bpf_map *map, struct hs_tuple *key, struct hs_conn *conn,
-                          struct hs_sweep *sweep) {
-    if (conn->last + sweep->conn_idle < sweep->now) {
-        sweep->conns++;
-        bpf_map_delete_elem(map, key);
-    }
-    return 0;
-}
-
-SEC("syscall")
-int sweep(struct hs_sweep *context) {
-    struct hs_sweep work = *context;
-
-    bpf_for_each_map_elem(&flows, hs_sweep_flow, &work, 0);
-    bpf_for_each_map_elem(&conns, hs_sweep_conn, &work, 0);
-    *context = work;
-    return 0;
-}
-
-/* Make what was decided for a flow at a port stale, and its routing rule, without a count lost. */
-SEC("syscall")
-int forget(struct hs_key *context) {
-    struct hs_key key = *context;
-    struct hs_flow *flow = bpf_map_lookup_elem(&flows, &key);
-
-    if (flow) {
-        WRITE_ONCE(flow->verdict, 0);
-        WRITE_ONCE(flow->rule.verdict, 0);
-    }
-    return 0;
-}
-
-struct {
-    __uint(type, BPF_MAP_TYPE_ARRAY);
-    __uint(max_entries, 1);
-    __type(key, __u32);
-    __type(value, struct hs_judge);
-} judged SEC(".maps");
-
-/* The decision for the packet that `judged` describes; nothing is remembered. Run by the daemon's
- * tests, on a frame that does not matter. */
-SEC("tc")
-int judge(struct __sk_buff *skb) {
-    struct hs_packet *p = hs_packet();
-    struct hs_flow flow = {};
-    struct hs_policy *policy;
-    struct hs_config *now;
-    struct hs_judge *judge;
-    __u32 zero = 0, slot;
-
-    now = bpf_map_lookup_elem(&config, &zero);
-    judge = bpf_map_lookup_elem(&judged, &zero);
-    if (!p || !now || !judge)
-        return TC_ACT_SHOT;
-    slot = now->epoch % HS_EPOCHS;
-    policy = bpf_map_lookup_elem(&policies, &slot);
-    if (!policy)
-        return TC_ACT_SHOT;
-    p->key = judge->key;
-    p->tcp_flags = judge->tcp_flags;
-    p->dscp = judge->dscp;
-    hs_decide(policy, HS_IMAGINED, &flow);
-    judge->route = flow.route;
-    judge->verdict = flow.verdict;
-    judge->reply = flow.reply;
-    return TC_ACT_OK;
 }

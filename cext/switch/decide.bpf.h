@@ -17,19 +17,12 @@
 #ifndef HS_DECIDE_BPF_H
 #define HS_DECIDE_BPF_H
 
-#include "switch/maps.bpf.h"
+#include "switch/conns.bpf.h"
+#include "switch/rows.bpf.h"
 #include "switch/tag.bpf.h"
 #include "switch/verdict.h"
 
 enum { HS_TCP_SYN = 2, HS_TCP_ACK = 16 };
-
-/* The connection of a tuple; turned: whether its key is the tuple of the other direction. */
-static __always_inline struct hs_conn *hs_find_conn(const struct hs_tuple *tuple, int *turned) {
-    struct hs_tuple key;
-
-    *turned = hs_tuple_both_ways(tuple, &key);
-    return bpf_map_lookup_elem(&conns, &key);
-}
 
 /* Parse into the packet in hand, as a packet on the interface of `vm`, and settle what an ICMP
  * error belongs to: its flow if that is known, else its own. on: HS_ON_*. Returns enum hs_kind. */
@@ -49,170 +42,6 @@ HS_GLOBAL int hs_flow_of(struct __sk_buff *skb, __u32 vm, __u32 on) {
         kind = hs_parse(skb, p, on, 0);
     }
     return kind;
-}
-
-struct hs_walk {
-    struct hs_tuple tuple;
-    __u32 base, content;
-    __u32 found; /* out: the first row that matches << 16 | its route */
-    __u16 from, owner;
-    __u8 tcp_flags, dscp;
-    __u8 unknown;   /* 1: a fragment's; neither ports nor flags are known */
-    __u8 undecided; /* out: a row before it asks for contents that are not known */
-};
-
-enum {
-    HS_NO_ROW = 0x7fff0000 | HS_NO_ROUTE,
-    HS_MAYBE = 0x7ffe0000, /* a row whose match hangs on what is not known stands before */
-};
-
-/* Each of these is 0 where the value is inside, all ones where not, without a branch: the verifier
- * follows every branch of every round, and there are many. */
-static __always_inline __s64 hs_differs(__u64 bits) {
-    __u64 minus = -bits;
-
-    asm("" : "+r"(minus)); /* or the compiler sees a comparison in it, and makes it a branch */
-    return (__s64)(bits | minus) >> 63;
-}
-
-static __noinline __s64 hs_off_ranges(const __u16 (*ranges)[2], __s64 port) {
-    __s64 off = -1;
-
-    for (int j = 0; j < HS_RANGES; j++)
-        off &= ((port - ranges[j][0]) | (ranges[j][1] - port)) >> 63;
-    return off;
-}
-
-static __noinline __s64 hs_off_prefixes(const struct hs_prefix *prefixes, const __u32 *address) {
-    __s64 off = -1;
-
-    for (int j = 0; j < HS_PREFIXES; j++) {
-        const struct hs_prefix *prefix = prefixes + j;
-
-        off &= hs_differs(((address[0] & prefix->mask[0]) ^ prefix->addr[0]) |
-                          ((address[1] & prefix->mask[1]) ^ prefix->addr[1]) |
-                          ((address[2] & prefix->mask[2]) ^ prefix->addr[2]) |
-                          ((address[3] & prefix->mask[3]) ^ prefix->addr[3]));
-    }
-    return off;
-}
-
-static __noinline __s64 hs_off_list(const __u16 *list, __u16 value) {
-    __s64 off = -1;
-
-    for (int j = 0; j < HS_FROM; j++)
-        off &= hs_differs(list[j] ^ value);
-    return off;
-}
-
-static long hs_try_row(__u32 i, void *context) {
-    struct hs_walk *walk = context;
-    __u32 index = walk->base + i;
-    struct hs_row *row = bpf_map_lookup_elem(&rows, &index);
-
-    if (!row)
-        return 1;
-    if (walk->tuple.vlan != row->vlan)
-        return 0;
-    if (walk->tuple.family ? row->ethertype : row->ethertype != walk->tuple.sport)
-        return 0;
-    if (row->family && row->family != walk->tuple.family)
-        return 0;
-    if (row->proto && row->proto != walk->tuple.proto + 1)
-        return 0;
-    if (row->ports && !hs_has_ports(walk->tuple.proto))
-        return 0;
-    if (row->ports & HS_ROW_SPORT && !walk->unknown &&
-        hs_off_ranges(row->sport, bpf_ntohs(walk->tuple.sport)))
-        return 0;
-    if (row->ports & HS_ROW_DPORT && !walk->unknown &&
-        hs_off_ranges(row->dport, bpf_ntohs(walk->tuple.dport)))
-        return 0;
-    if (hs_off_prefixes(row->src, (const __u32 *)walk->tuple.src) ||
-        hs_off_prefixes(row->dst, (const __u32 *)walk->tuple.dst))
-        return 0;
-    if (row->dscp && row->dscp != walk->dscp + 1)
-        return 0;
-    if (walk->unknown &&
-        (row->ports || row->tcp_mask || row->content || (!row->any_from && !walk->from))) {
-        walk->found = HS_MAYBE;
-        return 1;
-    }
-    if (!row->any_from && hs_off_list(row->from, walk->from) && hs_off_list(row->from, walk->owner))
-        return 0;
-    if ((walk->tcp_flags & row->tcp_mask) != row->tcp_want)
-        return 0;
-    if (row->content) {
-        struct hs_name name = {walk->content, index};
-
-        if (!walk->content)
-            walk->undecided = 1;
-        if (!walk->content || !bpf_map_lookup_elem(&names, &name))
-            return 0;
-    }
-    walk->found = i << 16 | row->route;
-    return 1;
-}
-
-enum hs_list { HS_ROUTES, HS_FILTERS, HS_MIRRORS, HS_TURNED = 4 };
-
-/* The first row of a list (enum hs_list) that matches << 16 | its route, HS_NO_ROW, or HS_MAYBE;
- * what the connection's first packet was, is in conn. HS_TURNED: try the other direction of the
- * tuple. Sets conn->undecided where it walks the routes. */
-HS_GLOBAL int hs_walk_rows(int list, const struct hs_policy *policy, struct hs_conn *conn) {
-    struct hs_packet *p = hs_packet();
-    struct hs_walk walk = {};
-    __u32 count;
-
-    if (!p || !policy || !conn)
-        return HS_NO_ROW;
-    if (list & HS_TURNED) {
-        hs_tuple_turn(&p->key.tuple, &walk.tuple);
-    } else {
-        walk.tuple = p->key.tuple;
-    }
-    walk.base = policy->region * HS_ROWS_MAX;
-    count = policy->rows;
-    if ((list & 3) == HS_FILTERS) {
-        walk.base += policy->rows;
-        count = policy->filters;
-    } else if ((list & 3) == HS_MIRRORS) {
-        walk.base += policy->rows + policy->filters;
-        count = policy->mirrors;
-    }
-    walk.from = conn->from;
-    walk.owner = conn->owner;
-    walk.tcp_flags = conn->tcp_flags;
-    walk.dscp = conn->dscp;
-    walk.content = conn->content;
-    walk.unknown = p->unknown;
-    walk.found = HS_NO_ROW;
-    bpf_loop(count < HS_ROWS_MAX ? count : HS_ROWS_MAX, hs_try_row, &walk, 0);
-    if ((list & 3) == HS_ROUTES)
-        conn->undecided = walk.undecided;
-    return walk.found;
-}
-
-/* What does not fit on the stack. Like the packet in hand, each CPU has one of each at a time. */
-struct hs_scratch {
-    struct hs_flow flow;  /* hs_slow: what is decided */
-    struct hs_conn conn;  /* hs_decide: of the packet in hand */
-    struct hs_conn fresh; /* hs_learn: the same, judged by this packet */
-    struct hs_conn other; /* hs_judge_conn: the same, the other way round */
-    struct hs_key key;    /* hs_stale */
-};
-
-struct {
-    __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-    __uint(max_entries, 1);
-    __type(key, __u32);
-    __type(value, struct hs_scratch);
-} scratch SEC(".maps");
-
-static __always_inline struct hs_scratch *hs_scratch(void) {
-    __u32 zero = 0;
-
-    return bpf_map_lookup_elem(&scratch, &zero);
 }
 
 /* The VM that has the packet's source address, or its destination's; 0: unknown. */
@@ -276,25 +105,6 @@ HS_GLOBAL int hs_judge_conn(const struct hs_policy *policy, struct hs_conn *conn
         conn->reply = !conn->turned;
         conn->undecided = other->undecided;
     }
-    return 0;
-}
-
-/* Remember the connection. An entry is replaced whole, so that nobody reads half of one. */
-HS_GLOBAL int hs_put_conn(const struct hs_conn *conn) {
-    struct hs_packet *p = hs_packet();
-    struct hs_tuple key;
-    struct hs_conn value;
-
-    if (!p || !conn)
-        return 0;
-    value = *conn;
-    if (hs_tuple_both_ways(&p->key.tuple, &key)) {
-        value.reply ^= 1;
-        value.old_reply ^= 1;
-        value.turned ^= 1;
-    }
-    if (bpf_map_update_elem(&conns, &key, &value, BPF_ANY) < 0)
-        hs_count(HS_C_TABLE_FULL);
     return 0;
 }
 
@@ -438,6 +248,7 @@ HS_GLOBAL int hs_stale(__u32 vm, int turned) {
     flow = bpf_map_lookup_elem(&flows, &work->key);
     if (flow) {
         WRITE_ONCE(flow->verdict, 0);
+        hs_barrier(); /* hs_offer_rule looks the other way round */
         WRITE_ONCE(flow->rule.verdict, 0);
     }
     return 0;
@@ -445,8 +256,9 @@ HS_GLOBAL int hs_stale(__u32 vm, int turned) {
 
 /* A packet of a known connection enters the switch: if it is evidence, and says otherwise than what
  * is known, the connection is judged by it from now on. owner: of its source address. Returns
- * whether it is. */
-HS_GLOBAL int hs_learn(const struct hs_policy *policy, struct hs_conn *conn, __u32 owner) {
+ * whether it is: then the entry is claimed, and `conn` to be put in its place. */
+HS_GLOBAL int hs_learn(const struct hs_policy *policy, struct hs_conn *known, struct hs_conn *conn,
+                       __u32 owner) {
     struct hs_scratch *work = hs_scratch();
     struct hs_packet *p = hs_packet();
     struct hs_conn *fresh;
@@ -454,7 +266,7 @@ HS_GLOBAL int hs_learn(const struct hs_policy *policy, struct hs_conn *conn, __u
     __u32 index;
     __u8 flags;
 
-    if (!p || !work || !policy || !conn || (owner && owner != p->key.vm))
+    if (!p || !work || !policy || !known || !conn || (owner && owner != p->key.vm))
         return 0;
     flags = p->tcp_flags & (HS_TCP_SYN | HS_TCP_ACK);
     if (!conn->hearsay && !(p->key.tuple.proto == IPPROTO_TCP && flags == HS_TCP_SYN) &&
@@ -468,6 +280,8 @@ HS_GLOBAL int hs_learn(const struct hs_policy *policy, struct hs_conn *conn, __u
     hs_judge_conn(policy, fresh);
     if (!conn->hearsay && fresh->route >= conn->route &&
         !(fresh->route == conn->route && fresh->undecided && !conn->undecided && !conn->content))
+        return 0;
+    if (!hs_claim(known, conn))
         return 0;
     hs_stale(conn->from, conn->turned);
     hs_stale(conn->back, !conn->turned);
@@ -487,7 +301,7 @@ HS_GLOBAL int hs_decide(const struct hs_policy *policy, int newest, struct hs_fl
     struct hs_packet *p = hs_packet();
     struct hs_scratch *work = hs_scratch();
     struct hs_conn *known, *conn;
-    int turned, put = 0;
+    int turned, put = 0, claimed = 0;
     __u32 owner;
     __u16 route;
 
@@ -496,13 +310,13 @@ HS_GLOBAL int hs_decide(const struct hs_policy *policy, int newest, struct hs_fl
     conn = &work->conn;
     owner = hs_owner(0);
     known = hs_find_conn(&p->key.tuple, &turned);
+    work->known = known != 0;
     if (!known) {
         __builtin_memset(conn, 0, sizeof(*conn));
         conn->old_route = HS_NO_ROUTE;
         hs_first_packet(p, owner, conn);
         hs_judge_conn(policy, conn);
         conn->policy = policy->policy;
-        conn->last = bpf_ktime_get_coarse_ns();
         put = 1;
     } else {
         *conn = *known;
@@ -531,12 +345,12 @@ HS_GLOBAL int hs_decide(const struct hs_policy *policy, int newest, struct hs_fl
             conn->back = p->key.vm;
             put = 1;
         }
-        if (hs_learn(policy, conn, owner)) {
-            put = 1;
+        if (hs_learn(policy, known, conn, owner)) {
+            claimed = 1;
             hs_next_hop(p->key.vm, conn, conn->route, policy, flow);
         }
     }
-    if (newest == HS_NEWEST && put)
+    if (newest == HS_NEWEST && (put || claimed) && (claimed || !known || hs_claim(known, conn)))
         hs_put_conn(conn);
     if (newest && (policy->filters || policy->mirrors))
         hs_watch(policy, conn, flow);

@@ -90,24 +90,31 @@ _Static_assert(sizeof(struct hs_ended) == 56, "no padding");
 
 /* `conns`: a connection. Its key is the tuple of one of its directions, whose end with the smaller
  * address and port is the source: one entry for both. What is said of a direction here is of the
- * key's; hs_find_conn turns it to the packet's. */
+ * key's; hs_find_conn turns it to the packet's. How it is changed: switch/conns.bpf.h. */
 struct hs_conn {
     __u64 last;
     __u32 policy, old_policy; /* the policies `route` and `old_route` come from */
     __u16 route, old_route;
     __u16 from;     /* the VM whose port the packet came in by that it is judged by; 0: unknown */
     __u16 back;     /* the VM whose port the other direction came in by last; 0: none yet */
-    __u8 reply;     /* 1: the key is the replies' tuple, by the route; */
-    __u8 old_reply; /* by the old route */
-    __u8 turned;    /* 1: the packet that it is judged by went the other way */
-    __u8 hearsay;   /* 1: that packet had the address of another VM than it came from */
-    __u8 tcp_flags; /* that packet's */
-    __u8 dscp;      /* likewise */
-    __u8 undecided; /* 1: a row that asks for contents stands before the row that matched */
+    __u8 reply : 1; /* 1: the key is the replies' tuple, by the route; */
+    __u8 old_reply : 1; /* by the old route */
+    __u8 turned : 1;    /* 1: the packet that it is judged by went the other way */
+    __u8 hearsay : 1;   /* 1: that packet had the address of another VM than it came from */
+    __u8 undecided : 1; /* 1: a row that asks for contents stands before the row that matched */
+    __u8 tcp_flags;     /* that packet's */
+    __u8 dscp;          /* likewise */
     __u8 pad;
-    __u32 content; /* the name its contents told, by number; 0: none yet; HS_NO_CONTENT: never */
-    __u16 owner;   /* for a walk: the VM that has the source's address; 0: unknown */
+    __u16 owner; /* for a walk: the VM that has the source's address; 0: unknown */
     __u16 pad2;
+    union {
+        __u64 told; /* both, to compare and swap */
+        struct {
+            __u32 content; /* the name its contents told, by number; 0: none yet; HS_NO_CONTENT:
+                              never */
+            __u32 version; /* another one with each change; 0: somebody is changing it */
+        };
+    };
 };
 _Static_assert(sizeof(struct hs_conn) == 40, "no padding");
 
@@ -241,6 +248,13 @@ struct hs_judge {
     __u8 pad[7];
 };
 _Static_assert(sizeof(struct hs_judge) == 64, "no padding");
+
+/* The context of the `tell` program. */
+struct hs_tell {
+    struct hs_tuple key; /* of `conns` */
+    __u32 content;
+};
+enum { HS_TELL_UNKNOWN, HS_TELL_DONE, HS_TELL_AGAIN };
 
 /* The context of the `sweep` program. */
 struct hs_sweep {

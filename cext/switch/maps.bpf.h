@@ -112,6 +112,13 @@ static __always_inline void hs_count(__u32 reason) {
         *n += 1;
 }
 
+/* A full barrier. */
+static __always_inline void hs_barrier(void) {
+    __u64 word = 0, before = __sync_fetch_and_add(&word, 1);
+
+    barrier_var(before); /* it is wanted: what only adds is no barrier */
+}
+
 #define READ_ONCE(x) (*(const volatile typeof(x) *)&(x))
 #define WRITE_ONCE(x, value) (*(volatile typeof(x) *)&(x) = (value))
 

@@ -76,7 +76,7 @@ class Dataplane:
         self._links: DirectLinks | None = None
         self._drops = KernelDrops()
         self._retained = Retained()
-        self._inspector = Inspector(self._map, self._forget, self._ports_of)
+        self._inspector = Inspector(self._map, self._tell, self._forget, self._ports_of)
         numbers = {name: vm.index for name, vm in vms.items()}
         self._owners = {a.ip.packed: vm.index for vm in vms.values() for a in vm.spec.addresses}
         self._epochs = Epochs(self._map, numbers, frozenset(functions), self._inspector.policy)
@@ -286,6 +286,10 @@ class Dataplane:
             self._links.want(a, b)
         elif kind == records.EVENT_CONTENT:
             self._inspector.saw(maps.unpack_content(data))
+
+    def _tell(self, flow: records.Tuple, content: int) -> bool:
+        assert self._object is not None
+        return maps.tell(self._object.program("tell"), flow, content)
 
     def _forget(self, vm: int, flow: records.Tuple) -> None:
         assert self._object is not None

@@ -28,6 +28,7 @@ class Inspector:
     """Owns nothing in the kernel; it writes `names` and `conns` of the data plane.
 
     source: the data plane's maps by name.
+    tell: notes the name of a connection, by number; false if the connection is forgotten.
     forget: makes what was decided for a flow at a port stale.
     ports: where something may have been decided for a connection.
     """
@@ -35,10 +36,12 @@ class Inspector:
     def __init__(
         self,
         source: Callable[[str], bpf.Map],
+        tell: Callable[[Tuple, int], bool],
         forget: Callable[[int, Tuple], None],
         ports: Callable[[Conn], Iterable[int]],
     ) -> None:
         self._source = source
+        self._tell = tell
         self._forget = forget
         self._ports = ports
         self._names = NameTable(lambda: source("names"))
@@ -112,10 +115,11 @@ class Inspector:
     def _decide(self, flow: Tuple, teller: int, found: tuple[str, str]) -> None:
         conns = self._source("conns")
         number = self._names.number(found, teller) if found[0] else records.NO_CONTENT
-        if not maps.set_content(conns, flow, number):
+        if not self._tell(flow, number):
             return
         # Read after the name is written, not before: a reply that the switch has judged meanwhile,
-        # without the name, has left its port here, and is judged again.
+        # without the name, has left its port here, and is judged again. One that it is judging now
+        # is not remembered (hs_holds in cext/switch/conns.bpf.h).
         conn = maps.read_conn(conns, flow)
         for port in self._ports(conn) if conn is not None else ():
             self._forget(port, flow)

@@ -1,0 +1,146 @@
+/* What the daemon runs in the kernel: the sweeper, and what it tells and asks.
+ *
+ *   sweep   removes idle flows, rules and connections
+ *   tell    what the contents of a connection told
+ *   forget  makes what was decided for a flow stale
+ *   judge   the decision for a packet that is only imagined */
+#ifndef HS_DAEMON_BPF_H
+#define HS_DAEMON_BPF_H
+
+#include "switch/decide.bpf.h"
+
+struct bpf_map; /* the kernel's; only passed on */
+
+/* What is known of a flow that a VM sent goes into the sums of what it sent before. It has been
+ * silent for much longer than a packet is under way: all that arrived has been counted. */
+static __always_inline void hs_end(struct hs_key *key, struct hs_flow *flow) {
+    struct hs_ended *sums, none = {};
+
+    bpf_map_update_elem(&ended, &key->vm, &none, BPF_NOEXIST);
+    sums = bpf_map_lookup_elem(&ended, &key->vm);
+    if (!sums)
+        return;
+    __sync_fetch_and_add(&sums->flows, 1);
+    __sync_fetch_and_add(&sums->switch_packets, flow->rule.switch_packets);
+    __sync_fetch_and_add(&sums->veth_packets, flow->rule.veth_packets);
+    __sync_fetch_and_add(&sums->got_packets, flow->rule.got_packets);
+    __sync_fetch_and_add(&sums->packets, flow->packets);
+    __sync_fetch_and_add(&sums->dropped, flow->dropped);
+    __sync_fetch_and_add(&sums->gone, flow->gone);
+}
+
+/* A VM's counts of a flow, what it sent and what came in by its port, go together, and not before
+ * they are old, though the VM be gone. */
+static long hs_sweep_flow(struct bpf_map *map, struct hs_key *key, struct hs_flow *flow,
+                          struct hs_sweep *sweep) {
+    struct hs_vm *vm = bpf_map_lookup_elem(&vms, &key->vm);
+    __u64 last = flow->last;
+    struct hs_conn *conn;
+    int turned;
+
+    if (sweep->gone && (key->vm == sweep->gone || hs_to_of(flow->rule.verdict) == sweep->gone)) {
+        sweep->rules += flow->rule.verdict != 0;
+        WRITE_ONCE(flow->rule.verdict, 0);
+    } else if (last + sweep->flow_idle < sweep->now &&
+               !(vm && vm->flags & HS_VM_PORT && flow->packets)) {
+        if (flow->rule.switch_packets || flow->rule.veth_packets)
+            hs_end(key, flow);
+        sweep->flows++;
+        sweep->rules += flow->rule.verdict != 0;
+        bpf_map_delete_elem(map, key);
+        return 0;
+    }
+    conn = hs_find_conn(&key->tuple, &turned);
+    if (conn && conn->last < last)
+        conn->last = last;
+    return 0;
+}
+
+static long hs_sweep_conn(struct bpf_map *map, struct hs_tuple *key, struct hs_conn *conn,
+                          struct hs_sweep *sweep) {
+    if (conn->last + sweep->conn_idle < sweep->now) {
+        sweep->conns++;
+        bpf_map_delete_elem(map, key);
+    }
+    return 0;
+}
+
+SEC("syscall")
+int sweep(struct hs_sweep *context) {
+    struct hs_sweep work = *context;
+
+    bpf_for_each_map_elem(&flows, hs_sweep_flow, &work, 0);
+    bpf_for_each_map_elem(&conns, hs_sweep_conn, &work, 0);
+    *context = work;
+    return 0;
+}
+
+/* Note what the contents of a connection told, and that it must be judged again. Returns
+ * HS_TELL_UNKNOWN if it is forgotten; HS_TELL_AGAIN if somebody else changed it meanwhile. */
+SEC("syscall")
+int tell(struct hs_tell *context) {
+    struct hs_tuple key = context->key;
+    struct hs_conn *known = bpf_map_lookup_elem(&conns, &key), value;
+
+    if (!known)
+        return HS_TELL_UNKNOWN;
+    value = *known;
+    if (!hs_claim(known, &value))
+        return HS_TELL_AGAIN;
+    value.content = context->content;
+    value.policy = 0;
+    value.undecided = 0;
+    return hs_replace(&key, &value) ? HS_TELL_DONE : HS_TELL_AGAIN;
+}
+
+/* Make what was decided for a flow at a port stale, and its routing rule, without a count lost. */
+SEC("syscall")
+int forget(struct hs_key *context) {
+    struct hs_key key = *context;
+    struct hs_flow *flow = bpf_map_lookup_elem(&flows, &key);
+
+    if (flow) {
+        WRITE_ONCE(flow->verdict, 0);
+        hs_barrier(); /* hs_offer_rule looks the other way round */
+        WRITE_ONCE(flow->rule.verdict, 0);
+    }
+    return 0;
+}
+
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, struct hs_judge);
+} judged SEC(".maps");
+
+/* The decision for the packet that `judged` describes; nothing is remembered. Run by the daemon's
+ * tests, on a frame that does not matter. */
+SEC("tc")
+int judge(struct __sk_buff *skb) {
+    struct hs_packet *p = hs_packet();
+    struct hs_flow flow = {};
+    struct hs_policy *policy;
+    struct hs_config *now;
+    struct hs_judge *judge;
+    __u32 zero = 0, slot;
+
+    now = bpf_map_lookup_elem(&config, &zero);
+    judge = bpf_map_lookup_elem(&judged, &zero);
+    if (!p || !now || !judge)
+        return TC_ACT_SHOT;
+    slot = now->epoch % HS_EPOCHS;
+    policy = bpf_map_lookup_elem(&policies, &slot);
+    if (!policy)
+        return TC_ACT_SHOT;
+    p->key = judge->key;
+    p->tcp_flags = judge->tcp_flags;
+    p->dscp = judge->dscp;
+    hs_decide(policy, HS_IMAGINED, &flow);
+    judge->route = flow.route;
+    judge->verdict = flow.verdict;
+    judge->reply = flow.reply;
+    return TC_ACT_OK;
+}
+
+#endif
