@@ -13,14 +13,13 @@
  *
  * A drop within the few instructions of another one on the same CPU is missed; the kernel counts
  * it (recursion_misses of the program). */
+#include "flow/glance.h"
 #include "switch/drops.h"
 #include "switch/layout.h"
 
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
-#include <linux/in.h>
-#include <linux/in6.h>
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
@@ -125,50 +124,19 @@ static __always_inline __u32 hs_sender(__u32 index) {
     return index - HS_IFINDEX <= HS_VM_MAX ? index - HS_IFINDEX : 0;
 }
 
-/* The flow, as the classifier tells it (flow/packet.bpf.h); nothing where it takes more than a
- * look: fragments, extension headers, ICMP errors, which belong to the flow that they are about. */
+/* The flow of a packet whose IP header is at `l3`. */
 static __noinline int hs_tell(struct sk_buff *skb, __u32 l3, struct hs_tuple *tuple) {
     unsigned char *head = skb->head;
-    __u32 tail = skb->tail, l4;
-    __u8 ip[40], next[8];
+    __u32 tail = skb->tail, header;
+    __u8 ip[HS_GLANCE_IP], l4[HS_GLANCE_L4];
 
-    if (l3 + 28 > tail || bpf_probe_read_kernel(ip, sizeof(ip), head + l3))
+    if (l3 + 20 > tail || bpf_probe_read_kernel(ip, sizeof(ip), head + l3))
         return 0;
-    if (ip[0] >> 4 == 4 && (ip[0] & 15) >= 5) {
-        if ((ip[6] & 0x1f) | ip[7])
-            return 0;
-        tuple->proto = ip[9];
-        l4 = l3 + (ip[0] & 15) * 4;
-    } else if (ip[0] >> 4 == 6 && l3 + 48 <= tail) {
-        tuple->proto = ip[6];
-        l4 = l3 + 40;
-    } else {
+    header = hs_glance_ip(ip, tuple);
+    if (!header || l3 + header + sizeof(l4) > tail ||
+        bpf_probe_read_kernel(l4, sizeof(l4), head + l3 + header))
         return 0;
-    }
-    if (l4 + 8 > tail || bpf_probe_read_kernel(next, sizeof(next), head + l4))
-        return 0;
-    if (hs_has_ports(tuple->proto)) {
-        __builtin_memcpy(&tuple->sport, next, 2);
-        __builtin_memcpy(&tuple->dport, next + 2, 2);
-    } else if ((tuple->proto == IPPROTO_ICMP && (next[0] == 8 || next[0] == 0)) ||
-               (tuple->proto == IPPROTO_ICMPV6 && (next[0] == 128 || next[0] == 129))) {
-        __builtin_memcpy(&tuple->sport, next + 4, 2);
-        tuple->dport = tuple->sport;
-    } else if (tuple->proto == IPPROTO_ICMP || tuple->proto == IPPROTO_ICMPV6 ||
-               tuple->proto == IPPROTO_HOPOPTS || tuple->proto == IPPROTO_ROUTING ||
-               tuple->proto == IPPROTO_FRAGMENT || tuple->proto == IPPROTO_DSTOPTS ||
-               tuple->proto == IPPROTO_AH) {
-        return 0;
-    }
-    tuple->family = ip[0] >> 4;
-    if (tuple->family == 4) {
-        __builtin_memcpy(tuple->src, ip + 12, 4);
-        __builtin_memcpy(tuple->dst, ip + 16, 4);
-    } else {
-        __builtin_memcpy(tuple->src, ip + 8, 16);
-        __builtin_memcpy(tuple->dst, ip + 24, 16);
-    }
-    return 1;
+    return hs_glance_l4(l4, tuple);
 }
 
 /* Whether it is a copy that nothing is lost by. */
@@ -180,8 +148,7 @@ static __always_inline int hs_spare(struct sk_buff *skb, __u32 reason, struct hs
     if (type == PACKET_BROADCAST || type == PACKET_MULTICAST)
         return IS(reason, NOT_SPECIFIED) || IS(reason, IPV6DISABLED) ||
                IS(reason, UNHANDLED_PROTO) || IS(reason, IP_INNOROUTES);
-    return IS(reason, NO_SOCKET) &&
-           (tuple->proto == IPPROTO_ICMP || tuple->proto == IPPROTO_ICMPV6) &&
+    return IS(reason, NO_SOCKET) && (tuple->proto == HS_IP_ICMP || tuple->proto == HS_IP_ICMPV6) &&
            BPF_CORE_READ_BITFIELD(skb, cloned);
 }
 

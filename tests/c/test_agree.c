@@ -7,6 +7,7 @@
  * Each frame ends where its memory does, so that one byte too far is seen.
  */
 #define _GNU_SOURCE
+#include "flow/glance.h"
 #include "flow/packet.bpf.h"
 #include "flow/parse.h"
 #include "flow/view.h"
@@ -166,6 +167,29 @@ static void same(enum hs_kind kind, const uint8_t *frame, const struct hs_view *
     }
 }
 
+/* What a glance at the packet finds is what the packet function finds in its frame. Returns whether
+ * it found a flow. */
+static int at_a_glance(const uint8_t *frame, uint32_t len, const struct hs_view *v) {
+    struct hs_tuple found = {0}, expected = v->tuple;
+    uint8_t ip[HS_GLANCE_IP] = {0}, l4[HS_GLANCE_L4];
+    uint32_t header, most = len - v->l3;
+    int seen;
+
+    memcpy(ip, frame + v->l3, most < sizeof(ip) ? most : sizeof(ip));
+    header = hs_glance_ip(ip, &found);
+    seen = header && header + sizeof(l4) <= most;
+    if (seen) {
+        memcpy(l4, frame + v->l3 + header, sizeof(l4));
+        seen = hs_glance_l4(l4, &found);
+    }
+    expected.vlan = 0;
+    if (seen)
+        CHECK(!v->fragment && v->l4 == v->l3 + header && hs_tuple_same(&expected, &found));
+    else
+        CHECK(reason_of(frame, v) != NONE);
+    return seen;
+}
+
 static enum hs_kind parse(struct __sk_buff *skb) {
     memset(&in_hand, 0, sizeof(in_hand));
     in_hand.key.vm = 1;
@@ -196,7 +220,7 @@ static void datagrams_end(void) {
 
 int main(void) {
     uint64_t random = 11, alike = 0, malformed = 0, quick = 0, reasons[REASONS] = {0},
-             kinds[7] = {0};
+             kinds[7] = {0}, glances = 0;
     uint8_t *pages =
         mmap(LOW, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
 
@@ -227,6 +251,8 @@ int main(void) {
         } else {
             malformed++;
         }
+        if (viewed && view.tuple.family)
+            glances += (uint64_t)at_a_glance(at, len, &view);
         skb.data = (uint32_t)(uintptr_t)at;
         skb.data_end = skb.data + len;
         skb.len = len;
@@ -255,6 +281,7 @@ int main(void) {
         }
     }
     CHECK(alike > FRAMES / 20 && malformed > FRAMES / 20 && quick > FRAMES / 50);
+    CHECK(glances > alike);
     for (int why = GROUP; why < REASONS; why++)
         CHECK(reasons[why] > FRAMES / 500);
     for (int kind = HS_FLOW; kind <= HS_CONFLICT; kind++)
