@@ -24,6 +24,7 @@
 
 #define DEPTH 6      /* sockets inside sockets: the kernel allows four */
 #define MESSAGES 512 /* looked at in one queue */
+#define LOOKS 2048   /* at descriptors in flight, for one process */
 #define SCM_MAX 253  /* descriptors of one message: the kernel's limit */
 #define LEAF 2       /* links of a cgroup that has none below it: two, and one for each (kernfs) */
 #define READS 64     /* of one open file's events, which are fewer */
@@ -41,9 +42,11 @@ struct job {
     uint32_t n;
     struct hs_keeper *keeper;
     struct hs_revoke_count *count;
+    const char *all;        /* the name of the cgroup that is walked */
     struct stat loser;      /* its directory */
     bool at_home;           /* the pass is in the loser's cgroup */
     uint32_t abroad;        /* found anywhere else by this pass */
+    uint32_t looks;         /* left for this process */
     struct hs_files *aside; /* but for REVOKE */
 };
 
@@ -136,13 +139,14 @@ static void handle(struct job *job, int fd, int depth) {
     close(fd);
 }
 
-/* How many descriptors wait in a socket, as its own /proc entry says (scm_fds). */
-static unsigned in_flight(int fd) {
-    char path[64], line[128];
+/* How many descriptors wait in a socket, as its /proc entry says (scm_fds). table: the /proc
+ * directory of the descriptors that `fd` is one of. */
+static unsigned in_flight(const char *table, int fd) {
+    char path[80], line[128];
     unsigned count = 0;
     FILE *file;
 
-    snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
+    snprintf(path, sizeof(path), "%sinfo/%d", table, fd);
     file = fopen(path, "re");
     if (!file)
         return 0;
@@ -162,7 +166,7 @@ static void look_into(struct job *job, int sock, int depth) {
 
     if (poll(&queue, 1, 0) <= 0 || !(queue.revents & POLLIN))
         return; /* nothing waits in it: this is quicker than what follows */
-    waiting = in_flight(sock);
+    waiting = in_flight("/proc/self/fd", sock);
     if (waiting == 0)
         return;
     if (depth > DEPTH || getsockopt(sock, SOL_SOCKET, SO_PEEK_OFF, &was, &size) < 0 ||
@@ -170,7 +174,7 @@ static void look_into(struct job *job, int sock, int depth) {
         job->count->hidden += waiting;
         return;
     }
-    for (unsigned i = 0; i < MESSAGES && seen < waiting; i++) {
+    for (unsigned i = 0; i < MESSAGES && seen < waiting && job->looks > 0; i++) {
         union {
             struct cmsghdr align;
             char bytes[CMSG_SPACE(SCM_MAX * sizeof(int))];
@@ -193,6 +197,11 @@ static void look_into(struct job *job, int sock, int depth) {
                 int fd;
 
                 memcpy(&fd, CMSG_DATA(c) + k * sizeof(fd), sizeof(fd));
+                if (job->looks == 0) {
+                    close(fd);
+                    continue;
+                }
+                job->looks--;
                 seen++;
                 handle(job, fd, depth);
             }
@@ -204,7 +213,8 @@ static void look_into(struct job *job, int sock, int depth) {
 }
 
 /* The descriptors of one table, named by a thread that uses it. via: a pidfd whose process has the
- * same table, or -1. Returns whether the table holds something out of reach. */
+ * same table, or -1. Returns whether the table holds, or may hold, something out of reach: an error
+ * is no answer, unless it says that the process or the descriptor has gone. */
 static bool scan_table(struct job *job, const char *path, int via) {
     bool beyond = false;
     struct dirent *entry;
@@ -212,24 +222,22 @@ static bool scan_table(struct job *job, const char *path, int via) {
 
     dir = opendir(path);
     if (!dir)
-        return false;
+        return errno != ENOENT && errno != ESRCH;
     while ((entry = readdir(dir))) {
+        int fd, number = atoi(entry->d_name);
         struct stat st;
         bool wanted;
-        int fd;
 
         if (entry->d_name[0] == '.' || fstatat(dirfd(dir), entry->d_name, &st, 0) < 0)
             continue;
         wanted = which(job, &st) < job->n;
         if (!wanted && (job->mode == NOTE_READERS || !S_ISSOCK(st.st_mode)))
             continue;
-        if (via < 0) {
-            beyond = beyond || wanted;
-            continue;
-        }
-        fd = (int)syscall(SYS_pidfd_getfd, via, atoi(entry->d_name), 0);
+        fd = via < 0 ? -1 : (int)syscall(SYS_pidfd_getfd, via, number, 0);
         if (fd >= 0)
             handle(job, fd, 0);
+        else if (via < 0 || (errno != EBADF && errno != ESRCH))
+            beyond = beyond || wanted || in_flight(path, number) > 0;
     }
     closedir(dir);
     return beyond;
@@ -243,7 +251,9 @@ static bool has_threads(int pid) {
     return stat(path, &st) < 0 || st.st_nlink != 3; /* 2, and one for each thread */
 }
 
-/* Whether a thread with a descriptor table of its own has a device. */
+/* Whether a thread with a descriptor table of its own has a device. The filter of a VM
+ * (vm/filter.h) lets no thread make one; but the table of a process whose first thread has ended is
+ * out of that one's, and so of the pidfd's, reach. */
 static bool threads_hide(struct job *job, int pid) {
     struct dirent *entry;
     bool beyond = false;
@@ -265,7 +275,27 @@ static bool threads_hide(struct job *job, int pid) {
     return beyond;
 }
 
-static void scan_process(struct job *job, int pid) {
+/* Whether a process is in the cgroup that is walked, or below it. Its number may be that of a new
+ * process of somebody else's since it was listed; what its pidfd stands for stays. */
+static bool is_member(const struct job *job, int pid) {
+    char path[64], line[PATH_MAX];
+    size_t length = strlen(job->all);
+    bool member = false;
+    FILE *file;
+
+    snprintf(path, sizeof(path), "/proc/%d/cgroup", pid);
+    file = fopen(path, "re");
+    while (file && !member && fgets(line, sizeof(line), file))
+        for (char *at = strncmp(line, "0::", 3) == 0 ? strchr(line, '/') : NULL; at && !member;
+             at = strchr(at + 1, '/'))
+            member = strncmp(at + 1, job->all, length) == 0 && strchr("/\n", at[1 + length]);
+    if (file)
+        fclose(file);
+    return member;
+}
+
+/* Returns 0, or a negative errno if nothing can be said of it. */
+static int scan_process(struct job *job, int pid) {
     uint32_t hidden = job->count->hidden;
     char path[64];
     bool hides;
@@ -273,16 +303,20 @@ static void scan_process(struct job *job, int pid) {
 
     pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
     if (pidfd < 0)
-        return;
+        return errno == ESRCH ? 0 : -errno;
     job->count->processes++;
+    job->looks = LOOKS;
     snprintf(path, sizeof(path), "/proc/%d/fd", pid);
-    scan_table(job, path, pidfd);
-    hides = job->mode != NOTE_READERS && has_threads(pid) && threads_hide(job, pid);
+    hides = scan_table(job, path, pidfd);
+    if (job->mode != NOTE_READERS && has_threads(pid) && threads_hide(job, pid))
+        hides = true;
     if (job->count->hidden != hidden)
         hides = true;
-    if (hides && syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0) == 0)
+    if (job->mode != NOTE_READERS && hides && is_member(job, pid) &&
+        syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0) == 0)
         job->count->killed++;
     close(pidfd);
+    return 0;
 }
 
 static int scan_group(struct job *job, int parent, const char *name, int depth) {
@@ -305,11 +339,11 @@ static int scan_group(struct job *job, int parent, const char *name, int depth) 
     }
     if (fstat(fd, &st) == 0 && st.st_dev == job->loser.st_dev && st.st_ino == job->loser.st_ino)
         job->at_home = true;
-    while (fscanf(procs, "%d", &pid) == 1)
+    while (ret == 0 && fscanf(procs, "%d", &pid) == 1)
         if (pid > 0)
-            scan_process(job, pid);
+            ret = scan_process(job, pid);
     fclose(procs);
-    if (fstat(fd, &st) == 0 && st.st_nlink == LEAF) {
+    if (ret < 0 || (fstat(fd, &st) == 0 && st.st_nlink == LEAF)) {
         close(fd); /* its some fifty files need no look */
         goto out;
     }
@@ -402,6 +436,12 @@ static bool at_rest(const struct hs_hold *hold, unsigned ms) {
     return rest;
 }
 
+static const char *last_part(const char *path) {
+    const char *slash = strrchr(path, '/');
+
+    return slash ? slash + 1 : path;
+}
+
 static bool is_frozen(const char *cgroup) {
     char path[PATH_MAX];
     bool frozen;
@@ -426,6 +466,7 @@ int hs_readers_find(struct hs_files *readers, const char *cgroup, const uint64_t
                       .aside = readers};
 
     readers->n = 0;
+    job.all = last_part(cgroup);
     return is_frozen(cgroup) ? 0 : scan_group(&job, AT_FDCWD, cgroup, 0);
 }
 
@@ -455,6 +496,7 @@ int hs_revoke(struct hs_keeper *keeper, const struct hs_hold *hold, const char *
     int ret = 0;
 
     memset(count, 0, sizeof(*count));
+    job.all = last_part(all);
     if (hold->group >= 0 && fstat(hold->group, &job.loser) < 0)
         return -errno;
     still = at_rest(hold, still_ms);

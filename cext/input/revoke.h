@@ -62,9 +62,10 @@ int hs_hold_end(struct hs_hold *hold);
  *
  * Descriptors that wait in a UNIX socket's queue are found too (MSG_PEEK on a copy of the socket).
  * A process is killed where the kernel offers no way to what may be a device's open file: a thread
- * of it has a descriptor table of its own that holds a device, or a socket of it holds descriptors
- * that cannot be looked at (of a connection that is not accepted, behind many messages, or deep in
- * sockets within sockets).
+ * of it has a descriptor table of its own that holds a device, or a socket with descriptors in its
+ * queue; a socket of it holds descriptors that cannot be looked at (of a connection that is not
+ * accepted, behind many messages, deep in sockets within sockets) or more than are looked at for
+ * one process; its descriptors cannot be had, for a reason that is not its or their end.
  * unread: for each device, grows by the events that waited in open files of the loser's and went
  * with them; not known where it was restless, or shared a device's open file with somebody else.
  * keeper: has the revoked files for a while.

@@ -3,6 +3,7 @@
 #include "vm/filter.h"
 
 #include <errno.h>
+#include <linux/close_range.h>
 #include <pthread.h>
 #include <sched.h>
 #include <seccomp.h>
@@ -43,6 +44,11 @@ static const struct {
 } flags[] = {
     {"clone", 0, CLONE_NEWUSER, CLONE_NEWUSER, "root of a new one gets every capability back"},
     {"unshare", 0, CLONE_NEWUSER, CLONE_NEWUSER, "the same"},
+    {"clone", 0, CLONE_THREAD | CLONE_FILES, CLONE_THREAD,
+     "a thread with descriptors of its own: pidfd_getfd(2), and so a revoke, has only those of the "
+     "first thread"},
+    {"unshare", 0, CLONE_FILES, CLONE_FILES, "the same"},
+    {"close_range", 2, CLOSE_RANGE_UNSHARE, CLOSE_RANGE_UNSHARE, "the same"},
 };
 
 /* These take a family first. */

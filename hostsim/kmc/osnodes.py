@@ -139,13 +139,16 @@ class OsNodes:
     def withdraw(self, sysname: str) -> None:
         """The node goes, and no new open succeeds; see `settle` for the rest. Not given, or an OS
         that is gone, is no error. Raises OSError if the OS may still open the device."""
-        node = self._given.pop(sysname, None)
-        if node is None or not self.vm.alive:
+        node = self._given.get(sysname)
+        if node is None:
             return
-        with contextlib.suppress(OSError):  # the OS has it away, or something else in its place
-            tree.remove(self.vm.input_fd, sysname)
-        self.vm.devices.deny(os.major(node.rdev), os.minor(node.rdev))
-        self._leaving.append(node)
+        if self.vm.alive:
+            # First of all: whatever the OS has made of the name, it opens nothing by it any more.
+            self.vm.devices.deny(os.major(node.rdev), os.minor(node.rdev))
+            with contextlib.suppress(OSError):  # the OS has it away, or something else in its place
+                tree.remove(self.vm.input_fd, sysname)
+            self._leaving.append(node)
+        del self._given[sysname]
 
     def settle(self) -> None:
         """Take down what udev's readers see of withdrawn nodes, and say that they went."""

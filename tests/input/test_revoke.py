@@ -27,7 +27,8 @@ Patch = pytest.MonkeyPatch
 QUEUES = {"if (!wanted && (job->mode == NOTE_READERS || !S_ISSOCK(st.st_mode)))": "if (!wanted)"}
 DEEPER = {"look_into(job, fd, depth + 1);": "if (depth == 0) look_into(job, fd, 9 * (depth + 1));"}
 HIDDEN = {"if (job->count->hidden != hidden)": "if (false)"}
-THREADS = {"has_threads(pid) && threads_hide(job, pid);": "has_threads(pid) && false;"}
+THREADS = {"has_threads(pid) && threads_hide(job, pid))": "has_threads(pid) && false)"}
+THREADS_QUEUES = {"wanted || in_flight(path, number) > 0;": "wanted;"}
 FREEZE = {
     'else if (write(hold->control, "1", 1) < 0)': "else if (false)",
     "still = at_rest(hold, still_ms);": "still = true; (void)at_rest; (void)still_ms;",
@@ -104,6 +105,7 @@ def reads(attacker: Puppet, *words: str) -> bool:
         ("many", HIDDEN),
         ("backlog", HIDDEN),
         ("thread", THREADS),
+        ("thread-queue", THREADS_QUEUES),
     ],
 )
 def test_a_hidden_descriptor_reads_nothing(

@@ -155,6 +155,32 @@ def test_system_calls_that_reach_past_a_vm_are_closed(vm: Vm) -> None:
     assert {name for name in CLOSED if said[name] == CLOSED[name]} <= {"io_uring_setup"}
 
 
+CLONE_FILES, CLONE_THREAD = 0x400, 0x10000
+CLOSE_RANGE_UNSHARE = 2
+OWN_TABLES = {
+    "a thread": ("clone", CLONE_THREAD),  # the kernel wants more flags: EINVAL, and no thread
+    "a new table": ("unshare", CLONE_FILES),
+    "a new table, closing": ("close_range", 1 << 20, 1 << 20, CLOSE_RANGE_UNSHARE),
+}
+"""System calls that give a thread a descriptor table that is not its process's."""
+
+
+def test_a_thread_has_no_descriptors_of_its_own(vm: Vm) -> None:
+    """A revoke takes a device from the table of a process's first thread."""
+    words = []
+    for what, (name, *arguments) in OWN_TABLES.items():
+        number = numbers([str(name)])[0].partition("=")[2]
+        words.append(f"{what}={','.join([number, *map(str, arguments)])}")
+    assert tried(vm, "calls", *words) == dict.fromkeys(OWN_TABLES, "EPERM")
+    outside = subprocess.run([sys.executable, ESCAPE, "calls", *words], capture_output=True)
+    said = json.loads(outside.stdout)
+    assert said == {"a thread": "EINVAL", "a new table": "done", "a new table, closing": "done"}
+    # what is no such table: an ordinary thread (that the kernel refuses), and a mere close
+    thread, close = words[0].rpartition(","), words[2].rpartition(",")
+    plain = [f"{thread[0]},{CLONE_THREAD | CLONE_FILES}", f"{close[0]},0"]
+    assert tried(vm, "calls", *plain) == {"a thread": "EINVAL", "a new table, closing": "done"}
+
+
 AF_XDP = 44  # not in Python's socket module
 ALLOWED = {*map(int, (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6)), AF_XDP}
 ALLOWED |= {int(socket.AF_NETLINK), int(socket.AF_PACKET)}

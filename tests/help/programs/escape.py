@@ -4,7 +4,8 @@
                                 number INDEX deleted (IFLA_TARGET_NETNSID, rtnetlink(7))
     escape.py socket            the namespace of the socket that is file 0 (SIOCGSKNS), and a link
                                 into it
-    escape.py calls NAME=NUMBER...   each system call with arguments that reach no harm
+    escape.py calls NAME=NUMBER[,ARGUMENT...]...   each system call; without arguments, with such
+                                that reach no harm
     escape.py families          socket(2) and socketpair(2) of every family
 
 Prints a JSON object: what was tried, and the name of its error, or "done".
@@ -85,8 +86,10 @@ def result(returned: int) -> str:
 
 def calls(*named: str) -> Iterator[tuple[str, str]]:
     for one in named:
-        name, _, number = one.partition("=")
-        yield name, result(libc.syscall(ctypes.c_long(int(number)), *[ctypes.c_long(-1)] * 6))
+        name, _, words = one.partition("=")
+        number, *given = map(int, words.split(","))
+        arguments = given + [0] * (6 - len(given)) if given else [-1] * 6
+        yield name, result(libc.syscall(ctypes.c_long(number), *map(ctypes.c_long, arguments)))
 
 
 def families() -> Iterator[tuple[str, str]]:

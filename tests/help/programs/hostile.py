@@ -13,6 +13,7 @@ fetched back after the flip (a line is asked for by a line on standard input), t
 """
 
 import array
+import ctypes
 import errno
 import os
 import socket
@@ -22,7 +23,6 @@ import sys
 import threading
 
 PATH = "/run/hostsim/agent.sock"
-CLONE_FILES = 0x400
 MANY = 520  # more than cext/input/revoke.c looks at in one queue
 
 
@@ -192,10 +192,11 @@ class Puppet:
         nested     in the queue of a socket in a queue
         many       in a queue, behind as many descriptors as fit
         backlog    in a connection that nobody has accepted
-        thread     in a thread's own descriptor table
+        thread     in the descriptor table of a thread, whose process's first one has ended
+        thread-queue   in a socket's queue, the socket in such a table
         """
-        if how == "thread":
-            self._thread = HidingThread(node)
+        if how.startswith("thread"):
+            self._thread = HidingThread(node, queued=how == "thread-queue")
             return "done"
         fd = os.open(node, os.O_RDONLY | os.O_NONBLOCK)
         give, self._sockets[how] = socket.socketpair()
@@ -224,7 +225,7 @@ class Puppet:
 
     def find(self, how: str) -> str:
         """Fetch it back: how many bytes it reads."""
-        if how == "thread":
+        if how.startswith("thread"):
             assert self._thread is not None
             return self._thread.read()
         sock = self._sockets[how]
@@ -287,34 +288,48 @@ class Puppet:
 
 
 class HidingThread:
-    """A thread with a descriptor table of its own (CLONE_FILES), and the node open in it."""
+    """A process whose first thread has ended: what another thread has open, nobody finds in the
+    descriptor table of the first. It has the node open or, queued, only in a socket's queue."""
 
-    def __init__(self, node: str) -> None:
-        self._node = node
-        self._turns = threading.Semaphore(0)
-        self._done = threading.Semaphore(0)
-        self._answer = ""
-        threading.Thread(target=self._run, daemon=True).start()
-        self._done.acquire()
+    def __init__(self, node: str, *, queued: bool) -> None:
+        self._talk, theirs = socket.socketpair()
+        if os.fork() == 0:
+            self._talk.close()
+            threading.Thread(target=_hide, args=(node, queued, theirs)).start()
+            number = 60 if os.uname().machine == "x86_64" else 93  # exit(2): of this thread alone
+            ctypes.CDLL(None).syscall(number, 0)
+        theirs.close()
+        assert self._talk.recv(9) == b"hidden"
 
     def read(self) -> str:
-        """How many bytes there are."""
-        self._turns.release()
-        self._done.acquire()
-        return self._answer
-
-    def _run(self) -> None:
-        import ctypes
-
-        assert ctypes.CDLL(None).unshare(CLONE_FILES) == 0
-        fd = os.open(self._node, os.O_RDONLY | os.O_NONBLOCK)
-        self._done.release()
-        self._turns.acquire()
+        """How many bytes there are; nothing if the process is gone."""
         try:
-            self._answer = str(len(os.read(fd, 4096)))
-        except OSError as error:
-            self._answer = errno.errorcode.get(error.errno or 0, "?")
-        self._done.release()
+            self._talk.send(b"read")
+            return self._talk.recv(20).decode()
+        except (BrokenPipeError, ConnectionResetError):
+            return ""
+
+
+def _hide(node: str, queued: bool, talk: socket.socket) -> None:
+    fd = os.open(node, os.O_RDONLY | os.O_NONBLOCK)
+    if queued:
+        give, take = socket.socketpair()
+        socket.send_fds(give, [b"x"], [fd])
+        os.close(fd)
+        give.close()
+    with open("/proc/self/status") as status:  # of the first thread
+        while "\nState:\tZ" not in status.read():
+            os.sched_yield()
+            status.seek(0)
+    talk.send(b"hidden")
+    talk.recv(9)
+    if queued:
+        (fd,) = fetch(take, 1)
+    try:
+        answer = str(len(os.read(fd, 4096)))
+    except OSError as error:
+        answer = errno.errorcode.get(error.errno or 0, "?")
+    talk.send(answer.encode())
 
 
 def agent() -> socket.socket:
