@@ -1,11 +1,14 @@
-"""What keeps a VM apart, decided outside of it: its files, and what it sees of the kernel.
+"""What keeps a VM apart, decided outside of it: its files, its share of the machine, and what it
+sees of the kernel.
 
     base()             what every VM of this process is started from
     root(spec)         the private root of a VM, or None for the machine's files
+    limits(spec)       its cgroup limits: those of the host file, else a share of the machine
 
 What the kernel does of it stands in cext/vm: fence.h, root.h, filter.h, confine.h.
 """
 
+import functools
 import os
 import threading
 from pathlib import Path
@@ -15,6 +18,7 @@ from cext.vm import spawn
 from hostsim.errors import HostsimError
 from hostsim.model import OWN_DIRECTORIES, VmSpec
 from netns import mounts
+from netns.cgroup import Limits, unsupported
 
 MASKED = {
     "/proc/acpi": "the machine's firmware",
@@ -44,6 +48,10 @@ MASKED = {
 }
 """What a VM finds empty in /proc and /sys, and what it would tell. Reading these asks for user 0,
 not for a capability over the machine."""
+
+MEMORY_SHARE, MEMORY_LEAST = 4, 256 << 20
+PIDS_SHARE, PIDS_LEAST, PIDS_MOST = 8, 256, 4096
+"""Of the machine's memory and tasks, what a VM may have if its host file does not say."""
 
 _known: "Base | None" = None
 _once = threading.Lock()
@@ -89,8 +97,47 @@ def root(spec: VmSpec) -> spawn.Root | None:
             raise HostsimError(
                 f"VM {spec.name}: share", f"{path} is no directory", "make it, or leave it out"
             )
-    size = "size=50%" if spec.memory is None else f"size={spec.memory}"
-    return spawn.Root(f"{size},mode=0755", base().layers, spec.share)
+    return spawn.Root(f"size={size(spec)},mode=0755", base().layers, spec.share)
+
+
+def limits(spec: VmSpec) -> Limits:
+    """The cgroup limits of a VM. What the host file does not say is a share of the machine, if the
+    kernel can hold the VM to it. Raises OSError."""
+    given = Limits(spec.memory, spec.cpus, spec.pids)
+    default = _default_limits()
+    return Limits(
+        default.memory if given.memory is None else given.memory,
+        given.cpus,
+        default.pids if given.pids is None else given.pids,
+    )
+
+
+def size(spec: VmSpec) -> str:
+    """Of each file system in memory that a VM has, as tmpfs(5) has it. All count against its
+    memory, if the kernel can limit that; one alone leaves its programs half of it."""
+    most = limits(spec).memory
+    return "10%" if most is None else str(most // 2)
+
+
+def share(memory: int, tasks: int) -> Limits:
+    """What one VM may have of a machine with so many bytes of memory and so many tasks: one that
+    takes all of it leaves the machine, and several others, what they need. Pure."""
+    return Limits(
+        memory=max(memory // MEMORY_SHARE, min(memory // 2, MEMORY_LEAST)),
+        pids=min(max(tasks // PIDS_SHARE, PIDS_LEAST), PIDS_MOST),
+    )
+
+
+@functools.cache
+def _default_limits() -> Limits:
+    kernel = Path("/proc/sys/kernel")
+    tasks = min(int((kernel / name).read_text()) for name in ("pid_max", "threads-max"))
+    found = share(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), tasks)
+    missing = unsupported(found)
+    return Limits(
+        None if "memory" in missing else found.memory,
+        pids=None if "pids" in missing else found.pids,
+    )
 
 
 def _proc_entries() -> tuple[str, ...]:

@@ -423,6 +423,11 @@ class Host:
             "state": self._state(vm),
             "os": vm.spec.os is not None,
             "files": vm.spec.files,
+            "limits": {
+                "memory": vm.limits.memory,
+                "cpus": vm.limits.cpus,
+                "pids": vm.limits.pids,
+            },
             "addresses": [str(address) for address in vm.spec.addresses],
         }
 

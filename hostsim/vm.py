@@ -17,7 +17,7 @@ from hostsim import fence
 from hostsim.errors import HostsimError, reason
 from hostsim.model import VmSpec
 from netns import namespace, process
-from netns.cgroup import Cgroup, Limits, unsupported
+from netns.cgroup import Cgroup, unsupported
 from netns.devices import DeviceList
 from netns.journal import Journal
 from netns.process import Process, Stream, Target
@@ -57,7 +57,9 @@ class Vm:
         self.port = 0
         """The interface number of eth0's port, in the switch's namespace."""
         self.devices = DeviceList(own=spec.os is not None)
-        self._group = Cgroup(f"hs-{host}/{spec.name}", limits(spec))
+        self.limits = fence.limits(spec)
+        """What holds for it, given or not."""
+        self._group = Cgroup(f"hs-{host}/{spec.name}", self.limits)
         self._processes: set[Process] = set()
         self._directories: dict[str, int] = {}
         self._named = False
@@ -118,7 +120,7 @@ class Vm:
 
     def unsupported_limits(self) -> tuple[str, ...]:
         """The controllers its limits need and this machine lacks, in both cgroup trees."""
-        return unsupported(limits(self.spec))
+        return unsupported(self.limits)
 
     def start(self, journal: Journal) -> None:
         """Make and start it; everything is in the journal first. Raises HostsimError, OSError;
@@ -141,6 +143,7 @@ class Vm:
                     self._group.join,
                     base.sealed,
                     base.masked,
+                    fence.size(self.spec),
                     root,
                 )
             finally:
@@ -263,8 +266,3 @@ class Vm:
             finally:
                 os.close(root)
         return self._directories[path]
-
-
-def limits(spec: VmSpec) -> Limits:
-    """The cgroup limits of a VM."""
-    return Limits(spec.memory, spec.cpus, spec.pids)

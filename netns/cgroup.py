@@ -124,7 +124,7 @@ class Cgroup:
 
     @property
     def join(self) -> list[int]:
-        """The cgroup.procs of its v1 directories, open for writing; they stay the group's."""
+        """The files `tasks` of its v1 directories, open for writing; they stay the group's."""
         return self._v1.join
 
     @property

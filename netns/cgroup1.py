@@ -15,7 +15,7 @@ class Half:
     """The group `name` in the hierarchies mounted at `mounts`, by controller. Owns `join`.
 
     paths: its directories. They are made and removed with the group's v2 directory, not here.
-    join: their cgroup.procs, open for writing, from `open` to `close`.
+    join: their files `tasks`, open for writing, from `open` to `close`.
     """
 
     def __init__(self, name: str, mounts: Mapping[str, Path]) -> None:
@@ -42,7 +42,7 @@ class Half:
 
     def open(self) -> None:
         """Fill `join`. Raises OSError."""
-        self.join = open_procs(self.paths)
+        self.join = open_tasks(self.paths)
 
     def close(self) -> None:
         """Close `join`. Twice is harmless."""
@@ -60,12 +60,14 @@ def mounts(options: Iterable[tuple[str, Path]]) -> dict[str, Path]:
     return found
 
 
-def open_procs(directories: Sequence[Path]) -> list[int]:
-    """Each directory's cgroup.procs, open for writing. Raises OSError with nothing left open."""
+def open_tasks(directories: Sequence[Path]) -> list[int]:
+    """Each directory's file `tasks`, open for writing, for a process of one thread to move itself:
+    by cgroup.procs, the kernel would wait for every CPU (cgroup_procs_write_start). Raises OSError
+    with nothing left open."""
     with contextlib.ExitStack() as undo:
         fds = []
         for directory in directories:
-            fds.append(os.open(directory / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC))
+            fds.append(os.open(directory / "tasks", os.O_WRONLY | os.O_CLOEXEC))
             undo.callback(os.close, fds[-1])
         undo.pop_all()
         return fds

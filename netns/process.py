@@ -35,7 +35,7 @@ Stream = int | IO[bytes] | None
 @dataclass(frozen=True)
 class Target:
     """Where to start a program: of a VM its process 1, the v2 directory, the v1 directories with
-    their cgroup.procs open for writing. Descriptors are not owned."""
+    their files `tasks` open for writing. Descriptors are not owned."""
 
     pidfd: int
     cgroup: Path

@@ -150,8 +150,8 @@ int hs_root_make(const struct hs_root *root) {
     return ret;
 }
 
-int hs_root_run(void) {
-    if (mount("tmpfs", "/run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755") < 0)
+int hs_root_run(const char *data) {
+    if (mount("tmpfs", "/run", "tmpfs", MS_NOSUID | MS_NODEV, data) < 0)
         return -errno;
     if (mkdir("/run/hostsim", 0755) < 0)
         return -errno;
@@ -162,8 +162,8 @@ int hs_root_run(void) {
     return 0;
 }
 
-int hs_root_dev(void) {
-    if (mount("tmpfs", "/dev", "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=0755") < 0)
+int hs_root_dev(const char *shm) {
+    if (mount("tmpfs", "/dev", "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=0755,size=1m") < 0)
         return -errno;
     for (size_t i = 0; i < LENGTH(nodes); i++)
         if (mknod(nodes[i].path, S_IFCHR | 0666, makedev(nodes[i].major, nodes[i].minor)) < 0)
@@ -177,9 +177,9 @@ int hs_root_dev(void) {
     if (mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC,
               "ptmxmode=0666,mode=0620,gid=5") < 0)
         return -errno;
-    if (mount("tmpfs", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777") < 0)
+    if (mount("tmpfs", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, shm) < 0)
         return -errno;
-    if (mount("tmpfs", "/dev/input", "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=0755") < 0)
+    if (mount("tmpfs", "/dev/input", "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=0755,size=1m") < 0)
         return -errno;
     return 0;
 }

@@ -42,8 +42,8 @@ struct hs_root {
 int hs_root_null(void);
 
 int hs_root_make(const struct hs_root *root);
-int hs_root_run(void);
-int hs_root_dev(void);
+int hs_root_run(const char *data); /* of the tmpfs on /run: tmpfs(5) */
+int hs_root_dev(const char *shm);  /* the same for /dev/shm */
 /* sealed: paths below /proc that become read-only, NULL at the end. */
 int hs_root_proc(const char *const *sealed);
 int hs_root_sys(void);

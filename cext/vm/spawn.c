@@ -157,8 +157,8 @@ static int start_vm(struct child *child) {
     STEP(STEP_HOSTNAME, CALL(sethostname(spec->hostname, strlen(spec->hostname))));
     if (spec->root)
         STEP(STEP_ROOT, hs_root_make(spec->root));
-    STEP(STEP_RUN, hs_root_run());
-    STEP(STEP_DEV, hs_root_dev());
+    STEP(STEP_RUN, hs_root_run(spec->run));
+    STEP(STEP_DEV, hs_root_dev(spec->shm));
     STEP(STEP_PROC, hs_root_proc(spec->sealed));
     STEP(STEP_SYS, hs_root_sys());
     STEP(STEP_MASK, hs_root_mask(spec->masked));

@@ -26,10 +26,12 @@ struct hs_vm_spec {
     int cgroup_fd;   /* directory in the v2 tree */
     int life_fd;     /* becomes file 0 of process 1 and nobody else's: closed when that ends, before
                         it waits for the end of the others, which its pidfd tells */
-    const int *join; /* cgroup.procs files of v1 hierarchies, open for writing */
+    const int *join; /* files `tasks` of v1 hierarchies, open for writing */
     size_t joins;
-    const char *const *sealed;  /* paths below /proc that become read-only, NULL at the end */
-    const char *const *masked;  /* paths below /proc and /sys that become empty, NULL at the end */
+    const char *const *sealed; /* paths below /proc that become read-only, NULL at the end */
+    const char *const *masked; /* paths below /proc and /sys that become empty, NULL at the end */
+    const char *run;           /* mount data of the tmpfs on /run and on /dev/shm: tmpfs(5) */
+    const char *shm;
     const struct hs_root *root; /* NULL: the machine's */
 };
 

@@ -55,10 +55,11 @@ def spawn_vm(
     join: Sequence[int],
     sealed: Sequence[str],
     masked: Sequence[str],
+    size: str,
     root: Root | None,
 ) -> tuple[int, int]:
-    """Start process 1 of a VM (see hs_vm_spec); its pid and a pidfd that the caller owns. root:
-    None for the machine's files.
+    """Start process 1 of a VM (see hs_vm_spec); its pid and a pidfd that the caller owns. size: of
+    /run and of /dev/shm, as tmpfs(5) has it; root: None for the machine's files.
 
     Raises SpawnError.
     """
@@ -73,6 +74,8 @@ def spawn_vm(
     spec.joins = len(join)
     spec.sealed = strings(keep, sealed)
     spec.masked = strings(keep, masked)
+    spec.run = kept(keep, ffi.new("char[]", f"size={size},mode=0755".encode()))
+    spec.shm = kept(keep, ffi.new("char[]", f"size={size},mode=1777".encode()))
     spec.root = ffi.NULL if root is None else _root(keep, root)
     return _spawned(lib.hs_vm_spawn, spec)
 

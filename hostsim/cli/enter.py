@@ -54,7 +54,7 @@ def enter(target: Mapping[str, Any], argv: Sequence[str]) -> int:
             stack.callback(os.close, pidfd)
             group_fd = os.open(group, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             stack.callback(os.close, group_fd)
-            join = cgroup1.open_procs(v1)
+            join = cgroup1.open_tasks(v1)
             for fd in join:
                 stack.callback(os.close, fd)
             where = Target(pidfd, group, group_fd, tuple(v1), tuple(join))

@@ -48,10 +48,21 @@ def hosts(found: Rows) -> None:
     _put(table, "no hosts")
 
 
+def _limits(limits: dict[str, Any]) -> tuple[str, str, str]:
+    """At most; `-`: no limit."""
+    memory, cpus, pids = (limits.get(name) for name in ("memory", "cpus", "pids"))
+    return (
+        "-" if memory is None else f"{memory / (1 << 20):,.0f} M",
+        "-" if cpus is None else f"{cpus:g}",
+        "-" if pids is None else str(pids),
+    )
+
+
 def status(found: dict[str, Any]) -> None:
     foreground = found["foreground"]
     title = f"host {found['host']}" + (f", foreground: {foreground}" if foreground else "")
-    table = _table(title, ("", "name", "state", "pid", "netns", "addresses"))
+    columns = ("", "name", "state", "pid", "memory", "CPUs", "tasks", "netns", "addresses")
+    table = _table(title, columns)
     for kind, nodes in (("VM", found["vms"]), ("endpoint", found["endpoints"])):
         for node in nodes:
             table.add_row(
@@ -59,6 +70,7 @@ def status(found: dict[str, Any]) -> None:
                 Text(node["name"], style="bold" if node["name"] == foreground else ""),
                 _state(node["state"]),
                 str(node["pid"]),
+                *_limits(node.get("limits", {})),
                 node["netns"],
                 " ".join(node.get("addresses", [])) or "-",
             )

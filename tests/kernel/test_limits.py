@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,11 @@ import pytest
 
 from cext.bpf import objects as bpf
 from help.programs import program
+from hostsim import fence
 from hostsim.errors import HostsimError
+from hostsim.fence import limits
 from hostsim.model import VmSpec
-from hostsim.vm import Vm, limits
+from hostsim.vm import Vm
 from netns import cgroup
 from netns.cgroup import Cgroup, Layout
 
@@ -71,8 +74,75 @@ def test_all_limits_from_the_first_instruction(make_vm: MakeVm) -> None:
     assert not any(path.exists() or path.parent.exists() for path in vm.cgroups)
 
 
-def test_no_limit_no_directory(make_vm: MakeVm) -> None:
-    assert make_vm().cgroups == (make_vm("b").cgroup.parent / "a",)
+@pytest.mark.parametrize("kind", [{}, {"os": True}, {"endpoint": True}])
+def test_a_vm_has_limits_that_nobody_gave_it(make_vm: MakeVm, kind: dict[str, bool]) -> None:
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    vm = make_vm(**kind)
+    assert vm.limits.cpus is None
+    assert 0 < (vm.limits.memory or 0) <= machine // 2
+    assert 0 < (vm.limits.pids or 0) <= 4096
+    held = {}
+    for path in vm.cgroups:
+        for name in ("memory.max", "memory.limit_in_bytes", "pids.max"):
+            if (path / name).exists():
+                held[name.partition(".")[0]] = (path / name).read_text().strip()
+    page = os.sysconf("SC_PAGE_SIZE")
+    assert held == {
+        "memory": str((vm.limits.memory or 0) // page * page),
+        "pids": str(vm.limits.pids),
+    }
+
+
+BOMB = """
+import os, signal
+count = 0
+while True:
+    try:
+        if os.fork() == 0:
+            signal.pause()
+        count += 1
+    except OSError as error:
+        print(count, error.errno, flush=True)
+        break
+input()
+"""
+
+
+def test_a_fork_bomb_costs_its_vm_alone(make_vm: MakeVm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stops at its own limit, and another VM, and the machine, start what they like."""
+    few = fence.share(1 << 30, 1000)
+    monkeypatch.setattr(fence, "_default_limits", lambda: few)
+    bomb, other = make_vm("bomb"), make_vm("other")
+    started = bomb.popen([sys.executable, "-S", "-c", BOMB], stdin=-1, stdout=-1)
+    assert started.stdout is not None
+    count, why = map(int, started.stdout.readline().split())
+    assert why == errno.EAGAIN
+    assert count == (bomb.limits.pids or 0) - 2  # process 1, and the one that forks
+    with pytest.raises(HostsimError, match="unavailable"):
+        bomb.popen(["true"])
+    assert other.run(["sh", "-c", "sleep 0 & wait; echo fine"]).stdout == b"fine\n"
+    bomb.stop()
+
+
+def test_a_memory_hog_costs_its_vm_alone(make_vm: MakeVm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its own memory, and by each file system in memory that it has."""
+    few = cgroup.Limits(memory=96 << 20, pids=100)
+    monkeypatch.setattr(fence, "_default_limits", lambda: few)
+    hog, other = make_vm("hog"), make_vm("other")
+    assert hog.run(program("tries", "allocate", 200 << 20)).returncode == -signal.SIGKILL
+    for place in ("/run", "/dev/shm", "/var/tmp"):
+        done = hog.run(["dd", "if=/dev/zero", f"of={place}/x", "bs=1M", "count=200"])
+        assert done.returncode != 0, place
+        assert hog.alive
+        assert other.run(program("tries", "allocate", 16 << 20)).returncode == 0
+        assert hog.run(["rm", f"{place}/x"]).returncode == 0
+
+
+def test_a_share_of_the_machine() -> None:
+    gib = 1 << 30
+    assert fence.share(16 * gib, 32768) == cgroup.Limits(4 * gib, None, 4096)
+    assert fence.share(gib // 2, 4000) == cgroup.Limits(gib // 4, None, 500)
+    assert fence.share(128 << 20, 100) == cgroup.Limits(64 << 20, None, 256)
 
 
 def test_a_controller_that_is_nowhere(host_name: str) -> None:
