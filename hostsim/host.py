@@ -177,7 +177,13 @@ class Host:
     def _refuse_what_cannot_work(self) -> None:
         refuse_too_many(self.spec.routes, self.spec.filters, self.spec.mirrors)
         for name in (*self.spec.uplinks, *self.spec.nics):
-            uplinks.inspect(name)
+            if uplinks.inspect(name).default_route and name not in self.spec.may_take:
+                table = "[switch]" if name in self.spec.uplinks else "its [[device]]"
+                raise HostsimError(
+                    f"interface {name}",
+                    "the machine's default route goes by it, which the machine would lose",
+                    f"take_default_route = true in {table} takes it all the same",
+                )
         for spec in self.spec.vms:
             missing = self.vms[spec.name].unsupported_limits()
             if missing:

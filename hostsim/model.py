@@ -39,6 +39,9 @@ OWN_DIRECTORIES = ("/run", "/dev", "/proc", "/sys")
 NAME_MAX = 15
 """A VM's name is also its port's name on the switch: IFNAMSIZ - 1."""
 
+LOG_SIZE = 8 << 20
+"""Bytes of a VM's log, unless its `log_size` says otherwise."""
+
 
 @dataclass(frozen=True)
 class OsSpec:
@@ -137,6 +140,8 @@ class VmSpec:
     files: Files = "private"
     share: tuple[tuple[str, bool], ...] = ()  # directories of the machine; whether read-only
     settings: FirewallSpec | NatSpec | SourceSpec | None = None  # of a shipped function
+    mac: str | None = None  # of eth0; None: one that no other machine has
+    log_size: int = LOG_SIZE  # bytes of what its program and its hooks write that are kept
 
 
 @dataclass(frozen=True)
@@ -222,6 +227,7 @@ class HostSpec:
     kmc: KmcSpec = field(default_factory=KmcSpec)
     uplinks: tuple[str, ...] = ()  # NICs of the machine that become ports of the switch
     nics: tuple[str, ...] = ()  # interfaces of the machine that the foreground OS has
+    may_take: tuple[str, ...] = ()  # of both, those that may be the machine's way to the world
 
     def os_names(self) -> tuple[str, ...]:
         """The VMs that are operating systems, in the file's order."""

@@ -1,5 +1,5 @@
 """The programs that a host file gives its VMs and endpoints (`run`): started when the switch
-stands, each with a log of its own, and watched until it ends.
+stands, each with a log of its own (logs.py), and watched until it ends.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hostsim.errors import HostsimError
+from hostsim.logs import Logs
 from hostsim.vm import Vm
 from netns import namespace
 from netns.process import Process
@@ -35,7 +36,7 @@ class Programs:
     ) -> None:
         self._vms = vms
         self._folder = folder
-        self._logs = logs
+        self._logs = Logs(logs)
         self._watch = watch
         self._unwatch = unwatch
         self._running: dict[str, Process] = {}
@@ -73,12 +74,12 @@ class Programs:
         """Let go of them. Twice is harmless."""
         while self._running:
             self._running.popitem()[1].close()
+        self._logs.close()
 
     def _start(self, name: str) -> None:
         run = self._vms[name].spec.run
         assert run is not None
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        output = os.open(self._log_of(name), flags, 0o600)
+        output = self._logs.writer(name, self._vms[name].spec.log_size)
         try:
             self._running[name] = self._vms[name].popen(
                 shlex.split(run), cwd=str(self._folder), stdout=output, stderr=output
@@ -108,10 +109,11 @@ class Programs:
         if status is None:
             self._attend(name)
         elif status != 0:
+            last = self._logs.last_line(name)
             raise HostsimError(
                 f"{name}: run",
-                f"{self._vms[name].spec.run!r} ended with status {status}: {self._last_line(name)}",
-                "hostsim up --foreground shows more" if not self._last_line(name) else "",
+                f"{self._vms[name].spec.run!r} ended with status {status}: "
+                f"{last or 'it has written nothing'}",
             )
 
     def _attend(self, name: str) -> None:
@@ -134,12 +136,5 @@ class Programs:
             "%s: its program ended with status %s; %s",
             name,
             status,
-            self._last_line(name),
+            self._logs.last_line(name),
         )
-
-    def _log_of(self, name: str) -> Path:
-        return self._logs / f"{name}.log"
-
-    def _last_line(self, name: str) -> str:
-        lines = self._log_of(name).read_text(errors="replace").strip().splitlines()
-        return lines[-1].strip() if lines else ""

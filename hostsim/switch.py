@@ -53,10 +53,20 @@ class Mac(enum.IntEnum):
     BRIDGE = 0x0A
 
 
-def mac(host: str, kind: Mac, index: int) -> str:
-    """The address of a VM's eth0, of its port or (index 0) of the bridge, the same at every
-    start. index: the VM's."""
-    digest = hashlib.sha256(host.encode()).digest()
+MACHINE_ID = Path("/etc/machine-id")
+"""Of this machine alone (machine-id(5)); one without it is as good as any other without it."""
+
+
+def machine_id() -> bytes:
+    """Raises OSError if it is there and cannot be read."""
+    return MACHINE_ID.read_bytes().strip() if MACHINE_ID.exists() else b""
+
+
+def mac(host: str, kind: Mac, index: int, machine: bytes = b"") -> str:
+    """The address of a VM's eth0, of its port or (index 0) of the bridge: the same at every start,
+    and another one on another machine, since both may be in one LAN. index: the VM's; machine: its
+    machine-id, which cannot be told from the address (machine-id(5) wants that)."""
+    digest = hashlib.sha256(b"hostsim mac %b %b" % (machine, host.encode())).digest()
     return bytes([kind, *digest[:3], index >> 8, index & 0xFF]).hex(":")
 
 
@@ -83,6 +93,7 @@ class Switch:
     def __init__(self, host: str, journal: Journal) -> None:
         self.host = host
         self.netns = f"hs-{host}-switch"
+        self._machine = machine_id()
         self._journal = journal
         self._fd = -1
         self._named = False
@@ -126,7 +137,7 @@ class Switch:
                 ifname=self.bridge,
                 kind="bridge",
                 index=BRIDGE_INDEX,
-                address=mac(self.host, Mac.BRIDGE, 0),
+                address=mac(self.host, Mac.BRIDGE, 0, self._machine),
                 br_mcast_snooping=0,
                 br_group_fwd_mask=LINK_LOCAL,
                 state="up",
@@ -142,7 +153,8 @@ class Switch:
                 raise HostsimError(
                     f"host {self.host}", f"more than {records.VM_MAX} VMs and endpoints"
                 )
-            vm.mac = mac(self.host, Mac.ETH0, vm.index)
+            own = mac(self.host, Mac.ETH0, vm.index, self._machine)
+            vm.mac = vm.spec.mac or own
             vm.eth0, vm.port = records.ETH0 + vm.index, records.IFINDEX + vm.index
             vm.sysctl({"net.ipv6.conf.default.accept_dad": "0"})
             self._made[vm.port] = vm.spec.name
@@ -193,7 +205,7 @@ class Switch:
             ifname=vm.spec.name,
             kind="veth",
             index=vm.port,
-            address=mac(self.host, Mac.PORT, vm.index),
+            address=mac(self.host, Mac.PORT, vm.index, self._machine),
             master=BRIDGE_INDEX,
             info_peer={"index": vm.eth0, "attrs": peer},
         )

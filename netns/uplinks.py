@@ -76,6 +76,11 @@ class Uplink:
         flags = self.flags & ~IFF_UP
         return replace(self, index=number, flags=flags, addresses=(), routes=())
 
+    @property
+    def default_route(self) -> bool:
+        """Whether everything that has no route of its own goes by it, in any table."""
+        return any(not bytes.fromhex(one)[netlink.HEADER.size + 1] for one in self.routes)
+
     def networks(self) -> list[str]:
         """Its addresses with their prefix lengths."""
         found = []

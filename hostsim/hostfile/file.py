@@ -17,11 +17,11 @@ from ipaddress import ip_interface
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cext.switch import records
 from hostsim.errors import HostFileError, reason
-from hostsim.hostfile import functions, matches
+from hostsim.hostfile import functions, matches, values
 from hostsim.hostfile.table import LINK_MAX, Table, is_number, is_reserved, unusable
 from hostsim.model import (
+    LOG_SIZE,
     NAME_MAX,
     OWN_DIRECTORIES,
     Background,
@@ -47,13 +47,15 @@ MEMORY_MAX = 1 << 50
 CPUS_MAX = 8192
 PIDS_MAX = 1 << 22
 """The most that a kernel can have of each (PID_MAX_LIMIT, CONFIG_NR_CPUS)."""
+LOG_MIN, LOG_MAX = 64 << 10, 1024 << 30
+PORTS_MAX = 1023
+"""A Linux bridge's: BR_PORT_BITS in the kernel's net/bridge/br_private.h, less port 0."""
 HOTKEY_MAX = 8
 OSES_MAX = 16
 """HS_FWD_CHORD and HS_FWD_OSES (cext/input/forward.h)."""
 
 _LINK = re.compile(r"[^\s/:\x00-\x1f]+")
 _KEY = re.compile(r"(KEY|BTN)_[A-Z0-9_]+")
-_SIZE = re.compile(r"([0-9]{1,18}) ?([KMGT]?)i?B?", re.IGNORECASE | re.ASCII)
 _TIME = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,6})?) ?(ms|s)")
 _NF = re.compile(r"[a-z][a-z0-9_]*|[A-Za-z_][\w.]*:[A-Za-z_]\w*|[^\s:]*/[^\s:]+\.so")
 
@@ -195,7 +197,8 @@ class _Parser:
             for index, table in enumerate(self._tables("mirror"))
         )
         oses = [vm.name for vm in vms if vm.os is not None]
-        uplinks = self._uplinks([*inside, *outside])
+        uplinks, may = self._uplinks([*inside, *outside])
+        may_take = [*uplinks] if may else []
         self._few_enough(len(vms) + len(endpoints) + len(uplinks), len(oses))
         devices: list[DeviceSpec] = []
         nics: list[str] = []
@@ -204,6 +207,8 @@ class _Parser:
                 table.fail("a device, and no VM is an operating system", "add [vm.os] to a VM")
             match = table.take("match", dict, "a table, { name = … }")
             if match and "interface" in match:
+                if table.take("take_default_route", bool, "true or false"):
+                    may_take.append(str(match["interface"]))
                 nics.append(self._nic(table, match, [*uplinks, *nics]))
             else:
                 devices.append(self._device(index, table, match))
@@ -220,18 +225,20 @@ class _Parser:
             kmc,
             uplinks,
             tuple(nics),
+            tuple(may_take),
         )
 
     def _few_enough(self, ports: int, oses: int) -> None:
         for count, most, what in (
-            (ports, records.VM_MAX, "VMs, endpoints and uplinks"),
+            (ports, PORTS_MAX, "VMs, endpoints and uplinks"),
             (oses, OSES_MAX, "operating systems"),
         ):
             if count > most:
                 raise HostFileError(self._file, f"{count} {what}", f"a host has at most {most}")
 
-    def _uplinks(self, names: list[str]) -> tuple[str, ...]:
-        """[switch] uplinks: names as the kernel allows them (dev_valid_name), each once."""
+    def _uplinks(self, names: list[str]) -> tuple[tuple[str, ...], bool]:
+        """[switch] uplinks: names as the kernel allows them (dev_valid_name), each once; and
+        whether they may have the machine's default route."""
         data = self._data.get("switch", {})
         table = Table(
             self._file,
@@ -253,8 +260,9 @@ class _Parser:
                 )
         if len(set(found)) != len(found):
             table.fail("uplinks has an interface twice", "each becomes one port")
+        may = table.take("take_default_route", bool, "true or false")
         table.done()
-        return tuple(found)
+        return tuple(found), bool(may)
 
     # -- tables -----------------------------------------------------------------------------------
 
@@ -292,10 +300,22 @@ class _Parser:
                 table.fail("run is empty", "a command line, or leave the key out")
         files = table.choice("files", Files, "private")
         share = self._share(table, files)
+        mac = values.mac(table)
+        log_size = values.size(
+            table, "log_size", LOG_MIN, LOG_MAX, f"{LOG_MIN >> 10}K to {LOG_MAX >> 30}G"
+        )
+        log_size = LOG_SIZE if log_size is None else log_size
         if endpoint:
             table.done()
             return VmSpec(
-                name, endpoint=True, addresses=addresses, run=run, files=files, share=share
+                name,
+                endpoint=True,
+                addresses=addresses,
+                run=run,
+                files=files,
+                share=share,
+                mac=mac,
+                log_size=log_size,
             )
         nf = table.take("nf", str, "the name of a network function, or package.module:function")
         if nf is not None and not _NF.fullmatch(nf):
@@ -308,7 +328,7 @@ class _Parser:
         spec = VmSpec(
             name,
             addresses=addresses,
-            memory=self._memory(table),
+            memory=values.size(table, "memory", 1, MEMORY_MAX, "more than 0 and at most 1024T"),
             cpus=self._cpus(table),
             pids=self._pids(table),
             nf=nf,
@@ -318,6 +338,8 @@ class _Parser:
             files=files,
             share=share,
             settings=functions.settings(table, f"{self._file}: [[vm]] {name!r}", nf),
+            mac=mac,
+            log_size=log_size,
         )
         if nf == "nat" and functions.outside_address(spec) is None:
             table.fail('nf = "nat" without one IPv4 address', "it is the outside address")
@@ -387,21 +409,6 @@ class _Parser:
             found.append(address)
         return tuple(found)
 
-    def _memory(self, table: Table) -> int | None:
-        allowed = 'bytes, or a size such as "128M" or "1G", more than 0 and at most "1024T"'
-        value = table.take("memory", (int, str), allowed)
-        if value is None:
-            return None
-        if isinstance(value, str):
-            match = _SIZE.fullmatch(value.strip())
-            if not match:
-                table.fail(f"memory = {value!r} is not allowed", f"memory is {allowed}")
-            power = " KMGT".index(match.group(2).upper() or " ")
-            value = int(match.group(1)) * 1024**power
-        if not 0 < value <= MEMORY_MAX:
-            table.fail(f"memory = {value} is not allowed", f"memory is {allowed}")
-        return int(value)
-
     def _cpus(self, table: Table) -> float | None:
         allowed = f"CPUs' worth of time, 0.01 to {CPUS_MAX}"
         value = table.take("cpus", (int, float), allowed)
@@ -419,6 +426,7 @@ class _Parser:
     def _unique(self, specs: tuple[VmSpec, ...]) -> None:
         names: set[str] = set()
         addresses: dict[Any, str] = {}
+        macs: dict[str, str] = {}
         for spec in specs:
             title = f"{self._file}: [[{'endpoint' if spec.endpoint else 'vm'}]] {spec.name!r}"
             if spec.name in names:
@@ -427,9 +435,11 @@ class _Parser:
             for address in spec.addresses:
                 if address.ip in addresses:
                     raise HostFileError(
-                        title, f"address {address.ip} is {addresses[address.ip]!r}'s already"
+                        title, f"address {address.ip} belongs to {addresses[address.ip]!r} already"
                     )
                 addresses[address.ip] = spec.name
+            if spec.mac is not None and macs.setdefault(spec.mac, spec.name) != spec.name:
+                raise HostFileError(title, f"mac {spec.mac} belongs to {macs[spec.mac]!r} already")
 
     # -- the KMC's part ---------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from cext.port.rules import Rules
 from cext.port.tally import Tally
 from cext.ring.channel import Shape, make_region
 from hostsim.errors import HostsimError
+from hostsim.logs import Logs
 from hostsim.model import Json
 from hostsim.nf import settings, wire
 from hostsim.nf.eth0 import Eth0
@@ -73,9 +74,7 @@ class Memory(Umem):
 class Function:
     """One VM's network function. It may be begun again after its process has ended."""
 
-    def __init__(
-        self, vm: Vm, switch: Switch, folder: Path, log_path: Path, settings: Json
-    ) -> None:
+    def __init__(self, vm: Vm, switch: Switch, folder: Path, logs: Logs, settings: Json) -> None:
         self.vm = vm
         self.rules = Rules()
         self.tally = Tally(vm.index)
@@ -86,7 +85,7 @@ class Function:
         self.due: float | None = None  # when to start again
         self.late = 0.0  # when it should be ready, of one that has begun
         self._folder = folder
-        self._log = log_path
+        self._logs = logs
         self._settings = settings
         self._eth0 = Eth0(vm, switch)
         self._kept = -1
@@ -125,7 +124,7 @@ class Function:
             umem.first(self.vm.index, self._starts),
         )
         with settings.handed(self._settings) as handed:
-            self._spare = Instance(self.vm, self._log, message, [*fds, handed])
+            self._spare = Instance(self.vm, self._logs, message, [*fds, handed])
 
     def keep_spare(self) -> None:
         """Have a process that waits, if the function runs, and not at once if the last one did not

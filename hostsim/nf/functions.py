@@ -31,6 +31,7 @@ from cext.ring.channel import Shape, make_channel
 from cext.switch import maps
 from cext.switch.records import Account, Flow, Tuple
 from hostsim.errors import HostsimError
+from hostsim.logs import Logs
 from hostsim.model import HostSpec, Json, RouteSpec
 from hostsim.nf import cores, rings, settings
 from hostsim.nf.function import READY, Function, Memory
@@ -69,13 +70,14 @@ class Functions:
     ) -> None:
         folder = spec.path.parent
         self._plane = plane
+        self._logs = Logs(logs)
         macs = {a.ip: vm.mac for vm in vms.values() for a in vm.spec.addresses}
         self._by_number = {
             vm.index: Function(
                 vm,
                 switch,
                 folder,
-                logs / f"{vm.spec.name}.log",
+                self._logs,
                 settings.settings(vm.spec, vm.mac, macs),
             )
             for vm in vms.values()
@@ -122,6 +124,7 @@ class Functions:
             function.close()
         for memory in self._memories:
             memory.close()
+        self._logs.close()
 
     def _join(self, pair: rings.Pair) -> None:
         """New rings between two of them, and nobody else has them."""

@@ -18,15 +18,12 @@ import socket
 import sys
 from collections.abc import Sequence
 from enum import Enum
-from pathlib import Path
 
 from cext.ns.netns import socketpair_at
 from hostsim.errors import HostsimError
+from hostsim.logs import Logs
 from hostsim.nf import wire
 from hostsim.vm import Vm
-
-WORDS_MAX = 4096
-"""Bytes of a log's end that are looked at for its last line."""
 
 
 class State(Enum):
@@ -39,25 +36,24 @@ class State(Enum):
 
 
 class Instance:
-    """A process that runs `message.nf` in a VM, with its output in the file `log`. fds: what `open`
+    """A process that runs `message.nf` in a VM, with its output in the VM's log. fds: what `open`
     has beside it; they stay the caller's. Raises HostsimError, OSError."""
 
-    def __init__(self, vm: Vm, log: Path, message: wire.Open, fds: Sequence[int]) -> None:
+    def __init__(self, vm: Vm, logs: Logs, message: wire.Open, fds: Sequence[int]) -> None:
         self._vm = vm
-        self._log = log
+        self._logs = logs
         self._nf = message.nf
         self._asked = False
         self._heard: asyncio.Event | None = None  # somebody waits for the answer
         self.state = State.TOLD
         self.counted: dict[str, int] = {}  # as last answered
         self.silent = False  # has not answered in time
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         with contextlib.ExitStack() as undo:
             kind = socket.SOCK_SEQPACKET
             self._control, theirs = socketpair_at(vm.netns_fd, socket.AF_UNIX, kind)
             undo.callback(self._control.close)
             with theirs:
-                output = os.open(log, flags, 0o600)
+                output = logs.writer(vm.spec.name, vm.spec.log_size)
                 try:
                     self.process = vm.popen(
                         [sys.executable, "-m", "hostsim.nf.runner"],
@@ -130,10 +126,7 @@ class Instance:
 
     def last_words(self) -> str:
         """The last line of the VM's log."""
-        with self._log.open("rb") as log:
-            log.seek(max(0, log.seek(0, os.SEEK_END) - WORDS_MAX))
-            lines = log.read(WORDS_MAX).decode(errors="replace").strip().splitlines()
-        return lines[-1].strip() if lines else ""
+        return self._logs.last_line(self._vm.spec.name)
 
     def close(self) -> None:
         """End it, if it runs. Twice is harmless."""

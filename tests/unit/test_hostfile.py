@@ -81,7 +81,7 @@ WRONG = {
     "route through an endpoint": ('through = ["fw"]', 'through = ["client"]', "an endpoint"),
     "VM twice in a route": ('through = ["fw"]', 'through = ["fw", "fw"]', "twice"),
     "name twice": ('name = "work"', 'name = "fw"', "stands twice"),
-    "address twice": ('"198.18.0.1/24"', '"198.18.0.10/24"', "198.18.0.10 is 'client'"),
+    "address twice": ('"198.18.0.1/24"', '"198.18.0.10/24"', "198.18.0.10 belongs to 'client'"),
     "address without prefix": ('"198.18.0.1/24"', '"198.18.0.1"', "prefix length"),
     "address of the network": ('"198.18.0.1/24"', '"198.18.0.0/24"', "network's own"),
     "no address at all": ('"198.18.0.1/24"', '"fw/24"', "address"),

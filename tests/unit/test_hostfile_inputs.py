@@ -18,6 +18,7 @@ from hostsim.routing.policy import count_rows, match_rows
 
 ROOT = Path(__file__).parents[2]
 BIG = "9" * 400
+MAC = "02:00:00:00:00:0a"
 HEX = "0x" + "f" * 5000
 """int() has no limit of digits for these, and str() of the number has one."""
 
@@ -103,6 +104,17 @@ WRONG: list[Case] = [
     *each(
         in_vm, "rate = 'VALUE'", "rate", f"{BIG}gbit 1e9bit \u0663mbit 1kbit/s 7999bit 31gbit mbit"
     ),
+    *each(in_vm, "log_size = VALUE", "log_size", "65535 0 -1 true 1e9 '2000G' '1Q' []"),
+    *each(in_vm, "mac = VALUE", "mac", "1 '' '02:00:00:00:00' '02:00:00:00:00:0g' '020000000001'"),
+    *each(in_vm, "mac = '\u0660\u0662VALUE'", "mac", ":00:00:00:00:01"),
+    *each(in_vm, "mac = 'VALUE'", "a group's", "01:00:5e:00:00:01 ff:ff:ff:ff:ff:ff"),
+    *each(in_vm, "mac = '00:00:00:00:00:00'", "nobody's", "VALUE"),
+    (
+        in_vm,
+        f"mac = '{MAC.upper()}'\n[[endpoint]]\nname = 'b'\nmac = '{MAC}'",
+        "belongs to 'b' already",
+    ),
+    *each(in_vm, "[switch]\ntake_default_route = VALUE", "take_default_route", "1 'yes'"),
     # what can never be so
     (in_match, "proto = 'tcp', tcp_flags = 'syn,!syn'", "syn twice"),
     (in_match, "proto = 'tcp', tcp_flags = 'syn,syn'", "syn twice"),
@@ -137,7 +149,7 @@ WRONG: list[Case] = [
     (in_vm, "[switch]\nuplinks = ['ééééééééé']", "names no interface"),
     # too many
     (host, "".join(f"[[vm]]\nname = 'v{n}'\n[vm.os]\n" for n in range(17)), "at most 16"),
-    (host, "".join(f"[[vm]]\nname = 'v{n}'\n" for n in range(4096)), "at most 4095"),
+    (host, "".join(f"[[vm]]\nname = 'v{n}'\n" for n in range(1024)), "at most 1023"),
     # no host file at all
     (host, "x = " + "[" * 3000 + "]" * 3000, "nested too deeply"),
     (host, "['a\\nb']\nx = 1", "unknown table"),

@@ -22,7 +22,7 @@ ROOMS = {
     # room        its modules and folders                       the rooms it may import
     "ground":   ("errors model names keys restart protocol",    ""),
     "hostfile": ("hostfile",                                    "ground"),
-    "machine":  ("fence vm switch programs teardown leftovers", "ground"),
+    "machine":  ("fence vm switch logs programs teardown leftovers", "ground"),
     "routing":  ("routing",                                     "ground machine"),
     "nf":       ("nf",                                          "ground hostfile machine routing"),
     "kmc":      ("kmc",                                         "ground machine"),

@@ -1,0 +1,194 @@
+"""What programs in VMs write: kept in a file for each VM, the newest bytes of it, and no more.
+
+    logs = Logs(folder)
+    fd = logs.writer("fw", 8 << 20)     a pipe: the program's stdout and stderr; the caller's
+    logs.last_line("fw")
+
+A program writes into a pipe. One thread reads all of them and appends to `NAME.log`; a file that
+has half of the VM's size is renamed to `NAME.log.1`, in place of the one before. So the two never
+have more than that size, whatever a program writes and however fast: one that writes faster than
+the thread reads waits in its own write(2), and costs the machine a bounded share of a core.
+"""
+
+import contextlib
+import logging
+import os
+import select
+import threading
+from pathlib import Path
+
+log = logging.getLogger("hostsim.logs")
+
+CHUNK = 64 << 10
+"""Bytes taken out of one pipe at a time: what it holds (pipe(7))."""
+TURN = 16
+"""Pipes that are looked at in one turn."""
+PAUSE = 0.004
+"""Seconds between two turns while some pipe is full: 16 MB/s for one program, 256 MB/s for all."""
+PIPES = 8
+"""Of one VM: what a program left running may hold one, and so may the one that came after it."""
+LINE_MAX = 4096
+"""Bytes at the end of a log that are looked at for its last line."""
+PATIENCE = 0.1
+"""Seconds that `last_line` waits for the thread at most."""
+
+
+class Log:
+    """One VM's file. Every method but `path` is called with `lock` held."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self.path = path
+        self.lock = threading.Lock()
+        self.pipes: list[int] = []
+        self._half = size // 2
+        self._failed = False
+        self._fd = -1
+        self._open()
+        self._has = os.fstat(self._fd).st_size
+
+    def _open(self) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        self._fd = os.open(self.path, flags, 0o600)
+
+    def take(self, pipe: int) -> int:
+        """Move what waits in a pipe into the file, up to CHUNK; how much it was, 0 at its end.
+        Raises BlockingIOError if nothing waits."""
+        data = os.read(pipe, min(CHUNK, self._half))
+        if data:
+            try:
+                self._append(data)
+            except OSError as error:
+                if not self._failed:
+                    log.error("%s: %s: what is written is lost", self.path, error.strerror)
+                self._failed = True
+        return len(data)
+
+    def _append(self, data: bytes) -> None:
+        if self._has + len(data) > self._half:
+            os.replace(self.path, self.path.with_suffix(".log.1"))
+            os.close(self._fd)
+            self._fd = -1
+            self._has = 0
+        if self._fd < 0:
+            self._open()
+        self._has += os.write(self._fd, data)
+
+    def last_line(self) -> str:
+        """What was written last, in words."""
+        with self.path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - LINE_MAX))
+            lines = file.read(LINE_MAX).decode(errors="replace").strip().splitlines()
+        return lines[-1].strip() if lines else ""
+
+    def close(self) -> None:
+        """The files stay. Twice is harmless."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class Logs:
+    """The logs of VMs in a folder. Methods may be called in any thread."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._logs: dict[str, Log] = {}
+        self._by_pipe: dict[int, Log] = {}
+        self._changing = threading.Lock()  # of the tables; taken before any log's lock
+        self._thread: threading.Thread | None = None
+        self._epoll: select.epoll | None = None
+        self._end = -1
+
+    def writer(self, name: str, size: int) -> int:
+        """The end of a new pipe into the VM's log; the caller's, to be closed once the program has
+        it. size: of the log, in bytes, as the first call for the VM says. Raises OSError."""
+        with self._changing:
+            if name not in self._logs:
+                self._logs[name] = Log(self._folder / f"{name}.log", size)
+            if self._epoll is None:
+                self._epoll = select.epoll()
+                self._end = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+                self._epoll.register(self._end, select.EPOLLIN)
+                self._thread = threading.Thread(target=self._pump, name="logs", daemon=True)
+                self._thread.start()
+            one = self._logs[name]
+            ours, theirs = os.pipe2(os.O_CLOEXEC)
+            os.set_blocking(ours, False)
+            with one.lock:
+                while len(one.pipes) >= PIPES:
+                    self._drop(one, one.pipes[0])
+                one.pipes.append(ours)
+                self._by_pipe[ours] = one
+                self._epoll.register(ours, select.EPOLLIN)
+            return theirs
+
+    def last_line(self, name: str) -> str:
+        """The last line that was written to the VM's log, with what still waits in its pipes; empty
+        if nothing was."""
+        one = self._logs.get(name)
+        if one is None or not one.lock.acquire(timeout=PATIENCE):
+            return ""
+        try:
+            for pipe in one.pipes:
+                with contextlib.suppress(BlockingIOError):
+                    one.take(pipe)
+            return one.last_line()
+        except FileNotFoundError:
+            return ""
+        finally:
+            one.lock.release()
+
+    def close(self) -> None:
+        """Let go of all pipes: who writes to one from now on gets EPIPE. Twice is harmless."""
+        if self._thread is not None:
+            os.eventfd_write(self._end, 1)
+            self._thread.join()
+            self._thread = None
+        with self._changing:
+            for one in self._logs.values():
+                with one.lock:
+                    while one.pipes:
+                        self._drop(one, one.pipes[0])
+                    one.close()
+            self._logs.clear()
+            if self._epoll is not None:
+                self._epoll.close()
+                self._epoll = None
+                os.close(self._end)
+
+    def _drop(self, one: Log, pipe: int) -> None:
+        """Close a pipe; the log's lock is held."""
+        assert self._epoll is not None
+        self._epoll.unregister(pipe)
+        one.pipes.remove(pipe)
+        del self._by_pipe[pipe]
+        os.close(pipe)
+
+    def _pump(self) -> None:
+        """The thread."""
+        assert self._epoll is not None
+        full = False
+        while True:
+            if full and select.select([self._end], [], [], PAUSE)[0]:
+                return
+            full = False
+            for fd, _ in self._epoll.poll(maxevents=TURN):
+                if fd == self._end:
+                    return
+                full |= self._take(fd)
+
+    def _take(self, fd: int) -> bool:
+        """Whether the pipe was full."""
+        one = self._by_pipe.get(fd)
+        if one is None:
+            return False
+        with one.lock:
+            if fd not in one.pipes:  # dropped meanwhile
+                return False
+            try:
+                taken = one.take(fd)
+            except BlockingIOError:
+                return False
+            if not taken:
+                self._drop(one, fd)
+            return taken == CHUNK
