@@ -113,6 +113,22 @@ static __always_inline __u64 hs_for_frame(const struct hs_packet *p, __u64 verdi
     return hs_verdict(hs_epoch_of(verdict), flags, HS_DROP, 0);
 }
 
+/* Remember the flow of the packet in hand. Returns whether this packet made its entry. */
+static __noinline int hs_put_flow(struct hs_flow *fresh) {
+    struct hs_scratch *work = hs_scratch();
+    struct hs_packet *p = hs_packet();
+
+    if (!p || !work || !fresh)
+        return 0;
+    fresh->charged = work->conn.charged ? work->conn.charged : p->key.vm;
+    if (!hs_take(fresh->charged, HS_OF_FLOWS, HS_SHARE))
+        return 0;
+    if (bpf_map_update_elem(&flows, &p->key, fresh, BPF_NOEXIST) == 0)
+        return 1;
+    hs_give(fresh->charged, HS_OF_FLOWS);
+    return 0;
+}
+
 /* The first packet of a flow at a port, or the first under a new epoch, or one of an old. known:
  * the flow's entry, or null. Returns why the packet is dropped (enum hs_counter), HS_DECIDED, or
  * HS_COUNTED: the flow has an entry now, made with this packet in its counts, so that a flow of one
@@ -140,6 +156,8 @@ HS_GLOBAL int hs_slow(struct __sk_buff *skb, __u32 epoch, struct hs_flow *known,
         hs_count(HS_C_OLD_EPOCH);
         return HS_DECIDED;
     }
+    if (work->refused && (work->conn.undecided || hs_action_of(fresh->verdict) == HS_STEER))
+        return HS_C_NO_SHARE; /* its next hop would not know whose it is, nor its reply the way */
     if (known) {
         if (known->verdict == fresh->verdict && known->route == fresh->route)
             return HS_DECIDED;
@@ -150,10 +168,12 @@ HS_GLOBAL int hs_slow(struct __sk_buff *skb, __u32 epoch, struct hs_flow *known,
         fresh->bytes = skb->len;
         if (hs_action_of(hs_for_frame(p, fresh->verdict)) == HS_DROP)
             *(hs_flags_of(fresh->verdict) & HS_F_VM_GONE ? &fresh->gone : &fresh->dropped) = 1;
-        if (bpf_map_update_elem(&flows, &p->key, fresh, BPF_NOEXIST) == 0) {
+        if (hs_put_flow(fresh)) {
             result = HS_COUNTED;
         } else {
             known = bpf_map_lookup_elem(&flows, &p->key);
+            if (!known && hs_flags_of(fresh->verdict) & HS_F_INSPECT)
+                return HS_C_NO_SHARE; /* nobody would ask for its contents again */
             if (!known) {
                 hs_count(HS_C_TABLE_FULL);
                 return HS_DECIDED;
@@ -270,11 +290,6 @@ static __always_inline int hs_act(struct __sk_buff *skb, struct hs_packet *packe
     }
 }
 
-/* Whether the packet begins a TCP connection: it may know better than what is known of it. */
-static __always_inline int hs_begins(const struct hs_packet *p) {
-    return (p->tcp_flags & (HS_TCP_SYN | HS_TCP_ACK)) == HS_TCP_SYN;
-}
-
 SEC("tc")
 int classify(struct __sk_buff *skb) {
     struct hs_packet *packet = hs_packet();
@@ -323,6 +338,8 @@ int classify(struct __sk_buff *skb) {
             flow = bpf_map_lookup_elem(&flows, &packet->key);
     }
     verdict = hs_for_frame(packet, verdict);
+    if (packet->tcp_flags & (HS_TCP_FIN | HS_TCP_RST) && hs_flags_of(verdict) & HS_F_START)
+        hs_close();
     if (reason != HS_COUNTED)
         nth = flow ? hs_count_packet(skb, flow, verdict) : 0;
     hs_see_to_link(packet->key.vm, flow, verdict, epoch, nth);
@@ -345,9 +362,16 @@ static __noinline int hs_under_way(struct hs_flow *flow, __u64 idle) {
  * counted; or it is there by now, and is returned. Null: nothing more to do. */
 static __noinline struct hs_flow *hs_new_flow(const struct hs_key *key) {
     struct hs_flow fresh = {.rule.switch_packets = 1, .last = bpf_ktime_get_coarse_ns()};
+    struct hs_conn *conn;
+    int turned;
 
-    if (bpf_map_update_elem(&flows, key, &fresh, BPF_NOEXIST) == 0)
-        return 0;
+    conn = hs_find_conn(&key->tuple, &turned);
+    fresh.charged = conn && conn->charged ? conn->charged : key->vm;
+    if (hs_take(fresh.charged, HS_OF_FLOWS, HS_SHARE)) {
+        if (bpf_map_update_elem(&flows, key, &fresh, BPF_NOEXIST) == 0)
+            return 0;
+        hs_give(fresh.charged, HS_OF_FLOWS);
+    }
     return bpf_map_lookup_elem(&flows, key);
 }
 

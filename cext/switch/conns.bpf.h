@@ -14,7 +14,11 @@
 #ifndef HS_CONNS_BPF_H
 #define HS_CONNS_BPF_H
 
-#include "switch/maps.bpf.h"
+#include <linux/errno.h>
+
+#include "switch/shares.bpf.h"
+
+enum { HS_TCP_FIN = 1, HS_TCP_SYN = 2, HS_TCP_RST = 4, HS_TCP_ACK = 16 };
 
 /* What does not fit on the stack. Like the packet in hand, each CPU has one of each at a time. */
 struct hs_scratch {
@@ -24,6 +28,7 @@ struct hs_scratch {
     struct hs_conn other; /* hs_judge_conn: the same, the other way round */
     struct hs_key key;    /* hs_stale */
     __u32 known;          /* hs_decide: 1: the connection was known before this packet */
+    __u32 refused;        /* 1: there was no place for it */
 };
 
 struct {
@@ -85,6 +90,8 @@ HS_GLOBAL int hs_put_conn(struct hs_conn *conn) {
     struct hs_packet *p = hs_packet();
     struct hs_conn value;
     struct hs_tuple key;
+    __u32 share;
+    long failed;
 
     if (!p || !conn || !work)
         return 0;
@@ -100,12 +107,59 @@ HS_GLOBAL int hs_put_conn(struct hs_conn *conn) {
         return 0;
     }
     value.version = hs_new_version();
+    value.charged = conn->charged = p->key.vm;
     conn->version = 0;
-    if (bpf_map_update_elem(&conns, &key, &value, BPF_NOEXIST) == 0)
-        conn->version = value.version;
-    else if (!bpf_map_lookup_elem(&conns, &key)) /* no other CPU was first */
-        hs_count(HS_C_TABLE_FULL);
+    share = value.route == HS_NO_ROUTE && !value.undecided ? HS_SHARE_PLAIN : HS_SHARE;
+    if (!hs_take(p->key.vm, HS_OF_CONNS, share)) {
+        work->refused = 1;
+        return 0;
+    }
+    failed = bpf_map_update_elem(&conns, &key, &value, BPF_NOEXIST);
+    if (failed) {
+        hs_give(p->key.vm, HS_OF_CONNS);
+        work->refused = failed != -EEXIST; /* another CPU was first */
+        return 0;
+    }
+    conn->version = value.version;
     return 0;
+}
+
+/* A FIN or RST enters the switch: the connection is closed on its side, if it comes in by the port
+ * that this side has. */
+static __noinline int hs_close(void) {
+    struct hs_packet *p = hs_packet();
+    struct hs_conn *conn;
+    int turned;
+    __u8 state;
+
+    if (!p)
+        return 0;
+    conn = hs_find_conn(&p->key.tuple, &turned);
+    if (!conn || (turned == conn->turned ? conn->from : conn->back) != p->key.vm)
+        return 0;
+    state = conn->state | (turned ? HS_CONN_CLOSED_BACK : HS_CONN_CLOSED);
+    if (p->tcp_flags & HS_TCP_RST)
+        state |= HS_CONN_RESET;
+    if (state != conn->state)
+        WRITE_ONCE(conn->state, state);
+    return 0;
+}
+
+/* The seconds that a connection is remembered for after its last packet. */
+static __always_inline __u64 hs_lifetime(const struct hs_tuple *key, const struct hs_conn *conn) {
+    int pressed = hs_pressed(conn->charged);
+
+    if (key->proto == IPPROTO_TCP && conn->state & HS_CONN_RESET)
+        return HS_LIFE_RESET;
+    if (!conn->back && pressed)
+        return HS_LIFE_UNANSWERED_PRESSED;
+    if (key->proto != IPPROTO_TCP)
+        return conn->back ? HS_LIFE_ANSWERED : HS_LIFE_UNANSWERED;
+    if ((conn->state & HS_CONN_OVER) == HS_CONN_OVER)
+        return HS_LIFE_CLOSED;
+    if (!(conn->state & HS_CONN_OPEN))
+        return HS_LIFE_OPENING;
+    return pressed ? HS_LIFE_OPEN_PRESSED : HS_LIFE_OPEN;
 }
 
 /* Whether what hs_decide has decided for the packet in hand, and has been written down meanwhile,

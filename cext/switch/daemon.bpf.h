@@ -1,6 +1,7 @@
 /* What the daemon runs in the kernel: the sweeper, and what it tells and asks.
  *
  *   sweep   removes idle flows, rules and connections
+ *   drop    removes a flow
  *   tell    what the contents of a connection told
  *   forget  makes what was decided for a flow stale
  *   judge   the decision for a packet that is only imagined */
@@ -36,6 +37,7 @@ static long hs_sweep_flow(struct bpf_map *map, struct hs_key *key, struct hs_flo
     struct hs_vm *vm = bpf_map_lookup_elem(&vms, &key->vm);
     __u64 last = flow->last;
     struct hs_conn *conn;
+    __u32 charged;
     int turned;
 
     if (sweep->gone && (key->vm == sweep->gone || hs_to_of(flow->rule.verdict) == sweep->gone)) {
@@ -47,20 +49,30 @@ static long hs_sweep_flow(struct bpf_map *map, struct hs_key *key, struct hs_flo
             hs_end(key, flow);
         sweep->flows++;
         sweep->rules += flow->rule.verdict != 0;
-        bpf_map_delete_elem(map, key);
+        charged = flow->charged;
+        if (bpf_map_delete_elem(map, key) == 0)
+            hs_give(charged, HS_OF_FLOWS);
         return 0;
     }
     conn = hs_find_conn(&key->tuple, &turned);
-    if (conn && conn->last < last)
+    if (!conn)
+        return 0;
+    if (conn->last < last)
         conn->last = last;
+    if (conn->back && conn->from == key->vm && turned == conn->turned &&
+        flow->packets + flow->rule.veth_packets >= HS_OPEN_AFTER)
+        conn->state |= HS_CONN_OPEN;
     return 0;
 }
 
 static long hs_sweep_conn(struct bpf_map *map, struct hs_tuple *key, struct hs_conn *conn,
                           struct hs_sweep *sweep) {
-    if (conn->last + sweep->conn_idle < sweep->now) {
+    __u32 charged = conn->charged;
+
+    if (conn->last + hs_lifetime(key, conn) * 1000000000ull < sweep->now) {
         sweep->conns++;
-        bpf_map_delete_elem(map, key);
+        if (bpf_map_delete_elem(map, key) == 0)
+            hs_give(charged, HS_OF_CONNS);
     }
     return 0;
 }
@@ -72,6 +84,21 @@ int sweep(struct hs_sweep *context) {
     bpf_for_each_map_elem(&flows, hs_sweep_flow, &work, 0);
     bpf_for_each_map_elem(&conns, hs_sweep_conn, &work, 0);
     *context = work;
+    return 0;
+}
+
+/* Forget a flow, and its counts. */
+SEC("syscall")
+int drop(struct hs_key *context) {
+    struct hs_key key = *context;
+    struct hs_flow *flow = bpf_map_lookup_elem(&flows, &key);
+    __u32 charged;
+
+    if (!flow)
+        return 0;
+    charged = flow->charged;
+    if (bpf_map_delete_elem(&flows, &key) == 0)
+        hs_give(charged, HS_OF_FLOWS);
     return 0;
 }
 
@@ -118,17 +145,20 @@ struct {
  * tests, on a frame that does not matter. */
 SEC("tc")
 int judge(struct __sk_buff *skb) {
+    struct hs_scratch *work = hs_scratch();
     struct hs_packet *p = hs_packet();
-    struct hs_flow flow = {};
     struct hs_policy *policy;
+    struct hs_flow *flow;
     struct hs_config *now;
     struct hs_judge *judge;
     __u32 zero = 0, slot;
 
     now = bpf_map_lookup_elem(&config, &zero);
     judge = bpf_map_lookup_elem(&judged, &zero);
-    if (!p || !now || !judge)
+    if (!p || !now || !judge || !work)
         return TC_ACT_SHOT;
+    flow = &work->flow;
+    __builtin_memset(flow, 0, sizeof(*flow));
     slot = now->epoch % HS_EPOCHS;
     policy = bpf_map_lookup_elem(&policies, &slot);
     if (!policy)
@@ -136,10 +166,10 @@ int judge(struct __sk_buff *skb) {
     p->key = judge->key;
     p->tcp_flags = judge->tcp_flags;
     p->dscp = judge->dscp;
-    hs_decide(policy, HS_IMAGINED, &flow);
-    judge->route = flow.route;
-    judge->verdict = flow.verdict;
-    judge->reply = flow.reply;
+    hs_decide(policy, HS_IMAGINED, flow);
+    judge->route = flow->route;
+    judge->verdict = flow->verdict;
+    judge->reply = flow->reply;
     return TC_ACT_OK;
 }
 

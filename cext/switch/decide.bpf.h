@@ -22,8 +22,6 @@
 #include "switch/tag.bpf.h"
 #include "switch/verdict.h"
 
-enum { HS_TCP_SYN = 2, HS_TCP_ACK = 16 };
-
 /* Parse into the packet in hand, as a packet on the interface of `vm`, and settle what an ICMP
  * error belongs to: its flow if that is known, else its own. on: HS_ON_*. Returns enum hs_kind. */
 HS_GLOBAL int hs_flow_of(struct __sk_buff *skb, __u32 vm, __u32 on) {
@@ -254,6 +252,31 @@ HS_GLOBAL int hs_stale(__u32 vm, int turned) {
     return 0;
 }
 
+/* Make stale what was decided for a connection at the ports that it comes in by, and at the VMs of
+ * a route. */
+HS_GLOBAL int hs_stale_conn(const struct hs_policy *policy, const struct hs_conn *conn,
+                            __u32 index) {
+    struct hs_route *route;
+    __u32 key;
+
+    if (!policy || !conn)
+        return 0;
+    hs_stale(conn->from, conn->turned);
+    hs_stale(conn->back, !conn->turned);
+    key = policy->region * HS_ROWS_MAX + index;
+    route = index == HS_NO_ROUTE ? 0 : bpf_map_lookup_elem(&routes, &key);
+    for (int i = 0; route && i < HS_CHAIN_MAX; i++) {
+        hs_stale(route->chain[i], 0);
+        hs_stale(route->chain[i], 1);
+    }
+    return 0;
+}
+
+/* Whether the packet begins a TCP connection: it may know better than what is known of it. */
+static __always_inline int hs_begins(const struct hs_packet *p) {
+    return (p->tcp_flags & (HS_TCP_SYN | HS_TCP_ACK)) == HS_TCP_SYN;
+}
+
 /* A packet of a known connection enters the switch: if it is evidence, and says otherwise than what
  * is known, the connection is judged by it from now on. owner: of its source address. Returns
  * whether it is: then the entry is claimed, and `conn` to be put in its place. */
@@ -262,8 +285,6 @@ HS_GLOBAL int hs_learn(const struct hs_policy *policy, struct hs_conn *known, st
     struct hs_scratch *work = hs_scratch();
     struct hs_packet *p = hs_packet();
     struct hs_conn *fresh;
-    struct hs_route *route;
-    __u32 index;
     __u8 flags;
 
     if (!p || !work || !policy || !known || !conn || (owner && owner != p->key.vm))
@@ -283,14 +304,7 @@ HS_GLOBAL int hs_learn(const struct hs_policy *policy, struct hs_conn *known, st
         return 0;
     if (!hs_claim(known, conn))
         return 0;
-    hs_stale(conn->from, conn->turned);
-    hs_stale(conn->back, !conn->turned);
-    index = policy->region * HS_ROWS_MAX + fresh->route;
-    route = fresh->route == HS_NO_ROUTE ? 0 : bpf_map_lookup_elem(&routes, &index);
-    for (int i = 0; route && i < HS_CHAIN_MAX; i++) { /* they may be in the old chain too */
-        hs_stale(route->chain[i], 0);
-        hs_stale(route->chain[i], 1);
-    }
+    hs_stale_conn(policy, conn, fresh->route); /* its VMs may be in the old chain too */
     if (conn->turned)
         fresh->back = conn->from;
     *conn = *fresh;
@@ -311,6 +325,7 @@ HS_GLOBAL int hs_decide(const struct hs_policy *policy, int newest, struct hs_fl
     owner = hs_owner(0);
     known = hs_find_conn(&p->key.tuple, &turned);
     work->known = known != 0;
+    work->refused = 0;
     if (!known) {
         __builtin_memset(conn, 0, sizeof(*conn));
         conn->old_route = HS_NO_ROUTE;
@@ -323,6 +338,14 @@ HS_GLOBAL int hs_decide(const struct hs_policy *policy, int newest, struct hs_fl
         conn->reply ^= turned;
         conn->old_reply ^= turned;
         conn->turned ^= turned;
+    }
+    if (newest == HS_NEWEST && known && (conn->state & HS_CONN_OVER) == HS_CONN_OVER &&
+        hs_begins(p) && (!owner || owner == p->key.vm) && hs_claim(known, conn)) {
+        hs_stale_conn(policy, conn, conn->route); /* another connection of the same ends */
+        conn->state = 0;
+        conn->content = 0;
+        conn->policy = 0;
+        claimed = 1;
     }
     route = conn->route;
     if (conn->policy != policy->policy) {
@@ -345,7 +368,7 @@ HS_GLOBAL int hs_decide(const struct hs_policy *policy, int newest, struct hs_fl
             conn->back = p->key.vm;
             put = 1;
         }
-        if (hs_learn(policy, known, conn, owner)) {
+        if (!claimed && hs_learn(policy, known, conn, owner)) {
             claimed = 1;
             hs_next_hop(p->key.vm, conn, conn->route, policy, flow);
         }

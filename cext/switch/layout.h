@@ -30,6 +30,10 @@ enum {
     HS_FROM = 8,
     HS_NO_ROUTE = 0xffff,
     HS_RULE_AFTER = 3, /* packets the switch wants to have seen before it gives a rule */
+    HS_FLOWS_MAX = 1 << 20,
+    HS_CONNS_MAX = 1 << 18,
+    HS_SHARE = 7,       /* times what is free is what one VM may have: switch/shares.bpf.h */
+    HS_SHARE_PLAIN = 1, /* likewise, of connections that no route concerns */
 };
 
 enum hs_action {
@@ -77,8 +81,10 @@ struct hs_flow {
     __u8 pad;
     __u64 dropped; /* of `packets`, those dropped here: by a filter, */
     __u64 gone;    /* or because a VM is gone */
+    __u16 charged; /* the VM whose share the entry is of; 0: nobody's */
+    __u16 pad2[3];
 };
-_Static_assert(sizeof(struct hs_flow) == 104, "no padding");
+_Static_assert(sizeof(struct hs_flow) == 112, "no padding");
 
 /* `ended`, by VM: the sums of what it sent in flows that have been swept. */
 struct hs_ended {
@@ -87,6 +93,35 @@ struct hs_ended {
     __u64 packets, dropped, gone;                    /* see struct hs_flow */
 };
 _Static_assert(sizeof(struct hs_ended) == 56, "no padding");
+
+/* `shares`, by VM: the entries it has. */
+struct hs_entries {
+    __u64 flows, conns;
+};
+
+/* How long a connection is remembered after its last packet, in seconds. As Linux's connection
+ * tracking has them (nf_conntrack-sysctl), and RFC 5382's shortest for who has little room. */
+enum {
+    HS_LIFE_UNANSWERED = 30,
+    HS_LIFE_ANSWERED = 180,
+    HS_LIFE_OPENING = 120, /* TCP: from the SYN to the first packets behind the answer */
+    HS_LIFE_OPEN = 432000,
+    HS_LIFE_CLOSED = 120, /* both sides have closed it */
+    HS_LIFE_RESET = 10,
+    /* of a VM that has more than are free: those without an answer go first */
+    HS_LIFE_UNANSWERED_PRESSED = 5,
+    HS_LIFE_OPEN_PRESSED = 7440,
+};
+enum { HS_OPEN_AFTER = 3 }; /* packets of its beginner that make an answered connection open */
+
+/* What a connection has come to. A direction is the key's, or the other one (BACK). */
+enum {
+    HS_CONN_OPEN = 1, /* it was answered, and went on */
+    HS_CONN_CLOSED = 2,
+    HS_CONN_CLOSED_BACK = 4,
+    HS_CONN_RESET = 8,
+    HS_CONN_OVER = HS_CONN_CLOSED | HS_CONN_CLOSED_BACK,
+};
 
 /* `conns`: a connection. Its key is the tuple of one of its directions, whose end with the smaller
  * address and port is the source: one entry for both. What is said of a direction here is of the
@@ -104,9 +139,9 @@ struct hs_conn {
     __u8 undecided : 1; /* 1: a row that asks for contents stands before the row that matched */
     __u8 tcp_flags;     /* that packet's */
     __u8 dscp;          /* likewise */
-    __u8 pad;
-    __u16 owner; /* for a walk: the VM that has the source's address; 0: unknown */
-    __u16 pad2;
+    __u8 state;         /* HS_CONN_*; it is written in place, for nothing worse hangs on it */
+    __u16 owner;        /* for a walk: the VM that has the source's address; 0: unknown */
+    __u16 charged;      /* the VM whose share the entry is of */
     union {
         __u64 told; /* both, to compare and swap */
         struct {
@@ -217,6 +252,7 @@ enum hs_counter {
     HS_C_DEEP_TAGS,         /* dropped: behind more VLAN tags than are looked behind */
     HS_C_UNICAST_IN_GROUP,  /* dropped: has a route, but its frame is to a group */
     HS_C_FRAGMENT_CONFLICT, /* dropped: a datagram's second first fragment, with other ports */
+    HS_C_NO_SHARE,          /* dropped: new, of a VM that has all of its share */
     HS_REASONS,
 };
 
@@ -260,7 +296,6 @@ enum { HS_TELL_UNKNOWN, HS_TELL_DONE, HS_TELL_AGAIN };
 struct hs_sweep {
     __u64 now;                 /* CLOCK_MONOTONIC, ns */
     __u64 flow_idle;           /* ns */
-    __u64 conn_idle;           /* ns */
     __u32 gone;                /* a VM to and from which all rules go at once; 0: none */
     __u32 flows, rules, conns; /* out: removed */
 };

@@ -48,7 +48,7 @@ struct {
 struct {
     __uint(type, BPF_MAP_TYPE_HASH);
     __uint(map_flags, BPF_F_NO_PREALLOC);
-    __uint(max_entries, 1 << 20);
+    __uint(max_entries, HS_FLOWS_MAX);
     __type(key, struct hs_key);
     __type(value, struct hs_flow);
 } flows SEC(".maps");
@@ -64,7 +64,7 @@ struct {
 struct {
     __uint(type, BPF_MAP_TYPE_HASH);
     __uint(map_flags, BPF_F_NO_PREALLOC);
-    __uint(max_entries, 1 << 18);
+    __uint(max_entries, HS_CONNS_MAX);
     __type(key, struct hs_tuple);
     __type(value, struct hs_conn);
 } conns SEC(".maps");

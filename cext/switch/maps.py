@@ -178,14 +178,18 @@ def tell(program_fd: int, flow: Tuple, content: int) -> bool:
 
 def forget(program_fd: int, vm: int, flow: Tuple) -> None:
     """Make what was decided for a flow at a port stale; its counts stay. Raises OSError."""
+    _run_key(program_fd, vm, flow, "BPF forget")
+
+
+def drop_flow(program_fd: int, vm: int, flow: Tuple) -> None:
+    """Forget a flow at a port, and its counts. Raises OSError."""
+    _run_key(program_fd, vm, flow, "BPF drop")
+
+
+def _run_key(program_fd: int, vm: int, flow: Tuple, what: str) -> None:
     key = ffi.new("char[]", pack_key(vm, flow))
     size = ffi.sizeof("struct hs_key")
-    check(lib.hs_bpf_run(program_fd, key, size, ffi.NULL, 0, ffi.NULL, ffi.NULL), "BPF forget")
-
-
-def drop_flow(flows: Map, vm: int, flow: Tuple) -> None:
-    """Forget a flow at a port, and its counts."""
-    flows.delete(pack_key(vm, flow))
+    check(lib.hs_bpf_run(program_fd, key, size, ffi.NULL, 0, ffi.NULL, ffi.NULL), what)
 
 
 def judge(
@@ -326,6 +330,12 @@ def read_ended(ended: Map) -> Iterator[Ended]:
         )
 
 
+def read_share(shares: Map, vm: int) -> tuple[int, int]:
+    """The flows and the connections that a VM is charged for; 0: all of them."""
+    raw = ffi.from_buffer("struct hs_entries *", shares.get(pack_u32(vm)) or b"")
+    return raw.flows, raw.conns
+
+
 def read_counters(counters: Map) -> dict[str, int]:
     """The counters, summed over the CPUs."""
     found: dict[str, int] = {}
@@ -335,13 +345,14 @@ def read_counters(counters: Map) -> dict[str, int]:
     return found
 
 
-def sweep(program_fd: int, now: int, flow_idle: int, conn_idle: int, gone: int = 0) -> int:
-    """Remove what is idle for longer than so many ns, and every rule to and from the VM `gone`.
+def sweep(program_fd: int, now: int, flow_idle: int, gone: int = 0) -> int:
+    """Remove flows that are idle for longer than so many ns, connections by their lifetimes
+    (HS_LIFE_* in layout.h), and every rule to and from the VM `gone`.
 
     Returns how many routing rules went. Runs in the kernel; raises OSError.
     """
     raw = ffi.new("struct hs_sweep *")
-    raw.now, raw.flow_idle, raw.conn_idle, raw.gone = now, flow_idle, conn_idle, gone
+    raw.now, raw.flow_idle, raw.gone = now, flow_idle, gone
     check(
         lib.hs_bpf_run(
             program_fd, raw, ffi.sizeof("struct hs_sweep"), ffi.NULL, 0, ffi.NULL, ffi.NULL

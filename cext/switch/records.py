@@ -22,6 +22,8 @@ FROM = 8
 NO_ROUTE = 0xFFFF
 NO_CONTENT = 0xFFFFFFFF
 RULE_AFTER = 3
+FLOWS_MAX, CONNS_MAX = 1 << 20, 1 << 18
+SHARE = 7
 ASK_MAX = 8
 """Sizes and numbers of switch/layout.h. Every number of this module that C has too is held against
 its header: by cext/switch/maps.py when it is imported, and by tests/unit/test_records.py."""
@@ -50,6 +52,7 @@ COUNTERS = (
     "deep-tags",
     "unicast-in-group",
     "fragment-conflict",
+    "no-share",
 )
 
 

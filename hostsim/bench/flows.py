@@ -56,7 +56,8 @@ def ours() -> float:
     rig = Ours("bf-ours", HOP + ROUTE)
     try:
         rate = measure(rig)
-        full = rig.dataplane.report.counters()["table-full"]
+        counted = rig.dataplane.report.counters()
+        full = counted["table-full"] + counted["no-share"]
     finally:
         rig.close()
     if full:

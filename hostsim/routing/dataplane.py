@@ -38,8 +38,6 @@ log = logging.getLogger("hostsim.routes")
 
 FLOW_IDLE = 30.0
 """Seconds after which a flow's rules and counts go when nothing of it was seen."""
-CONN_IDLE = 600.0
-"""Seconds a connection is remembered without a packet."""
 
 ROUTER = {
     "net.ipv4.ip_forward": "1",
@@ -310,7 +308,6 @@ class Dataplane:
             self._object.program("sweep"),
             time.clock_gettime_ns(time.CLOCK_MONOTONIC),
             int(FLOW_IDLE * 1e9),
-            int(CONN_IDLE * 1e9),
             gone,
         )
 
@@ -364,7 +361,8 @@ class Dataplane:
 
     def drop_flow(self, vm: int, flow: records.Tuple) -> None:
         """A packet function's flow is idle: forget it and its counts."""
-        maps.drop_flow(self._map("flows"), vm, flow)
+        assert self._object is not None
+        maps.drop_flow(self._object.program("drop"), vm, flow)
 
     def retain(self, gone: Snapshot, dropped: Sequence[records.Flow]) -> None:
         """Keep the sums of flows that were dropped, and of what their ports had counted."""

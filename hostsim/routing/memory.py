@@ -9,7 +9,7 @@ how many flows they hold is the same.
 
 import os
 
-TAKEN = (1 << 20) * 200 + (1 << 18) * 128
+TAKEN = (1 << 20) * 208 + (1 << 18) * 128
 """Bytes of all entries of `flows` and `conns` (cext/switch/maps.bpf.h), as the kernel keeps them.
 """
 SHARE = 32

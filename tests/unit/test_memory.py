@@ -7,6 +7,7 @@ from hostsim.routing import memory
 
 GIB = 1 << 30
 MAPS = Path(__file__).parents[2] / "cext" / "switch" / "maps.bpf.h"
+LAYOUT = MAPS.parent / "layout.h"
 
 
 def test_a_large_machine_takes_it_at_once() -> None:
@@ -26,9 +27,8 @@ def test_the_limit_is_a_share_of_the_memory() -> None:
 def test_the_maps_are_as_large_as_is_said() -> None:
     entries = {
         name: 1 << int(bits)
-        for bits, name in re.findall(
-            r"max_entries, 1 << (\d+)\);(?:[^}]*)\} (flows|conns) ", MAPS.read_text()
-        )
+        for name, bits in re.findall(r"HS_(FLOWS|CONNS)_MAX = 1 << (\d+)", LAYOUT.read_text())
     }
-    assert entries == {"flows": 1 << 20, "conns": 1 << 18}
-    assert entries["flows"] * 200 + entries["conns"] * 128 == memory.TAKEN
+    assert entries == {"FLOWS": 1 << 20, "CONNS": 1 << 18}
+    assert re.findall(r"max_entries, HS_(\w+)_MAX\);", MAPS.read_text()) == ["FLOWS", "CONNS"]
+    assert entries["FLOWS"] * 208 + entries["CONNS"] * 128 == memory.TAKEN

@@ -1,0 +1,83 @@
+/* Every VM has its share of the tables of flows and connections: a flood from one costs that one.
+ *
+ * Nobody may have more entries than HS_SHARE times what is free. So a table is never full: one VM
+ * alone gets HS_SHARE parts of HS_SHARE + 1, two get HS_SHARE parts of 2 * HS_SHARE + 1 each, and
+ * who comes next finds room (the dynamic thresholds of Choudhury and Hahne, 1998). Connections that
+ * no route concerns may have what is free, and no more: a scan of them leaves room for the others
+ * of the same VM.
+ *
+ * A connection is charged to the VM or endpoint by whose port its first packet came in, and a flow
+ * to whom its connection is charged to, whichever VM of the chain sends it. */
+#ifndef HS_SHARES_BPF_H
+#define HS_SHARES_BPF_H
+
+#include "switch/maps.bpf.h"
+
+/* By VM; 0: the sum of all. */
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, HS_VM_MAX + 1);
+    __type(key, __u32);
+    __type(value, struct hs_entries);
+} shares SEC(".maps");
+
+enum hs_table { HS_OF_FLOWS, HS_OF_CONNS };
+
+/* Whether a VM may have one more entry than `mine`. used: the entries of all. */
+static __always_inline int hs_may_have(__u64 mine, __u64 used, __u64 most, __u64 share) {
+    return used < most && mine < share * (most - used);
+}
+
+/* Take a place in a table (enum hs_table) for a VM. Returns whether it may have one. */
+static __noinline int hs_take(__u32 vm, int table, __u32 share) {
+    struct hs_entries *all, *own;
+    __u32 zero = 0;
+
+    all = bpf_map_lookup_elem(&shares, &zero);
+    own = bpf_map_lookup_elem(&shares, &vm);
+    if (!all || !own || !vm)
+        return 0;
+    if (table == HS_OF_CONNS) {
+        if (!hs_may_have(own->conns, all->conns, HS_CONNS_MAX, share))
+            return 0;
+        __sync_fetch_and_add(&all->conns, 1);
+        __sync_fetch_and_add(&own->conns, 1);
+    } else {
+        if (!hs_may_have(own->flows, all->flows, HS_FLOWS_MAX, share))
+            return 0;
+        __sync_fetch_and_add(&all->flows, 1);
+        __sync_fetch_and_add(&own->flows, 1);
+    }
+    return 1;
+}
+
+/* Give a place back; vm: who was charged, 0: nobody. */
+static __noinline int hs_give(__u32 vm, int table) {
+    struct hs_entries *all, *own;
+    __u32 zero = 0;
+
+    all = bpf_map_lookup_elem(&shares, &zero);
+    own = bpf_map_lookup_elem(&shares, &vm);
+    if (!all || !own || !vm)
+        return 0;
+    if (table == HS_OF_CONNS) {
+        __sync_fetch_and_add(&all->conns, -1);
+        __sync_fetch_and_add(&own->conns, -1);
+    } else {
+        __sync_fetch_and_add(&all->flows, -1);
+        __sync_fetch_and_add(&own->flows, -1);
+    }
+    return 0;
+}
+
+/* Whether a VM has more connections than are free. */
+static __always_inline int hs_pressed(__u32 vm) {
+    struct hs_entries *all, *own;
+    __u32 zero = 0;
+
+    all = bpf_map_lookup_elem(&shares, &zero);
+    own = bpf_map_lookup_elem(&shares, &vm);
+    return all && own && !hs_may_have(own->conns, all->conns, HS_CONNS_MAX, 1);
+}
+
+#endif
