@@ -73,7 +73,7 @@ def assemble(
     plane = Dataplane(spec, switch, vms)
     closing.push("switch", switch.close, blocks=True)
     closing.push("VMs", partial(stop, vms), blocks=True)
-    closing.push("data plane", plane.close)
+    closing.push("data plane", plane.close, blocks=True)
     starts = [partial(_start, vm, journal, closing) for vm in vms.values()]
     _side_by_side([plane.load, *starts])
     switch.start()

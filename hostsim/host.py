@@ -25,13 +25,14 @@ from hostsim.model import HostSpec, Json
 from hostsim.programs import Programs
 from hostsim.restart import Backoff
 from hostsim.routing.dataplane import Dataplane
+from hostsim.routing.holddown import Holddown
 from hostsim.routing.policy import refuse_too_many
 from hostsim.switch import Switch
 from hostsim.teardown import Teardown, in_thread
 from hostsim.vm import Vm
 from netns import namespace, uplinks
+from netns.interfaces import Change, LinkMonitor
 from netns.journal import Journal
-from netns.links import LinkMonitor
 
 if TYPE_CHECKING:
     from hostsim.kmc.kmc import Kmc
@@ -80,7 +81,7 @@ class Host:
         self.vms = numbered(spec)
         self._closing = Teardown(f"host {spec.name}")
         self._made: _Parts | None = None
-        self._unplugged: set[str] = set()
+        self._plugs: dict[str, Holddown] = {}  # VMs that were unplugged
         self._foreign: set[int] = set()  # links of the switch's that are to be removed
         self._programs = Programs(self.vms, spec.path.parent, folder, self._watch, self._unwatch)
         self._ticking: list[asyncio.Task[None]] = []
@@ -278,6 +279,7 @@ class Host:
         """What a dead OS left is taken down, and all of it is made anew."""
         parts = self._parts
         self._programs.forget(vm.spec.name)
+        self._plugs.pop(vm.spec.name, None)
         parts.switch.disconnect(vm)
         vm.stop()
         with contextlib.ExitStack() as undo:
@@ -291,26 +293,47 @@ class Host:
             undo.pop_all()
 
     def _links_changed(self) -> None:
-        """A port of the switch came, went or changed its carrier: by whom, the kernel does not say,
-        so every VM is looked at."""
-        self._parts.monitor.drain()
-        links = self._parts.switch.look()
-        for index, link in links.foreign.items():
-            self._remove_foreign(index, link)
-        self._foreign &= links.foreign.keys()
-        linked = links.linked
-        for name, vm in self.vms.items():
-            if (name in linked) == (name not in self._unplugged):
-                continue
-            if name in linked:
-                self._unplugged.discard(name)
-                log.info("%s: its link is back", name)
-                if vm.alive:
-                    self.dataplane.link_back(name)
-            else:
-                self._unplugged.add(name)
-                log.error("%s: its link is lost", name)
-                self.dataplane.link_lost(name)
+        """Links of the switch's namespace came, went or changed their carrier."""
+        changes, switch = self._parts.monitor.changes(), self._parts.switch
+        if changes is None:  # some were not told
+            links = switch.look()
+            changes = [
+                Change(vm.port, name, True, name in links.linked) for name, vm in self.vms.items()
+            ]
+            changes += [Change(number, name, True, True) for number, name in links.foreign.items()]
+            self._foreign &= links.foreign.keys()
+        for change in changes:
+            if not change.there:
+                self._foreign.discard(change.number)
+            elif not switch.owns(change.number, change.name):
+                self._remove_foreign(change.number, change.name)
+        last = {change.number: change.up for change in changes}
+        for vm in self.vms.values():
+            if vm.port in last:
+                self._plugged(vm, last[vm.port])
+
+    def _plugged(self, vm: Vm, up: bool) -> None:
+        """A VM's port has a carrier, or not. One that is back waits for as long as its flapping
+        makes it wait: each change has everybody's flows judged again."""
+        name, loop = vm.spec.name, asyncio.get_running_loop()
+        plug = self._plugs.setdefault(name, Holddown())
+        before, waited = plug.away, plug.due
+        plug.saw("" if up else "unplugged", loop.time())
+        if plug.away and not before:
+            log.error("%s: its link is lost", name)
+            self.dataplane.link_lost(name)
+        elif before and not plug.away:
+            log.info("%s: its link is back", name)
+            if vm.alive:
+                self.dataplane.link_back(name)
+        elif plug.due is not None and plug.due != waited:
+            loop.call_at(plug.due, self._hold_is_over, vm, plug.due)
+
+    def _hold_is_over(self, vm: Vm, due: float) -> None:
+        """Unless the port has lost its carrier meanwhile."""
+        plug = self._plugs.get(vm.spec.name)
+        if self._up and plug is not None and plug.due == due:
+            self._plugged(vm, True)
 
     def _remove_foreign(self, index: int, name: str) -> None:
         """A link in the switch's namespace that hostsim has not made would be a way past every
@@ -359,7 +382,7 @@ class Host:
         deadline = asyncio.get_running_loop().time() + SETTLE
         while True:
             rows = self.dataplane.report.verify()
-            moving = any(row["missing"] for row in rows)
+            moving = any(row["missing"] or row["beside"] for row in rows)
             if not moving or asyncio.get_running_loop().time() > deadline:
                 return rows
             await asyncio.sleep(0.05)
@@ -395,9 +418,13 @@ class Host:
         parts = self._parts
         reports = await parts.functions.report() if parts.functions else {}
         drops = parts.dataplane.report.kernel_drops()
+        unlike = parts.dataplane.report.unlike()
 
         def node(name: str) -> Json:
-            return self._node(name) | {"drops": None if drops is None else drops[name]}
+            return self._node(name) | {
+                "drops": None if drops is None else drops[name],
+                "unlike": unlike.get(name, ""),
+            }
 
         return {
             "host": self.spec.name,
@@ -444,7 +471,7 @@ class Host:
         network function for good)."""
         if not vm.alive:
             return "restarting" if vm.spec.name in self._restarts else "dead"
-        if vm.spec.name in self._unplugged:
+        if vm.spec.name in self._plugs and self._plugs[vm.spec.name].away:
             return "unplugged"
         if not namespace.names(vm.netns, vm.netns_fd):
             return "unnamed"

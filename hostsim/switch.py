@@ -28,7 +28,7 @@ from hostsim.vm import TAKEN, Vm
 from netns import namespace, uplinks
 from netns.journal import Journal
 from netns.links import Batch, Rtnl, batch_in
-from netns.tc import add_hook
+from netns.tc import add_hook, add_hook_to_users
 
 BRIDGE_INDEX = records.IFINDEX
 BRIDGE_NF = Path("/proc/sys/net/bridge")
@@ -254,11 +254,11 @@ class Switch:
             {
                 link["index"]: str(link.get_attr("IFLA_IFNAME"))
                 for link in links
-                if not self._is_own(link["index"], str(link.get_attr("IFLA_IFNAME")))
+                if not self.owns(link["index"], str(link.get_attr("IFLA_IFNAME")))
             },
         )
 
-    def _is_own(self, index: int, name: str) -> bool:
+    def owns(self, index: int, name: str) -> bool:
         """Whether a link is the kernel's own, the bridge, a port, an uplink or a direct link: who
         makes those may be a thread that has not told yet, so names and numbers must do."""
         if index in self._found or index == BRIDGE_INDEX or self._made.get(index) == name:
@@ -321,7 +321,7 @@ def configure(vm: Vm, networks: Sequence[Network]) -> None:
     def fill(batch: Batch) -> None:
         batch.link("set", index=1, state="up")
         if not vm.spec.endpoint:  # those are in no chain, and their tc is their users'
-            add_hook(batch, vm.eth0)
+            add_hook_to_users(batch, vm.eth0)
         batch.link("set", index=vm.eth0, state="up")
         for address in vm.spec.addresses:
             flags = {} if address.version == 4 else {"IFA_FLAGS": 0x02}  # no duplicate detection

@@ -24,7 +24,6 @@ from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 from cext.ns.netns import socket_at
 from netns import netlink
 
-RTMGRP_LINK = 1
 _compiler = ThreadPoolExecutor(max_workers=1, thread_name_prefix="netlink-compiler")
 _batch: IPBatch | None = None
 CHUNK_BYTES = 64 * 1024
@@ -142,34 +141,6 @@ class Rtnl:
                 if kind == netlink.NLMSG_ERROR and netlink.sequence(message) in numbers
             ]
         return errors
-
-
-class LinkMonitor:
-    """Tells that some link of a namespace came, went or changed (RTMGRP_LINK); not which: ask
-    `Rtnl.links`. `fileno` is readable then, until `drain`."""
-
-    def __init__(self, netns_fd: int) -> None:
-        self._socket = socket_at(netns_fd, socket.AF_NETLINK, socket.SOCK_RAW, 0)
-        self._socket.bind((0, RTMGRP_LINK))
-        self._socket.setblocking(False)
-
-    def fileno(self) -> int:
-        return self._socket.fileno()
-
-    def drain(self) -> None:
-        """Take what has been told so far. More than the socket holds is the same news."""
-        while True:
-            try:
-                self._socket.recv(1 << 16)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
-
-    def close(self) -> None:
-        """Twice is harmless."""
-        self._socket.close()
 
 
 def batch_in(netns_fd: int, fill: Fill, ignore: tuple[int, ...] = ()) -> None:

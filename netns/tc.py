@@ -5,7 +5,7 @@ Netlink by links.py; an interface is its number in the namespace behind a descri
 
 import errno
 
-from cext.bpf.objects import attach_ingress
+from cext.bpf import objects
 from netns.links import Batch, Rtnl, batch_in
 
 INGRESS = 0xFFFFFFF2
@@ -37,7 +37,7 @@ def add_to_own(rtnl: Rtnl, netns_fd: int, index: int, program_fd: int, name: str
     """Put a program at the ingress of an interface where nobody but hostsim wants filters: by tcx,
     which is cheaper, or else as `add_program` does. rtnl: in the namespace netns_fd. Raises
     OSError."""
-    if attach_ingress(netns_fd, program_fd, index):
+    if objects.attach_tcx(netns_fd, program_fd, index):
         return
 
     def fill(batch: Batch) -> None:
@@ -47,8 +47,15 @@ def add_to_own(rtnl: Rtnl, netns_fd: int, index: int, program_fd: int, name: str
     rtnl.batch(fill)
 
 
+def add_hook_to_users(batch: Batch, index: int) -> None:
+    """`add_hook` where `attach_egress` needs one: not where the kernel has tcx, which leaves the
+    interface free for its user's own."""
+    if not objects.has_tcx():
+        add_hook(batch, index)
+
+
 def attach(netns_fd: int, index: int, program_fd: int, name: str, parent: int) -> None:
-    """Put a program at an interface in a namespace whose user may have taken the hook away. Raises
+    """Put a program at clsact in a namespace whose user may have taken the hook away. Raises
     OSError."""
 
     def fill(batch: Batch) -> None:
@@ -56,6 +63,13 @@ def attach(netns_fd: int, index: int, program_fd: int, name: str, parent: int) -
         add_program(batch, index, program_fd, name, parent)
 
     batch_in(netns_fd, fill, (errno.EEXIST,))  # the hook is there
+
+
+def attach_egress(netns_fd: int, index: int, program_fd: int, name: str) -> None:
+    """Put a program at the egress of an interface whose user may want filters of their own: before
+    theirs by tcx, or else as `attach` does, where it has this name. Raises OSError."""
+    if not objects.attach_tcx(netns_fd, program_fd, index, egress=True):
+        attach(netns_fd, index, program_fd, name, EGRESS)
 
 
 def queue_drops(netns_fd: int) -> int:

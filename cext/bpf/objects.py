@@ -5,6 +5,7 @@ each program and map when the last attachment and descriptor are gone. Nothing i
 """
 
 import errno
+import functools
 import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -20,15 +21,21 @@ NOEXIST = 1
 EXIST = 2
 
 
-def attach_ingress(netns_fd: int, program_fd: int, index: int) -> bool:
-    """Run a program at the tc ingress of a namespace's interface, before anything that clsact has
-    there (tcx). It goes with the interface. False where the kernel has none of that (before Linux
-    6.6). Raises OSError."""
-    result = lib.hs_tcx_ingress(netns_fd, program_fd, index)
+def attach_tcx(netns_fd: int, program_fd: int, index: int, egress: bool = False) -> bool:
+    """Run a program at the tc ingress or egress of a namespace's interface, before anything that
+    clsact has there (tcx). It goes with the interface. False where the kernel has none of that
+    (before Linux 6.6). Raises OSError."""
+    result = lib.hs_tcx_attach(netns_fd, program_fd, index, egress)
     if result == -errno.EINVAL:
         return False
     check(result, f"BPF program at interface {index}")
     return True
+
+
+@functools.cache
+def has_tcx() -> bool:
+    """Whether this kernel has tcx."""
+    return bool(lib.hs_tcx_known())
 
 
 class Map:

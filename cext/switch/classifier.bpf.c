@@ -145,7 +145,7 @@ HS_GLOBAL int hs_slow(struct __sk_buff *skb, __u32 epoch, struct hs_flow *known,
         return HS_C_MALFORMED;
     fresh = &work->flow;
     __builtin_memset(fresh, 0, sizeof(*fresh));
-    policy = hs_policy_of(skb, p->key.vm, epoch, &age);
+    policy = hs_policy_of(skb, &p->key, epoch, &age);
     if (!policy)
         return HS_C_STALE;
     hs_decide(policy, age ? HS_OLD : HS_NEWEST, fresh);
@@ -274,7 +274,7 @@ static __always_inline int hs_act(struct __sk_buff *skb, struct hs_packet *packe
     if (flags & HS_F_INSPECT)
         hs_inspect(skb);
     if (action != HS_BRIDGE) /* the bridge is the end of it: nobody asks again */
-        hs_tag(skb, hs_epoch_of(verdict));
+        hs_tag(skb, &packet->key.tuple, hs_epoch_of(verdict));
     if (flow && flags & HS_F_START && flow->mirror &&
         bpf_clone_redirect(skb, HS_IFINDEX + flow->mirror, 0) == 0)
         hs_count(HS_C_MIRRORED);
@@ -330,7 +330,7 @@ int classify(struct __sk_buff *skb) {
     flow = bpf_map_lookup_elem(&flows, &packet->key);
     verdict = flow ? READ_ONCE(flow->verdict) : 0;
     if (!flow || hs_epoch_of(verdict) != epoch || hs_begins(packet) ||
-        (hs_age(skb, epoch) && !(hs_flags_of(verdict) & HS_F_START))) {
+        (hs_age(skb, &packet->key.tuple, epoch) && !(hs_flags_of(verdict) & HS_F_START))) {
         reason = hs_slow(skb, epoch, flow, &verdict);
         if (reason >= 0)
             return hs_dropped(reason);
@@ -381,21 +381,21 @@ int transfer_out(struct __sk_buff *skb) {
     struct hs_config *now;
     struct hs_flow *flow;
     struct hs_rule *rule;
-    struct hs_vm *vm;
+    struct hs_vm *vm, *own;
     __u64 verdict, last, time;
     __u32 zero = 0, to;
 
     now = bpf_map_lookup_elem(&config, &zero);
     if (!now || !now->on || !packet)
-        return TC_ACT_OK;
+        return TC_ACT_UNSPEC; /* filters of the VM's own may follow */
     if (!hs_quick(skb, packet, skb->ifindex - HS_ETH0) &&
         hs_flow_of(skb, skb->ifindex - HS_ETH0, now->on) != HS_FLOW)
-        return TC_ACT_OK;
+        return TC_ACT_UNSPEC;
     flow = bpf_map_lookup_elem(&flows, &packet->key);
     if (!flow) {
         flow = hs_new_flow(&packet->key);
         if (!flow)
-            return TC_ACT_OK;
+            return TC_ACT_UNSPEC;
     }
     rule = &flow->rule;
     time = bpf_ktime_get_coarse_ns();
@@ -404,16 +404,19 @@ int transfer_out(struct __sk_buff *skb) {
     verdict = READ_ONCE(rule->verdict);
     to = hs_to_of(verdict);
     vm = bpf_map_lookup_elem(&vms, &to);
-    if (hs_epoch_of(verdict) != READ_ONCE(now->epoch) || hs_age(skb, hs_epoch_of(verdict)) || !vm ||
-        packet->group ||
+    own = bpf_map_lookup_elem(&vms, &packet->key.vm);
+    if (vm && own && (vm->flags | own->flags) & HS_VM_UNLIKE)
+        verdict = rule->used = 0;
+    if (hs_epoch_of(verdict) != READ_ONCE(now->epoch) ||
+        hs_age(skb, &packet->key.tuple, hs_epoch_of(verdict)) || !vm || packet->group ||
         (rule->used != hs_mark(verdict) && hs_under_way(flow, last ? time - last : 0))) {
         __sync_fetch_and_add(&rule->switch_packets, 1);
-        return TC_ACT_OK;
+        return TC_ACT_UNSPEC;
     }
     rule->used = hs_mark(verdict);
     __sync_fetch_and_add(&rule->veth_packets, 1);
     __sync_fetch_and_add(&rule->veth_bytes, skb->len);
-    hs_tag(skb, hs_epoch_of(verdict));
+    hs_tag(skb, &packet->key.tuple, hs_epoch_of(verdict));
     if (vm->flags & HS_VM_ROUTES && packet->key.tuple.family)
         hs_address(skb, vm);
     return bpf_redirect(HS_DIRECT | packet->key.vm << 12 | to, 0);
@@ -444,7 +447,7 @@ int transfer_in(struct __sk_buff *skb) {
     if (hs_to_of(verdict) != to)
         return hs_dropped(HS_C_FORGED);
     age = READ_ONCE(now->epoch) - hs_epoch_of(verdict);
-    if (age && (age >= HS_EPOCHS || hs_age(skb, now->epoch) != age))
+    if (age && (age >= HS_EPOCHS || hs_age(skb, &packet->key.tuple, now->epoch) != age))
         return hs_dropped(HS_C_STALE);
     __sync_fetch_and_add(&flow->rule.got_packets, 1);
     return bpf_redirect_peer(HS_IFINDEX + to, 0);

@@ -174,13 +174,13 @@ HS_GLOBAL int hs_next_hop(__u32 vm, const struct hs_conn *conn, __u16 index,
 
 /* The policy that a packet is judged by: the newest, or the one that it was first judged by, `age`
  * epochs ago, if a chain's VM says so. Null: stale. */
-static __always_inline struct hs_policy *hs_policy_of(struct __sk_buff *skb, __u32 vm, __u32 epoch,
-                                                      __u32 *age) {
+static __always_inline struct hs_policy *
+hs_policy_of(struct __sk_buff *skb, const struct hs_key *key, __u32 epoch, __u32 *age) {
     struct hs_policy *policy;
+    __u32 vm = key->vm, slot;
     struct hs_vm *info;
-    __u32 slot;
 
-    *age = hs_age(skb, epoch);
+    *age = hs_age(skb, &key->tuple, epoch);
     if (*age) {
         info = bpf_map_lookup_elem(&vms, &vm);
         if (!info || info->flags & HS_VM_ENDPOINT)

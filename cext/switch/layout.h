@@ -218,6 +218,7 @@ enum {
     HS_VM_ENDPOINT = 4,  /* outside: what it says of epochs is not believed */
     HS_VM_ON_SWITCH = 8, /* the switch must see its packets: no rule to or from it */
     HS_VM_PORT = 16,     /* its transfer component is a port: the daemon ages its flows */
+    HS_VM_UNLIKE = 32,   /* its network is not as it was made: no rule to or from it is used */
 };
 
 struct hs_vm {

@@ -81,7 +81,7 @@ HS_GLOBAL int hs_stray(struct __sk_buff *skb, __u32 epoch) {
     if (!p || !flow)
         return HS_C_MALFORMED;
     __builtin_memset(flow, 0, sizeof(*flow));
-    policy = hs_policy_of(skb, p->key.vm, epoch, &age);
+    policy = hs_policy_of(skb, &p->key, epoch, &age);
     if (!policy)
         return HS_C_STALE;
     if (!hs_decide_stray(policy, age ? HS_OLD : HS_NEWEST, flow))

@@ -121,6 +121,7 @@ class Ours(_Ends):
     def pump(self) -> None:
         """Do what the classifier asked for."""
         self.dataplane.on_readable()
+        self.dataplane.settle()
 
 
 class Bridge(_Ends):

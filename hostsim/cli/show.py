@@ -79,6 +79,10 @@ def status(found: dict[str, Any]) -> None:
         if node.get("files") == "shared":
             line = f'{node["name"]}: files = "shared": its user 0 is the machine\'s'
             console().print(line, markup=False)
+    for node in found["vms"]:
+        if node.get("unlike"):
+            line = f"{node['name']}: {node['unlike']}"
+            console().print(line, markup=False)
     functions = [node for node in found["vms"] if "nf" in node]
     if functions:
         _put(_functions(functions), "")

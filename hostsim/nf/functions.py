@@ -213,7 +213,7 @@ class Functions:
         if delay is None or not function.vm.alive:
             log.error("%s: its network function is given up (%s)", name, function.why)
             function.due = None
-            self._plane.link_lost(name)
+            self._plane.link_lost(name, "function")
             return
         function.due = now + delay
         log.warning("%s: its network function ended (%s)", name, function.why)

@@ -6,12 +6,14 @@ decided in the kernel. The parts:
 
     epochs.py     the policy in force, and the epochs that name it
     bypass.py     the direct links
+    watch.py      the thread that makes them, and sees what VMs do to their own network
     inspector.py  routing by contents
     report.py     what is shown
     ringside.py   what is asked of the packet functions, if the host has any
 """
 
 import logging
+import select
 import time
 from collections.abc import Mapping, Sequence
 
@@ -22,13 +24,14 @@ from hostsim.errors import HostsimError
 from hostsim.model import HostSpec, Json, RouteSpec
 from hostsim.routing import memory
 from hostsim.routing.accounts import Snapshot
-from hostsim.routing.bypass import DirectLinks
+from hostsim.routing.bypass import End
 from hostsim.routing.epochs import Epochs, Policy
 from hostsim.routing.inspector import Inspector
 from hostsim.routing.kerneldrops import KernelDrops
 from hostsim.routing.report import Members, Report
 from hostsim.routing.retained import Retained
 from hostsim.routing.ringside import NoFunctions, RingSide
+from hostsim.routing.watch import TRANSFER, Standing, Watch
 from hostsim.switch import Switch, reach, subnets
 from hostsim.vm import Vm
 from netns import tc
@@ -55,6 +58,10 @@ ROUTER = {
 shorter way."""
 
 
+NOTHING_TOLD = Standing("", "")
+"""How a VM stands that has not been looked at."""
+
+
 class Dataplane:
     """See the module. `start` once; `close` twice is harmless."""
 
@@ -65,13 +72,15 @@ class Dataplane:
         functions = {name: vm.index for name, vm in vms.items() if vm.spec.nf is not None}
         self._functions = frozenset(functions.values())
         self._first = Policy(spec.routes, spec.filters, spec.mirrors)
-        self._gone: set[int] = set()
+        self._gone: dict[int, set[str]] = {}
+        self._standing: dict[int, Standing] = {}
         self._rates: dict[int, int] = {}
         self._attached: set[int] = set()
         self._ring_side: RingSide = NoFunctions()
         self._object: bpf.Object | None = None
         self._ring: bpf.Ring | None = None
-        self._links: DirectLinks | None = None
+        self._watch: Watch | None = None
+        self._poll: select.epoll | None = None
         self._drops = KernelDrops()
         self._retained = Retained()
         self._inspector = Inspector(self._map, self._tell, self._forget, self._ports_of)
@@ -105,14 +114,13 @@ class Dataplane:
         if self._object is None:
             self.load()
         assert self._object is not None
-        self._links = DirectLinks(
-            self._by_number,
-            self._switch.rtnl,
-            self._switch.netns_fd,
-            self._object.program("transfer_in"),
-            self._map("pairs"),
+        self._watch = Watch(
+            self._switch.netns_fd, self._object.program("transfer_in"), self._map("pairs")
         )
         self._ring = bpf.Ring(self._map("events"), self._event)
+        self._poll = select.epoll()
+        self._poll.register(self._ring.fileno(), select.EPOLLIN)
+        self._poll.register(self._watch.fileno(), select.EPOLLIN)
         self._drops.watch(SWITCH, self._switch.netns_fd)
         for vm in self._vms.values():
             self._drops.watch(vm.index, vm.netns_fd)
@@ -137,6 +145,12 @@ class Dataplane:
     def close(self) -> None:
         """Drop programs and maps; the kernel's last reference goes with the interfaces."""
         self._drops.close()
+        if self._poll is not None:
+            self._poll.close()
+            self._poll = None
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
         if self._ring is not None:
             self._ring.close()
             self._ring = None
@@ -145,14 +159,39 @@ class Dataplane:
             self._object = None
 
     def fileno(self) -> int:
-        """Readable when the classifier wants something; then call `on_readable`."""
-        assert self._ring is not None
-        return self._ring.fileno()
+        """Readable when the classifier wants something, or a VM's network has changed; then call
+        `on_readable`."""
+        assert self._poll is not None
+        return self._poll.fileno()
 
     def on_readable(self) -> None:
-        """Do what the classifier asked for. Raises OSError."""
+        """Do what the classifier asked for, and what VMs' networks make necessary. Raises
+        OSError."""
         assert self._ring is not None
+        assert self._watch is not None
         self._ring.consume()
+        for index, standing in self._watch.take().items():
+            self._stands(self._by_number[index], standing)
+
+    def settle(self, seconds: float = 10.0) -> bool:
+        """Wait until the direct links that were asked for are made. Whether they are."""
+        assert self._watch is not None
+        return self._watch.settle(seconds)
+
+    def _stands(self, vm: Vm, standing: Standing) -> None:
+        """A VM's own network is as hostsim made it, or not. Where it is not, its hops go by the
+        switch; a packet function that does not get its frames is as if its VM were gone."""
+        name, before = vm.spec.name, self._standing.get(vm.index, NOTHING_TOLD).why
+        self._standing[vm.index] = standing
+        if standing.why and standing.why != before:
+            log.warning("%s: %s", name, standing.why)
+        elif before and not standing.why:
+            log.info("%s: its network is as it was made", name)
+        self._write_vm(vm)
+        if vm.spec.nf is not None and standing.why:
+            self.link_lost(name, "network")
+        elif vm.spec.nf is not None and before:
+            self.link_back(name, "network")
 
     def tick(self) -> None:
         """Sweep what has been idle; its counts are retained. Raises OSError."""
@@ -163,28 +202,34 @@ class Dataplane:
     def vm_gone(self, name: str) -> None:
         """A VM's init died: its links are gone for good."""
         vm = self._vms[name]
-        self.link_lost(name)
-        if self._links is not None:
-            self._links.gone(vm.index)
+        self.link_lost(name, "dead")
+        if self._watch is not None:
+            self._watch.remove(vm.index)
 
-    def link_lost(self, name: str) -> None:
+    def link_lost(self, name: str, why: str = "link") -> None:
         """A VM cannot be reached by the switch: rules to and from it go at once, and its flows are
         judged again, by their route's on_failure; what was counted of them stays, as for any flow
-        that has become idle. Twice is harmless."""
+        that has become idle. why: a word that `link_back` takes away again. Twice is harmless."""
         vm = self._vms[name]
-        if vm.index in self._gone or self._object is None:
+        if self._object is None:
             return
-        self._gone.add(vm.index)
+        known = vm.index in self._gone
+        self._gone.setdefault(vm.index, set()).add(why)
+        if known:
+            return
         self._write_vm(vm)
         self._new_epoch()
         self._sweep(vm.index)
 
-    def link_back(self, name: str) -> None:
-        """A living VM's link is back. Twice is harmless."""
+    def link_back(self, name: str, why: str = "link") -> None:
+        """A living VM's link is back, if that was the only reason. Twice is harmless."""
         vm = self._vms[name]
         if vm.index not in self._gone or self._object is None:
             return
-        self._gone.discard(vm.index)
+        self._gone[vm.index].discard(why)
+        if self._gone[vm.index]:
+            return
+        del self._gone[vm.index]
         self._write_vm(vm)
         self._new_epoch()
 
@@ -194,6 +239,8 @@ class Dataplane:
         assert self._object is not None
         vm = self._vms[name]
         self._attached.discard(vm.index)
+        self._standing.pop(vm.index, None)
+        self._gone[vm.index] = {"link"}
         self._drops.watch(vm.index, vm.netns_fd)
         self._rate(vm, self._rates.pop(vm.index, None))
         self._prepare(self._epochs.policy.routes)
@@ -258,8 +305,11 @@ class Dataplane:
             vm.sysctl(ROUTER)
             if not vm.spec.addresses:
                 reach(vm, networks)
-            tc.attach(vm.netns_fd, vm.eth0, program, "hostsim:transfer_out", tc.EGRESS)
+            tc.attach_egress(vm.netns_fd, vm.eth0, program, TRANSFER)
             self._attached.add(vm.index)
+            assert self._watch is not None
+            end = End(vm.index, name, vm.mac, vm.spec.nf is not None, vm.netns_fd)
+            self._watch.add(end)
 
     def _write_vm(self, vm: Vm) -> None:
         flags = 0 if vm.index in self._gone else records.VM_ALIVE
@@ -269,7 +319,10 @@ class Dataplane:
             flags |= records.VM_ROUTES
         flags |= records.VM_PORT if vm.spec.nf is not None else 0
         flags |= records.VM_ON_SWITCH if vm.index in self._rates else 0
-        self._map("vms").set(maps.pack_u32(vm.index), maps.pack_vm(vm.mac, flags))
+        standing = self._standing.get(vm.index, NOTHING_TOLD)
+        flags |= records.VM_UNLIKE if standing.why else 0
+        mac = standing.mac or vm.mac
+        self._map("vms").set(maps.pack_u32(vm.index), maps.pack_vm(mac, flags))
 
     # -- the kernel's side ------------------------------------------------------------------------
 
@@ -280,8 +333,8 @@ class Dataplane:
 
     def _event(self, data: bytes) -> None:
         kind, a, b = maps.unpack_event(data)
-        if kind == records.EVENT_PAIR and self._links is not None:
-            self._links.want(a, b)
+        if kind == records.EVENT_PAIR and self._watch is not None:
+            self._watch.want(a, b)
         elif kind == records.EVENT_CONTENT:
             self._inspector.saw(maps.unpack_content(data))
 
@@ -316,12 +369,13 @@ class Dataplane:
         return self._map("flows").get(maps.pack_key(vm, flow)) is not None
 
     def _members(self) -> Members:
-        assert self._links is not None
+        assert self._watch is not None
         return Members(
             uplinks=self._switch.uplinks,
-            alive=frozenset(self._by_number) - self._gone,
-            direct=self._links.made,
+            alive=frozenset(self._by_number) - self._gone.keys(),
+            direct=self._watch.made,
             shaped=frozenset(self._rates),
+            unlike={vm: one.why for vm, one in self._standing.items() if one.why},
         )
 
     # -- what packet functions ask ----------------------------------------------------------------

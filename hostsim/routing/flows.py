@@ -39,6 +39,8 @@ class View:
     epoch: int  # the newest; a decision of another one is stale
     now: int  # ns, CLOCK_MONOTONIC
     on_switch: frozenset[int] = frozenset()  # those with a rate: the switch must see their packets
+    unlike: Mapping[int, str] = field(default_factory=dict)
+    # ^ VMs whose own network is not as hostsim made it: what is unlike
     judge: Callable[[Flow], tuple[int | None, bool]] = lambda flow: (flow.route, flow.reply)
     # ^ route (None: bridged) and whether it is a reply, by the policy in force, of a stale flow
     watch: Callable[[Flow], Watched] = lambda flow: NOBODY  # by the policy in force
@@ -135,6 +137,9 @@ def path_of(facts: HopFacts, view: View) -> tuple[str, str]:
     """The path that a hop uses now (`switch`, `veth`, `ring`), and why."""
     vm, rest, flow, rule = facts.vm, facts.rest, facts.flow, facts.rule
     route, watched = facts.route, facts.watched
+    for one in (vm, *rest[:1]):
+        if one in view.unlike and one not in view.functions and vm in view.alive:
+            return "switch", f"{view.names[one]}: {view.unlike[one]}"
     if rule is not None and is_rule(rule, view.epoch):
         return "veth", f"rule: straight to {view.names[rule.verdict.to]} by veth"
     now = flow is not None and flow.verdict.epoch == view.epoch

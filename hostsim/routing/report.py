@@ -34,6 +34,7 @@ class Members:
     alive: frozenset[int]  # VMs and endpoints that the switch can reach
     direct: frozenset[frozenset[int]]  # pairs with a direct link
     shaped: frozenset[int]  # those with a rate
+    unlike: Mapping[int, str]  # VMs whose network is not as it was made: what is unlike
 
 
 class Report:
@@ -143,6 +144,11 @@ class Report:
         numbers = {name: vm.index for name, vm in self._vms.items()} | {"": SWITCH}
         return {name: totals.get(number, {}) for name, number in numbers.items()}
 
+    def unlike(self) -> dict[str, str]:
+        """VMs whose own network is not as hostsim made it, by name, and what is unlike."""
+        numbers = self._members().unlike
+        return {vm: numbers[one.index] for vm, one in self._vms.items() if one.index in numbers}
+
     def _view(self) -> View:
         members, ring_side = self._members(), self._ring_side()
         numbers = {**{name: vm.index for name, vm in self._vms.items()}, **members.uplinks}
@@ -155,6 +161,7 @@ class Report:
             epoch=self._epochs.newest,
             now=time.clock_gettime_ns(time.CLOCK_MONOTONIC),
             on_switch=members.shaped,
+            unlike=members.unlike,
             judge=self._judge,
             watch=self._watched,
             rings=ring_side.rings,

@@ -20,6 +20,11 @@ many may be missing and are `function-died`.
 
 Flows that are forgotten are one row for each VM, ENDED (retained.py).
 
+What arrived and nobody counted as sent went past the transfer component: a program sent it by a
+packet socket with PACKET_QDISC_BYPASS (packet(7)), or, on a kernel without tcx, a filter of the
+VM's own that comes before took it. It is `beside`, and part of `sent`. Nothing goes past a packet
+function's port so.
+
 An example. A VM's transfer component let 10 packets of a flow go to the switch, and sent 5 by the
 direct link. The classifier has seen 8, and 5 came out of the link. Then the kernel's drops are
 looked at, one after the other:
@@ -62,7 +67,7 @@ class Losses:
 @dataclass
 class _Row:
     """One VM and flow, as it is added up. arrived: at the switch; taken: those who may have taken
-    some from its rings."""
+    some from its rings; port: a packet function's port has counted it."""
 
     vm: int
     key: str
@@ -74,11 +79,12 @@ class _Row:
     kernel: Iterable[Drop] = ()
     copies: frozenset[int] = frozenset()
     takers: Iterable[int] = ()
+    port: bool = False
 
 
 def check(flows: Sequence[Flow], rules: Sequence[Rule], losses: Losses, view: View) -> list[Json]:
-    """One row for each VM and flow: sent, switch, veth, ring, drops by reason, and `missing`, 0
-    where the sum holds."""
+    """One row for each VM and flow: sent, switch, veth, ring, drops by reason, `beside`, and
+    `missing`, 0 where the sum holds."""
     ports = {(flow.vm, flow.tuple): flow for flow in flows}
     kernel: dict[tuple[int, Tuple], list[Drop]] = {}
     for drop in losses.drops:
@@ -91,7 +97,7 @@ def check(flows: Sequence[Flow], rules: Sequence[Rule], losses: Losses, view: Vi
         found.append(_seen(row, ports.get((rule.vm, rule.tuple))))
         found[-1].kernel = kernel.pop((rule.vm, rule.tuple), ())
     for (vm, key), account in sorted(view.ports.sent.items()):
-        row = _Row(vm, key_text(key), account.sent, drops=account.drops)
+        row = _Row(vm, key_text(key), account.sent, drops=account.drops, port=True)
         row.ring = view.ports.got.get((vm, key), 0)
         row.takers = view.ports.takers.get((vm, key), ())
         found.append(_seen(row, ports.get((vm, key))))
@@ -128,7 +134,7 @@ def _ended(losses: Losses, view: View) -> list[_Row]:
         sums, port = by_kernel.get(vm, Ended(vm)), ports.get(vm, PortSums())
         seen = port.seen
         row = _Row(vm, ENDED, sums.switch_packets + sums.veth_packets + port.sent)
-        row.drops = dict(port.drops)
+        row.drops, row.port = dict(port.drops), vm in ports
         _add(row.drops, "filter", sums.dropped + seen.dropped)
         _add(row.drops, "vm-gone", sums.gone + seen.gone)
         row.arrived = sums.packets - sums.dropped - sums.gone
@@ -185,15 +191,17 @@ class _Budgets:
             part = _take(self._untold_got, taker, missing)
             missing -= part
             row.ring += part
+        beside = 0 if row.port else max(0, min(-missing, row.arrived))
         return {
             "vm": self._view.names[row.vm],
             "key": row.key,
-            "sent": row.sent,
+            "sent": row.sent + beside,
             "switch": row.arrived,
             "veth": row.veth,
             "ring": row.ring,
             "drops": row.drops,
-            "missing": missing,
+            "beside": beside,
+            "missing": missing + beside,
         }
 
 

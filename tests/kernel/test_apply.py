@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from cext.bpf import objects
 from help.net import ENDS, Net, endpoint, made
 from help.programs import program
 from help.waiting import until
 from hostsim.errors import HostsimError
 from hostsim.hostfile.file import parse
-from netns import tc
 from netns.process import Process
 
 pytestmark = pytest.mark.root
@@ -234,7 +234,7 @@ def test_a_vm_that_is_gone_is_skipped_where_the_route_says_so(net: Net) -> None:
 def test_a_kernel_without_tcx_takes_the_link_s_program_at_clsact(
     net: Net, sink: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tc, "attach_ingress", lambda *_: False)
+    monkeypatch.setattr(objects, "attach_tcx", lambda *_, **__: False)
     busy(net, 5)
     busy(net, 5)
     assert hop(net)["path"] == "veth"

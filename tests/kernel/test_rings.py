@@ -141,7 +141,7 @@ def test_rules_and_counts_of_idle_flows_go(made: Chain, monkeypatch: pytest.Monk
     made.send(7, 5)
     assert made.row("one") | {"key": ""} == {
         "vm": "one", "key": "", "sent": 5, "switch": 5, "veth": 0, "ring": 0, "drops": {},
-        "missing": 0,
+        "beside": 0, "missing": 0,
     }  # fmt: skip
     made.sync()
     made.send(7, 20)

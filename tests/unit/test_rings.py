@@ -107,7 +107,7 @@ def test_sent_is_switch_and_ring_and_drops() -> None:
     ports = snapshot(sent, account(2, 0, 6, 600, peer=1))
     assert row(1, ports, arrived=3) == {
         "vm": "a", "key": "udp:198.18.0.10:4000>198.18.0.20:7", "sent": 10, "switch": 3, "veth": 0,
-        "ring": 6, "drops": {"full-ring": 1}, "missing": 0,
+        "ring": 6, "drops": {"full-ring": 1}, "beside": 0, "missing": 0,
     }  # fmt: skip
 
 
