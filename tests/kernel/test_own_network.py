@@ -56,7 +56,7 @@ def unlike(net: Net, what: bool = True) -> None:
         net.pump()
         return bool(net.dataplane.report.unlike()) == what
 
-    until(seen)
+    until(seen, 30)
 
 
 def by_veth(net: Net) -> None:
@@ -68,7 +68,7 @@ def by_veth(net: Net) -> None:
         net.ping(5)
         return hop(net)[0] == "veth"
 
-    until(is_veth)
+    until(is_veth, 30)
 
 
 def by_switch(net: Net, why: str, vm: str = "fw") -> None:
@@ -76,7 +76,7 @@ def by_switch(net: Net, why: str, vm: str = "fw") -> None:
         net.pump()
         return why in net.dataplane.report.unlike().get(vm, "")
 
-    until(said)
+    until(said, 30)
     net.ping(20)
     path, reason = hop(net)
     assert path == "switch"
