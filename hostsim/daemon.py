@@ -35,7 +35,7 @@ from hostsim.host import Host
 from hostsim.hostfile import difference
 from hostsim.hostfile import file as hostfile
 from hostsim.model import HostSpec
-from netns import journal
+from netns import journal, parameters
 
 log = logging.getLogger("hostsim.daemon")
 
@@ -249,8 +249,8 @@ async def _build(host: Host, end: asyncio.Event) -> None:
 def _raise_files_limit() -> None:
     """A VM takes several descriptors; the soft limit of a login would end at some 300 of them.
     Programs in VMs start with the usual one (cext/vm/spawn.c)."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    most = parameters.files()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _log_to(stream: TextIO) -> None:

@@ -22,6 +22,7 @@ from hostsim import restart
 from hostsim.assembly import Assembly, assemble, numbered
 from hostsim.errors import HostsimError, reason
 from hostsim.model import HostSpec, Json
+from hostsim.needs import needs
 from hostsim.programs import Programs
 from hostsim.restart import Backoff
 from hostsim.routing.dataplane import Dataplane
@@ -30,7 +31,7 @@ from hostsim.routing.policy import refuse_too_many
 from hostsim.switch import Switch
 from hostsim.teardown import Teardown, in_thread
 from hostsim.vm import Vm
-from netns import namespace, uplinks
+from netns import namespace, parameters, uplinks
 from netns.interfaces import Change, LinkMonitor
 from netns.journal import Journal
 
@@ -177,6 +178,14 @@ class Host:
 
     def _refuse_what_cannot_work(self) -> None:
         refuse_too_many(self.spec.routes, self.spec.filters, self.spec.mirrors)
+        for need in needs(self.spec, parameters.look):
+            if need.certain and not need.met:
+                raise HostsimError(
+                    need.name,
+                    f"this host takes {need.wanted:,} ({need.for_what}), and this machine has "
+                    f"{need.has:,}",
+                    need.raised,
+                )
         for name in (*self.spec.uplinks, *self.spec.nics):
             if uplinks.inspect(name).default_route and name not in self.spec.may_take:
                 table = "[switch]" if name in self.spec.uplinks else "its [[device]]"

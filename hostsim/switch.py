@@ -11,9 +11,11 @@ address as its source does not move the entry, wherever it comes in. It still le
 a port. No IPv6 and no address of the switch's own: the namespace only forwards.
 """
 
+import contextlib
 import enum
 import errno
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Network
@@ -25,11 +27,15 @@ from cext.switch import records
 from hostsim.errors import HostsimError, reason
 from hostsim.model import Json, Network
 from hostsim.vm import TAKEN, Vm
-from netns import namespace, uplinks
+from netns import namespace, neighbours, uplinks
 from netns.journal import Journal
 from netns.links import Batch, Rtnl, batch_in
 from netns.tc import add_hook, add_hook_to_users
 
+log = logging.getLogger("hostsim.switch")
+
+ACQUAINTANCES_MAX = 1 << 18
+"""Neighbours that are told at most: some 100 MB of the kernel's memory."""
 BRIDGE_INDEX = records.IFINDEX
 BRIDGE_NF = Path("/proc/sys/net/bridge")
 """There where the kernel has br_netfilter, which shows every bridged packet to the namespace's
@@ -145,9 +151,9 @@ class Switch:
 
         self._rtnl.batch(fill)
 
-    def connect(self, vms: Sequence[Vm], neighbours: Sequence[Vm] = ()) -> None:
+    def connect(self, vms: Sequence[Vm], others: Sequence[Vm] = ()) -> None:
         """Link every VM to a port and give it its addresses and on-link routes, to the subnets of
-        `neighbours` too; fills in vm.mac, vm.eth0 and vm.port. Raises OSError."""
+        `others` too; fills in vm.mac, vm.eth0 and vm.port. Raises OSError."""
         for vm in vms:
             if vm.index > records.VM_MAX:
                 raise HostsimError(
@@ -164,9 +170,34 @@ class Switch:
                 self._fill_link(batch, vm)
 
         self.rtnl.batch(fill)
-        networks = subnets([*vms, *neighbours])
+        everybody = list(dict.fromkeys([*vms, *others]))
+        networks = subnets(everybody)
         for vm in vms:
             configure(vm, networks if vm.spec.addresses else [])
+        self._introduce(vms, everybody)
+
+    def _introduce(self, vms: Sequence[Vm], everybody: Sequence[Vm]) -> None:
+        """Tell these VMs whose MAC address is whose, if the kernel has no room for all to ask each
+        other. What comes from outside is none of it."""
+        count = acquaintances(everybody)
+        if count <= neighbours.room() // 2:
+            return
+        if count > ACQUAINTANCES_MAX:
+            log.warning(
+                "%d VMs with addresses: if all talk to all, %d neighbours are too many to tell; "
+                "sysctl net.ipv4.neigh.default.gc_thresh3 (and ipv6) has to be as many",
+                len(everybody),
+                count,
+            )
+            return
+        known = [(a.ip, one.mac) for one in everybody for a in one.spec.addresses]
+        owners = [one for one in everybody for _ in one.spec.addresses]
+        packed = neighbours.pack(known)
+        for vm in vms:
+            if vm.spec.addresses:
+                theirs = [one for one, owner in zip(packed, owners, strict=True) if owner is not vm]
+                with contextlib.closing(Rtnl(vm.netns_fd)) as rtnl:
+                    rtnl.pour(neighbours.messages(theirs, vm.eth0))
 
     def disconnect(self, vm: Vm) -> None:
         """Remove a VM's port, and with it eth0, at once. One that is gone is no error."""
@@ -308,6 +339,12 @@ class Switch:
             self._fd = -1
         if failure is not None:
             raise failure
+
+
+def acquaintances(vms: Sequence[Vm]) -> int:
+    """Entries of neighbours if all VMs talk to all."""
+    talkers = sum(bool(vm.spec.addresses) for vm in vms)
+    return talkers * max(0, sum(len(vm.spec.addresses) for vm in vms) - 1)
 
 
 def subnets(vms: Sequence[Vm]) -> list[Network]:

@@ -12,7 +12,7 @@ import atexit
 import errno
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -31,6 +31,10 @@ CHUNK_BYTES = 64 * 1024
 CHUNK_MESSAGES = 192
 """Of one send: the acknowledgements of all wait in the socket before the first is read, and each
 takes up to 1 KiB of its receive buffer, whose least on a stock kernel is 212,992 bytes."""
+
+
+POUR_MESSAGES = 1000
+"""Of one send by `pour`, each of up to 64 bytes."""
 
 
 class Batch(Protocol):
@@ -79,6 +83,28 @@ class Rtnl:
             for error in self._acks(numbers):
                 if error and error not in ignore and first is None:
                     first = OSError(error, f"netlink: {os.strerror(error)}")
+        if first is not None:
+            raise first
+
+    def pour(self, messages: Sequence[bytes]) -> None:
+        """Send many messages, each packed and padded, with number 0 and no wish for an answer: the
+        kernel answers to the last of each chunk, and tells of what fails. Raises OSError with the
+        first error; later messages have been carried out all the same."""
+        first: OSError | None = None
+        for at in range(0, len(messages), POUR_MESSAGES):
+            self._sequence += 1
+            *some, last = messages[at : at + POUR_MESSAGES]
+            self._socket.send(b"".join(some) + netlink.acknowledged(last, self._sequence))
+            ended = False
+            while not ended:
+                for kind, message in netlink.messages(self._socket.recv(1 << 20)):
+                    number = netlink.sequence(message)
+                    if kind != netlink.NLMSG_ERROR or number not in (0, self._sequence):
+                        continue
+                    error = netlink.error(message)
+                    if error and first is None:
+                        first = OSError(error, f"netlink: {os.strerror(error)}")
+                    ended |= number == self._sequence
         if first is not None:
             raise first
 

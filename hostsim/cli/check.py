@@ -30,8 +30,9 @@ from cext.bpf import objects as bpf
 from cext.bpf import probe
 from cext.switch import drops
 from hostsim.cli.show import console
-from hostsim.model import Json
-from netns import cgroup, devices, tc
+from hostsim.model import HostSpec, Json
+from hostsim.needs import needs
+from netns import cgroup, devices, parameters, tc
 from netns.links import Rtnl
 
 AF_XDP = 44
@@ -355,6 +356,24 @@ def run() -> Json:
     return {"kernel": platform.release(), "root": os.geteuid() == 0, "checks": checks}
 
 
+def needs_of(spec: HostSpec) -> list[Json]:
+    """What a host takes of this machine, a row for each: {"name", "wanted", "has", "ok", "certain",
+    "for", "raised"}; `ok` is None if this kernel does not say what it has. A host cannot come up
+    without those that are certain; of the others it depends on what runs in its VMs."""
+    return [
+        {
+            "name": need.name,
+            "wanted": need.wanted,
+            "has": need.has,
+            "ok": None if need.has is None else need.met,
+            "certain": need.certain,
+            "for": need.for_what,
+            "raised": "" if need.met else need.raised,
+        }
+        for need in needs(spec, parameters.look)
+    ]
+
+
 def _find(name: str, attempt: Probe, without: str) -> Json:
     ok: bool | None
     try:
@@ -407,8 +426,24 @@ def show(found: Json) -> None:
         )
     out = console()
     out.print(table)
+    if "needs" in found:
+        _show_needs(found["needs"])
     programs = ", ".join(sorted(path.name.split(".")[0] for path in HERE.glob("*.bpf.o")))
     out.print(Text(f"Linux {found['kernel']}; BPF objects: {programs}", style="dim"))
+
+
+def _show_needs(rows: list[Json]) -> None:
+    table = Table(title="what the host takes", title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("", "what", "takes", "there are", "for", "more by"):
+        table.add_column(column, overflow="fold")
+    marks = {(True, True): ("yes", "green"), (True, False): ("yes", "green")}
+    marks |= {(False, True): ("no", "red"), (False, False): ("perhaps", "yellow")}
+    for row in rows:
+        has = "?" if row["has"] is None else f"{row['has']:,}"
+        words = (row["name"], f"{row['wanted']:,}", has, row["for"], row["raised"])
+        mark = marks.get((row["ok"], row["certain"]), ("?", "yellow"))
+        table.add_row(Text(*mark), *(Text(word) for word in words))
+    console().print(table)
 
 
 if __name__ == "__main__":

@@ -87,13 +87,16 @@ def _parser() -> _Parser:
             sub.add_argument("--json", action="store_true", help="one JSON document, nothing else")
         return sub
 
-    command(
+    sub = command(
         "check",
         _check,
         "what this kernel offers, what is missing, and what works without it",
         root=False,
         has_json=True,
         has_host=False,
+    )
+    sub.add_argument(
+        "file", metavar="FILE", nargs="?", help="a host file: what it takes of this machine, too"
     )
     sub = command("up", _up, "build the host and return when it is ready", has_host=False)
     sub.add_argument(
@@ -278,11 +281,15 @@ def _check(arguments: argparse.Namespace) -> int:
     from hostsim.cli import check
 
     found = check.run()
+    if arguments.file is not None:
+        from hostsim.hostfile import file as hostfile
+
+        found["needs"] = check.needs_of(hostfile.load(arguments.file))
     if arguments.json:
         print(json.dumps(found))
     else:
         check.show(found)
-    return 0
+    return 1 if any(row["ok"] is False and row["certain"] for row in found.get("needs", ())) else 0
 
 
 def _up(arguments: argparse.Namespace) -> int:

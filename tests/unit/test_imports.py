@@ -20,7 +20,7 @@ ONE_USER = {"pyroute2": "netns.links", "evdev": None, "pyudev": None}
 
 ROOMS = {
     # room        its modules and folders                       the rooms it may import
-    "ground":   ("errors model names keys restart protocol",    ""),
+    "ground":   ("errors model names keys needs restart protocol",    ""),
     "hostfile": ("hostfile",                                    "ground"),
     "machine":  ("fence vm switch logs programs teardown leftovers", "ground"),
     "routing":  ("routing",                                     "ground machine"),

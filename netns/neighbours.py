@@ -1,0 +1,63 @@
+"""Neighbours that are told beforehand: a VM then knows the MAC addresses of others without asking.
+
+The kernel has one table of neighbours for all network namespaces of a machine (neighbour.c: arp_tbl
+and nd_tbl), with room for `net.ipv4.neigh.default.gc_thresh3` entries, 1,024 as it comes: 33 VMs
+that all talk fill it, and then packets are dropped. Entries that somebody told
+(NTF_EXT_LEARNED) are not counted there, and stay. Else they are as any others: asked again when
+they were not heard of for a while, and changed by whoever says that he has another MAC address.
+"""
+
+import struct
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+
+from netns import netlink
+
+RTM_NEWNEIGH = 28
+NLM_F_REQUEST, NLM_F_REPLACE, NLM_F_CREATE = 0x1, 0x100, 0x400
+NDA_DST, NDA_LLADDR = 1, 2
+NUD_STALE = 0x04
+NTF_EXT_LEARNED = 0x10
+FAMILY = {4: 2, 6: 10}  # AF_INET, AF_INET6
+_NDMSG = struct.Struct("=BxxxiHBB")  # family, interface, state, flags, type
+_ATTRIBUTE = struct.Struct("=HH")
+
+LIMIT = Path("/proc/sys/net/ipv4/neigh/default/gc_thresh2")
+"""Entries above which the kernel throws away those that are five seconds old. It is there in the
+machine's first namespace alone."""
+STOCK = 512
+"""It, as the kernel comes."""
+
+Known = Sequence[tuple[IPv4Address | IPv6Address, str]]
+"""Addresses and the MAC address of each."""
+
+
+def room() -> int:
+    """Entries that the kernel's own table has room for, of each of IPv4 and IPv6."""
+    try:
+        return int(LIMIT.read_text())
+    except FileNotFoundError:
+        return STOCK
+
+
+def pack(known: Known) -> list[tuple[bytes, bytes]]:
+    """What is told of each: the message's bytes before and after the interface's number."""
+    found = []
+    for address, mac in known:
+        body = _NDMSG.pack(FAMILY[address.version], 0, NUD_STALE, NTF_EXT_LEARNED, 0)
+        own = bytes.fromhex(mac.replace(":", ""))
+        for kind, value in ((NDA_DST, address.packed), (NDA_LLADDR, own)):
+            attribute = _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value
+            body += netlink.pad(attribute)
+        flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE
+        message = netlink.pack(RTM_NEWNEIGH, flags, 0, body)
+        at = netlink.HEADER.size + 4
+        found.append((message[:at], message[at + 4 :]))
+    return found
+
+
+def messages(packed: Sequence[tuple[bytes, bytes]], interface: int) -> list[bytes]:
+    """The messages for one interface."""
+    number = struct.pack("=i", interface)
+    return [before + number + after for before, after in packed]
