@@ -28,6 +28,9 @@
 #define SCM_MAX 253  /* descriptors of one message: the kernel's limit */
 #define LEAF 2       /* links of a cgroup that has none below it: two, and one for each (kernfs) */
 #define READS 64     /* of one open file's events, which are fewer */
+#define STRIDE 64    /* entries of a table between two looks at the clock */
+#define OVERRUN 16   /* cgroups that are remembered because they were killed */
+#define NOTE_MS 20   /* of looking for readers */
 
 enum mode {
     NOTE_READERS, /* put aside who has a device open; nothing is revoked, sockets are passed over */
@@ -47,6 +50,14 @@ struct job {
     bool at_home;           /* the pass is in the loser's cgroup */
     uint32_t abroad;        /* found anywhere else by this pass */
     uint32_t looks;         /* left for this process */
+    int64_t budget;         /* for each cgroup below the one that is walked; ns of our own time */
+    int64_t home_left;      /* of it for the loser's, over all passes */
+    int64_t until;          /* of our time: the end of this cgroup's part */
+    int64_t last;           /* the end of all passes but the first */
+    bool late;              /* one of these ends has come: nothing more is looked at */
+    bool late_at_home;      /* in the loser's cgroup */
+    uint32_t overrun;       /* how many took longer, and were killed */
+    ino_t killed[OVERRUN];  /* they: their processes run no instruction any more */
     struct hs_files *aside; /* but for REVOKE */
 };
 
@@ -119,6 +130,21 @@ static void revoke_aside(struct job *job, struct hs_files *aside, uint64_t *unre
     }
     job->at_home = false;
     aside->n = 0;
+}
+
+/* This thread's own time: others' load is not the fault of who is looked at. */
+static int64_t own_ns(void) {
+    struct timespec t;
+
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static bool is_late(struct job *job) {
+    int64_t now = own_ns();
+
+    job->late = job->late || now > job->until || now > job->last;
+    return job->late;
 }
 
 static void look_into(struct job *job, int fd, int depth);
@@ -218,12 +244,13 @@ static void look_into(struct job *job, int sock, int depth) {
 static bool scan_table(struct job *job, const char *path, int via) {
     bool beyond = false;
     struct dirent *entry;
+    unsigned entries = 0;
     DIR *dir;
 
     dir = opendir(path);
     if (!dir)
         return errno != ENOENT && errno != ESRCH;
-    while ((entry = readdir(dir))) {
+    while ((entry = readdir(dir)) && (++entries % STRIDE || !is_late(job))) {
         int fd, number = atoi(entry->d_name);
         struct stat st;
         bool wanted;
@@ -262,7 +289,7 @@ static bool threads_hide(struct job *job, int pid) {
 
     snprintf(path, sizeof(path), "/proc/%d/task", pid);
     tasks = opendir(path);
-    while (tasks && (entry = readdir(tasks))) {
+    while (tasks && !is_late(job) && (entry = readdir(tasks))) {
         int tid = atoi(entry->d_name);
 
         if (tid <= 0 || tid == pid || syscall(SYS_kcmp, pid, tid, KCMP_FILES, 0, 0) == 0)
@@ -319,12 +346,42 @@ static int scan_process(struct job *job, int pid) {
     return 0;
 }
 
+/* A cgroup that is not the loser's takes longer than its part: it is killed instead. */
+static int kill_group(struct job *job, int parent, const char *name) {
+    int group, control, ret = 0;
+    struct stat st;
+
+    group = openat(parent, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (group < 0)
+        return errno == ENOENT ? 0 : -errno;
+    control = openat(group, "cgroup.kill", O_WRONLY | O_CLOEXEC);
+    if (control < 0 || write(control, "1", 1) != 1 || fstat(group, &st) < 0)
+        ret = errno == ENODEV || errno == ENOENT ? 0 : -errno;
+    else if (job->overrun < OVERRUN) {
+        job->killed[job->overrun++] = st.st_ino;
+        job->count->killed++;
+    }
+    if (control >= 0)
+        close(control);
+    close(group);
+    return ret;
+}
+
+static bool was_killed(const struct job *job, ino_t group) {
+    uint32_t i = 0;
+
+    while (i < job->overrun && job->killed[i] != group)
+        i++;
+    return i < job->overrun;
+}
+
+/* depth: 0 is the cgroup that is walked, 1 one that has a part of the time of its own. */
 static int scan_group(struct job *job, int parent, const char *name, int depth) {
     struct dirent *entry;
     FILE *procs = NULL;
     DIR *dir = NULL;
     struct stat st;
-    bool was_at_home = job->at_home;
+    bool was_at_home = job->at_home, dying;
     int fd, file, pid, ret = 0;
 
     fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -339,11 +396,14 @@ static int scan_group(struct job *job, int parent, const char *name, int depth) 
     }
     if (fstat(fd, &st) == 0 && st.st_dev == job->loser.st_dev && st.st_ino == job->loser.st_ino)
         job->at_home = true;
-    while (ret == 0 && fscanf(procs, "%d", &pid) == 1)
+    if (depth == 1)
+        job->until = own_ns() + (job->at_home ? job->home_left : job->budget);
+    dying = was_killed(job, st.st_ino);
+    while (ret == 0 && !dying && !is_late(job) && fscanf(procs, "%d", &pid) == 1)
         if (pid > 0)
             ret = scan_process(job, pid);
     fclose(procs);
-    if (ret < 0 || (fstat(fd, &st) == 0 && st.st_nlink == LEAF)) {
+    if (ret < 0 || dying || job->late || (fstat(fd, &st) == 0 && st.st_nlink == LEAF)) {
         close(fd); /* its some fifty files need no look */
         goto out;
     }
@@ -352,107 +412,32 @@ static int scan_group(struct job *job, int parent, const char *name, int depth) 
         ret = -errno;
         close(fd);
     }
-    while (dir && ret == 0 && depth < 32 && (entry = readdir(dir)))
-        if (entry->d_type == DT_DIR && entry->d_name[0] != '.')
-            ret = scan_group(job, fd, entry->d_name, depth + 1);
+    while (dir && ret == 0 && !job->late && depth < 32 && (entry = readdir(dir))) {
+        if (entry->d_type != DT_DIR || entry->d_name[0] == '.')
+            continue;
+        ret = scan_group(job, fd, entry->d_name, depth + 1);
+        if (depth == 0 && ret == 0 && job->late && !job->late_at_home && own_ns() < job->last) {
+            ret = kill_group(job, fd, entry->d_name);
+            job->late = false;
+            job->until = INT64_MAX;
+        }
+    }
     if (dir)
         closedir(dir);
 out:
+    job->late_at_home = job->late && job->at_home;
+    if (depth == 1 && job->at_home)
+        job->home_left = job->until - own_ns();
     job->at_home = was_at_home;
     return ret;
 }
 
-/* ---- holding still -------------------------------------------------------------------------- */
-
-static int64_t now_ms(void) {
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
-}
-
-/* Whether a cgroup's control file, read anew, has this text in it. */
-static bool says(int fd, const char *text) {
-    char buffer[256];
-    ssize_t size = pread(fd, buffer, sizeof(buffer) - 1, 0);
-
-    buffer[size > 0 ? size : 0] = 0;
-    return strstr(buffer, text) != NULL;
-}
-
-int hs_hold_begin(struct hs_hold *hold, const char *cgroup) {
-    int ret;
-
-    hold->control = -1;
-    hold->group = open(cgroup, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (hold->group < 0)
-        return errno == ENOENT ? 0 : -errno;
-    hold->control = openat(hold->group, "cgroup.freeze", O_RDWR | O_CLOEXEC);
-    if (hold->control < 0)
-        goto gone;
-    if (says(hold->control, "1")) {
-        close(hold->control);
-        hold->control = -1;
-    } else if (write(hold->control, "1", 1) < 0)
-        goto gone;
-    return 0;
-gone:
-    ret = errno == ENOENT || errno == ENODEV ? 0 : -errno; /* it goes in this moment */
-    if (hold->control >= 0)
-        close(hold->control);
-    close(hold->group);
-    *hold = (struct hs_hold){-1, -1};
-    return ret;
-}
-
-int hs_hold_end(struct hs_hold *hold) {
-    int ret = 0;
-
-    if (hold->control >= 0) {
-        if (write(hold->control, "0", 1) < 0 && errno != ENODEV)
-            ret = -errno;
-        close(hold->control);
-    }
-    if (hold->group >= 0)
-        close(hold->group);
-    *hold = (struct hs_hold){-1, -1};
-    return ret;
-}
-
-/* Whether it has come to rest, in time. */
-static bool at_rest(const struct hs_hold *hold, unsigned ms) {
-    struct pollfd events = {.events = POLLPRI};
-    int64_t deadline = now_ms() + ms, left;
-    bool rest;
-
-    if (hold->group < 0)
-        return true;
-    events.fd = openat(hold->group, "cgroup.events", O_RDONLY | O_CLOEXEC);
-    if (events.fd < 0)
-        return errno == ENOENT || errno == ENODEV;
-    while (!(rest = says(events.fd, "frozen 1")) && (left = deadline - now_ms()) > 0)
-        poll(&events, 1, (int)left);
-    close(events.fd);
-    return rest;
-}
+/* ---- what it is for -------------------------------------------------------------------------- */
 
 static const char *last_part(const char *path) {
     const char *slash = strrchr(path, '/');
 
     return slash ? slash + 1 : path;
-}
-
-static bool is_frozen(const char *cgroup) {
-    char path[PATH_MAX];
-    bool frozen;
-    int fd;
-
-    snprintf(path, sizeof(path), "%s/cgroup.freeze", cgroup);
-    fd = open(path, O_RDONLY | O_CLOEXEC);
-    frozen = fd >= 0 && says(fd, "1");
-    if (fd >= 0)
-        close(fd);
-    return frozen;
 }
 
 int hs_readers_find(struct hs_files *readers, const char *cgroup, const uint64_t *devices,
@@ -463,11 +448,13 @@ int hs_readers_find(struct hs_files *readers, const char *cgroup, const uint64_t
                       .n = n,
                       .count = &count,
                       .at_home = true,
-                      .aside = readers};
+                      .aside = readers,
+                      .until = own_ns() + NOTE_MS * 1000000,
+                      .last = INT64_MAX};
 
     readers->n = 0;
     job.all = last_part(cgroup);
-    return is_frozen(cgroup) ? 0 : scan_group(&job, AT_FDCWD, cgroup, 0);
+    return hs_frozen(cgroup) ? 0 : scan_group(&job, AT_FDCWD, cgroup, 0);
 }
 
 uint32_t hs_readers_left(struct hs_files *readers, struct hs_keeper *keeper) {
@@ -488,9 +475,17 @@ void hs_readers_forget(struct hs_files *readers, struct hs_keeper *keeper) {
 }
 
 int hs_revoke(struct hs_keeper *keeper, const struct hs_hold *hold, const char *all,
-              const uint64_t *devices, uint32_t n, uint32_t still_ms, uint32_t passes,
-              struct hs_revoke_count *count, uint64_t *unread) {
-    struct job job = {.devices = devices, .n = n, .keeper = keeper, .count = count};
+              const uint64_t *devices, uint32_t n, uint32_t still_ms, uint32_t budget_ms,
+              uint32_t passes, struct hs_revoke_count *count, uint64_t *unread) {
+    const int64_t budget = (int64_t)budget_ms * 1000000;
+    struct job job = {.devices = devices,
+                      .n = n,
+                      .keeper = keeper,
+                      .count = count,
+                      .budget = budget,
+                      .home_left = budget,
+                      .until = own_ns() + budget,
+                      .last = INT64_MAX};
     struct hs_files aside = {0};
     bool still;
     int ret = 0;
@@ -499,19 +494,21 @@ int hs_revoke(struct hs_keeper *keeper, const struct hs_hold *hold, const char *
     job.all = last_part(all);
     if (hold->group >= 0 && fstat(hold->group, &job.loser) < 0)
         return -errno;
-    still = at_rest(hold, still_ms);
+    still = hs_hold_rests(hold, still_ms);
     count->restless = !still;
     job.mode = still ? REVOKE_AT_REST : REVOKE;
     job.aside = &aside;
-    while (ret == 0 && !count->clean && count->passes < passes) {
+    while (ret == 0 && !job.late && !count->clean && count->passes < passes) {
         uint32_t revoked = count->revoked, killed = count->killed;
 
         job.abroad = 0;
         ret = scan_group(&job, AT_FDCWD, all, 0);
         revoke_aside(&job, &aside, unread);
-        count->passes++;
-        count->clean =
-            count->killed == killed && (count->revoked == revoked || (still && job.abroad == 0));
+        if (count->passes++ == 0)
+            job.last = own_ns() + budget;
+        count->late = job.late;
+        count->clean = !job.late && count->killed == killed &&
+                       (count->revoked == revoked || (still && job.abroad == 0));
     }
     return ret;
 }

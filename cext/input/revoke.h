@@ -3,6 +3,7 @@
  * open file: every later call on it says ENODEV, in every process that shares it. */
 #ifndef HS_REVOKE_H
 #define HS_REVOKE_H
+#include "input/hold.h"
 #include "input/keeper.h"
 
 #include <stdint.h>
@@ -16,15 +17,9 @@ struct hs_revoke_count {
     uint32_t passes;    /* over the processes */
     uint32_t restless;  /* 1: the loser's processes did not come to rest in time */
     uint32_t clean;     /* 1: nobody has a device any more; 0: they were still found at the end */
+    uint32_t late;      /* 1: the loser's processes, or the passes, took longer than they may */
 };
-_Static_assert(sizeof(struct hs_revoke_count) == 28, "struct hs_revoke_count");
-
-/* A cgroup that is held still: frozen, and afterwards as it was before. */
-struct hs_hold {
-    int32_t group;   /* its directory; -1: it is gone, and nobody is there to hold */
-    int32_t control; /* its cgroup.freeze, to let go by; -1: somebody else has frozen it */
-};
-_Static_assert(sizeof(struct hs_hold) == 8, "struct hs_hold");
+_Static_assert(sizeof(struct hs_revoke_count) == 32, "struct hs_revoke_count");
 
 #define HS_READERS 64 /* open files that are looked after, or put aside */
 
@@ -46,12 +41,6 @@ int hs_readers_find(struct hs_files *readers, const char *cgroup, const uint64_t
 uint32_t hs_readers_left(struct hs_files *readers, struct hs_keeper *keeper);
 void hs_readers_forget(struct hs_files *readers, struct hs_keeper *keeper);
 
-/* Ask a cgroup (a v2 directory) to come to rest; does not wait for it. Whatever comes of it,
- * hs_hold_end follows. One that does not exist is no error. Returns 0 or a negative errno. */
-int hs_hold_begin(struct hs_hold *hold, const char *cgroup);
-/* Let it run again. Twice is harmless. Returns 0 or a negative errno. */
-int hs_hold_end(struct hs_hold *hold);
-
 /* Revoke every open file of the devices that a process in the cgroup `all`, or below it, has.
  * hold: a cgroup below `all`, that of the OS that loses the devices. It is waited for, `still_ms`
  * at the most; at rest, none of its processes has an open under way. devices: makedev(3) numbers.
@@ -66,12 +55,16 @@ int hs_hold_end(struct hs_hold *hold);
  * queue; a socket of it holds descriptors that cannot be looked at (of a connection that is not
  * accepted, behind many messages, deep in sockets within sockets) or more than are looked at for
  * one process; its descriptors cannot be had, for a reason that is not its or their end.
+ * budget_ms: of our own time (CLOCK_THREAD_CPUTIME_ID), for the loser's processes over all passes,
+ * for those of each other cgroup directly below `all` in each, and for all passes but the first. A
+ * cgroup of others that takes longer is killed; if the loser does, or the passes, it is late, and
+ * not clean.
  * unread: for each device, grows by the events that waited in open files of the loser's and went
  * with them; not known where it was restless, or shared a device's open file with somebody else.
  * keeper: has the revoked files for a while.
  * Sets *count. Returns 0 or a negative errno. Not for two threads at once. */
 int hs_revoke(struct hs_keeper *keeper, const struct hs_hold *hold, const char *all,
-              const uint64_t *devices, uint32_t n, uint32_t still_ms, uint32_t passes,
-              struct hs_revoke_count *count, uint64_t *unread);
+              const uint64_t *devices, uint32_t n, uint32_t still_ms, uint32_t budget_ms,
+              uint32_t passes, struct hs_revoke_count *count, uint64_t *unread);
 
 #endif

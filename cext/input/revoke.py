@@ -27,6 +27,7 @@ class Revoked(NamedTuple):
     restless: bool
     clean: bool
     unread: tuple[int, ...] = ()
+    late: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,11 +74,18 @@ class Revoker:
             check(lib.hs_hold_end(hold), "thaw")
 
     def revoke(
-        self, hold: Hold, everybody: Path, devices: Sequence[int], still: float, passes: int
+        self,
+        hold: Hold,
+        everybody: Path,
+        devices: Sequence[int],
+        still: float,
+        budget: float,
+        passes: int,
     ) -> Revoked:
         """Take the devices from every process below the cgroup `everybody`. The held one has
         `still` seconds to come to rest; more than one of the `passes` is made where it did not, or
-        somebody else had a device.
+        somebody else had a device. budget: seconds of our own time for the held one, and for each
+        other cgroup directly below `everybody`, which is killed if it takes longer.
 
         devices: numbers as os.makedev makes them. Raises OSError.
         """
@@ -90,6 +98,7 @@ class Revoker:
             list(devices),
             len(devices),
             round(still * 1000),
+            round(budget * 1000),
             passes,
             count,
             unread,
@@ -104,6 +113,7 @@ class Revoker:
             bool(count.restless),
             bool(count.clean),
             tuple(unread),
+            bool(count.late),
         )
 
     @property

@@ -11,6 +11,7 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -92,10 +93,8 @@ def test_a_descriptor_that_another_os_was_given_reads_nothing(
     if not defended:
         whole = Revoker.revoke
 
-        def only_the_loser(
-            self: Revoker, hold: Hold, everybody: Path, rdevs: list[int], still: float, passes: int
-        ) -> Revoked:
-            return whole(self, hold, everybody / "work", rdevs, still, passes)
+        def only_the_loser(self: Revoker, hold: Hold, everybody: Path, *rest: Any) -> Revoked:
+            return whole(self, hold, everybody / "work", *rest)
 
         monkeypatch.setattr(Revoker, "revoke", only_the_loser)
     rig = host("direct")

@@ -31,7 +31,7 @@ THREADS = {"has_threads(pid) && threads_hide(job, pid))": "has_threads(pid) && f
 THREADS_QUEUES = {"wanted || in_flight(path, number) > 0;": "wanted;"}
 FREEZE = {
     'else if (write(hold->control, "1", 1) < 0)': "else if (false)",
-    "still = at_rest(hold, still_ms);": "still = true; (void)at_rest; (void)still_ms;",
+    "still = hs_hold_rests(hold, still_ms);": "still = true; (void)still_ms;",
 }
 
 
@@ -45,15 +45,16 @@ def leave_out(tmp_path: Path, monkeypatch: Patch) -> Callable[[dict[str, str]], 
     """leave_out({code: what stands there instead}): from now on revokes go without."""
 
     def change(pieces: dict[str, str]) -> None:
-        text = (SOURCES / "revoke.c").read_text()
+        texts = {name: (SOURCES / name).read_text() for name in ("revoke.c", "hold.c", "keeper.c")}
         for code, other in pieces.items():
-            assert text.count(code) == 1, code
-            text = text.replace(code, other)
-        changed = tmp_path / "revoke.c"
-        changed.write_text(text)
+            (found,) = [name for name, text in texts.items() if code in text]
+            assert texts[found].count(code) == 1, code
+            texts[found] = texts[found].replace(code, other)
+        for name, text in texts.items():
+            (tmp_path / name).write_text(text)
         library = tmp_path / "revoke.so"
         command = ["cc", "-O1", "-shared", "-fPIC", "-pthread", f"-I{CEXT}", "-o", str(library)]
-        subprocess.run([*command, str(changed), str(SOURCES / "keeper.c")], check=True)
+        subprocess.run([*command, *(str(tmp_path / name) for name in texts)], check=True)
         ffi = FFI()
         ffi.cdef(re.sub("(?m)^#.*$", "", (SOURCES / "revoke.cdef").read_text()))
         monkeypatch.setattr(cext.input.revoke, "ffi", ffi)
