@@ -158,7 +158,7 @@ class RouteSpec:
     through: tuple[str, ...]
     bypass: BypassMode = "auto"
     on_failure: OnFailure = "drop"
-    on_full: OnFull = "drop"
+    on_full: OnFull = "wait"
     ring: RingMode = "isolated"
 
 

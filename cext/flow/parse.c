@@ -58,8 +58,14 @@ int hs_flow_parse(const uint8_t *frame, uint32_t len, struct hs_tuple *tuple) {
         memcpy(&tuple->sport, l4 + 4, 2);
         tuple->dport = tuple->sport;
         return 0;
+    case 0: /* extension headers, over IPv6: what is behind them is the switch's to find */
+    case 43:
+    case 44:
+    case 51:
+    case 60:
+        return tuple->family == 6 ? -1 : 0;
     default:
-        return -1;
+        return 0; /* no ports */
     }
     memcpy(&tuple->sport, l4, 2);
     memcpy(&tuple->dport, l4 + 2, 2);

@@ -9,9 +9,9 @@
 #include <stdint.h>
 #include <string.h>
 
-/* The flow of a frame: TCP, UDP, SCTP, UDP-Lite and ICMP echo over IPv4 and IPv6 without fragments
- * and extension headers. 0, or -1: none that could have a rule; it goes to the switch, which knows
- * more. Reads at most `len` bytes. */
+/* The flow of a frame: all but ICMP other than echo, over IPv4 and IPv6 without fragments and
+ * extension headers; protocols without ports have ports 0. 0, or -1: none that could have a rule;
+ * it goes to the switch, which knows more. Reads at most `len` bytes. */
 int hs_flow_parse(const uint8_t *frame, uint32_t len, struct hs_tuple *tuple);
 
 /* What the bytes of a flow's frames look like from the ethertype to the ports, so that the next

@@ -1,5 +1,5 @@
 """Sockets, interfaces and kernel parameters of another network namespace, without leaving one's
-own. Wraps ns/netns.h, ns/sock.h, ns/offload.h and ns/sysctl.h."""
+own. Wraps ns/netns.h, ns/sock.h, ns/offload.h, ns/sysctl.h and ns/unread.h."""
 
 import socket
 from collections.abc import Mapping
@@ -39,6 +39,14 @@ def offload_off(netns_fd: int, interface: str) -> None:
     """The interface leaves no checksum, no large segment and no VLAN tag to hardware: see
     hs_offload_off. Raises OSError."""
     check(lib.hs_offload_off(netns_fd, interface.encode()), f"offloads of {interface}")
+
+
+def unread(netns_fd: int, index: int) -> tuple[int, int]:
+    """Frames that an interface's XDP program could not hand on, and those that it dropped: see
+    ns/unread.h. Raises OSError."""
+    found = ffi.new("struct hs_unread *")
+    check(lib.hs_unread(netns_fd, index, found), f"counts of interface {index}")
+    return found.full, found.dropped
 
 
 def write_sysctls(netns_fd: int, values: Mapping[str, str]) -> None:

@@ -12,7 +12,7 @@
  *
  * A full channel: the packet is dropped and counted, or, where its rule says so, the sender gives
  * the receiver up to HS_WAIT to make room, asleep after a while. A receiver that let that time pass
- * is stuck: nobody waits for it again until it has taken something.
+ * is stuck: nobody waits for it again until it has taken half of a ring.
  *
  * Cores that others want. Where there are fewer cores than ports that have something to do, polling
  * takes from the one that is waited for. A port that gives way (sched_yield(2)) and is away for

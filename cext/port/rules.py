@@ -14,7 +14,7 @@ from cext._native import ffi, lib
 class Rules:
     """The writer's side of a table of routing rules: the daemon's."""
 
-    def __init__(self, entries: int = 4096) -> None:
+    def __init__(self, entries: int = 16384) -> None:
         self.entries = entries
         size: int = lib.hs_rules_bytes(entries)
         assert size > 0, entries

@@ -22,7 +22,7 @@ assert len(records.ACCOUNT_COUNTS) == lib.HS_T_COUNTS
 class Tally:
     """The table of one VM. `fd` is to be handed to it; `close` ends both uses."""
 
-    def __init__(self, vm: int, entries: int = 4096) -> None:
+    def __init__(self, vm: int, entries: int = 16384) -> None:
         self.vm = vm
         self.entries = entries
         size: int = lib.hs_tally_bytes(entries)

@@ -64,7 +64,7 @@ def route(table: Table, index: int, vms: Collection[str], endpoints: Collection[
         table.fail("through names more than 16 VMs", "a chain has at most 16")
     bypass = table.choice("bypass", BypassMode, "auto")
     on_failure = table.choice("on_failure", OnFailure, "drop")
-    on_full = table.choice("on_full", OnFull, "drop")
+    on_full = table.choice("on_full", OnFull, "wait")
     ring = table.choice("ring", RingMode, "isolated")
     table.done()
     return RouteSpec(index, match, tuple(through), bypass, on_failure, on_full, ring)

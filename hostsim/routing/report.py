@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from cext.bpf import objects as bpf
+from cext.ns.netns import unread
 from cext.switch import maps, records
 from cext.switch.drops import SWITCH
 from hostsim.errors import HostsimError
@@ -126,6 +127,7 @@ class Report:
             list(maps.read_ended(self._map("ended"))),
             self._retained,
             frozenset(row.route for row in self._epochs.lists.mirrors),
+            {vm.index: drops for vm in self._vms.values() if (drops := _unread(vm))},
         )
         return verify.check(seen, sent, losses, self._view())
 
@@ -142,7 +144,8 @@ class Report:
         if totals is None:
             return None
         numbers = {name: vm.index for name, vm in self._vms.items()} | {"": SWITCH}
-        return {name: totals.get(number, {}) for name, number in numbers.items()}
+        found = {name: totals.get(number, {}) for name, number in numbers.items()}
+        return found | {name: found[name] | _unread(vm) for name, vm in self._vms.items()}
 
     def unlike(self) -> dict[str, str]:
         """VMs whose own network is not as hostsim made it, by name, and what is unlike."""
@@ -196,3 +199,14 @@ class Report:
         names = (name,) if name else ()
         first = First(tuple_, conn.tcp_flags, conn.dscp, conn.origin, names)
         return first, conn.turned, conn.back if conn.turned else conn.origin
+
+
+def _unread(vm: Vm) -> dict[str, int]:
+    """Frames that reached a packet function's eth0 and not the function, by name."""
+    if vm.spec.nf is None or not vm.alive:
+        return {}
+    try:
+        full, dropped = unread(vm.netns_fd, vm.eth0)
+    except OSError:  # its eth0 is gone, or changes now
+        return {}
+    return {name: n for name, n in (("function-full", full), ("no-function", dropped)) if n}

@@ -18,6 +18,10 @@ port cannot tell (fragments) and the switch can are `sent` as far as the port se
 that is killed may take with it what was in its hands, its socket and its rings, and no more: that
 many may be missing and are `function-died`.
 
+What reached a packet function's eth0 and not the function has no flow: nobody has looked at it. It
+is one row for each such VM, UNREAD: `function-full`, if the function was too slow to take it from
+its socket, or `no-function`, if there was none.
+
 Flows that are forgotten are one row for each VM, ENDED (retained.py).
 
 What arrived and nobody counted as sent went past the transfer component: a program sent it by a
@@ -48,6 +52,7 @@ from hostsim.routing.flows import View
 from hostsim.routing.retained import NOTHING, PortSums, Retained
 
 ENDED = "ended flows"
+UNREAD = "what reached eth0, and not the function"
 K = TypeVar("K")
 
 
@@ -55,19 +60,21 @@ K = TypeVar("K")
 class Losses:
     """What is known besides flows and rules. queue: packets that the kernel dropped on the way out
     of a VM, by VM, where it tells no reasons; drops: where it does; ended, retained: what is kept
-    of flows that are forgotten; copies: VMs that get copies of packets now."""
+    of flows that are forgotten; copies: VMs that get copies of packets now; unread: frames that
+    reached a packet function's eth0 and not the function, by name."""
 
     queue: Mapping[int, int] = field(default_factory=dict)
     drops: Sequence[Drop] = ()
     ended: Sequence[Ended] = ()
     retained: Retained = NOTHING
     copies: frozenset[int] = frozenset()
+    unread: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
 
 
 @dataclass
 class _Row:
     """One VM and flow, as it is added up. arrived: at the switch; taken: those who may have taken
-    some from its rings; port: a packet function's port has counted it."""
+    some from its rings; ringed: put into these; port: a packet function's port has counted it."""
 
     vm: int
     key: str
@@ -79,6 +86,7 @@ class _Row:
     kernel: Iterable[Drop] = ()
     copies: frozenset[int] = frozenset()
     takers: Iterable[int] = ()
+    ringed: int = 0
     port: bool = False
 
 
@@ -99,7 +107,7 @@ def check(flows: Sequence[Flow], rules: Sequence[Rule], losses: Losses, view: Vi
     for (vm, key), account in sorted(view.ports.sent.items()):
         row = _Row(vm, key_text(key), account.sent, drops=account.drops, port=True)
         row.ring = view.ports.got.get((vm, key), 0)
-        row.takers = view.ports.takers.get((vm, key), ())
+        row.takers, row.ringed = view.ports.takers.get((vm, key), ()), account.ring[0]
         found.append(_seen(row, ports.get((vm, key))))
         found[-1].kernel = kernel.pop((vm, key), ())
     for (vm, key), drops in sorted(kernel.items()):
@@ -107,6 +115,8 @@ def check(flows: Sequence[Flow], rules: Sequence[Rule], losses: Losses, view: Vi
         copies = frozenset({flow.mirror} if flow else ())
         if vm in view.names and any(_counts(drop, copies) for drop in drops):
             found.append(_Row(vm, key_text(key), 0, kernel=drops, copies=copies))
+    for vm, names in sorted(losses.unread.items()):
+        found.append(_Row(vm, UNREAD, sum(names.values()), drops=dict(names)))
     budgets = _Budgets(losses, view)
     return [budgets.settle(row) for row in [*found, *_ended(losses, view)]]
 
@@ -187,8 +197,10 @@ class _Budgets:
         part = _take(self._died, row.vm, missing)
         missing -= part
         _add(row.drops, "function-died", part)
-        for taker in row.takers:
-            part = _take(self._untold_got, taker, missing)
+        untaken = max(0, row.ringed - row.ring)
+        for taker in row.takers or (sorted(self._untold_got) if untaken else ()):
+            wanted = missing if row.takers else min(missing, untaken)
+            part = _take(self._untold_got, taker, wanted)
             missing -= part
             row.ring += part
         beside = 0 if row.port else max(0, min(-missing, row.arrived))

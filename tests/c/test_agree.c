@@ -31,7 +31,7 @@ enum reason {
     NO_IP,
     FRAGMENT,
     EXTENSIONS,
-    NO_PORTS, /* a protocol without ports, or ICMP other than echo */
+    NOT_ECHO, /* ICMP other than echo */
     REASONS
 };
 
@@ -97,9 +97,9 @@ static enum reason reason_of(const uint8_t *frame, const struct hs_view *v) {
         if (proto == (t->family == 4 ? HS_IP_ICMP : HS_IP_ICMPV6) &&
             (v->type == least || v->type == most))
             return NONE;
-        return NO_PORTS;
+        return NOT_ECHO;
     }
-    return hs_has_ports(proto) ? NONE : NO_PORTS;
+    return NONE;
 }
 
 /* Whether the kernel bridges a frame plainly that is well formed: it speaks of neighbours, or ARP.
@@ -185,7 +185,7 @@ static int at_a_glance(const uint8_t *frame, uint32_t len, const struct hs_view 
     expected.vlan = 0;
     if (seen)
         CHECK(!v->fragment && v->l4 == v->l3 + header && hs_tuple_same(&expected, &found));
-    else
+    else if (hs_has_ports(v->tuple.proto) || v->end - v->l4 >= 8)
         CHECK(reason_of(frame, v) != NONE);
     return seen;
 }

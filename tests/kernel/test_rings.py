@@ -1,6 +1,7 @@
 """Rings between packet functions: every packet is accounted for, in both memory modes; what a full
 ring does; rules that age; functions that take packets and lie."""
 
+import socket
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cext.ns.netns import socket_at
 from help.chain import SIZE, Chain, chained, route, vm
 from help.functions import put
 from help.net import ENDS
@@ -15,7 +17,8 @@ from help.programs import program
 from help.waiting import until
 from hostsim.bench.chain import counts_of
 from hostsim.nf import functions
-from hostsim.routing import dataplane
+from hostsim.nf.runner import RING
+from hostsim.routing import dataplane, verify
 
 pytestmark = pytest.mark.root
 
@@ -85,7 +88,9 @@ def test_packets_that_vanish_in_a_function_are_missing(made: Chain) -> None:
     assert made.row("one")["missing"] == 0
 
 
-@pytest.mark.parametrize("made", [{"last": "odd:asleep"}], indirect=True)
+@pytest.mark.parametrize(
+    "made", [{"last": "odd:asleep", "more": 'on_full = "drop"'}], indirect=True
+)
 def test_a_full_ring_drops_what_it_has_no_room_for(made: Chain) -> None:
     by_ring(made)
     for _ in range(3):  # as many at once as fit the sockets' rings
@@ -120,6 +125,45 @@ def test_a_route_says_whether_a_full_ring_is_waited_for(made: Chain, drops: bool
     assert counted["three"]["ring_in"] - before == row["sent"] - 10 - lost
     assert row["sent"] - 10 > functions.CHANNEL.ring
     assert (lost > 0) is drops
+
+
+def test_what_a_function_is_too_slow_to_take_has_a_name(tmp_path: Path) -> None:
+    put("odd", tmp_path)
+    text = ENDS + vm("one", "odd:asleep") + route('proto = "udp"', "one")
+    with chained(text, tmp_path) as made:
+        for _ in range(4):
+            made.send(7, 1000)
+        report = made.net.dataplane.report
+        (row,) = until(lambda: [row for row in report.verify() if row["key"] == verify.UNREAD])
+        drops = report.kernel_drops()
+        assert drops is not None
+        lost = drops["one"]["function-full"]
+        assert 4000 - 2 * RING < lost < 4000
+        assert (row["vm"], row["drops"], row["missing"]) == ("one", {"function-full": lost}, 0)
+        made.net.settled()
+
+
+PROTOCOL = 253
+"""For experiments (RFC 3692); it has no ports."""
+
+
+def test_a_protocol_without_ports_gets_its_ring(tmp_path: Path) -> None:
+    text = ENDS + vm("one") + vm("two") + route(f"proto = {PROTOCOL}", "one two")
+    with chained(text, tmp_path) as made:
+        client = made.net.vms["client"]
+        kind = socket.SOCK_RAW
+        with socket_at(client.netns_fd, socket.AF_INET, kind, PROTOCOL) as sock:
+            for _ in range(2):
+                for _ in range(5):
+                    sock.sendto(b"what", ("198.18.0.20", 0))
+                until(lambda: made.net.dataplane.report.flows())
+                made.sync()
+            for _ in range(50):
+                sock.sendto(b"what", ("198.18.0.20", 0))
+        key = f"{PROTOCOL}:198.18.0.10>198.18.0.20"
+        row = until(lambda: (row := made.row("one", key))["sent"] == 60 and row)
+        assert row["ring"] >= 50
+        made.net.settled()
 
 
 def test_rules_and_counts_of_idle_flows_go(made: Chain, monkeypatch: pytest.MonkeyPatch) -> None:

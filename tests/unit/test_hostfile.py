@@ -58,7 +58,7 @@ def test_reads_everything() -> None:
     assert route.match.proto == 6
     assert route.match.dport == ((80, 80), (8000, 8099))
     assert (route.through, route.bypass) == (("fw",), "veth")
-    assert (route.on_full, route.ring) == ("drop", "isolated")
+    assert (route.on_full, route.ring) == ("wait", "isolated")
     (device,) = spec.devices
     assert (device.mode, device.hotkey) == ("mirror", ("KEY_LEFTCTRL", "KEY_RIGHTCTRL"))
     assert spec.kmc.foreground == "work"

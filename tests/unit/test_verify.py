@@ -1,5 +1,7 @@
 """Conservation with the kernel's drops, and with what is kept of flows that are forgotten."""
 
+from dataclasses import replace
+
 import pytest
 
 from cext.switch.records import (
@@ -126,3 +128,13 @@ def test_forgotten_flows_of_ports() -> None:
     kept.fold_ports(Books().snapshot(gone[:1], {}), [])
     row = only(verify.check([], [], Losses(retained=kept), VIEW))
     assert (row["sent"], row["missing"]) == (20, 9)  # what nobody took, and the switch never saw
+
+
+def test_a_receiver_without_a_place_still_accounts_for_what_it_took() -> None:
+    """b's table was full: it counted a's packets, and not as the flow's. No more of them than a
+    put into the ring; what b cannot have taken is missing."""
+    sent = Account(1, KEY, 0, 2, 0, (20, 12, 1200, 8, 800, 0, 0, 0))
+    other = {2: (0, 10, 1000, 0, 0, 0, 0, 0)}
+    view = replace(VIEW, ports=Books().snapshot([sent], other))
+    row = only(verify.check([flow(8)], [], Losses(), view))
+    assert (row["switch"], row["ring"], row["missing"], row["beside"]) == (8, 10, 2, 0)
