@@ -20,7 +20,7 @@ STATE = Path("/run/hostsim")
 Done = subprocess.CompletedProcess[str]
 
 
-def run(*words: str, check: bool = True, timeout: float = 30) -> Done:
+def run(*words: str, check: bool = True, timeout: float = 60) -> Done:
     done = subprocess.run(words, capture_output=True, text=True, timeout=timeout, check=False)
     if check:
         assert done.returncode == 0, (words, done.stdout, done.stderr)
@@ -28,7 +28,7 @@ def run(*words: str, check: bool = True, timeout: float = 30) -> Done:
 
 
 def hostsim(*words: str, check: bool = True) -> Done:
-    return run(HOSTSIM, *words, check=check, timeout=90)
+    return run(HOSTSIM, *words, check=check, timeout=240)
 
 
 def ask(*words: str) -> Any:
@@ -62,7 +62,7 @@ def kill_daemon(name: str) -> None:
     """kill -9 of a host's daemon; returns once it is gone."""
     daemon = next(one["pid"] for one in ask("ls") if one["host"] == name)
     os.kill(daemon, signal.SIGKILL)
-    until(lambda: not Path(f"/proc/{daemon}").exists(), 30)
+    until(lambda: not Path(f"/proc/{daemon}").exists(), 60)
 
 
 @contextlib.contextmanager

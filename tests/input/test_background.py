@@ -8,21 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from help.rig import DEADLINE, Rig, spec
+from help.rig import DEADLINE, LENIENT, Rig, spec
 from help.waiting import until
 from hostsim.errors import HostsimError
 from hostsim.model import Background, DeviceMode, KmcSpec, OsSpec
 
-pytestmark = [pytest.mark.uinput, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.uinput, pytest.mark.timeout(600)]
 
 A = 30
-OVERRUN = 50
-"""Milliseconds that a flip away from an OS that hangs may take after the deadline."""
+SHORT = 4.0
+"""Seconds: an agent that lives answers before, also on a slow machine."""
 ATTEMPTS = 3  # each counts
 
 
 def rig_with(background: Background, folder: Path, mode: DeviceMode = "mirror") -> Rig:
-    made = spec(mode, kmc=KmcSpec("work", 0.5))
+    made = spec(mode, kmc=KmcSpec("work", SHORT))
     vms = tuple(
         replace(vm, os=OsSpec(background, "echo + >>/run/hook", "echo - >>/run/hook"))
         for vm in made.vms
@@ -90,14 +90,14 @@ def test_a_hook_that_hangs_or_fails_holds_no_flip(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Those after one that hangs wait for it; one that fails is said."""
-    made = spec("mirror", kmc=KmcSpec("work", 5.0))
+    made = spec("mirror", kmc=KmcSpec("work", LENIENT))
     work = replace(made.vms[0], os=OsSpec("run", "sleep 1000", "echo - >>/run/hook"))
     play = replace(made.vms[1], os=OsSpec("run", "exit 3", "kill -9 $$"))
     rig = Rig(replace(made, vms=(work, play)), tmp_path)
     try:
         rig.start()
         for name in ("play", "work") * 2:
-            assert rig.flip(name)["ms"] < 5000
+            assert rig.flip(name)["ms"] < 1000 * LENIENT
         assert [os["overruled"] for os in rig.status()["oses"]] == [0, 0]
         said = ""
         wanted = ("on_foreground ended with status 3", "on_background ended with signal 9")
@@ -136,9 +136,9 @@ def test_an_os_that_hangs_is_overruled_and_marked(
             keyboard("tap KEY_A")
             until(lambda: play.pressed()[before:] == [(A, 1), (A, 0)], DEADLINE, "play reads")  # noqa: B023
             assert rig.flip("work")["foreground"] == "work"
-        print(f"{how}, {mode}: overruled after 500 ms, away after {took} ms")
-        assert min(took) >= 500
-        assert max(took) <= 500 + OVERRUN
+        print(f"{how}, {mode}: overruled after {SHORT:g} s, away after {took} ms")
+        assert min(took) >= 1000 * SHORT
+        assert max(took) < 2000 * SHORT, "it is waited for once"
         assert rig.status()["oses"][0]["overruled"] == ATTEMPTS
         want = "frozen" if how == "frozen" else "hung"
         until(lambda: rig.status()["oses"][0]["agent"] == want, DEADLINE, f"work is marked {want}")

@@ -14,7 +14,7 @@ from help.programs import program
 from help.rig import DEADLINE, Typist
 from help.waiting import until
 
-pytestmark = [pytest.mark.uinput, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.uinput, pytest.mark.timeout(600)]
 
 FLIPS = 20
 FROZEN = 30.0
@@ -118,7 +118,7 @@ def test_a_frozen_os_finds_its_connection_and_leaves_no_rules(host: None) -> Non
         hostsim(
             "exec", "work", "--", "ping", "-q", "-i", "1", "-c", str(int(FROZEN)), "198.18.2.20"
         )
-        until(lambda: rules("198.18.2.11") == [], 30, "no rules of a flow that is still")
+        until(lambda: rules("198.18.2.11") == [], DEADLINE, "no rules of a flow that is still")
         assert int(counts["play"].read_text() or 0) <= at + 1
         hostsim("flip", "play")
         until(lambda: reached(counts["play"], at + 10), DEADLINE, "the connection carries data")

@@ -16,7 +16,7 @@ from help.cli import hostsim, kill_daemon
 from help.rig import DEADLINE, Typist
 from help.waiting import until
 
-pytestmark = [pytest.mark.uinput, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.uinput, pytest.mark.timeout(600)]
 
 HOST = """
 [host]

@@ -24,10 +24,11 @@ from hostsim.kmc.wire import Message, Type
 from hostsim.model import DeviceMode, KmcSpec
 from netns.devices import DeviceList
 
-pytestmark = [pytest.mark.uinput, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.uinput, pytest.mark.timeout(600)]
 
 Patch = pytest.MonkeyPatch
 EVENT = struct.Struct("llHHi")
+SHORT = 4.0  # seconds: an agent that lives answers before, also on a slow machine
 
 
 @pytest.fixture(params=[True, False], ids=["defended", "defence out"])
@@ -37,11 +38,11 @@ def defended(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture
 def host(tmp_path: Path) -> Iterator[Callable[[DeviceMode], Rig]]:
-    """host(mode): OSes work, play and third are up, and a keyboard."""
+    """host(mode): OSes work, play and third are up."""
     rigs: list[Rig] = []
 
     def make(mode: DeviceMode) -> Rig:
-        made = spec(mode, kmc=KmcSpec("work", 0.5))
+        made = spec(mode, kmc=KmcSpec("work", SHORT))
         rig = Rig(replace(made, vms=(*made.vms, replace(made.vms[0], name="third"))), tmp_path)
         rigs.append(rig)
         rig.start()

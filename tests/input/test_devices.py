@@ -17,7 +17,7 @@ from help.rig import DEADLINE, Rig, spec
 from help.waiting import until
 from hostsim.model import DeviceMode
 
-pytestmark = [pytest.mark.uinput, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.uinput, pytest.mark.timeout(600)]
 
 E = ecodes
 
@@ -181,10 +181,10 @@ def test_rumble_belongs_to_the_foreground(all_kinds: tuple[Rig, dict[str, UInput
     assert next_ff(pad) == 1
     flip = rig.begin(rig.kmc.flip("play", "test"))
     answer(pad, E.UI_FF_ERASE)
-    flip.result(30)
+    flip.result(DEADLINE)
     flip = rig.begin(rig.kmc.flip("work", "test"))
     assert answer(pad, E.UI_FF_UPLOAD) == [0x8000]
-    flip.result(30)
+    flip.result(DEADLINE)
     assert rumble.poll() is None
     rumble.kill()  # the kernel erases what a program leaves behind
     answer(pad, E.UI_FF_ERASE)

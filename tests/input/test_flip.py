@@ -9,7 +9,7 @@ from help.rig import DEADLINE, Rig
 from help.waiting import until
 from hostsim.errors import HostsimError
 
-pytestmark = [pytest.mark.uinput, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.uinput, pytest.mark.timeout(600)]
 
 A, B, LEFTSHIFT = 30, 48, 42
 

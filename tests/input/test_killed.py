@@ -14,7 +14,7 @@ from evdev import AbsInfo, InputDevice, UInput, ecodes
 from help.cli import hostsim, kill_daemon
 from help.programs import program
 
-pytestmark = [pytest.mark.uinput, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.uinput, pytest.mark.timeout(600)]
 
 HOST = """
 [host]

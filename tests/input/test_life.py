@@ -7,14 +7,16 @@ from pathlib import Path
 import pytest
 
 from help.programs import program
-from help.rig import DEADLINE, Reader, Rig, Typist, spec
+from help.rig import DEADLINE, LENIENT, Reader, Rig, Typist, spec
 from help.waiting import until
 from hostsim.errors import HostsimError
 from hostsim.model import DeviceMode, KmcSpec
 
-pytestmark = [pytest.mark.uinput, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.uinput, pytest.mark.timeout(600)]
 
 FLIPS = 200
+AHEAD = 8  # moves that may be on their way
+SHORT = 4.0  # seconds: an agent that lives answers before, also on a slow machine
 LEFTCTRL = 29
 A = 30
 
@@ -27,14 +29,17 @@ def numbers(reader: Reader) -> list[int]:
 def test_flips_in_a_row_under_typing(rig: Rig, mode: DeviceMode) -> None:
     """Every event has a number of its own. None is read twice or in two OSes; of those that came
     while a flip was complete (and its reader had the node open), none is missing: also not those
-    that the reader had not read yet when the next flip was asked for."""
+    that the reader had not read yet when the next flip was asked for.
+
+    There are never more of them on their way than the kernel keeps for one reader (64 events, two
+    to a move), so none is lost where a reader has to wait for its turn."""
     mouse = rig.typist("mouse", "Test Mouse")
     rig.start()
     readers = {name: rig.reader(name) for name in ("work", "play")}
     owner = "work"
     due: dict[str, list[tuple[int, int]]] = {"work": [], "play": []}
     until(lambda: readers["work"].opened() == 1, DEADLINE, "work has the mouse")
-    mouse("flood 250")
+    mouse(f"flood 250 {AHEAD}")
     for _ in range(FLIPS):
         owner = "play" if owner == "work" else "work"
         rig.flip(owner)
@@ -43,12 +48,16 @@ def test_flips_in_a_row_under_typing(rig: Rig, mode: DeviceMode) -> None:
             # or it would count as open at the flip back, with the file that was revoked
             until(lambda: readers[other].opened() == 0, DEADLINE, "has lost the mouse")  # noqa: B023
             until(lambda: readers[owner].opened() == 1, DEADLINE, "has the mouse")  # noqa: B023
+        if due[owner]:
+            last = due[owner][-1][1]
+            until(lambda: last in numbers(readers[owner]), DEADLINE, "what came before is read")  # noqa: B023
         first = int(mouse("count"))
+        mouse(f"more {AHEAD}")
         until(lambda: int(mouse("count")) > first + 3, DEADLINE, "typing goes on")  # noqa: B023
         # first + 1 may have been on its way while the flip was
         due[owner].append((first + 2, int(mouse("count"))))
-    last = int(mouse("calm"))
-    until(lambda: last in numbers(readers[owner]), DEADLINE, "the last event is read")
+    end = int(mouse("calm"))
+    until(lambda: end in numbers(readers[owner]), DEADLINE, "the last event is read")
     read = {name: numbers(reader) for name, reader in readers.items()}
     assert set(read["work"]).isdisjoint(read["play"])
     for name, got in read.items():
@@ -74,7 +83,7 @@ def direct(folder: Path, timeout: float) -> tuple[Rig, Typist, Reader]:
 
 def test_what_came_before_a_flip_is_read_first(tmp_path: Path) -> None:
     """Where it would be lost with the revoked file: the flip waits."""
-    rig, _, reader = direct(tmp_path, DEADLINE)
+    rig, _, reader = direct(tmp_path, LENIENT)
     try:
         flip = rig.begin(rig.kmc.flip("play", "test"))
         until(lambda: rig.now(lambda: rig.kmc._flips.answered), DEADLINE, "the agent has answered")
@@ -89,9 +98,9 @@ def test_what_came_before_a_flip_is_read_first(tmp_path: Path) -> None:
 
 
 def test_what_is_not_read_in_time_is_counted(tmp_path: Path) -> None:
-    rig, keyboard, reader = direct(tmp_path, 0.5)
+    rig, keyboard, reader = direct(tmp_path, SHORT)
     try:
-        assert rig.flip("play")["ms"] >= 500
+        assert rig.flip("play", seen=False)["ms"] >= 1000 * SHORT
         assert rig.devices()[0]["counters"] == {"unread": 2}
         assert rig.status()["oses"][0]["overruled"] == 0  # its agent did answer
         play = rig.reader("play")
@@ -130,7 +139,7 @@ def test_revoked_files_are_closed_in_the_end(rig: Rig) -> None:
 
 
 def test_a_late_agent_is_overruled_at_the_deadline(tmp_path: Path, mode: DeviceMode) -> None:
-    rig = Rig(spec(mode, kmc=KmcSpec("work", 0.5)), tmp_path)
+    rig = Rig(spec(mode, kmc=KmcSpec("work", SHORT)), tmp_path)
     try:
         keyboard = rig.typist("keyboard", "Test Keyboard")
         rig.start()
@@ -139,7 +148,7 @@ def test_a_late_agent_is_overruled_at_the_deadline(tmp_path: Path, mode: DeviceM
         agent.send_signal(signal.SIGSTOP)
         done = rig.flip("play")
         assert done["foreground"] == "play"
-        assert done["ms"] >= 500
+        assert done["ms"] >= 1000 * SHORT
         assert [os["overruled"] for os in rig.status()["oses"]] == [1, 0]
         until(lambda: play.opened() == 1, DEADLINE, "play has the keyboard")
         keyboard("tap KEY_A")
@@ -182,7 +191,7 @@ def test_unplugged_in_the_middle_of_a_flip(rig: Rig) -> None:
     agent.send_signal(signal.SIGSTOP)
     flip = rig.begin(rig.kmc.flip("play", "test"))
     keyboard.unplug()
-    assert flip.result(30)["foreground"] == "play"
+    assert flip.result(DEADLINE)["foreground"] == "play"
     until(lambda: [d["name"] for d in rig.devices()] == ["Test Mouse"], DEADLINE, "only the mouse")
     until(lambda: play.opened() == 1, DEADLINE, "play has the mouse")
     mouse("rel REL_X 3")

@@ -14,7 +14,7 @@ from help.rig import DEADLINE, Rig, spec
 from help.waiting import until
 from hostsim.model import DeviceMode
 
-pytestmark = [pytest.mark.uinput, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.uinput, pytest.mark.timeout(600)]
 
 EV_KEY, EV_ABS, A, ABS_X = 1, 3, 30, 0
 EVIOCGRAB = 0x40044590

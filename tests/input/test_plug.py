@@ -68,7 +68,7 @@ def test_plugging_during_flips_leaves_nothing(
         if cycle % 2:
             until(rig.devices, DEADLINE, "the KMC has the device")
         device.close()
-        assert flip.result(30)["foreground"] == owner
+        assert flip.result(DEADLINE)["foreground"] == owner
         until(lambda: rig.devices() == [], DEADLINE, "the KMC has forgotten it")
         if cycle == cycles // 4:
             gc.collect()

@@ -16,7 +16,7 @@ from help.waiting import until
 from hostsim.model import DeviceMode
 from netns import leds
 
-pytestmark = [pytest.mark.uinput, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.uinput, pytest.mark.timeout(600)]
 
 FILE = """
 [host]
@@ -65,7 +65,7 @@ def test_an_os_that_is_started_again_has_the_keyboard_again(
         before = vm("work")
         assert len(nodes("work")) == 1
         os.kill(before["pid"], signal.SIGKILL)
-        until(lambda: ask("status")["foreground"] == "play", 10, "play follows")
+        until(lambda: ask("status")["foreground"] == "play", DEADLINE, "play follows")
         assert len(nodes("play")) == 1
         back = "work is back"
         until(lambda: log.read_text().count(back) == count, DEADLINE, "work is back")  # noqa: B023
@@ -73,7 +73,7 @@ def test_an_os_that_is_started_again_has_the_keyboard_again(
         assert len(nodes("work")) == (1 if mode == "mirror" else 0)
         hostsim("flip", "work")
         (node,) = nodes("work")
-        press = f"timeout 20 evtest --grab /dev/input/{node} | grep -m1 KEY_A.,.value.1"
+        press = f"timeout 60 evtest --grab /dev/input/{node} | grep -m1 KEY_A.,.value.1"
         until(lambda: reads(keyboard, press), DEADLINE, "work reads the keyboard")  # noqa: B023
 
 

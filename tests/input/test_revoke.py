@@ -18,7 +18,7 @@ from help.rig import DEADLINE, Puppet, Reader, Rig, Typist, spec
 from help.waiting import until
 from hostsim.vm import Vm
 
-pytestmark = [pytest.mark.uinput, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.uinput, pytest.mark.timeout(600)]
 
 CEXT = Path(__file__).parents[2] / "cext"
 SOURCES = CEXT / "input"

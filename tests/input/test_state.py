@@ -21,7 +21,7 @@ from help.rig import DEADLINE, Rig, spec
 from help.waiting import until
 from hostsim.model import DeviceMode, DeviceSpec, KmcSpec
 
-pytestmark = [pytest.mark.uinput, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.uinput, pytest.mark.timeout(600)]
 
 E = ecodes
 A, ENTER, SHIFT = E.KEY_A, E.KEY_ENTER, E.KEY_LEFTSHIFT
@@ -89,8 +89,7 @@ def test_shift_is_carried_and_lifted_in_both(carrying: Rig, mode: DeviceMode) ->
     until(lambda: (SHIFT, 0) in play.pressed(), DEADLINE, "play sees Shift released")
     assert held(rig, "play") == []
     if mode == "mirror":
-        once = [press for press in play.pressed() if press[1] != 2]  # without autorepeat
-        assert once == [(SHIFT, 1), (SHIFT, 0)]
+        assert play.pressed() == [(SHIFT, 1), (SHIFT, 0)]
         assert sorted(work.pressed()[-2:]) == [(A, 0), (SHIFT, 0)]
         assert held(rig, "work") == []
     else:  # its press was before the node was there
@@ -126,13 +125,13 @@ def test_keys_down_at_hotplug_are_stuck_nowhere(rig: Rig) -> None:
     go = Event()
 
     async def wait() -> None:
-        go.wait(30)  # nothing is plugged for the KMC meanwhile
+        go.wait(DEADLINE)  # nothing is plugged for the KMC meanwhile
 
     blocked = rig.begin(wait())
     keyboard = rig.typist("keyboard", "Test Keyboard")
     keyboard("down KEY_ENTER")
     go.set()
-    blocked.result(30)
+    blocked.result(DEADLINE)
     until(lambda: work.opened() == 1, DEADLINE, "work has the keyboard")
     assert held(rig, "work") == []
     keyboard("up KEY_ENTER", "tap KEY_A")

@@ -13,7 +13,7 @@ from help.ff import answer, next_ff
 from help.rig import DEADLINE, Rig
 from help.waiting import until
 
-pytestmark = [pytest.mark.uinput, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.uinput, pytest.mark.timeout(600)]
 
 A, B = 30, 48
 RULES = Path("/run/udev/rules.d/99-hostsim-test.rules")
@@ -48,13 +48,13 @@ def test_evemu_describes_records_and_plays(rig: Rig) -> None:
     until(lambda: keys(record) == [(A, 1), (A, 0)], DEADLINE, "evemu-record has the key")
     tool.kill()
     with record.open("rb") as file:  # by the machine, to the device itself
-        subprocess.run(["evemu-play", keyboard.node], stdin=file, check=True, timeout=60)
+        subprocess.run(["evemu-play", keyboard.node], stdin=file, check=True, timeout=DEADLINE)
     until(lambda: reader.pressed() == [(A, 1), (A, 0)] * 2, DEADLINE, "work reads what is played")
     rig.flip("play")
     play = rig.reader("play", "keys")
     until(lambda: play.opened() == 1, DEADLINE, "play has opened the keyboard")
     with record.open("rb") as file:
-        subprocess.run(["evemu-play", keyboard.node], stdin=file, check=True, timeout=60)
+        subprocess.run(["evemu-play", keyboard.node], stdin=file, check=True, timeout=DEADLINE)
     until(lambda: play.pressed() == [(A, 1), (A, 0)], DEADLINE, "play reads what is played")
     assert reader.pressed() == [(A, 1), (A, 0)] * 2
 

@@ -11,7 +11,7 @@ from help.programs import program
 from help.rig import DEADLINE, Reader, Rig, spec
 from help.waiting import until
 
-pytestmark = [pytest.mark.uinput, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.uinput, pytest.mark.timeout(600)]
 
 A = 30
 FLIPS = 20

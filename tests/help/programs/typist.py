@@ -9,18 +9,25 @@ prints `NODE` of the device, then obeys, one line each, answering every line wit
     up KEY_A        release                   -> ok
     rel REL_X 5     move                      -> ok
     leds            what is lit on the device -> LED_CAPSL ...
-    flood 500       move by 1, 2, 3, ... along REL_X, so many times a second, from now on -> ok
+    flood 500 20    move by 1, 2, 3, ... along REL_X, so many times a second, from now on, but 20
+                    times at most -> ok
+    more 20         the flood may go on to 20 more than it has sent -> ok
     count           the last number the flood has sent
     calm            end the flood; the last number it sent
 
 The device goes when standard input ends. Part of the tests and of the demo, not of the product.
 """
 
+import os
+import struct
 import sys
 import threading
 from collections.abc import Sequence
 
 from evdev import UInput, ecodes
+
+EVENT = struct.Struct("llHHi")
+REPORT = EVENT.pack(0, 0, ecodes.EV_SYN, ecodes.SYN_REPORT, 0)
 
 KEYS = [code for code in range(1, 249) if code in ecodes.KEY]
 KINDS: dict[str, dict[int, Sequence[int]]] = {
@@ -44,10 +51,11 @@ def make(kind: str, name: str) -> UInput:
 
 
 class Flood:
-    """Numbered moves from a thread."""
+    """Numbered moves from a thread, up to `last`: the kernel keeps few for a slow reader."""
 
-    def __init__(self, device: UInput, rate: float) -> None:
+    def __init__(self, device: UInput, rate: float, last: int) -> None:
         self.count = 0
+        self.last = last
         self._device = device
         self._pause = 1 / rate
         self._stop = threading.Event()
@@ -56,6 +64,8 @@ class Flood:
 
     def _run(self) -> None:
         while not self._stop.wait(self._pause):
+            if self.count >= self.last:
+                continue
             self._device.write(ecodes.EV_REL, ecodes.REL_X, self.count + 1)
             self._device.syn()
             self.count += 1
@@ -73,7 +83,10 @@ def obey(device: UInput, line: str) -> str:
     """Do one line; the answer."""
     word, *rest = line.split()
     if word == "flood":
-        floods.append(Flood(device, float(rest[0])))
+        floods.append(Flood(device, float(rest[0]), int(rest[1])))
+        return "ok"
+    if word == "more":
+        floods[-1].last = floods[-1].count + int(rest[0])
         return "ok"
     if word == "count":
         return str(floods[-1].count)
@@ -81,9 +94,9 @@ def obey(device: UInput, line: str) -> str:
         return str(floods.pop().stop())
     if word in ("tap", "down", "up"):
         code = ecodes.ecodes[rest[0]]
-        for value in {"tap": (1, 0), "down": (1,), "up": (0,)}[word]:
-            device.write(ecodes.EV_KEY, code, value)
-            device.syn()
+        values = {"tap": (1, 0), "down": (1,), "up": (0,)}[word]
+        frames = (EVENT.pack(0, 0, ecodes.EV_KEY, code, value) + REPORT for value in values)
+        os.write(device.fd, b"".join(frames))  # at once: a tap is never long enough to repeat
         return "ok"
     if word == "rel":
         device.write(ecodes.EV_REL, ecodes.ecodes[rest[0]], int(rest[1]))
