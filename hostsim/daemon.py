@@ -26,21 +26,28 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
-from hostsim import protocol
+from hostsim import asides, longwinded, protocol
+from hostsim.asides import Asides
 from hostsim.errors import HostsimError, reason
 from hostsim.host import Host
 from hostsim.hostfile import difference
 from hostsim.hostfile import file as hostfile
 from hostsim.model import HostSpec
+from hostsim.stalls import Stalls
 from netns import journal, parameters
 
 log = logging.getLogger("hostsim.daemon")
 
 NICE = -10
 """Of the daemon (setpriority(2))."""
+SETTLE = 1.0
+"""Seconds that an answer about packets waits for those that are under way."""
+PAUSE = 0.05
+"""Seconds between two looks at them."""
 FLUSH = 1.0
 """Seconds that answers may take once the host is down."""
 REQUEST_MAX = 2 * hostfile.FILE_MAX
@@ -48,34 +55,31 @@ REQUEST_MAX = 2 * hostfile.FILE_MAX
 ENDING = (signal.SIGTERM, signal.SIGINT)
 
 Answer = Callable[[dict[str, Any]], Any]
+Long = Callable[[dict[str, Any]], longwinded.Question]
 
 
 class Daemon:
     """The control socket of a running host. end: set when somebody asks for `down`."""
 
-    def __init__(self, host: Host, end: asyncio.Event) -> None:
+    def __init__(self, host: Host, end: asyncio.Event, stalls: Stalls) -> None:
         self._end = end
+        self._stalls = stalls
+        self._asides = Asides(stalls)
         self._server: asyncio.Server | None = None
         self._path = Path()
         self._talks: set[asyncio.Task[None]] = set()
         self._answering: set[asyncio.Task[None]] = set()
         self._ops: dict[str, Answer] = {
-            "status": lambda _: host.status(),
+            "status": lambda _: _status(host, stalls),
             "target": lambda request: host.target(_text(request, "vm")),
-            "flows": lambda _: host.dataplane.report.flows(),
-            "rules": lambda _: host.dataplane.report.rules(),
-            "routes": lambda _: host.dataplane.report.routes(),
             "apply": lambda request: _apply(
                 host, hostfile.parse(_text(request, "text"), Path(_text(request, "file")))
             ),
-            "explain": lambda request: host.dataplane.report.explain(
-                _text(request, "vm"), _text(request, "flow")
-            ),
-            "verify": lambda _: host.verify(),
             "devices": lambda _: host.devices(),
             "flip": lambda request: host.kmc.flip(_text(request, "os"), "cli"),
             "down": lambda _: None,
         }
+        self._long: dict[str, Long] = longwinded.answers(lambda: host.dataplane.report)
 
     async def open(self, path: Path) -> None:
         """Listen on the socket `path`. Raises OSError."""
@@ -84,7 +88,8 @@ class Daemon:
         self._path = path
 
     def shut(self) -> None:
-        """Take no more connections. Twice is harmless."""
+        """Take no more connections, and end the long answers. Twice is harmless."""
+        self._asides.kill()
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -106,13 +111,20 @@ class Daemon:
         task = asyncio.current_task()
         assert task is not None
         self._talks.add(task)
+        writer.transport.set_write_buffer_limits(0)  # `drain` is for all of it
         try:
             while line := await reader.readline():
                 self._answering.add(task)
                 request: dict[str, Any] = {}
                 try:
                     request = protocol.decode(line)
+                    if request.get("op") in self._long:
+                        await self._answer_beside(request, writer)
+                        self._answering.discard(task)
+                        continue
                     answer = protocol.success(await self._answer(request))
+                except ConnectionError:
+                    raise
                 except HostsimError as error:
                     answer = protocol.failure(error)
                 except Exception as error:
@@ -126,7 +138,9 @@ class Daemon:
                 if self._end.is_set():
                     break
         except (ConnectionError, ValueError):
-            log.info("a client of the control socket went away or sent a line too long")
+            log.info(
+                "a client of the control socket went away, sent a line too long, or was cut short"
+            )
         finally:
             self._talks.discard(task)
             self._answering.discard(task)
@@ -136,19 +150,42 @@ class Daemon:
         op = self._ops.get(str(request.get("op")))
         if op is None:
             raise HostsimError(f"operation {request.get('op')!r}", "this daemon does not know it")
-        result = op(request)
+        with self._stalls.doing(str(request.get("op"))):
+            result = op(request)
         return await result if inspect.isawaitable(result) else result
+
+    async def _answer_beside(self, request: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+        """Have a child answer, again and again for as long as what it sees has not settled. Raises
+        HostsimError, ConnectionError if the answer was broken off."""
+        messages = self._long[str(request["op"])](request)
+        await writer.drain()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + SETTLE
+        while True:
+            last = loop.time() > deadline
+            status = await self._asides.answer(partial(messages, last), _fileno(writer))
+            if status != asides.AGAIN:
+                break
+            await asyncio.sleep(PAUSE)
+        if status:
+            raise ConnectionError(f"{request['op']}: ended with status {status}")
+
+
+def _fileno(writer: asyncio.StreamWriter) -> int:
+    return int(writer.get_extra_info("socket").fileno())
+
+
+async def _status(host: Host, stalls: Stalls) -> dict[str, Any]:
+    """The contract's `status`, with the loop's own."""
+    loop_ms, what = stalls.take()
+    return await host.status() | {"loop_ms": loop_ms, "loop_what": what}
 
 
 def _apply(host: Host, spec: HostSpec) -> dict[str, Any]:
     return host.dataplane.apply(spec) | {"ignored": difference.unapplied(host.spec, spec)}
 
 
-def _text(request: dict[str, Any], key: str) -> str:
-    value = request.get(key)
-    if not isinstance(value, str):
-        raise HostsimError(str(request.get("op")), f"the request has no {key}")
-    return value
+_text = protocol.text
 
 
 @contextlib.contextmanager
@@ -206,16 +243,17 @@ def _lock(folder: Path) -> int:
         os.close(lock)
 
 
-async def _run(spec: HostSpec, folder: Path, ready: "_Ready") -> None:
+async def _run(spec: HostSpec, folder: Path, ready: "_Ready", stalls: Stalls) -> None:
     """The host's life: built, served, and taken down again however it ends."""
     end = asyncio.Event()
     for number in ENDING:
         asyncio.get_running_loop().add_signal_handler(number, end.set)
-    host = Host(spec, folder)
+    host = Host(spec, folder, stalls)
     await _build(host, end)
     gc.collect()
     gc.freeze()  # what is there now stays: later collections, in the middle of a flip, pass it over
-    daemon = Daemon(host, end)
+    daemon = Daemon(host, end, stalls)
+    stalls.take()  # building is none
     try:
         await daemon.open(folder / "control.sock")
         ready.up(spec.name)
@@ -333,7 +371,9 @@ def main() -> int:
         _come_first()
         ready.detach(folder / "log")
         _log_to(sys.stderr)
-        asyncio.run(_run(spec, folder, ready))
+        stalls = Stalls()
+        with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(stalls)) as runner:
+            runner.run(_run(spec, folder, ready, stalls))
     except Exception as error:
         failure = _as_answer(error, options.file)
     for number in ENDING:

@@ -28,6 +28,7 @@ from hostsim.restart import Backoff
 from hostsim.routing.dataplane import Dataplane
 from hostsim.routing.holddown import Holddown
 from hostsim.routing.policy import refuse_too_many
+from hostsim.stalls import Stalls
 from hostsim.switch import Switch
 from hostsim.teardown import Teardown, in_thread
 from hostsim.vm import Vm
@@ -40,9 +41,6 @@ if TYPE_CHECKING:
     from hostsim.nf.functions import Functions
 
 log = logging.getLogger("hostsim.host")
-
-SETTLE = 1.0
-"""Seconds that `verify` waits for packets which are under way."""
 
 TICK = 5.0
 """Seconds between two sweeps of idle rules. One walks tables made for a million flows (50 ms seen),
@@ -76,8 +74,10 @@ class _Parts:
 class Host:
     """A host. All methods run in the thread of its asyncio loop."""
 
-    def __init__(self, spec: HostSpec, folder: Path) -> None:
+    def __init__(self, spec: HostSpec, folder: Path, stalls: Stalls | None = None) -> None:
+        """stalls: the selector of the loop that it will run in, if somebody wants to know."""
         self.spec = spec
+        self._stalls = stalls
         self.folder = folder
         self.vms = numbered(spec)
         self._closing = Teardown(f"host {spec.name}")
@@ -221,15 +221,24 @@ class Host:
         while True:
             await asyncio.sleep(SYNC)
             try:
-                self._sync_functions()
+                with self._doing("network functions"):
+                    self._sync_functions()
             except (OSError, HostsimError):
                 log.exception("network functions")
 
     # -- events -----------------------------------------------------------------------------------
 
     def _watch(self, fd: int, callback: Callable[[], Any]) -> None:
-        asyncio.get_running_loop().add_reader(fd, callback)
+        asyncio.get_running_loop().add_reader(fd, self._named, callback)
         self._watched.append(fd)
+
+    def _named(self, callback: Callable[[], Any]) -> None:
+        """Call it, and have it named if it takes long."""
+        with self._doing(str(getattr(callback, "__qualname__", "") or "a VM's event")):
+            callback()
+
+    def _doing(self, what: str) -> contextlib.AbstractContextManager[None]:
+        return self._stalls.doing(what) if self._stalls is not None else contextlib.nullcontext()
 
     def _unwatch(self, fd: int) -> None:
         asyncio.get_running_loop().remove_reader(fd)
@@ -274,7 +283,8 @@ class Host:
         name = vm.spec.name
         del self._restarts[name]
         try:
-            self._rebuild(vm)
+            with self._doing(f"restart of {name}"):
+                self._rebuild(vm)
         except (OSError, HostsimError):
             log.exception("%s: cannot be started again", name)
             self.kmc.vm_gone(name)
@@ -386,16 +396,6 @@ class Host:
             )
         return kmc
 
-    async def verify(self) -> list[Json]:
-        """Conservation of packets, by VM and flow; asked again while packets are on their way."""
-        deadline = asyncio.get_running_loop().time() + SETTLE
-        while True:
-            rows = self.dataplane.report.verify()
-            moving = any(row["missing"] or row["beside"] for row in rows)
-            if not moving or asyncio.get_running_loop().time() > deadline:
-                return rows
-            await asyncio.sleep(0.05)
-
     def devices(self) -> list[Json]:
         """The contract's `devices`; empty if the host has no operating systems."""
         return self._parts.kmc.devices() if self._parts.kmc else []
@@ -426,6 +426,10 @@ class Host:
         """The contract's `status`."""
         parts = self._parts
         reports = await parts.functions.report() if parts.functions else {}
+        with self._doing("status"):
+            return self._status(parts, reports)
+
+    def _status(self, parts: _Parts, reports: Json) -> Json:
         drops = parts.dataplane.report.kernel_drops()
         unlike = parts.dataplane.report.unlike()
 

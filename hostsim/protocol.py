@@ -4,10 +4,16 @@
     <- {"ok": true, "result": {...}}
     <- {"ok": false, "error": {"what": …, "why": …, "hint": …, "status": 1}}
 
+A long list comes in pieces, and the last message has none:
+
+    <- {"ok": true, "rows": [{...}, ...]}
+    <- {"ok": true, "rows": [], "end": true}
+
 The socket is /run/hostsim/HOST/control.sock, mode 0600. Pure but for the paths' names.
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +23,9 @@ RUN = Path("/run/hostsim")
 BENCHES = Path("/run/hostsim-bench")
 """A folder for each thing that a bench has set up: lock and journal, as a host's."""
 LINE_MAX = 64 << 20
-"""Bytes of one line at most; `flows` of a busy host is long."""
+"""Bytes of one line at most."""
+ROWS = 500
+"""Of a list in one message."""
 
 
 def folder(host: str) -> Path:
@@ -43,6 +51,21 @@ def decode(line: bytes) -> dict[str, Any]:
     if not isinstance(message, dict):
         raise HostsimError("control socket", "a line that is no JSON object")
     return message
+
+
+def text(request: dict[str, Any], key: str) -> str:
+    """What a request has under a key. Raises HostsimError if it is no text."""
+    value = request.get(key)
+    if not isinstance(value, str):
+        raise HostsimError(str(request.get("op")), f"the request has no {key}")
+    return value
+
+
+def pieces(rows: list[Any]) -> Iterator[dict[str, Any]]:
+    """The messages of a list."""
+    for at in range(0, len(rows), ROWS):
+        yield {"ok": True, "rows": rows[at : at + ROWS]}
+    yield {"ok": True, "rows": [], "end": True}
 
 
 def success(result: Any) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from hostsim.errors import HostsimError, reason
 from hostsim.model import Json, Network
 from hostsim.vm import TAKEN, Vm
 from netns import namespace, neighbours, uplinks
+from netns.interfaces import counted
 from netns.journal import Journal
 from netns.links import Batch, Rtnl, batch_in
 from netns.tc import add_hook, add_hook_to_users
@@ -196,6 +197,7 @@ class Switch:
         for vm in vms:
             if vm.spec.addresses:
                 theirs = [one for one, owner in zip(packed, owners, strict=True) if owner is not vm]
+                vm.sysctl(neighbours.patience("eth0"))
                 with contextlib.closing(Rtnl(vm.netns_fd)) as rtnl:
                     rtnl.pour(neighbours.messages(theirs, vm.eth0))
 
@@ -253,40 +255,29 @@ class Switch:
 
     def ports(self) -> list[Json]:
         """The ports as the kernel counts them: rx is what the VM sent, tx what it was sent."""
-        found: list[Json] = []
-        for link in self.rtnl.links():
-            if link.get_attr("IFLA_MASTER") != BRIDGE_INDEX:
-                continue
-            stats = link.get_attr("IFLA_STATS64")
-            found.append(
-                {
-                    "name": link.get_attr("IFLA_IFNAME"),
-                    "ifindex": link["index"],
-                    "state": str(link.get_attr("IFLA_OPERSTATE")).lower(),
-                    "rx_packets": stats["rx_packets"],
-                    "rx_bytes": stats["rx_bytes"],
-                    "tx_packets": stats["tx_packets"],
-                    "tx_bytes": stats["tx_bytes"],
-                    "drops": stats["rx_dropped"] + stats["tx_dropped"],
-                }
-            )
-        return sorted(found, key=lambda port: port["ifindex"])
+        return [
+            {
+                "name": link.name,
+                "ifindex": link.number,
+                "state": link.state,
+                "rx_packets": link.rx_packets,
+                "rx_bytes": link.rx_bytes,
+                "tx_packets": link.tx_packets,
+                "tx_bytes": link.tx_bytes,
+                "drops": link.dropped,
+            }
+            for link in sorted(counted(self.rtnl))
+            if link.master == BRIDGE_INDEX
+        ]
 
     def look(self) -> Links:
         """What there is now. Raises OSError."""
-        links = self.rtnl.links()
+        links = counted(self.rtnl)
         return Links(
             frozenset(
-                str(link.get_attr("IFLA_IFNAME"))
-                for link in links
-                if link.get_attr("IFLA_MASTER") == BRIDGE_INDEX
-                and link.get_attr("IFLA_OPERSTATE") == "UP"
+                link.name for link in links if link.master == BRIDGE_INDEX and link.state == "up"
             ),
-            {
-                link["index"]: str(link.get_attr("IFLA_IFNAME"))
-                for link in links
-                if not self.owns(link["index"], str(link.get_attr("IFLA_IFNAME")))
-            },
+            {link.number: link.name for link in links if not self.owns(link.number, link.name)},
         )
 
     def owns(self, index: int, name: str) -> bool:

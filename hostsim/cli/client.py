@@ -15,7 +15,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 from hostsim import protocol
 from hostsim.errors import HostsimError, UsageError
@@ -81,7 +81,12 @@ def ask(host: str, op: str, **arguments: Any) -> Any:
         try:
             control.sendall(protocol.encode({"op": op, **arguments}))
             with control.makefile("rb") as lines:
-                line = lines.readline(protocol.LINE_MAX)
+                rows: list[Any] = []
+                while "rows" in (answer := _message(host, lines)):
+                    rows += answer["rows"]
+                    if answer.get("end"):
+                        return rows
+                return protocol.result(answer)
         except TimeoutError:
             raise HostsimError(
                 f"host {host}",
@@ -89,14 +94,27 @@ def ask(host: str, op: str, **arguments: Any) -> Any:
                 f"kill -9 {_holder(path.with_name('lock'))}, then hostsim clean, ends it",
             ) from None
         except ConnectionError:
-            line = b""
+            raise _broken_off(host) from None
+
+
+def _message(host: str, lines: IO[bytes]) -> dict[str, Any]:
+    """The next message of an answer. Raises HostsimError."""
+    line = lines.readline(protocol.LINE_MAX)
     if len(line) == protocol.LINE_MAX:
         raise HostsimError(
             f"host {host}", f"its answer is longer than {protocol.LINE_MAX >> 20} MiB"
         )
     if not line.endswith(b"\n"):
-        raise HostsimError(f"host {host}", "its daemon died while it was asked", CLEAN_HINT)
-    return protocol.result(protocol.decode(line))
+        raise _broken_off(host)
+    return protocol.decode(line)
+
+
+def _broken_off(host: str) -> HostsimError:
+    """The daemon has ended the connection: it is dead, or on its way down, or the child that
+    answered was ended."""
+    if _holder(protocol.folder(host) / "lock"):
+        return HostsimError(f"host {host}", "its answer was broken off", "ask again")
+    return HostsimError(f"host {host}", "its daemon died while it was asked", CLEAN_HINT)
 
 
 def up(file: str, text: str, foreground: bool) -> dict[str, Any]:

@@ -138,7 +138,10 @@ def _parser() -> _Parser:
     sub = command("routes", _routes, "the policy in force, or `apply FILE`", has_json=True)
     sub.add_argument("verb", metavar="apply", nargs="?", choices=("apply",), help="replace it by")
     sub.add_argument("file", metavar="FILE", nargs="?", help="a host file of the same VMs, or -")
-    command("flows", _flows, "flows: route, path of each hop, and why", has_json=True, alone=True)
+    sub = command(
+        "flows", _flows, "flows: route, path of each hop, and why", has_json=True, alone=True
+    )
+    _only(sub)
     sub = command(
         "explain", _explain, "what would happen to a flow at a VM, and why", has_json=True
     )
@@ -147,9 +150,10 @@ def _parser() -> _Parser:
     command(
         "verify", _verify, "hold what VMs sent against what carried it", has_json=True, alone=True
     )
-    command(
+    sub = command(
         "rules", _rules, "routing rules that transfer components hold", has_json=True, alone=True
     )
+    _only(sub)
     sub = command(
         "bench",
         _bench,
@@ -170,6 +174,23 @@ def _parser() -> _Parser:
     )
     sub.add_argument("shell", choices=("bash", "zsh", "fish"))
     return parser
+
+
+def _only(parser: argparse.ArgumentParser) -> None:
+    """The options by which a long list is asked for in part."""
+    parser.add_argument(
+        "--match",
+        metavar="TEXT",
+        default="",
+        help="whose key has this, or fits it (* ?)",
+    )
+    parser.add_argument("--limit", metavar="N", type=_count, help="so many at most")
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number")
+    return int(text)
 
 
 # -- completion ---------------------------------------------------------------------------------
@@ -220,7 +241,8 @@ def _completion(arguments: argparse.Namespace) -> int:
 def _print(arguments: argparse.Namespace, what: Any, table: str) -> int:
     """Print `what`, as JSON or as the table function of `show` named `table` shows it."""
     if arguments.json:
-        print(json.dumps(what))
+        json.dump(what, sys.stdout)
+        print()
     else:
         from hostsim.cli import show
 
@@ -228,17 +250,20 @@ def _print(arguments: argparse.Namespace, what: Any, table: str) -> int:
     return 0
 
 
-def _asks(op: str, table: str) -> Callable[[argparse.Namespace], int]:
+def _asks(op: str, table: str, *words: str) -> Callable[[argparse.Namespace], int]:
+    """words: the options that the daemon is told."""
+
     def run(arguments: argparse.Namespace) -> int:
-        return _print(arguments, client.ask(client.pick(arguments.host), op), table)
+        told = {word: getattr(arguments, word) for word in words}
+        return _print(arguments, client.ask(client.pick(arguments.host), op, **told), table)
 
     return run
 
 
 _status = _asks("status", "status")
 _devices = _asks("devices", "devices")
-_flows = _asks("flows", "flows")
-_rules = _asks("rules", "rules")
+_flows = _asks("flows", "flows", "match", "limit")
+_rules = _asks("rules", "rules", "match", "limit")
 
 
 def _routes(arguments: argparse.Namespace) -> int:

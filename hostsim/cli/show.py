@@ -13,6 +13,8 @@ from rich.text import Text
 Rows = Sequence[dict[str, Any]]
 
 WIDTH = 120  # characters
+LONG = 1000
+"""Rows above which a list is printed plainly."""
 
 _STATE_STYLE = {"running": "green", "up": "green", "dead": "red", "failed": "red", "down": "red"}
 _STATE_STYLE |= {"unplugged": "red", "unnamed": "yellow", "restarting": "yellow"}
@@ -168,8 +170,21 @@ def routes(found: Rows) -> None:
     _put(table, "no routes: everything is plainly bridged")
 
 
+def _put_plain(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A list that is too long for a table with frames and folds: that takes a millisecond a row."""
+    wide = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    print(f"{title} ({len(rows):,} lines)")
+    for row in (columns, *rows):
+        line = "  ".join(word.ljust(size) for word, size in zip(row, wide, strict=True))
+        print(line.rstrip())
+
+
 def flows(found: Rows) -> None:
-    table = _table("flows", ("flow", "route", "hop", "path", "packets", "bytes", "reason"))
+    columns = ("flow", "route", "hop", "path", "packets", "bytes", "reason")
+    if len(found) > LONG:
+        _put_plain("flows", columns, [row for flow in found for row in _flow_lines(flow)])
+        return
+    table = _table("flows", columns)
     for row in found:
         for nth, hop in enumerate(row["hops"]):
             first = nth == 0
@@ -185,8 +200,23 @@ def flows(found: Rows) -> None:
     _put(table, "no flows")
 
 
+def _flow_lines(flow: dict[str, Any]) -> Iterable[Sequence[str]]:
+    """Each hop of a flow; with no hops, the flow."""
+    hops: Sequence[dict[str, Any]] = flow["hops"] or ({},)
+    for hop in hops:
+        name = f"{hop['vm']} -> {hop['to']}" if hop.get("to") else hop.get("vm", "-")
+        counts = [f"{hop[unit]:,}" if hop else "-" for unit in ("packets", "bytes")]
+        path, reason = hop.get("path", "-"), hop.get("reason", "-")
+        yield (flow["key"], str(flow["route"]), name, path, *counts, reason)
+
+
 def rules(found: Rows) -> None:
-    table = _table("routing rules", ("VM", "flow", "to", "path", "epoch", "packets", "idle"))
+    columns = ("VM", "flow", "to", "path", "epoch", "packets", "idle")
+    if len(found) > LONG:
+        words = ("vm", "key", "to", "path", "epoch", "packets", "idle_s")
+        _put_plain("routing rules", columns, [[str(row[one]) for one in words] for row in found])
+        return
+    table = _table("routing rules", columns)
     for row in found:
         table.add_row(
             row["vm"],
@@ -221,6 +251,12 @@ def explanation(found: dict[str, Any]) -> None:
 
 
 def conservation(found: Rows) -> None:
+    if len(found) > LONG:
+        columns = ("VM", "flow", "sent", "missing")
+        words = ("vm", "key", "sent", "missing")
+        rows = [[str(row[one]) for one in words] for row in found]
+        _put_plain("sent = switch + veth + ring + drops", columns, rows)
+        return
     table = _table("sent = switch + veth + ring + drops", ("VM", "flow", "sent", "sum", "missing"))
     for row in found:
         parts = [f"{row[path]:,} {path}" for path in ("switch", "veth", "ring") if row[path]]

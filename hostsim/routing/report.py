@@ -20,6 +20,7 @@ from hostsim.routing.epochs import Epochs
 from hostsim.routing.flows import NOBODY, View, Watched, flow_rows, rule_rows, watched
 from hostsim.routing.inspector import Inspector
 from hostsim.routing.kerneldrops import KernelDrops
+from hostsim.routing.only import EVERY, Only
 from hostsim.routing.policy import SYN, First, Owners, judge, own
 from hostsim.routing.retained import Retained
 from hostsim.routing.ringside import RingSide
@@ -70,14 +71,19 @@ class Report:
         self._ring_side = ring_side
         self._owners = owners
 
-    def flows(self) -> list[Json]:
-        """The contract's `flows`."""
+    def flows(self, only: Only = EVERY) -> list[Json]:
+        """The contract's `flows`, of those that are asked for."""
         seen, sent = maps.read_table(self._map("flows"))
+        keys = only.of(one.tuple for one in seen)
+        if keys is not None:
+            seen = [one for one in seen if one.tuple in keys]
+            sent = [one for one in sent if one.tuple in keys]
         return flow_rows(seen, sent, self._view())
 
-    def rules(self) -> list[Json]:
-        """The contract's `rules`."""
-        return rule_rows(list(maps.read_rules(self._map("flows"))), self._view())
+    def rules(self, only: Only = EVERY) -> list[Json]:
+        """The contract's `rules`, of those that are asked for."""
+        rows = rule_rows(list(maps.read_rules(self._map("flows"))), self._view())
+        return only.rows(rows)
 
     def routes(self) -> list[Json]:
         """The policy, in order; packets: of the flows remembered, as they entered their chain."""
