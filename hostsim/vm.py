@@ -234,7 +234,7 @@ class Vm:
                 self.kill()
             # Process 1 ends only after our own children in the VM have been reaped.
             for one in self._processes:
-                one.close()
+                one.close(STOP_DEADLINE)
             self._processes.clear()
             late = not process.wait_end(self.pidfd, STOP_DEADLINE)
             os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG)

@@ -68,7 +68,9 @@ class Process:
     """A program that was started in a VM. Owns its pidfd and the pipes it was started with.
 
     stdin, stdout, stderr: our ends of the pipes that were asked for, else None.
-    returncode: None while it runs; then its exit status, or -N where signal N ended it.
+    returncode: None while it runs; then its exit status, or -N where signal N ended it. While
+    another process of the VM traces it (ptrace(2)), and does not wait for it, the kernel tells us
+    that it has ended, but not how: then -SIGKILL.
     """
 
     def __init__(self, pid: int, pidfd: int, args: Sequence[str]) -> None:
@@ -79,6 +81,7 @@ class Process:
         self.stdout: IO[bytes] | None = None
         self.stderr: IO[bytes] | None = None
         self._pidfd = pidfd
+        self._reaped = False
         self._reaping = threading.Lock()  # the VM may be stopped by another thread
 
     def fileno(self) -> int:
@@ -88,12 +91,22 @@ class Process:
     def poll(self) -> int | None:
         """Reap it if it has ended; the returncode, or None while it runs."""
         with self._reaping:
-            if self.returncode is None:
-                found = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
-                if found is not None:
-                    exited = found.si_code == os.CLD_EXITED
-                    self.returncode = found.si_status if exited else -found.si_status
+            ended = self._reaped or self._reap()
+            if not ended and wait_end(self._pidfd, 0):
+                ended = self._reap()  # asked again: it may have ended between the two questions
+                if not ended and self.returncode is None:
+                    self.returncode = -signal.SIGKILL
             return self.returncode
+
+    def _reap(self) -> bool:
+        found = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
+        if found is None:
+            return False
+        self._reaped = True
+        if self.returncode is None:
+            exited = found.si_code == os.CLD_EXITED
+            self.returncode = found.si_status if exited else -found.si_status
+        return True
 
     def wait(self, timeout: float | None = None) -> int:
         """The returncode, once it has ended. Raises TimeoutError after `timeout` seconds."""
@@ -118,16 +131,25 @@ class Process:
 
     @property
     def closed(self) -> bool:
-        """Whether `close` was called."""
+        """Whether `close` was called, and nothing is left of it."""
         return self._pidfd < 0
 
-    def close(self) -> None:
-        """Kill it if it runs, reap it, close the pidfd and the pipes. Twice is harmless."""
+    def close(self, patience: float = 0.0) -> None:
+        """Kill it if it runs, reap it, close the pidfd and the pipes. Twice is harmless.
+
+        patience: seconds for whoever traces it to end. One that is still traced then is not
+        `closed`: its pidfd stays, and this is to be called again.
+        """
         if self._pidfd >= 0:
             self.kill()
             self.wait()
-            os.close(self._pidfd)
-            self._pidfd = -1
+            deadline = time.monotonic() + patience
+            while not self._reaped and time.monotonic() < deadline:
+                select.poll().poll(1)  # no event tells when
+                self.poll()
+            if self._reaped:
+                os.close(self._pidfd)
+                self._pidfd = -1
         for stream in (self.stdin, self.stdout, self.stderr):
             if stream is not None:
                 with contextlib.suppress(BrokenPipeError):  # what it did not live to be told

@@ -9,8 +9,9 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-#define BATCH 64        /* events of one read */
-#define DRAIN_READS 256 /* a device that never falls silent does not hold a flip up */
+#define BATCH 64          /* events of one read */
+#define FEEDBACK_READS 16 /* the kernel keeps 16 events of a clone's feedback */
+#define DRAIN_READS 256   /* a device that never falls silent does not hold a flip up */
 
 struct out {
     unsigned n;
@@ -410,6 +411,12 @@ static void press_carried(struct hs_device *d, struct out *o) {
     memset(d->carried, 0, sizeof(d->carried));
 }
 
+/* What its OS has told a clone until now: not what it goes on to tell, which may have no end. */
+static void drain_feedback(struct hs_device *d, int os) {
+    for (unsigned i = 0; i < FEEDBACK_READS && hs_feedback_read(d, os) > 0; i++)
+        ;
+}
+
 void hs_device_release(struct hs_device *d) {
     struct out o = {0};
     int os = d->owner;
@@ -430,8 +437,7 @@ void hs_device_release(struct hs_device *d) {
     if (!emit(d, os, &o))
         d->stats.failed++;
     memset(d->down[os], 0, sizeof(d->down[os]));
-    while (hs_feedback_read(d, os) > 0) /* the LEDs it set until now are its own */
-        ;
+    drain_feedback(d, os); /* the LEDs it set until now are its own */
     hs_feedback_sounds(d, os, false);
     if (d->ff)
         hs_ff_release(d->ff, (unsigned)os, d->real);
@@ -442,8 +448,7 @@ void hs_device_take(struct hs_device *d, int os) {
     struct out o = {0};
 
     hs_device_drain(d);
-    while (hs_feedback_read(d, os) > 0) /* while it is in the background: it is set below, once */
-        ;
+    drain_feedback(d, os); /* while it is in the background: it is set below, once */
     d->owner = os;
     d->touch_wait = touched(d);
     put_positions(d, &o);

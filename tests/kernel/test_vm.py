@@ -6,6 +6,7 @@ import select
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -301,6 +302,37 @@ def test_the_end_of_process_1_is_told_before_its_programs_are_reaped(vm: Vm) -> 
     assert not process.wait_end(vm.pidfd, 0)  # nobody has asked for the program's status
     program.close()
     assert process.wait_end(vm.pidfd, 5)
+
+
+TRACE = """
+import ctypes, os, sys
+pid = next(int(one) for one in os.listdir("/proc") if one.isdigit()
+           and open(f"/proc/{one}/cmdline").read().startswith("sleep\\0"))
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.ptrace(0x4206, pid, 0, 0) == 0, ctypes.get_errno()  # PTRACE_SEIZE
+print("traced", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_program_that_is_traced_to_its_end(make_vm: MakeVm) -> None:
+    """By another process of the VM, which does not wait for it: it has ended all the same, holds
+    nobody up, and is reaped as soon as it can be."""
+    vm = make_vm("b")
+    traced = vm.popen(["sleep", "600"])
+    tracer = vm.popen([sys.executable, "-S", "-W", "ignore", "-c", TRACE], stdin=-1, stdout=-1)
+    assert tracer.stdout is not None
+    assert tracer.stdout.readline() == b"traced\n"
+    traced.kill()
+    assert process.wait_end(traced.fileno(), 10)
+    assert os.waitid(os.P_PIDFD, traced.fileno(), os.WEXITED | os.WNOHANG) is None
+    assert traced.wait(10) == -signal.SIGKILL
+    traced.close()
+    assert not traced.closed
+    assert vm.alive
+    assert said(vm, "echo", "fine") == "fine"
+    vm.stop()
+    assert traced.closed
 
 
 def test_stop_with_something_left_to_say_to_a_program(vm: Vm, host_name: str) -> None:
