@@ -160,6 +160,7 @@ struct hs_port {
     int has_eth0;
     struct hs_neighbour neighbour[HS_NEIGHBOURS_MAX];
     uint32_t neighbours;
+    uint32_t turn;                /* of the neighbour that is taken from first, in the next burst */
     const struct hs_rules *rules; /* NULL: everything goes to eth0 */
     uint32_t rule_entries;
     uint64_t rules_size;

@@ -71,8 +71,10 @@ uint32_t hs_port_recv(struct hs_port *p, struct hs_packet *batch, uint32_t n) {
         got = hs_xsk_recv(&p->eth0, descs, n); /* options, our `from`, is 0 */
         p->counters.eth0_in += got;
     }
+    /* By turns: one that keeps its ring filled must not keep the others waiting. */
     for (i = 0; i < p->neighbours && got < n; i++) {
-        struct hs_neighbour *nb = &p->neighbour[i];
+        const uint32_t at = p->turn + i < p->neighbours ? p->turn + i : p->turn + i - p->neighbours;
+        struct hs_neighbour *nb = &p->neighbour[at];
         uint32_t want = nb->seen < n - got ? nb->seen : n - got, have, k;
 
         if (nb->vm == 0 || want == 0)
@@ -87,5 +89,7 @@ uint32_t hs_port_recv(struct hs_port *p, struct hs_packet *batch, uint32_t n) {
         p->counters.ring_in += have;
         hs_port_wake(p, nb, HS_WAKE_FOR_ROOM);
     }
+    if (p->neighbours > 1)
+        p->turn = p->turn + 1 < p->neighbours ? p->turn + 1 : 0;
     return got;
 }

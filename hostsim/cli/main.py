@@ -323,6 +323,7 @@ def _up(arguments: argparse.Namespace) -> int:
     source = hostfile.read(arguments.file)
     spec = hostfile.parse(*source)  # a wrong file costs no daemon
     _warn_of_shadows(spec)
+    _warn_of_loops(spec.uplinks)
     answer = client.up(str(source.path), source.text, arguments.foreground)
     print(f"host {answer['host']} is up (daemon {answer['pid']})")
     waiting = _warn_of_devices(client.ask(answer["host"], "devices") if spec.devices else [])
@@ -339,6 +340,16 @@ def _warn_of_devices(found: Sequence[dict[str, Any]]) -> int:
             file=sys.stderr,
         )
     return len(waiting)
+
+
+def _warn_of_loops(uplinks: Sequence[str]) -> None:
+    """Say that the switch runs no spanning tree, if that can matter."""
+    if len(uplinks) > 1:
+        print(
+            f"hostsim: warning: uplinks {', '.join(uplinks)}: two that lead into one network make "
+            "a loop, and one broadcast a storm; the switch runs no spanning tree",
+            file=sys.stderr,
+        )
 
 
 def _warn_of_shadows(spec: Any) -> None:

@@ -97,3 +97,10 @@ def test_what_only_up_applies_is_named() -> None:
     assert found == ["[host] name", "nf of a", "address of b"]
     rated = VMS.replace('"a"', '"a"\nrate = "1mbit"')
     assert difference.unapplied(running, parse(rated, Path("x.toml"))) == []
+
+
+def test_more_than_one_uplink_may_be_a_loop(capsys: pytest.CaptureFixture[str]) -> None:
+    main._warn_of_loops(["eth1"])
+    assert capsys.readouterr().err == ""
+    main._warn_of_loops(["eth1", "eth2"])
+    assert "eth1, eth2" in capsys.readouterr().err

@@ -67,6 +67,35 @@ def test_a_rule_sends_past_the_switch(joined: tuple[Port, Port], rules: Rules) -
     assert [batch.source(index) for index in range(2)] == [1, 1]
 
 
+def test_a_neighbour_that_keeps_its_ring_full_does_not_starve_another() -> None:
+    """Each of two gets its turn, though the first one always has a whole burst waiting."""
+    taker, senders, tables = Port(256), [Port(256), Port(256)], [Rules(64), Rules(64)]
+    try:
+        for vm, (sender, rules) in enumerate(zip(senders, tables, strict=True), start=1):
+            channels = [make_channel(SHAPE), make_channel(SHAPE)]
+            bells = [os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC) for _ in range(2)]
+            sender.neighbour(3, SHAPE, channels[0], channels[1], (bells[0][0], bells[1][1]))
+            taker.neighbour(vm, SHAPE, channels[1], channels[0], (bells[1][0], bells[0][1]))
+            for fd in channels:
+                os.close(fd)
+            sender.rules(rules.fd, rules.entries)
+            rules.set_epoch(1)
+            assert rules.put(flow(), 3, 1)
+        send(senders[1], packet())
+        seen = []
+        for _ in range(3):
+            send(senders[0], *[packet()] * 64)
+            batch = taker.recv()
+            seen += [batch.source(index) for index in range(len(batch))]
+            taker.send(batch)  # nowhere: its frames are free again
+        assert 2 in seen
+    finally:
+        for port in (taker, *senders):
+            port.close()
+        for rules in tables:
+            rules.close()
+
+
 @pytest.mark.parametrize("end", ["epoch", "remove", "forget", "other VM"])
 def test_a_rule_that_ends_sends_to_the_switch(
     joined: tuple[Port, Port], rules: Rules, end: str
