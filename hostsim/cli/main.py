@@ -20,7 +20,7 @@ from hostsim.errors import HostsimError, UsageError
 SHADOWS = 10
 """Most routes without a match that are named one by one."""
 
-BENCHES = ("ring", "path", "chain", "flows", "flip", "input", "up")
+BENCHES = ("ring", "path", "chain", "flows", "loop", "flip", "input", "up")
 EPILOG = "A host file describes a host; edge, duo and both ship: hostsim up edge starts one."
 
 

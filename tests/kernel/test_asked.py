@@ -161,3 +161,11 @@ def test_down_ends_those_that_are_asked(tmp_path: Path) -> None:
             until(lambda: children(pid))
             hostsim("down", "hsasked2")
         hostsim("up", str(tmp_path / "hsasked2.toml"))
+
+
+def test_bench_loop_prints_the_contracts_document() -> None:
+    """A small one."""
+    found = ask("bench", "loop", "--vms", "5", "--seconds", "1")
+    (case,) = found["cases"]
+    assert (found["bench"], case["case"], case["unit"]) == ("loop", "stall", "ms")
+    assert case["value"] > 0
