@@ -31,6 +31,7 @@
 #define STRIDE 64    /* entries of a table between two looks at the clock */
 #define OVERRUN 16   /* cgroups that are remembered because they were killed */
 #define NOTE_MS 20   /* of looking for readers */
+#define DYING 64     /* processes that are remembered because they were killed */
 
 enum mode {
     NOTE_READERS, /* put aside who has a device open; nothing is revoked, sockets are passed over */
@@ -56,6 +57,9 @@ struct job {
     int64_t last;           /* the end of all passes but the first */
     bool late;              /* one of these ends has come: nothing more is looked at */
     bool late_at_home;      /* in the loser's cgroup */
+    uint32_t dying;         /* processes that were killed, and take their time to end */
+    int pid[DYING];         /* their numbers, which are nobody else's until they have ended */
+    int pidfd[DYING];       /* by which that is known; ours to close */
     uint32_t overrun;       /* how many took longer, and were killed */
     ino_t killed[OVERRUN];  /* they: their processes run no instruction any more */
     struct hs_files *aside; /* but for REVOKE */
@@ -321,6 +325,34 @@ static bool is_member(const struct job *job, int pid) {
     return member;
 }
 
+/* Whether a process was killed by an earlier pass: it runs no instruction any more. */
+static bool is_dying(struct job *job, int pid) {
+    uint32_t i = 0;
+
+    while (i < job->dying && job->pid[i] != pid)
+        i++;
+    if (i == job->dying)
+        return false;
+    if (syscall(SYS_pidfd_send_signal, job->pidfd[i], 0, NULL, 0) == 0)
+        return true;
+    close(job->pidfd[i]); /* it has ended, and this is another one */
+    job->pid[i] = job->pid[--job->dying];
+    job->pidfd[i] = job->pidfd[job->dying];
+    return false;
+}
+
+/* Returns whether its pidfd is kept. */
+static bool kill_process(struct job *job, int pid, int pidfd) {
+    if (!is_member(job, pid) || syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0) < 0)
+        return false;
+    job->count->killed++;
+    if (job->dying == DYING)
+        return false;
+    job->pid[job->dying] = pid;
+    job->pidfd[job->dying++] = pidfd;
+    return true;
+}
+
 /* Returns 0, or a negative errno if nothing can be said of it. */
 static int scan_process(struct job *job, int pid) {
     uint32_t hidden = job->count->hidden;
@@ -328,6 +360,8 @@ static int scan_process(struct job *job, int pid) {
     bool hides;
     int pidfd;
 
+    if (is_dying(job, pid))
+        return 0;
     pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
     if (pidfd < 0)
         return errno == ESRCH ? 0 : -errno;
@@ -339,10 +373,8 @@ static int scan_process(struct job *job, int pid) {
         hides = true;
     if (job->count->hidden != hidden)
         hides = true;
-    if (job->mode != NOTE_READERS && hides && is_member(job, pid) &&
-        syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0) == 0)
-        job->count->killed++;
-    close(pidfd);
+    if (job->mode == NOTE_READERS || !hides || !kill_process(job, pid, pidfd))
+        close(pidfd);
     return 0;
 }
 
@@ -510,5 +542,7 @@ int hs_revoke(struct hs_keeper *keeper, const struct hs_hold *hold, const char *
         count->clean = !job.late && count->killed == killed &&
                        (count->revoked == revoked || (still && job.abroad == 0));
     }
+    while (job.dying > 0)
+        close(job.pidfd[--job.dying]);
     return ret;
 }
