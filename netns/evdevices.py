@@ -64,10 +64,12 @@ class Source:
     name, phys: as bytes, exactly as the device has them; `identity` has them fit to be shown.
     able: the codes of each type of events that it has.
     effects: how many of force feedback it can have at a time.
+
+    at: where the node is now, if it is not in its place.
     """
 
-    def __init__(self, node: str) -> None:
-        self._fd = os.open(node, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    def __init__(self, node: str, at: str | None = None) -> None:
+        self._fd = os.open(at or node, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             fd = self._fd
             self.node = node

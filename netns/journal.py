@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from netns import cgroup, console, leds, namespace, uplinks
+from netns import cgroup, console, leds, namespace, nodes, uplinks
 
 
 def _give_back(node: str, key: str, state: str) -> None:
@@ -27,6 +27,7 @@ _UNDO: dict[str, Callable[..., None]] = {
     "cgroup": lambda path: cgroup.remove(Path(path)),
     "console": lambda path: console.restore(Path(path)),
     "device": lambda node, key, state: _give_back(node, key, state),
+    "nodes": lambda node: nodes.back(node),
     "led": lambda file, trigger: leds.join({file: trigger}),
     "uplink": lambda name, netns, nic, number="0": uplinks.give_back(name, netns, nic, number),
 }

@@ -30,10 +30,13 @@ A release leaves no window for two readers:
     5. the OS may run again
     6. each device's state is saved, and its keys and contacts are lifted
 
-That the node went is announced when the next owner has it: nobody waits for that. Until there is a
-first owner, and after the last, the KMC has the device grabbed. From one owner to the next it has
-not: no OS can open the node in between, and the end of a grab waits for the kernel's RCU, which
-takes longer than all the rest.
+That the node went is announced when the next owner has it: nobody waits for that.
+
+The machine's own programs lose what they have open when the device is taken, and its nodes are out
+of the machine's /dev until it is given back (netns/nodes.py): no compositor hears what is typed for
+an OS. Until there is a first owner, and after the last, the KMC has the device grabbed. From one
+owner to the next it has not: no OS can open the node in between, and the end of a grab waits for
+the kernel's RCU, which takes longer than all the rest.
 """
 
 import contextlib
@@ -44,6 +47,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cext.input import forward
+from cext.input.evict import evict
 from cext.input.revoke import Hold, Revoker
 from hostsim.kmc.equipment import Equipment
 from hostsim.kmc.osnodes import Node, OsNodes, node_path, udev_links, udev_properties
@@ -54,6 +58,7 @@ from netns.evdevices import MODIFIERS, Source, key_code, led_names
 from netns.evstate import EV_LED, State
 from netns.hotplug import InputNode
 from netns.journal import Journal
+from netns.nodes import away, back
 
 log = logging.getLogger("hostsim.kmc")
 
@@ -155,6 +160,8 @@ class Direct(Equipment):
             leds.cut(triggers)
             source.still()
             source.grab()
+            self._journal.add("nodes", node=source.node)
+            evict(away(source.node))
             device.saved = self._memory.take(source.identity.key)
             if self._owner is not None:
                 self._restore(device, self._owner)
@@ -165,6 +172,8 @@ class Direct(Equipment):
         except OSError:
             leds.join(triggers)
             source.close()
+            with contextlib.suppress(OSError):
+                back(source.node, tell=False)  # else it would be tried again at once
             raise
         self._devices[node.sysname] = device
 
@@ -180,6 +189,10 @@ class Direct(Equipment):
         self._memory.keep(device.source.identity.key, device.saved, device.fresh)
         device.source.close()
         self._claims.release(sysname)
+        try:
+            back(device.source.node)
+        except OSError as error:
+            log.warning("%s: %s", device.source.node, error)
 
     def identify(self) -> list[Json]:
         """See `Equipment`."""

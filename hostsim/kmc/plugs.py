@@ -19,6 +19,7 @@ from hostsim.kmc.equipment import first_match
 from hostsim.kmc.mirror import Mirror
 from hostsim.kmc.osnodes import OsNodes
 from hostsim.model import DeviceSpec, HostSpec, Json
+from netns import nodes
 from netns.claims import CLONE, DEVICE, ClaimedError, Claims
 from netns.console import Console
 from netns.evdevices import Source
@@ -174,7 +175,7 @@ class Plugs:
             log.debug("%s: a clone of host %s", node.node, owner.host)
             return None
         try:
-            source = Source(node.node)
+            source = Source(node.node, nodes.where(node.node))
         except OSError as error:
             if error.errno in (errno.ENODEV, errno.ENXIO, errno.ENOENT):  # it has gone already
                 return None

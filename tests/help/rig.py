@@ -6,6 +6,7 @@ typists and readers as processes. There is no switch: what a flip does is no bus
 
 import asyncio
 import contextlib
+import os
 import subprocess
 import sys
 import threading
@@ -37,7 +38,10 @@ T = TypeVar("T")
 
 
 class Typist:
-    """typist.py as a process."""
+    """typist.py as a process.
+
+    node, rdev: of its device. place: a path by which the node can be opened, wherever it is.
+    """
 
     def __init__(self, kind: str, name: str) -> None:
         self._process = subprocess.Popen(
@@ -47,6 +51,9 @@ class Typist:
             text=True,
         )
         self.node = self._line()
+        self._place = os.open(self.node, os.O_PATH)
+        self.place = f"/proc/{os.getpid()}/fd/{self._place}"
+        self.rdev = os.fstat(self._place).st_rdev
 
     def __call__(self, *lines: str) -> str:
         """Do these; the last answer."""
@@ -66,9 +73,12 @@ class Typist:
         """The device goes."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        if self._process.stdin.closed:
+            return
         self._process.stdin.close()
         self._process.wait(DEADLINE)
         self._process.stdout.close()
+        os.close(self._place)
 
 
 class Reader:

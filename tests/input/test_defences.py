@@ -136,8 +136,8 @@ def test_nothing_is_opened_before_the_take(
 ) -> None:
     """A node that somebody left in a place that the OSes share. Defence: the device list."""
     rig = host("direct")
-    keyboard, node = plugged(rig)
-    rdev = os.stat(node).st_rdev
+    keyboard, _ = plugged(rig)
+    rdev = keyboard.rdev
     left = tmp_path / "left"
     os.mknod(left, stat.S_IFCHR | 0o666, rdev)
     attacker = Puppet(rig.vms["play"])
@@ -182,11 +182,11 @@ def test_siblings_of_the_node_are_out_of_reach(
     """The node, uinput and hidraw by number; other processes' files in /proc; sysfs, by which a
     device can be silenced. Defence: what surrounds an OS; without it, all of that goes."""
     rig = host("direct")
-    _, node = plugged(rig)
+    keyboard, node = plugged(rig)
     folder = Path(f"/sys{node_path(os.path.basename(node))}").parent
     attacker = Puppet(rig.vms["play"] if defended else None)
     try:
-        numbers = [os.stat(path).st_rdev for path in (node, "/dev/uinput")]
+        numbers = [keyboard.rdev, os.stat("/dev/uinput").st_rdev]
         found = [attacker("mknod", "/dev/shm/x", rdev) for rdev in (*numbers, os.makedev(244, 0))]
         found.append(attacker("store", folder / "inhibited", 0))
         assert found == (["EPERM"] * 3 + ["EROFS"] if defended else ["done"] * 4)

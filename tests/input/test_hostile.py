@@ -96,7 +96,7 @@ def test_other_nodes_of_the_device_are_out_of_reach(rig: Rig) -> None:
     """The other OS's node, the machine's own, hidraw, uinput: by name, by number, by /proc."""
     keyboard = rig.typist("keyboard", "Test Keyboard")
     rig.start()
-    numbers = [os.stat(keyboard.node).st_rdev, os.stat("/dev/uinput").st_rdev, os.makedev(244, 0)]
+    numbers = [keyboard.rdev, os.stat("/dev/uinput").st_rdev, os.makedev(244, 0)]
     words = [f"{path}={number}" for number in numbers for path in ("/dev/input/x", "/dev/shm/x")]
     words += [f"/proc/{os.getpid()}/root{keyboard.node}"]
     words += [f"/proc/{rig.vms['work'].pid}/root/dev/input"]

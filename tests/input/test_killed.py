@@ -3,6 +3,7 @@
 
 import contextlib
 import fcntl
+import os
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -49,6 +50,14 @@ def pad() -> Iterator[InputDevice[str]]:
         yield device.device
 
 
+@contextlib.contextmanager
+def named(device: InputDevice[str]) -> Iterator[str]:
+    """A path by which the node can be opened, wherever it is; a file that is open is revoked."""
+    fd = os.open(device.path, os.O_PATH)
+    yield f"/proc/{os.getpid()}/fd/{fd}"
+    os.close(fd)
+
+
 def keys(device: InputDevice[str]) -> list[Any]:
     code = fcntl.ioctl(device.fd, GET_KEYCODE, struct.pack("II", A_SCAN, 0))
     return [tuple(device.repeat), struct.unpack("II", code)[1]]
@@ -72,17 +81,23 @@ def test_a_device_is_set_back_as_it_was_found(tmp_path: Path, kind: str, end: st
     made, name, settings, changes = KINDS[kind]
     file = tmp_path / "killed.toml"
     file.write_text(HOST.format(name))
-    with made() as device:
-        found = settings(device)
+    with made() as plugged, named(plugged) as path:
+
+        def now() -> list[Any]:
+            with contextlib.closing(InputDevice(path)) as device:
+                return settings(device)
+
+        found = now()
         hostsim("up", str(file))
         try:
             for words in changes:
                 hostsim("exec", "work", "--", *program("evdevs", *words))
-            assert settings(device) != found
+            assert now() != found
         finally:
             if end == "down":
                 hostsim("down")
             else:
                 kill_daemon("killed")
                 hostsim("clean")
-        assert settings(device) == found
+        assert now() == found
+        assert Path(plugged.path).exists()

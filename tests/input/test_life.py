@@ -217,7 +217,7 @@ def test_the_foreground_dies_and_the_other_has_the_equipment(rig: Rig) -> None:
 def test_the_background_cannot_open_or_make_the_node(rig: Rig, mode: DeviceMode) -> None:
     keyboard = rig.typist("keyboard", "Test Keyboard")
     rig.start()
-    number = os.stat(keyboard.node).st_rdev
+    number = keyboard.rdev
     words = (f"/dev/input/x={number}", f"/tmp/hs-x={number}", keyboard.node)
     out = rig.vms["play"].run(program("tries", "paths", *words)).stdout.decode().split()
     assert out == ["PermissionError", "PermissionError", "FileNotFoundError"]

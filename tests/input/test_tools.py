@@ -37,7 +37,7 @@ def test_evemu_describes_records_and_plays(rig: Rig) -> None:
     reader = rig.reader("work", "keys")
     until(lambda: reader.opened() == 1, DEADLINE, "work has opened the keyboard")
     node = only_node(rig, "work")
-    original = subprocess.run(["evemu-describe", keyboard.node], capture_output=True, check=True)
+    original = subprocess.run(["evemu-describe", keyboard.place], capture_output=True, check=True)
     seen = rig.vms["work"].run(["evemu-describe", node]).stdout
     assert described(seen) == described(original.stdout)
     record = rig.folder / "record"
@@ -48,13 +48,13 @@ def test_evemu_describes_records_and_plays(rig: Rig) -> None:
     until(lambda: keys(record) == [(A, 1), (A, 0)], DEADLINE, "evemu-record has the key")
     tool.kill()
     with record.open("rb") as file:  # by the machine, to the device itself
-        subprocess.run(["evemu-play", keyboard.node], stdin=file, check=True, timeout=DEADLINE)
+        subprocess.run(["evemu-play", keyboard.place], stdin=file, check=True, timeout=DEADLINE)
     until(lambda: reader.pressed() == [(A, 1), (A, 0)] * 2, DEADLINE, "work reads what is played")
     rig.flip("play")
     play = rig.reader("play", "keys")
     until(lambda: play.opened() == 1, DEADLINE, "play has opened the keyboard")
     with record.open("rb") as file:
-        subprocess.run(["evemu-play", keyboard.node], stdin=file, check=True, timeout=DEADLINE)
+        subprocess.run(["evemu-play", keyboard.place], stdin=file, check=True, timeout=DEADLINE)
     until(lambda: play.pressed() == [(A, 1), (A, 0)], DEADLINE, "play reads what is played")
     assert reader.pressed() == [(A, 1), (A, 0)] * 2
 

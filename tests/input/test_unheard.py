@@ -10,6 +10,8 @@ import pytest
 from help.programs import program
 from help.rig import DEADLINE, Reader, Rig, spec
 from help.waiting import until
+from hostsim.model import DeviceMode
+from netns.nodes import AWAY
 
 pytestmark = [pytest.mark.uinput, pytest.mark.timeout(600)]
 
@@ -18,8 +20,8 @@ FLIPS = 20
 
 
 @pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
-    made = Rig(spec("mirror"), tmp_path)
+def rig(tmp_path: Path, mode: DeviceMode) -> Iterator[Rig]:
+    made = Rig(spec(mode), tmp_path)
     yield made
     made.stop()
 
@@ -38,7 +40,7 @@ def taps(reader: Reader, count: int) -> None:
     until(lambda: reader.pressed().count((A, 0)) == count, DEADLINE, f"{count} taps")
 
 
-def test_a_reader_on_the_machine_hears_nothing_of_a_clone(heard: Path, rig: Rig) -> None:
+def test_a_reader_on_the_machine_hears_nothing(heard: Path, rig: Rig) -> None:
     keyboard = rig.typist("keyboard", "Test Keyboard")
     rig.start()
     readers = {name: rig.reader(name) for name in ("work", "play")}
@@ -46,6 +48,7 @@ def test_a_reader_on_the_machine_hears_nothing_of_a_clone(heard: Path, rig: Rig)
         name = ("work", "play")[number % 2]
         if rig.status()["foreground"] != name:
             rig.flip(name)
+        until(lambda: readers[name].opened() == 1, DEADLINE, f"{name} has it")  # noqa: B023
         keyboard("tap KEY_A")
         taps(readers[name], number // 2 + 1)
     assert "event" not in [line.split()[0] for line in heard.read_text().splitlines()]
@@ -59,13 +62,14 @@ def test_it_hears_nothing_of_one_that_comes_later(heard: Path, rig: Rig) -> None
     until(lambda: reader.opened() == 1, DEADLINE, "work has the clone")
     keyboard("tap KEY_A")
     until(lambda: (A, 0) in reader.pressed(), DEADLINE, "work hears it")
-    clones = [state["node"] for state in rig.devices()[0]["states"].values()]
-    assert not [node for node in clones if Path(node).exists()]
+    nodes = [state["node"] for state in rig.devices()[0]["states"].values()]
+    assert not [node for node in nodes if Path(node).exists()]
     assert "event" not in [line.split()[0] for line in heard.read_text().splitlines()]
     keyboard.unplug()
     until(lambda: rig.devices() == [], DEADLINE, "it is gone")
 
 
+@pytest.mark.parametrize("mode", ["mirror"])
 def test_the_nodes_of_a_clone_are_gone_with_it(rig: Rig) -> None:
     """The kernel takes a device down whose node somebody else has removed."""
     before = set(Path("/dev/input").iterdir())
@@ -76,3 +80,25 @@ def test_the_nodes_of_a_clone_are_gone_with_it(rig: Rig) -> None:
     keyboard.unplug()
     until(lambda: not any(Path("/sys/class/input", n).exists() for n in clones), DEADLINE, "gone")
     assert set(Path("/dev/input").iterdir()) == before
+
+
+@pytest.mark.parametrize("mode", ["direct"])
+@pytest.mark.parametrize("gone", [False, True], ids=["given back", "unplugged"])
+def test_the_nodes_of_a_device_come_back_or_go_with_it(heard: Path, rig: Rig, gone: bool) -> None:
+    before = set(Path("/dev/input").iterdir())
+    keyboard = rig.typist("keyboard", "Test Keyboard")
+    rig.start()
+    assert not Path(keyboard.node).exists()
+    if gone:
+        keyboard.unplug()
+        until(lambda: rig.devices() == [], DEADLINE, "it is gone")
+        assert set(Path("/dev/input").iterdir()) == before
+    else:
+        rig.now(rig.kmc._drivers()[1].close)
+        assert Path(keyboard.node).stat().st_rdev == keyboard.rdev
+        name = Path(keyboard.node).name
+        lost = f"gone {name}"
+        until(lambda: f"open {name}" in heard.read_text().rpartition(lost)[2], DEADLINE, "open")
+        keyboard("tap KEY_A")
+        until(lambda: f"event {name} 1 {A} 0" in heard.read_text(), DEADLINE, "it is heard again")
+    assert not AWAY.exists()

@@ -23,8 +23,9 @@ import struct
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import closing
 
-from evdev import UInput, ecodes
+from evdev import InputDevice, UInput, ecodes
 
 EVENT = struct.Struct("llHHi")
 REPORT = EVENT.pack(0, 0, ecodes.EV_SYN, ecodes.SYN_REPORT, 0)
@@ -79,8 +80,8 @@ class Flood:
 floods: list[Flood] = []
 
 
-def obey(device: UInput, line: str) -> str:
-    """Do one line; the answer."""
+def obey(device: UInput, place: int, line: str) -> str:
+    """Do one line; the answer. place: a descriptor that only names the node."""
     word, *rest = line.split()
     if word == "flood":
         floods.append(Flood(device, float(rest[0]), int(rest[1])))
@@ -103,16 +104,18 @@ def obey(device: UInput, line: str) -> str:
         device.syn()
         return "ok"
     if word == "leds":
-        return " ".join(name for name, _ in device.device.leds(verbose=True))
+        with closing(InputDevice(f"/proc/self/fd/{place}")) as node:  # which may be away
+            return " ".join(name for name, _ in node.leds(verbose=True))
     return f"unknown: {word}"
 
 
 def main(kind: str, name: str) -> None:
     device = make(kind, name)
+    place = os.open(device.device.path, os.O_PATH)
     print(device.device.path, flush=True)
     for line in sys.stdin:
         if line.strip():
-            print(obey(device, line), flush=True)
+            print(obey(device, place, line), flush=True)
     device.close()
 
 
