@@ -1,6 +1,7 @@
 """Long answers: a child of the daemon gives them, while the daemon goes on; they come whole, or in
 the part that was asked for."""
 
+import contextlib
 import json
 import os
 import signal
@@ -63,8 +64,9 @@ def children(pid: int) -> list[int]:
     """Of the daemon, those that are copies of it."""
     found = []
     for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        if b"hostsim.daemon" in Path(f"/proc/{one}/cmdline").read_bytes():
-            found.append(int(one))
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            if b"hostsim.daemon" in Path(f"/proc/{one}/cmdline").read_bytes():
+                found.append(int(one))
     return found
 
 
@@ -108,7 +110,7 @@ def test_five_ask_at_a_time(flooded: int) -> None:
     assert status["loop_ms"] > 0
     assert status["loop_what"]
     assert status["loop_what"] not in {word[0] for word in words}
-    until(lambda: not children(flooded))
+    until(lambda: not children(flooded), 30)
 
 
 def test_whoever_does_not_read_holds_nobody_up(flooded: int) -> None:
@@ -119,20 +121,20 @@ def test_whoever_does_not_read_holds_nobody_up(flooded: int) -> None:
             one.connect(f"/run/hostsim/{NAME}/control.sock")
             one.sendall(protocol.encode({"op": "flows"}))
             asking.append(one)
-        until(lambda: len(children(flooded)) == 2, what="as many as may be at a time")
+        until(lambda: len(children(flooded)) == 2, seconds=30, what="as many as may be")
         assert ask("status", NAME)["host"] == NAME
         run(HOSTSIM, "exec", "--host", NAME, "fw", "--", "true")
     finally:
         for one in asking:
             one.close()
-    until(lambda: not children(flooded), what="nobody hears what they say")
+    until(lambda: not children(flooded), 30, "nobody hears what they say")
 
 
 def test_a_child_that_is_killed_is_no_dead_daemon(flooded: int) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as one:
         one.connect(f"/run/hostsim/{NAME}/control.sock")
         one.sendall(protocol.encode({"op": "flows"}))
-        (child,) = until(lambda: children(flooded))
+        (child,) = until(lambda: children(flooded), 30)
         os.kill(child, signal.SIGKILL)
         while one.recv(1 << 20):
             pass
@@ -158,7 +160,7 @@ def test_down_ends_those_that_are_asked(tmp_path: Path) -> None:
             one.connect("/run/hostsim/hsasked2/control.sock")
             one.sendall(protocol.encode({"op": "flows"}) * 3)
             (pid,) = [row["pid"] for row in ask("ls") if row["host"] == "hsasked2"]
-            until(lambda: children(pid))
+            until(lambda: children(pid), 30)
             hostsim("down", "hsasked2")
         hostsim("up", str(tmp_path / "hsasked2.toml"))
 
