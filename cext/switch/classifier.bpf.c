@@ -186,13 +186,49 @@ HS_GLOBAL int hs_slow(struct __sk_buff *skb, __u32 epoch, struct hs_flow *known,
     return result;
 }
 
-/* Send the first bytes of what TCP or UDP carries to the daemon. Gives up after HS_ASK_MAX packets
- * with contents; how many went up is in `asked`. */
-HS_GLOBAL int hs_inspect(struct __sk_buff *skb) {
+/* Send bytes of a packet's contents to the daemon: `size` of them from `at`, or as many as one
+ * event takes. Returns how many; 0: the ring buffer was full. */
+static __noinline __u32 hs_send_part(struct __sk_buff *skb, __u32 at, __u32 size, __u32 sequence,
+                                     struct hs_flow *flow) {
     struct hs_packet *p = hs_packet();
     struct hs_content *content;
+    __u32 length = size;
+
+    if (!p || !size)
+        return 0;
+    if (length > HS_CONTENT_MAX)
+        length = HS_CONTENT_MAX;
+    content = bpf_ringbuf_reserve(&events, sizeof(*content), 0);
+    if (!content) {
+        hs_count(HS_C_EVENTS_LOST);
+        return 0;
+    }
+    content->event.kind = HS_EVENT_CONTENT;
+    content->event.from = p->key.vm;
+    content->event.to = flow->asked + 1;
+    content->tuple = p->key.tuple;
+    content->sequence = sequence;
+    content->start = flow->start;
+    content->rest = size - length;
+    length--;
+    asm("" : "+r"(length)); /* or the bound that the verifier wants is optimised away */
+    length = (length & (HS_CONTENT_MAX - 1)) + 1;
+    if (bpf_skb_load_bytes(skb, at, content->data, length) < 0) {
+        bpf_ringbuf_discard(content, 0);
+        return 0;
+    }
+    content->length = length;
+    bpf_ringbuf_submit(content, 0);
+    hs_count(HS_C_ASKED);
+    return length;
+}
+
+/* Send the first bytes of what TCP or UDP carries to the daemon. Gives up after HS_ASK_MAX packets
+ * with contents; how many went up is in `asked`. What found the ring buffer full does not count. */
+HS_GLOBAL int hs_inspect(struct __sk_buff *skb) {
+    struct hs_packet *p = hs_packet();
+    __u32 at, size, sequence = 0;
     struct hs_flow *flow;
-    __u32 at, length;
     __u8 head[14];
 
     if (!p || !p->l4 || p->error || p->fragment == 2)
@@ -204,39 +240,32 @@ HS_GLOBAL int hs_inspect(struct __sk_buff *skb) {
         if (bpf_skb_load_bytes(skb, p->l4, head, 14) < 0)
             return 0;
         at = p->l4 + (head[12] >> 4) * 4;
+        sequence = (__u32)head[4] << 24 | head[5] << 16 | head[6] << 8 | head[7];
+        if (head[13] & HS_TCP_SYN) {
+            sequence++;
+            if (!flow->asked)
+                flow->start = sequence;
+        }
     } else if (p->key.tuple.proto == IPPROTO_UDP) {
         at = p->l4 + 8;
     } else {
         return 0;
     }
-    if (at >= skb->len)
+    if (at >= p->end)
         return 0;
-    length = skb->len - at;
-    if (length > HS_CONTENT_MAX)
-        length = HS_CONTENT_MAX;
+    size = p->end - at;
+    if (size > HS_CONTENT_MAX * HS_CONTENT_PARTS)
+        size = HS_CONTENT_MAX * HS_CONTENT_PARTS;
+    for (int i = 0; i < HS_CONTENT_PARTS && size; i++) {
+        __u32 sent = hs_send_part(skb, at, size, sequence, flow);
+
+        if (!sent)
+            return 0;
+        at += sent;
+        size -= sent;
+        sequence += sent;
+    }
     flow->asked++;
-    content = bpf_ringbuf_reserve(&events, sizeof(*content), 0);
-    if (!content) {
-        hs_count(HS_C_EVENTS_LOST);
-        return 0;
-    }
-    content->event.kind = HS_EVENT_CONTENT;
-    content->event.from = p->key.vm;
-    content->event.to = flow->asked;
-    content->tuple = p->key.tuple;
-    content->sequence = 0;
-    if (p->key.tuple.proto == IPPROTO_TCP)
-        content->sequence = (__u32)head[4] << 24 | head[5] << 16 | head[6] << 8 | head[7];
-    length--;
-    asm("" : "+r"(length)); /* or the bound that the verifier wants is optimised away */
-    length = (length & (HS_CONTENT_MAX - 1)) + 1;
-    if (bpf_skb_load_bytes(skb, at, content->data, length) < 0) {
-        bpf_ringbuf_discard(content, 0);
-        return 0;
-    }
-    content->length = length;
-    bpf_ringbuf_submit(content, 0);
-    hs_count(HS_C_ASKED);
     return 0;
 }
 

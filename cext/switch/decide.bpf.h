@@ -5,7 +5,8 @@
  * A connection is judged by the packet that it is first known by. Its sender began it, unless it is
  * a TCP SYN+ACK, whose receiver did. If no row matches that way round, it is tried the other way: a
  * reply must not slip past the chain because its request is forgotten, or was never made. In the
- * middle of a TCP connection that nobody remembers, the row that stands first wins.
+ * middle of a TCP connection that nobody remembers, the row that stands first wins; contents that
+ * would have chosen a row have passed unseen, so such a row matches by the rest of it.
  *
  * No packet talks a connection out of its route. What is known of one is judged anew by a packet
  * that enters the switch (evidence):
@@ -330,6 +331,8 @@ HS_GLOBAL int hs_decide(const struct hs_policy *policy, int newest, struct hs_fl
         __builtin_memset(conn, 0, sizeof(*conn));
         conn->old_route = HS_NO_ROUTE;
         hs_first_packet(p, owner, conn);
+        if (p->key.tuple.proto == IPPROTO_TCP && !(p->tcp_flags & HS_TCP_SYN))
+            conn->content = HS_UNSEEN_CONTENT; /* what would tell has passed */
         hs_judge_conn(policy, conn);
         conn->policy = policy->policy;
         put = 1;
@@ -380,6 +383,8 @@ HS_GLOBAL int hs_decide(const struct hs_policy *policy, int newest, struct hs_fl
     if (newest && conn->undecided && !conn->reply && hs_flags_of(flow->verdict) & HS_F_START &&
         (!owner || owner == p->key.vm))
         flow->verdict |= (__u64)HS_F_INSPECT << 24;
+    if (conn->content == HS_UNSEEN_CONTENT)
+        flow->verdict |= (__u64)HS_F_UNSEEN << 24;
     return 0;
 }
 

@@ -50,6 +50,7 @@ enum {
     HS_F_MIRROR = 4,
     HS_F_VM_GONE = 8,   /* dropped or skipped because a VM is gone */
     HS_F_INSPECT = 16,  /* its contents may decide differently: the daemon wants to see them */
+    HS_F_UNSEEN = 64,   /* its contents will never be known: it goes where any name might send it */
     HS_F_IN_GROUP = 32, /* dropped: would be steered, but its frame is to a group; in no table */
 };
 
@@ -82,7 +83,8 @@ struct hs_flow {
     __u64 dropped; /* of `packets`, those dropped here: by a filter, */
     __u64 gone;    /* or because a VM is gone */
     __u16 charged; /* the VM whose share the entry is of; 0: nobody's */
-    __u16 pad2[3];
+    __u16 pad2;
+    __u32 start; /* TCP's number of the first byte of its contents; 0: not known */
 };
 _Static_assert(sizeof(struct hs_flow) == 112, "no padding");
 
@@ -145,8 +147,8 @@ struct hs_conn {
     union {
         __u64 told; /* both, to compare and swap */
         struct {
-            __u32 content; /* the name its contents told, by number; 0: none yet; HS_NO_CONTENT:
-                              never */
+            __u32 content; /* the name its contents told, by number; 0: none yet; HS_NO_CONTENT,
+                              HS_UNSEEN_CONTENT: never */
             __u32 version; /* another one with each change; 0: somebody is changing it */
         };
     };
@@ -169,6 +171,7 @@ struct hs_prefix {
  * outside its mask hold nothing; where a list is not given, its first place holds everything. */
 enum { HS_ROW_SPORT = 1, HS_ROW_DPORT = 2 };
 #define HS_NO_CONTENT 0xffffffffu
+#define HS_UNSEEN_CONTENT 0xfffffffeu /* it may be any: it matches every row that asks for one */
 
 struct hs_row {
     struct hs_prefix src[HS_PREFIXES], dst[HS_PREFIXES];
@@ -258,7 +261,8 @@ enum hs_counter {
 };
 
 enum { HS_EVENT_PAIR = 1, HS_EVENT_CONTENT = 2 };
-enum { HS_CONTENT_MAX = 2048, HS_ASK_MAX = 8 };
+/* A packet goes up in parts, so that a whole TLS record does: 16 KB. */
+enum { HS_CONTENT_MAX = 2048, HS_ASK_MAX = 8, HS_CONTENT_PARTS = 8 };
 
 /* What goes up to the daemon through the ring buffer. */
 struct hs_event {
@@ -266,11 +270,13 @@ struct hs_event {
     __u16 from, to; /* HS_EVENT_PAIR: VM numbers */
 };
 
-/* HS_EVENT_CONTENT: the first bytes above TCP's or UDP's header. */
+/* HS_EVENT_CONTENT: bytes above TCP's or UDP's header. */
 struct hs_content {
     struct hs_event event;
     struct hs_tuple tuple;
     __u32 sequence; /* TCP's, host order */
+    __u32 start;    /* see struct hs_flow */
+    __u32 rest;     /* bytes of the packet that come in further events */
     __u32 length;
     __u8 data[HS_CONTENT_MAX];
 };

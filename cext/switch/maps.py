@@ -156,6 +156,8 @@ def unpack_content(data: bytes) -> Content:
         unpack_tuple(raw.tuple),
         raw.sequence,
         bytes(ffi.buffer(raw.data, min(raw.length, lib.HS_CONTENT_MAX))),
+        raw.start,
+        raw.rest,
     )
 
 

@@ -20,7 +20,7 @@ PREFIXES = 4
 RANGES = 8
 FROM = 8
 NO_ROUTE = 0xFFFF
-NO_CONTENT = 0xFFFFFFFF
+NO_CONTENT, UNSEEN_CONTENT = 0xFFFFFFFF, 0xFFFFFFFE
 RULE_AFTER = 3
 FLOWS_MAX, CONNS_MAX = 1 << 20, 1 << 18
 SHARE = 7
@@ -29,7 +29,7 @@ ASK_MAX = 8
 its header: by cext/switch/maps.py when it is imported, and by tests/unit/test_records.py."""
 
 BRIDGE, STEER, DROP = 0, 1, 2
-F_BYPASS, F_START, F_MIRROR, F_VM_GONE, F_INSPECT, F_IN_GROUP = 1, 2, 4, 8, 16, 32
+F_BYPASS, F_START, F_MIRROR, F_VM_GONE, F_INSPECT, F_IN_GROUP, F_UNSEEN = 1, 2, 4, 8, 16, 32, 64
 VM_ALIVE, VM_ROUTES, VM_ENDPOINT, VM_ON_SWITCH, VM_PORT, VM_UNLIKE = 1, 2, 4, 8, 16, 32
 PAIR_ASKED, PAIR_READY, PAIR_REFUSED = 1, 2, 3
 EVENT_PAIR, EVENT_CONTENT = 1, 2
@@ -238,14 +238,17 @@ class Lists(NamedTuple):
 
 
 class Content(NamedTuple):
-    """The first bytes of a packet's contents, from the classifier. asked: which packet of the flow
-    with contents it is, from 1. sequence: TCP's number of the first byte."""
+    """Bytes of a packet's contents, from the classifier. asked: which packet of the flow with
+    contents it is, from 1. sequence: TCP's number of the first byte; start: that of the first byte
+    of the flow, 0 if nobody saw it begin. rest: how many bytes of the packet are still to come."""
 
     vm: int
     asked: int
     tuple: Tuple
     sequence: int
     data: bytes
+    start: int = 0
+    rest: int = 0
 
 
 class Conn(NamedTuple):

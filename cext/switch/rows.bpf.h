@@ -97,7 +97,7 @@ static long hs_try_row(__u32 i, void *context) {
         return 0;
     if ((walk->tcp_flags & row->tcp_mask) != row->tcp_want)
         return 0;
-    if (row->content) {
+    if (row->content && walk->content != HS_UNSEEN_CONTENT) {
         struct hs_name name = {walk->content, index};
 
         if (!walk->content)

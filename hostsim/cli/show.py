@@ -179,6 +179,10 @@ def _put_plain(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
         print(line.rstrip())
 
 
+def _route(row: dict[str, Any]) -> str:
+    return f"{row['route']} ({row['contents']})" if row.get("contents") else str(row["route"])
+
+
 def flows(found: Rows) -> None:
     columns = ("flow", "route", "hop", "path", "packets", "bytes", "reason")
     if len(found) > LONG:
@@ -190,7 +194,7 @@ def flows(found: Rows) -> None:
             first = nth == 0
             table.add_row(
                 row["key"] if first else "",
-                str(row["route"]) if first else "",
+                _route(row) if first else "",
                 f"{hop['vm']} -> {hop['to']}" if hop.get("to") else hop["vm"],
                 Text(hop["path"], style=_PATH_STYLE.get(hop["path"], "")),
                 f"{hop['packets']:,}",
@@ -207,7 +211,7 @@ def _flow_lines(flow: dict[str, Any]) -> Iterable[Sequence[str]]:
         name = f"{hop['vm']} -> {hop['to']}" if hop.get("to") else hop.get("vm", "-")
         counts = [f"{hop[unit]:,}" if hop else "-" for unit in ("packets", "bytes")]
         path, reason = hop.get("path", "-"), hop.get("reason", "-")
-        yield (flow["key"], str(flow["route"]), name, path, *counts, reason)
+        yield (flow["key"], _route(flow), name, path, *counts, reason)
 
 
 def rules(found: Rows) -> None:
@@ -239,6 +243,8 @@ def explanation(found: dict[str, Any]) -> None:
     out.print(f"{known}; next: {found['next']} ({found['why']})")
     if found["contents"]:
         out.print(" ".join(f"{kind} = {name}" for kind, name in found["contents"].items()))
+    if found.get("unseen"):
+        out.print("its contents will never be known: it goes where any name might send it")
     if found["undecided"]:
         out.print("its contents may still choose another route")
     if found["mirror"]:

@@ -5,7 +5,7 @@ It asks what decides: policy.py for the route and the next VM, flows.py for the 
 
 from collections.abc import Sequence
 
-from cext.switch.records import DROP, STEER, Conn, Flow, Lists, Rule, Tuple
+from cext.switch.records import DROP, STEER, UNSEEN_CONTENT, Conn, Flow, Lists, Rule, Tuple
 from hostsim.keys import key_text
 from hostsim.model import Json
 from hostsim.routing import policy
@@ -34,6 +34,7 @@ def explain(
         conn.dscp if conn else 0,
         origin,
         (name,) if name else (),
+        unseen=bool(conn and conn.content == UNSEEN_CONTENT),
     )
     group = policy.to_group(flow)
     judged = policy.judge(lists.routes, first, view.owners)
@@ -65,6 +66,7 @@ def explain(
         "direction": "reply" if reply else "forward",
         "route": route.index if route else None,
         "contents": {name[0]: name[1]} if name else None,
+        "unseen": bool(conn and conn.content == UNSEEN_CONTENT),
         "undecided": not group and judged.undecided and not (conn and conn.content),
         "filtered": on_it.filtered,
         "mirror": view.names[on_it.mirror] if on_it.mirror else None,

@@ -7,7 +7,17 @@ says what it means. Keys are those of hostsim/keys.py.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from cext.switch.records import DROP, RULE_AFTER, STEER, Flow, Lists, Rule, Tuple
+from cext.switch.records import (
+    DROP,
+    F_INSPECT,
+    F_UNSEEN,
+    RULE_AFTER,
+    STEER,
+    Flow,
+    Lists,
+    Rule,
+    Tuple,
+)
 from hostsim.keys import key_text
 from hostsim.model import Json, RouteSpec
 from hostsim.routing.accounts import Snapshot
@@ -85,6 +95,7 @@ def flow_rows(flows: Sequence[Flow], rules: Sequence[Rule], view: View) -> list[
                 "key": key_text(key),
                 "route": number,
                 "direction": "reply" if reply else "forward",
+                "contents": _contents(newest),
                 "hops": [
                     _hop(
                         HopFacts(
@@ -103,6 +114,14 @@ def flow_rows(flows: Sequence[Flow], rules: Sequence[Rule], view: View) -> list[
             }
         )
     return rows
+
+
+def _contents(flow: Flow) -> str | None:
+    """What is still to be said of a flow's contents, if its route hangs on them: they are looked
+    at (`asked`), or nobody will ever know them (`unseen`)."""
+    if flow.verdict.flags & F_UNSEEN:
+        return "unseen"
+    return "asked" if flow.verdict.flags & F_INSPECT else None
 
 
 def _hop(facts: HopFacts, view: View) -> Json:

@@ -3,12 +3,14 @@
 The classifier sends the first bytes of a connection whose route contents could still change
 (`undecided`), at most HS_ASK_MAX packets of it. When they tell a name, the connection gets the
 name's number and the route that it decides, and its flows are judged anew from their next packet
-on. A name is matched against the rows once and the matches are written to the map `names`, so that
+on. If they tell none for sure, it stays on the route of its addresses and ports. If nobody can say
+any more (too many packets, too many bytes, too many others), it goes where any name might send it.
+A name is matched against the rows once and the matches are written to the map `names`, so that
 the kernel decides by contents itself when a later policy judges the connection again.
 
 Bounded: the ring buffer drops and counts. Unfinished connections are kept for PENDING at most, and
-fairly (fair.py): the oldest of whoever has most is given up, and stays on the route of its
-addresses and ports. What a decision costs does not depend on how many VMs there are.
+fairly (fair.py): the oldest of whoever has most is given up. What a decision costs does not depend
+on how many VMs there are.
 """
 
 from collections.abc import Callable, Iterable
@@ -21,6 +23,8 @@ from hostsim.routing.fair import Fair
 from hostsim.routing.nametable import NameTable
 
 PENDING = 1024
+PARTS = 16
+"""Of an unfinished connection, each of at most 2 KB."""
 TCP = 6
 
 
@@ -63,9 +67,12 @@ class Inspector:
             self._drop(flow)
             return
         parts = self._pending.setdefault(flow, {})
-        parts[content.sequence] = content.data
-        found = self._find(flow, parts)
-        if found is None and content.asked < records.ASK_MAX:
+        if not content.start or _offset(content.sequence, content.start) < contents.LIMIT:
+            parts[content.sequence] = content.data
+        data = joined(parts, content.start)
+        found = self._find(flow, data) if parts else None
+        full = len(data) >= contents.LIMIT or len(parts) >= PARTS
+        if found is None and not full and (content.asked < records.ASK_MAX or content.rest):
             for one in self._waiting.touch(flow, content.vm):
                 self._pushed_out += 1
                 self._give_up(one)
@@ -73,7 +80,7 @@ class Inspector:
         if found is None:
             self._given_up += 1
         self._drop(flow)
-        self._decide(flow, content.vm, found or ("", ""))
+        self._decide(flow, content.vm, found)
 
     def counters(self) -> dict[str, int]:
         """Connections whose contents told no name: those of which enough was seen, and those that
@@ -84,12 +91,12 @@ class Inspector:
         """Kind and name by number; for what is shown."""
         return self._names.name_of(number)
 
-    def _find(self, flow: Tuple, parts: dict[int, bytes]) -> tuple[str, str] | None:
+    def _find(self, flow: Tuple, data: bytes) -> tuple[str, str] | None:
         """Kind and name, kind "" if there is none for sure, or None if more is needed."""
         if flow.proto != TCP:
-            name = contents.dns_name(next(iter(parts.values())))
+            name = contents.dns_name(data)
             return ("dns_name", name) if name else ("", "")
-        data = joined(parts)
+        data = data[: contents.LIMIT]
         more = False
         for kind, name in (
             ("sni", contents.sni(data)),
@@ -110,11 +117,15 @@ class Inspector:
         self._drop(flow)
         conn = maps.read_conn(self._source("conns"), flow)
         if conn is not None:
-            self._decide(flow, 0, ("", ""))
+            self._decide(flow, 0, None)
 
-    def _decide(self, flow: Tuple, teller: int, found: tuple[str, str]) -> None:
+    def _decide(self, flow: Tuple, teller: int, found: tuple[str, str] | None) -> None:
+        """found: as _find says; None if nobody can say any more."""
         conns = self._source("conns")
-        number = self._names.number(found, teller) if found[0] else records.NO_CONTENT
+        if found is None:
+            number = records.UNSEEN_CONTENT
+        else:
+            number = self._names.number(found, teller) if found[0] else records.NO_CONTENT
         if not self._tell(flow, number):
             return
         # Read after the name is written, not before: a reply that the switch has judged meanwhile,
@@ -126,15 +137,20 @@ class Inspector:
             self._forget(port, flow.reversed())
 
 
-def joined(parts: dict[int, bytes]) -> bytes:
-    """The bytes of a TCP stream from its first sequence number on, as far as they are there. The
-    first is the one that no other is before, as far as numbers that wrap tell (RFC 9293 3.4)."""
-    start = min(
-        parts, key=lambda number: sum((number - one) & 0xFFFFFFFF < 1 << 31 for one in parts)
-    )
+def _offset(number: int, start: int) -> int:
+    """How far a byte is behind the first, by TCP's numbers, which wrap."""
+    return (number - start) & 0xFFFFFFFF
+
+
+def joined(parts: dict[int, bytes], start: int = 0) -> bytes:
+    """The bytes of a TCP stream from the number `start` on, as far as they are there. 0: it is not
+    known; then the first is the one that no other is before, as far as numbers that wrap tell
+    (RFC 9293 3.4)."""
+    if not start and parts:
+        start = min(parts, key=lambda number: sum(_offset(number, o) < 1 << 31 for o in parts))
     data = b""
-    for number in sorted(parts, key=lambda number: (number - start) & 0xFFFFFFFF):
-        at = (number - start) & 0xFFFFFFFF
+    for number in sorted(parts, key=lambda number: _offset(number, start)):
+        at = _offset(number, start)
         if at > len(data):
             break
         data = data[:at] + parts[number]

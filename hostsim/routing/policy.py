@@ -67,6 +67,7 @@ class First:
     origin: the number of the VM or endpoint whose port it came in by, 0 if it is not known.
     names: what its contents told so far, as (kind, name).
     owner: the number of the VM or endpoint that has its source address, 0 if it is not known.
+    unseen: its contents will never be known; they may be any.
     """
 
     flow: Tuple
@@ -75,6 +76,7 @@ class First:
     origin: int = 0
     names: tuple[tuple[str, str], ...] = ()
     owner: int = 0
+    unseen: bool = False
 
 
 def compile_lists(
@@ -195,7 +197,7 @@ def first_match(rows: Sequence[Row], first: First) -> int | None:
 def undecided(rows: Sequence[Row], first: First, found: int | None) -> bool:
     """Whether contents not seen yet could still choose another row than `found`."""
     before = rows if found is None else rows[:found]
-    return not first.names and any(
+    return not (first.names or first.unseen) and any(
         row.content is not None and _matches(row._replace(content=None), first) for row in before
     )
 
@@ -225,8 +227,13 @@ def _matches(row: Row, first: First) -> bool:
     mask, want = row.tcp_flags
     if first.tcp_flags & mask != want:
         return False
-    return row.content is None or any(
-        kind == row.content[0] and name_matches(name, row.content[1]) for kind, name in first.names
+    return (
+        row.content is None
+        or first.unseen
+        or any(
+            kind == row.content[0] and name_matches(name, row.content[1])
+            for kind, name in first.names
+        )
     )
 
 
@@ -249,6 +256,8 @@ def judge(rows: Sequence[Row], first: First, owners: Owners = NO_OWNERS) -> Judg
     decide.bpf.h."""
     turned = first.flow.reversed()
     tcp = first.flow.proto == TCP
+    if tcp and not first.tcp_flags & SYN and not first.names:
+        first = replace(first, unseen=True)  # what would tell has passed
     ahead = replace(first, owner=owners.get(first.flow.src, 0))
     back = replace(
         first,

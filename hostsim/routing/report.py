@@ -203,7 +203,8 @@ class Report:
         tuple_ = flow.tuple.reversed() if conn.turned else flow.tuple
         name = self._inspector.name_of(conn.content)
         names = (name,) if name else ()
-        first = First(tuple_, conn.tcp_flags, conn.dscp, conn.origin, names)
+        unseen = conn.content == records.UNSEEN_CONTENT
+        first = First(tuple_, conn.tcp_flags, conn.dscp, conn.origin, names, unseen=unseen)
         return first, conn.turned, conn.back if conn.turned else conn.origin
 
 

@@ -133,6 +133,7 @@ def test_dns_by_name(net: Net, name: str, route: int | None) -> None:
 
 DIG = ("dig", "+short", "+tries=1", "+time=5", "@198.18.0.20")
 TLS_CLIENT = ("openssl", "s_client", "-connect", "198.18.0.20:443", "-bind")
+MANY = ",".join(f"p{nth:03}{'x' * 200}" for nth in range(40))  # a hello of 8 KB
 MANY_PAGES = "http://198.18.0.20:8080/[1-200]"  # by one connection: the daemon may take its time
 CURL = ("curl", "-s", "-k", "-m", "5", "-w", "%{http_code}", "-o", "/dev/null")
 
@@ -161,8 +162,14 @@ CURL = ("curl", "-s", "-k", "-m", "5", "-w", "%{http_code}", "-o", "/dev/null")
             "tcp:{}:40006",
             None,
         ),
+        (
+            (*TLS_CLIENT, "198.18.0.10:40007", "-servername", "www.example.com", "-alpn", MANY),
+            "CONNECTED",
+            "tcp:{}:40007",
+            0,
+        ),
     ],
-    ids=["dig", "dig-capitals", "dig-other", "curl", "openssl", "openssl-no-name"],
+    ids=["dig", "dig-capitals", "dig-other", "curl", "openssl", "openssl-no-name", "big-hello"],
 )
 def test_the_tools_that_people_use(
     net: Net, words: tuple[str, ...], said: str, key: str, route: int | None

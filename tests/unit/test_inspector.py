@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cext.switch import maps, records
 from cext.switch.records import Conn, Content, Lists, Row, Tuple
-from hostsim.routing import inspector, nametable
+from hostsim.routing import contents, inspector, nametable
 from hostsim.routing.fair import Fair
 from hostsim.routing.inspector import Inspector
 from hostsim.routing.nametable import Name, NameTable
@@ -290,8 +290,52 @@ def test_what_tells_no_name_is_decided_without_one(kernel: Kernel) -> None:
     for nth in range(records.ASK_MAX):
         assert kernel.conn(other).undecided
         kernel.inspector.saw(content(other, data[nth : nth + 1], nth, nth + 1))
-    assert kernel.conn(other).content == records.NO_CONTENT
+    assert kernel.conn(other).content == records.UNSEEN_CONTENT  # it may still be any
     assert kernel.inspector.counters() == {"given-up": 1, "pushed-out": 0}
+
+
+def test_what_comes_before_the_first_byte_decides_nothing(kernel: Kernel) -> None:
+    """The end of a hello alone looks like no hello at all."""
+    data, one, start = hello("www.example.com"), flow(4000), (1 << 32) - 20
+    kernel.knows(one)
+    for at in (100, 50):
+        part = Content(CLIENT, 1, one, start + at & 0xFFFFFFFF, data[at : at + 50], start)
+        kernel.inspector.saw(part)
+        assert kernel.conn(one).undecided
+    part = Content(CLIENT, 2, one, start, data[:50], start)
+    kernel.inspector.saw(part)
+    part = Content(CLIENT, 3, one, start + 150 & 0xFFFFFFFF, data[150:], start)
+    kernel.inspector.saw(part)
+    assert kernel.told(one) == ("sni", "www.example.com")
+
+
+def test_a_packet_that_comes_in_parts_is_seen_to_its_end(kernel: Kernel) -> None:
+    """Though it is the last that is looked at."""
+    data, one = hello("www.example.com"), flow(4000)
+    kernel.knows(one)
+    for at in range(0, len(data), 100):
+        rest = max(0, len(data) - at - 100)
+        part = Content(CLIENT, records.ASK_MAX, one, 7 + at, data[at : at + 100], 7, rest)
+        assert kernel.conn(one).undecided
+        kernel.inspector.saw(part)
+    assert kernel.told(one) == ("sni", "www.example.com")
+
+
+def test_a_hello_without_an_end_may_still_have_any_name(kernel: Kernel) -> None:
+    """More than anybody looks at, in any parts: nothing is kept of it, and it is not let past."""
+    for port, size in ((4000, 2000), (4001, 40)):
+        one = flow(port)
+        kernel.knows(one)
+        data = b"\x16\x03\x01\x40\x00\x01\x00\x3f\xfc" + bytes(32768)
+        for nth in range(inspector.PARTS):
+            part = data[nth * size : (nth + 1) * size]
+            kernel.inspector.saw(Content(CLIENT, 1, one, 7 + nth * size, part, 7))
+        assert kernel.conn(one).content == records.UNSEEN_CONTENT
+    far = Content(CLIENT, 1, flow(4002), 7 + contents.LIMIT, b"x", 7)
+    kernel.knows(flow(4002))
+    for _ in range(100):
+        kernel.inspector.saw(far)
+    assert kernel.conn(flow(4002)).undecided
 
 
 def test_a_connection_that_is_forgotten_is_let_be(kernel: Kernel) -> None:
