@@ -125,7 +125,7 @@ def _mounts() -> Iterator[str]:
 def _input() -> Iterator[str]:
     for node in Path("/sys/class/input").glob("event*"):
         with contextlib.suppress(OSError):
-            name = (node / "device" / "name").read_text().strip()
+            name = (node / "device" / "name").read_bytes().decode(errors="backslashreplace").strip()
             yield f"input device {node.name} {name!r}"
 
 

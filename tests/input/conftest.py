@@ -17,6 +17,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N",
         help="how often test_plug plugs and unplugs a device in each mode (default 60)",
     )
+    parser.addoption(
+        "--generated",
+        type=int,
+        default=75,
+        metavar="N",
+        help="how many odd devices test_generated makes (default 75)",
+    )
 
 
 @pytest.fixture(params=["mirror", "direct"])

@@ -2,7 +2,7 @@
 
 Each has a name, ids, kinds of events, codes, properties and axes drawn from SEED: names that are
 no UTF-8 or cannot be printed, axes whose values defy their ranges (set through the node, as any
-program may), force feedback without an effect. All have the phys `NAME/NUMBER` (NAME: `generated`),
+program may), force feedback of one effect. All have the phys `NAME/NUMBER` (NAME: `generated`),
 by which a host file can mean them. Prints the nodes, as JSON in one line; the devices go when
 standard input ends.
 """
@@ -48,7 +48,7 @@ def make(draw: random.Random, phys: bytes) -> tuple[BinaryIO, str]:
     device = open("/dev/uinput", "r+b", buffering=0)  # noqa: SIM115
     kinds = {kind for kind in (KEY, REL, ABS, MSC, SW, LED, SND, REP, FF) if draw.random() < 0.4}
     kinds |= {draw.choice((KEY, REL))}
-    effects = draw.choice((0, 1, 16)) if FF in kinds else 0
+    effects = draw.choice((1, 16)) if FF in kinds else 0
     for kind in kinds:
         fcntl.ioctl(device, SET_EVBIT, kind)
         for code in range(LIMITS.get(kind, -1) + 1):
