@@ -210,7 +210,7 @@ class Report:
 
 def _unread(vm: Vm) -> dict[str, int]:
     """Frames that reached a packet function's eth0 and not the function, by name."""
-    if vm.spec.nf is None or not vm.alive:
+    if vm.spec.nf is None or vm.netns_fd < 0:
         return {}
     try:
         full, dropped = unread(vm.netns_fd, vm.eth0)
