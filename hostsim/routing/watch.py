@@ -76,14 +76,17 @@ class Watch:
         self._links = DirectLinks(self._ends, self._netns_fd, program_fd, pairs)
         self._ports = Interfaces(self._netns_fd)
         self._watched: dict[int, _Watched] = {}
-        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
         flags = os.EFD_NONBLOCK | os.EFD_CLOEXEC
         self._wake, self._told = os.eventfd(0, flags), os.eventfd(0, flags)
         self._lock = threading.Lock()
         self._news: dict[int, Standing] = {}
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._wake, selectors.EVENT_READ)
-        self._thread: threading.Thread | None = threading.Thread(target=self._run, name="watch")
+        self._ending = False
+        self._thread: threading.Thread | None = threading.Thread(
+            target=self._run, name="watch", daemon=True
+        )  # if `close` is not reached, the process ends all the same
         self._thread.start()
 
     # -- the loop's side --------------------------------------------------------------------------
@@ -130,10 +133,10 @@ class Watch:
         return done.wait(seconds)
 
     def close(self) -> None:
-        """End the thread; what is being made is made first. Twice is harmless."""
+        """End the thread: the job in hand is its last. Twice is harmless."""
         if self._thread is None:
             return
-        self._jobs.put(None)
+        self._ending = True
         os.eventfd_write(self._wake, 1)
         self._thread.join()
         self._thread = None
@@ -160,11 +163,12 @@ class Watch:
                     os.eventfd_read(self._wake)
                 else:
                     self._heard(key.data)
+            if self._ending:
+                return
             while not self._jobs.empty():
-                job = self._jobs.get()
-                if job is None:
+                if self._ending:
                     return
-                self._try(job)
+                self._try(self._jobs.get())
             now = time.monotonic()
             for watched in list(self._watched.values()):
                 if watched.due is not None and watched.due <= now:

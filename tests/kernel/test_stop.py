@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 PROGRAM = PROGRAMS / "broken_daemon.py"
 NAME = "hsstop"
 NIC = "hsstop0"
+DEADLINE = 60.0  # seconds for one daemon's life
 FUNCTIONS = (
     '[switch]\nuplinks = ["hsstop0"]\n'
     + endpoint("client", "198.18.0.10/24")
@@ -68,6 +70,8 @@ def ended(file: Path, broken: int = -1, failing: int = -1) -> Ended:
     with subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as daemon:
+        alarm = threading.Timer(DEADLINE, daemon.kill)
+        alarm.start()
         assert daemon.stderr is not None
         said = []
         for line in daemon.stderr:
@@ -77,6 +81,7 @@ def ended(file: Path, broken: int = -1, failing: int = -1) -> Ended:
         assert daemon.stdout is not None
         last = daemon.stdout.read().splitlines()
         status = daemon.wait()
+        alarm.cancel()
     assert last, said
     errors = [line.removeprefix("hostsim: ") for line in said if line.startswith("hostsim: ")]
     return Ended(status, "".join(errors), **json.loads(last[-1]))
