@@ -285,14 +285,23 @@ class Functions:
         """Forget flows that nobody has sent for FLOW_IDLE, and their rules; their counts are
         retained. Those that are left."""
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-        long_ago = now - int(dataplane.FLOW_IDLE * 1e9)
+        idle = int(dataplane.FLOW_IDLE * 1e9)
+        long_ago = now - idle
         accounts = self._accounts()
         sent = {(one.vm, one.flow): one for one in accounts if not one.peer}
+        # What a VM sent and what others took of it go together: half of it would look like a loss.
+        # Those who take may write what they like, so their word is good for so long.
+        latest = {key: min(one.last, now) for key, one in sent.items()}
+        for one in accounts:
+            key, most = (one.peer, one.flow), now
+            if key in sent:
+                most = min(now, sent[key].last + idle)
+            if one.peer:
+                latest[key] = max(latest.get(key, 0), min(one.last, most))
         left, dropped = [], []
         for flow in seen:
             account = sent.get((flow.vm, flow.tuple))
-            last = max(flow.last, min(account.last, now) if account else 0)
-            if last > long_ago:
+            if max(flow.last, latest.get((flow.vm, flow.tuple), 0)) > long_ago:
                 left.append(flow)
                 continue
             function = self._by_number[flow.vm]
@@ -307,7 +316,7 @@ class Functions:
         gone = [
             one
             for one in accounts
-            if ((one.peer or one.vm), one.flow) not in alive and one.last <= long_ago
+            if (key := (one.peer or one.vm, one.flow)) not in alive and latest[key] <= long_ago
         ]
         self._plane.retain(self._books.snapshot(gone, {}), dropped)
         self._books.forget(gone)
