@@ -177,8 +177,9 @@ class Direct(Equipment):
             raise
         self._devices[node.sysname] = device
 
-    def remove(self, sysname: str) -> None:
-        """The device is gone. One that is not ours is no error."""
+    def remove(self, sysname: str, tell: bool = False) -> None:
+        """The device is gone, or (tell) it is the machine's again, which is announced. One that is
+        not ours is no error."""
         device = self._devices.pop(sysname, None)
         if device is None:
             return
@@ -190,7 +191,9 @@ class Direct(Equipment):
         device.source.close()
         self._claims.release(sysname)
         try:
-            back(device.source.node)
+            # Of one that is gone, the next may have the name already: its own news is on the way,
+            # and a second one would have us lose it again, and so on.
+            back(device.source.node, tell)
         except OSError as error:
             log.warning("%s: %s", device.source.node, error)
 
@@ -286,7 +289,7 @@ class Direct(Equipment):
                 leds.join(device.triggers)
                 evstate.apply(device.source, device.found)
         for sysname in list(self._devices):
-            self.remove(sysname)
+            self.remove(sysname, tell=True)
         self._watcher = None
         if self._revoker is not None:
             self._revoker.close()
