@@ -9,12 +9,14 @@ import argparse
 import os
 import platform
 import statistics
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hostsim.errors import UsageError
+from hostsim.errors import HostsimError, UsageError
 from hostsim.model import Json
 
 Measure = Callable[[], float]
@@ -86,6 +88,27 @@ def compare(case: Case, runs: int) -> Json:
             for name, values in peers.items()
         },
     }
+
+
+def timed(bench: str, argv: Sequence[str], deadline: float | None = None) -> float:
+    """Seconds a command takes; deadline: the most. Raises HostsimError if it fails."""
+    begin = time.perf_counter()
+    done = subprocess.run(
+        argv,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=deadline,
+        check=False,
+    )
+    took = time.perf_counter() - begin
+    if done.returncode != 0:
+        said = (done.stderr.strip() or done.stdout.strip()).splitlines() or ["nothing"]
+        name = " ".join([Path(argv[0]).name, *argv[1:]]).splitlines()[0]
+        raise HostsimError(
+            f"bench {bench}: {name}", f"status {done.returncode}, it said: {said[-1]}"
+        )
+    return took
 
 
 def percentile(values: Sequence[float], which: int) -> float:

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from pathlib import Path
 
 from hostsim.bench import common
@@ -89,16 +88,16 @@ def ours(vms: int, seconds: float) -> float:
     with tempfile.TemporaryDirectory(prefix="hostsim-bench-") as folder:
         file = Path(folder) / "host.toml"
         file.write_text(host_file(vms))
-        _done([command, "up", str(file)])
+        common.timed("loop", [command, "up", str(file)])
         try:
-            _done([*inside, OPEN.replace("MANY", str(vms))])
+            common.timed("loop", [*inside, OPEN.replace("MANY", str(vms))])
             with subprocess.Popen([*inside, ASK], stdin=subprocess.DEVNULL) as flood:
                 try:
                     return _asked(seconds)
                 finally:
                     flood.kill()
         finally:
-            _done([command, "down", HOST])
+            common.timed("loop", [command, "down", HOST])
 
 
 def _asked(seconds: float) -> float:
@@ -126,15 +125,3 @@ def _asked(seconds: float) -> float:
     ms, what = max(longest)
     print(f"hostsim: bench loop: {ms:.1f} ms: {what}", file=sys.stderr)
     return ms
-
-
-def _done(argv: list[str]) -> None:
-    """Raises HostsimError where a command fails."""
-    began = time.monotonic()
-    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    if done.returncode != 0:
-        said = (done.stderr.strip() or done.stdout.strip()).splitlines() or ["nothing"]
-        took = time.monotonic() - began
-        raise HostsimError(
-            f"bench loop: {argv[1]}", f"status {done.returncode} after {took:.0f} s: {said[-1]}"
-        )

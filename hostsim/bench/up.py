@@ -8,15 +8,11 @@ Mininet doing the same with Linux bridge switches and nothing else (`--test none
 import argparse
 import ipaddress
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from hostsim.bench import common
-from hostsim.errors import HostsimError
 from hostsim.model import Json
 
 SIZES = (20, 100, 300)
@@ -62,35 +58,20 @@ def ours(size: int) -> float:
     with tempfile.TemporaryDirectory(prefix="hostsim-bench-") as folder:
         file = Path(folder) / "host.toml"
         file.write_text(host_file(size))
-        up = timed([command, "up", str(file)])
+        up = common.timed("up", [command, "up", str(file)], DEADLINE)
         try:
             ping = ["ping", "-q", "-c", "1", "-W", "5", str(address(size))]
-            timed([command, "exec", "--host", HOST, "v1", "--", *ping])
+            common.timed("up", [command, "exec", "--host", HOST, "v1", "--", *ping], DEADLINE)
         finally:
-            down = timed([command, "down", "--host", HOST])
+            down = common.timed("up", [command, "down", "--host", HOST], DEADLINE)
     return up + down
 
 
 def mininet(size: int) -> float:
     """Seconds for a whole run of Mininet."""
     topology = ["--topo", f"single,{size}"]
-    return timed(["mn", "--switch", "lxbr", "--controller", "none", *topology, "--test", "none"])
-
-
-def timed(argv: Sequence[str]) -> float:
-    """Seconds a command takes. Raises HostsimError where it fails."""
-    begin = time.perf_counter()
-    done = subprocess.run(
-        argv,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        check=False,
+    return common.timed(
+        "up",
+        ["mn", "--switch", "lxbr", "--controller", "none", *topology, "--test", "none"],
+        DEADLINE,
     )
-    took = time.perf_counter() - begin
-    if done.returncode != 0:
-        said = (done.stderr.strip() or done.stdout.strip()).splitlines() or ["nothing"]
-        name = " ".join([Path(argv[0]).name, *argv[1:]])
-        raise HostsimError(f"bench up: {name}", f"status {done.returncode}, it said: {said[-1]}")
-    return took
