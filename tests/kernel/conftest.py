@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from help.classifier import in_namespace
 from hostsim.model import OsSpec, VmSpec
 from hostsim.vm import Vm
 from netns.journal import Journal
@@ -67,3 +68,10 @@ def make_vm(host_name: str, journal: Journal) -> Iterator[MakeVm]:
 def vm(make_vm: MakeVm) -> Vm:
     """A plain running VM named `a`."""
     return make_vm()
+
+
+@pytest.fixture(scope="module")
+def ports() -> Iterator[None]:
+    """This thread is in a namespace that has the ports, as the classifier's interfaces."""
+    with in_namespace():
+        yield

@@ -21,7 +21,6 @@ from help.classifier import (
     S,
     Switch,
     frame,
-    in_namespace,
 )
 from hostsim.model import MatchSpec, RouteSpec
 
@@ -29,12 +28,6 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
 ROUNDS = 2000
 NAME = 7
-
-
-@pytest.fixture(scope="module")
-def ports() -> Iterator[None]:
-    with in_namespace():
-        yield
 
 
 @pytest.fixture

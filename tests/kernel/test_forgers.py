@@ -41,7 +41,6 @@ from help.classifier import (
     C,
     Switch,
     frame,
-    in_namespace,
     tcp,
     udp,
 )
@@ -65,13 +64,6 @@ MATCHES = (
     MatchSpec(proto=6, tcp_flags=(SYN | ACK, SYN)),
 )
 CHAINS = (("fw",), ("ids",), ("fw", "ids"), ("ids", "fw"))
-
-
-@pytest.fixture(scope="module")
-def ports() -> Iterator[None]:
-    """This thread is in a namespace that has the ports, as the programs' interfaces."""
-    with in_namespace():
-        yield
 
 
 @pytest.fixture

@@ -23,7 +23,6 @@ from help.classifier import (
     SYN,
     Switch,
     frame,
-    in_namespace,
     tcp,
     udp,
 )
@@ -33,12 +32,6 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
 SHOT = 2  # linux/pkt_cls.h
 MANY = 300
-
-
-@pytest.fixture(scope="module")
-def ports() -> Iterator[None]:
-    with in_namespace():
-        yield
 
 
 @pytest.fixture
