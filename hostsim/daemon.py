@@ -71,12 +71,15 @@ class Daemon:
         self._answering: set[asyncio.Task[None]] = set()
         self._ops: dict[str, Answer] = {
             "status": lambda _: _status(host, stalls),
-            "target": lambda request: host.target(_text(request, "vm")),
+            "target": lambda request: host.target(protocol.text(request, "vm")),
             "apply": lambda request: _apply(
-                host, hostfile.parse(_text(request, "text"), Path(_text(request, "file")))
+                host,
+                hostfile.parse(
+                    protocol.text(request, "text"), Path(protocol.text(request, "file"))
+                ),
             ),
             "devices": lambda _: host.devices(),
-            "flip": lambda request: host.kmc.flip(_text(request, "os"), "cli"),
+            "flip": lambda request: host.kmc.flip(protocol.text(request, "os"), "cli"),
             "down": lambda _: None,
         }
         self._long: dict[str, Long] = longwinded.answers(lambda: host.dataplane.report)
@@ -183,9 +186,6 @@ async def _status(host: Host, stalls: Stalls) -> dict[str, Any]:
 
 def _apply(host: Host, spec: HostSpec) -> dict[str, Any]:
     return host.dataplane.apply(spec) | {"ignored": difference.unapplied(host.spec, spec)}
-
-
-_text = protocol.text
 
 
 @contextlib.contextmanager

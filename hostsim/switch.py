@@ -290,10 +290,6 @@ class Switch:
         vm, peer = index >> 12 & 0xFFF, index & 0xFFF
         return index == records.DIRECT | vm << 12 | peer and name == f"hsd{vm}-{peer}"
 
-    def linked(self) -> frozenset[str]:
-        """The VMs and endpoints whose port is there and has a carrier. Raises OSError."""
-        return self.look().linked
-
     def remover(self, index: int) -> Callable[[], None]:
         """What removes a link from the namespace, in any thread, and at any time: the kernel takes
         its time. One that is gone is no error. Raises OSError."""

@@ -51,7 +51,7 @@ class Net:
             self.closing.push("journal", journal.close)
             self.parts = assembly.assemble(self.spec, self.vms, journal, self.closing)
             self.switch, self.dataplane = self.parts.switch, self.parts.dataplane
-            until(lambda: self.switch.linked() == self.vms.keys())
+            until(lambda: self.switch.look().linked == self.vms.keys())
         except BaseException:
             self.close()
             raise
