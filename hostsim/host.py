@@ -20,20 +20,19 @@ from typing import TYPE_CHECKING, Any
 
 from hostsim import restart
 from hostsim.assembly import Assembly, assemble, numbered
+from hostsim.carriers import Carriers
 from hostsim.errors import HostsimError, reason
 from hostsim.model import HostSpec, Json
 from hostsim.needs import needs
 from hostsim.programs import Programs
 from hostsim.restart import Backoff
 from hostsim.routing.dataplane import Dataplane
-from hostsim.routing.holddown import Holddown
 from hostsim.routing.policy import refuse_too_many
 from hostsim.stalls import Stalls
 from hostsim.switch import Switch
 from hostsim.teardown import Teardown, in_thread
 from hostsim.vm import Vm
 from netns import namespace, parameters, uplinks
-from netns.interfaces import Change, LinkMonitor
 from netns.journal import Journal
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ class _Parts:
 
     journal: Journal
     net: Assembly
-    monitor: LinkMonitor
+    carriers: Carriers
     functions: "Functions | None"
     kmc: "Kmc | None"
 
@@ -82,8 +81,6 @@ class Host:
         self.vms = numbered(spec)
         self._closing = Teardown(f"host {spec.name}")
         self._made: _Parts | None = None
-        self._plugs: dict[str, Holddown] = {}  # VMs that were unplugged
-        self._foreign: set[int] = set()  # links of the switch's that are to be removed
         self._programs = Programs(self.vms, spec.path.parent, folder, self._watch, self._unwatch)
         self._ticking: list[asyncio.Task[None]] = []
         self._watched: list[int] = []
@@ -117,8 +114,8 @@ class Host:
         net = await in_thread(
             lambda: assemble(self.spec, self.vms, journal, closing), closing.give_up
         )
-        monitor = LinkMonitor(net.switch.netns_fd)
-        closing.push("link monitor", monitor.close)
+        carriers = Carriers(net.switch, net.dataplane, self.vms)
+        closing.push("link monitor", carriers.close)
         functions, kmc = None, None
         if any(spec.nf is not None for spec in self.spec.vms):
             functions = net.functions(self.folder, closing)
@@ -128,9 +125,9 @@ class Host:
             from hostsim.kmc.kmc import Kmc  # evdev and udev: only where there is equipment
 
             kmc = Kmc(self.spec, oses, journal)
-        self._made = _Parts(journal, net, monitor, functions, kmc)
+        self._made = _Parts(journal, net, carriers, functions, kmc)
         self._watch(net.dataplane.fileno(), net.dataplane.on_readable)
-        self._watch(monitor.fileno(), self._links_changed)
+        self._watch(carriers.fileno(), carriers.on_readable)
         for vm in self.vms.values():
             self._watch_vm(vm)
         if functions is not None:
@@ -161,6 +158,8 @@ class Host:
     def _hear_no_more(self) -> None:
         """Nothing that happens from here on starts, restarts or tells anything."""
         self._up = False
+        if self._made is not None:
+            self._made.carriers.hear_no_more()
         while self._ticking:
             self._ticking.pop().cancel()
         while self._restarts:
@@ -298,7 +297,7 @@ class Host:
         """What a dead OS left is taken down, and all of it is made anew."""
         parts = self._parts
         self._programs.forget(vm.spec.name)
-        self._plugs.pop(vm.spec.name, None)
+        parts.carriers.forget(vm.spec.name)
         parts.switch.disconnect(vm)
         vm.stop()
         with contextlib.ExitStack() as undo:
@@ -310,66 +309,6 @@ class Host:
             if vm.spec.run is not None:
                 self._programs.start_again(vm.spec.name)
             undo.pop_all()
-
-    def _links_changed(self) -> None:
-        """Links of the switch's namespace came, went or changed their carrier."""
-        changes, switch = self._parts.monitor.changes(), self._parts.switch
-        if changes is None:  # some were not told
-            links = switch.look()
-            changes = [
-                Change(vm.port, name, True, name in links.linked) for name, vm in self.vms.items()
-            ]
-            changes += [Change(number, name, True, True) for number, name in links.foreign.items()]
-            self._foreign &= links.foreign.keys()
-        for change in changes:
-            if not change.there:
-                self._foreign.discard(change.number)
-            elif not switch.owns(change.number, change.name):
-                self._remove_foreign(change.number, change.name)
-        last = {change.number: change.up for change in changes}
-        for vm in self.vms.values():
-            if vm.port in last:
-                self._plugged(vm, last[vm.port])
-
-    def _plugged(self, vm: Vm, up: bool) -> None:
-        """A VM's port has a carrier, or not. One that is back waits for as long as its flapping
-        makes it wait: each change has everybody's flows judged again."""
-        name, loop = vm.spec.name, asyncio.get_running_loop()
-        plug = self._plugs.setdefault(name, Holddown())
-        before, waited = plug.away, plug.due
-        plug.saw("" if up else "unplugged", loop.time())
-        if plug.away and not before:
-            log.error("%s: its link is lost", name)
-            self.dataplane.link_lost(name)
-        elif before and not plug.away:
-            log.info("%s: its link is back", name)
-            if vm.alive:
-                self.dataplane.link_back(name)
-        elif plug.due is not None and plug.due != waited:
-            loop.call_at(plug.due, self._hold_is_over, vm, plug.due)
-
-    def _hold_is_over(self, vm: Vm, due: float) -> None:
-        """Unless the port has lost its carrier meanwhile."""
-        plug = self._plugs.get(vm.spec.name)
-        if self._up and plug is not None and plug.due == due:
-            self._plugged(vm, True)
-
-    def _remove_foreign(self, index: int, name: str) -> None:
-        """A link in the switch's namespace that hostsim has not made would be a way past every
-        route and filter. Told and tried once for each."""
-        if index in self._foreign:
-            return
-        self._foreign.add(index)
-        log.error("switch: link %r is not of this host: removed", name)
-        removed = asyncio.get_running_loop().run_in_executor(
-            None, self._parts.switch.remover(index)
-        )
-
-        def told(done: asyncio.Future[None]) -> None:
-            if not done.cancelled() and done.exception() is not None:
-                log.error("switch: link %r cannot be removed: %s", name, done.exception())
-
-        removed.add_done_callback(told)
 
     async def _tick(self, sweeper: ThreadPoolExecutor) -> None:
         loop = asyncio.get_running_loop()
@@ -484,7 +423,7 @@ class Host:
         network function for good)."""
         if not vm.alive:
             return "restarting" if vm.spec.name in self._restarts else "dead"
-        if vm.spec.name in self._plugs and self._plugs[vm.spec.name].away:
+        if self._parts.carriers.away(vm.spec.name):
             return "unplugged"
         if not namespace.names(vm.netns, vm.netns_fd):
             return "unnamed"

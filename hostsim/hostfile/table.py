@@ -10,10 +10,13 @@ from hostsim.errors import HostFileError
 from hostsim.model import RESERVED_NAMES
 
 _NAME = re.compile(r"[a-z][a-z0-9-]*")
+_LINK = re.compile(r"[^\s/:\x00-\x1f]+")
 _DIRECT = re.compile(r"hsd[0-9]+(-[0-9]+)?")
 """Names of direct links (hostsim/routing/bypass.py)."""
 LINK_MAX = 15
 """Bytes of an interface's name (IFNAMSIZ less one)."""
+NAME_SHOWN = 60
+"""Characters of a name that nothing has, in a message."""
 WHY_MAX = 300
 """Characters of a reason; a longer one is cut."""
 INT_BITS = 64
@@ -28,6 +31,16 @@ def is_number(value: object) -> TypeGuard[int]:
 def is_reserved(link: str) -> bool:
     """Whether hostsim gives interfaces of VMs or of the switch such a name."""
     return link in ("lo", "br0") or _DIRECT.fullmatch(link) is not None
+
+
+def is_link(name: object) -> bool:
+    """Whether the kernel allows an interface such a name (dev_valid_name)."""
+    return (
+        isinstance(name, str)
+        and _LINK.fullmatch(name) is not None
+        and len(name.encode()) <= LINK_MAX
+        and name not in (".", "..")
+    )
 
 
 def unusable(data: object) -> str | None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from cext.switch import records
 from hostsim.errors import HostFileError
+from hostsim.hostfile import equipment
 from hostsim.hostfile import file as hostfile
 from hostsim.model import HostSpec, MatchSpec
 from hostsim.routing.policy import count_rows, match_rows
@@ -190,7 +191,7 @@ def test_what_is_right_beside_them_is_read() -> None:
 
 def test_the_most_of_each_is_what_the_forwarder_takes() -> None:
     header = (ROOT / "cext" / "input" / "forward.h").read_text()
-    assert f"#define HS_FWD_CHORD {hostfile.HOTKEY_MAX} " in header
+    assert f"#define HS_FWD_CHORD {equipment.HOTKEY_MAX} " in header
     assert f"#define HS_FWD_OSES {hostfile.OSES_MAX} " in header
 
 

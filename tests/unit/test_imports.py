@@ -27,7 +27,7 @@ ROOMS = {
     "nf":       ("nf",                                          "ground hostfile machine routing"),
     "kmc":      ("kmc",                                         "ground machine"),
     "assembly": ("assembly",                                    "ground machine routing nf"),
-    "host":     ("host daemon stalls asides longwinded",
+    "host":     ("host carriers daemon stalls asides longwinded",
                                 "ground hostfile machine routing nf kmc assembly"),
     "cli":      ("cli",                          "ground hostfile routing kmc"),
     "bench":    ("bench",      "ground hostfile machine routing nf kmc assembly host cli"),

@@ -11,7 +11,6 @@ from hostsim.hostfile import file as hostfile
 from hostsim.hostfile import matches
 
 ROOT = Path(__file__).parents[2]
-KEY_READERS = ("hostfile/file.py", "hostfile/matches.py")
 README = (ROOT / "README.md").read_text()
 PLACES = ("hostsim/", "netns/", "cext/", "tests/", "scripts/", "vagrant/")
 
@@ -42,7 +41,8 @@ def test_the_shipped_hosts_it_names_are_there(name: str) -> None:
 
 
 def test_the_keys_of_a_host_file_are_in_it() -> None:
-    source = "".join((ROOT / "hostsim" / name).read_text() for name in KEY_READERS)
+    readers = sorted((ROOT / "hostsim/hostfile").glob("*.py"))
+    source = "".join(file.read_text() for file in readers)
     keys = set(re.findall(r'(?:take|choice)\(\s*"([a-z_]+)"', source)) | set(matches.MATCH_KEYS)
     assert len(keys) > 15
     assert not {key for key in keys - {"os"} if f"`{key}`" not in README}
