@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from hostsim.cli import main
+from hostsim.cli import life
+from hostsim.cli.shadows import warn_of_shadows
 from hostsim.hostfile import difference
 from hostsim.hostfile.file import parse
 
@@ -79,9 +80,9 @@ VMS = '[host]\nname = "x"\n[[vm]]\nname = "a"\n[[vm]]\nname = "b"\naddress = "19
 
 def test_many_shadowed_routes_are_a_few_lines(capsys: pytest.CaptureFixture[str]) -> None:
     route = '[[route]]\nmatch = { proto = "udp" }\nthrough = ["a"]\n'
-    main._warn_of_shadows(parse(VMS + route * 3, Path("x.toml")))
+    warn_of_shadows(parse(VMS + route * 3, Path("x.toml")))
     assert len(capsys.readouterr().err.splitlines()) == 2
-    main._warn_of_shadows(parse(VMS + route * 1201, Path("x.toml")))
+    warn_of_shadows(parse(VMS + route * 1201, Path("x.toml")))
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 11
     assert lines[-1] == "hostsim: warning: and 1,190 more such routes"
@@ -100,7 +101,7 @@ def test_what_only_up_applies_is_named() -> None:
 
 
 def test_more_than_one_uplink_may_be_a_loop(capsys: pytest.CaptureFixture[str]) -> None:
-    main._warn_of_loops(["eth1"])
+    life._warn_of_loops(["eth1"])
     assert capsys.readouterr().err == ""
-    main._warn_of_loops(["eth1", "eth2"])
+    life._warn_of_loops(["eth1", "eth2"])
     assert "eth1, eth2" in capsys.readouterr().err

@@ -42,6 +42,9 @@ IO = {
 PURE = {"netns.errors", "hostsim.errors", "hostsim.model", "hostsim.protocol"}
 """Pure by name; a module is also pure if its docstring says so ("Pure")."""
 
+COMMANDS = ("inside", "life", "looks", "tools")
+"""Modules of hostsim.cli that add commands."""
+
 NOT_INSTALLED = {"pytest", "hypothesis", "scapy", "mypy", "ruff"}
 
 
@@ -97,8 +100,12 @@ def test_nobody_imports_the_command_line_or_the_daemon() -> None:
     assert users_of("hostsim.cli.main") == set()
     assert users_of("hostsim.daemon") == set()
     assert users_of("hostsim.host") <= {"hostsim.daemon"}
-    assert users_of("hostsim.cli.client") <= {"hostsim.cli.main"} | benches()
-    assert users_of("hostsim.cli.show") <= {"hostsim.cli.main", "hostsim.cli.check"} | benches()
+    assert users_of("hostsim.cli.client") <= command_line() | benches()
+    assert users_of("hostsim.cli.show") <= command_line() | benches()
+
+
+def command_line() -> set[str]:
+    return {name for name in MODULES if name.startswith("hostsim.cli.")}
 
 
 def benches() -> set[str]:
@@ -107,7 +114,7 @@ def benches() -> set[str]:
 
 def test_benches_are_used_by_benches_alone() -> None:
     for name in benches():
-        assert users_of(name) <= benches() | {"hostsim.cli.main"}, name
+        assert users_of(name) <= benches() | command_line(), name
 
 
 def test_the_client_speaks_to_a_daemon_and_runs_none() -> None:
@@ -117,15 +124,9 @@ def test_the_client_speaks_to_a_daemon_and_runs_none() -> None:
 
 
 def test_parts_do_not_know_the_host() -> None:
-    top = {
-        "hostsim.cli.main",
-        "hostsim.cli.client",
-        "hostsim.daemon",
-        "hostsim.host",
-        "hostsim.cli.show",
-    }
-    top |= {"hostsim.cli.check"} | benches()
-    for name in set(MODULES) - top:
+    commands = {f"hostsim.cli.{name}" for name in (*COMMANDS, "main", "client", "show", "check")}
+    top = {"hostsim.daemon", "hostsim.host", *commands, *benches()}
+    for name in set(MODULES) - top - {"hostsim.cli.grammar"}:
         assert not ours(name) & top, f"{name} imports {ours(name) & top}"
 
 

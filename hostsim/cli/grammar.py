@@ -1,0 +1,118 @@
+"""The grammar of the command line: what its commands have in common.
+
+    Commands(parser).add(name, run, text, ...) -> Parser   one more command
+
+The commands of one kind stand in a module of their own, which adds them (`add(commands)`). It
+imports a heavy module only in the command that needs it. `run` gets the parsed arguments and
+returns the exit status.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from hostsim.cli import client
+from hostsim.errors import HostsimError, UsageError
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with the project's one-line errors."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(self.prog.removeprefix("hostsim ") or "usage", message, f"{self.prog} -h")
+
+
+class Commands:
+    """The commands of a parser."""
+
+    def __init__(self, parser: Parser) -> None:
+        self._parsers = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
+
+    def add(
+        self,
+        name: str,
+        run: Callable[[argparse.Namespace], int],
+        text: str,
+        *,
+        root: bool = True,
+        has_json: bool = False,
+        has_host: bool = True,
+        alone: bool = False,
+    ) -> Parser:
+        """alone: it takes no other words, so the host may be named without --host."""
+        sub: Parser = self._parsers.add_parser(name, help=text, description=text.capitalize() + ".")
+        sub.set_defaults(run=run, command=name, needs_root=root)
+        if has_host:
+            sub.add_argument("--host", metavar="NAME", default=argparse.SUPPRESS, help="which host")
+        if alone:
+            sub.add_argument(
+                "host", metavar="HOST", nargs="?", default=argparse.SUPPRESS, help="which host"
+            )
+        if has_json:
+            sub.add_argument("--json", action="store_true", help="one JSON document, nothing else")
+        return sub
+
+
+def only(parser: argparse.ArgumentParser) -> None:
+    """The options by which a long list is asked for in part."""
+    parser.add_argument(
+        "--match",
+        metavar="TEXT",
+        default="",
+        help="whose key has this, or fits it (* ?)",
+    )
+    parser.add_argument("--limit", metavar="N", type=count_of, help="so many at most")
+
+
+def count_of(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number")
+    return int(text)
+
+
+def complete_with(action: argparse.Action, names: Callable[..., list[str]]) -> None:
+    action.completer = names  # type: ignore[attr-defined]
+
+
+def vm_argument(parser: argparse.ArgumentParser) -> None:
+    complete_with(parser.add_argument("vm", metavar="VM", help="a VM or an endpoint"), vm_names)
+
+
+def _known(select: Callable[[dict[str, Any]], bool]) -> list[str]:
+    try:
+        status = client.ask(client.pick(None), "status")
+    except HostsimError:
+        return []
+    return [node["name"] for node in (*status["vms"], *status["endpoints"]) if select(node)]
+
+
+def vm_names(**_: Any) -> list[str]:
+    return _known(lambda node: True)
+
+
+def os_names(**_: Any) -> list[str]:
+    return _known(lambda node: bool(node["os"]))
+
+
+def print_answer(arguments: argparse.Namespace, what: Any, table: str) -> int:
+    """Print `what`, as JSON or as the table function of `show` named `table` shows it."""
+    if arguments.json:
+        json.dump(what, sys.stdout)
+        print()
+    else:
+        from hostsim.cli import show
+
+        getattr(show, table)(what)
+    return 0
+
+
+def asks(op: str, table: str, *words: str) -> Callable[[argparse.Namespace], int]:
+    """words: the options that the daemon is told."""
+
+    def run(arguments: argparse.Namespace) -> int:
+        told = {word: getattr(arguments, word) for word in words}
+        return print_answer(arguments, client.ask(client.pick(arguments.host), op, **told), table)
+
+    return run

@@ -1,0 +1,121 @@
+"""Commands that bring a host up, flip it and take it down."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from hostsim.cli import client
+from hostsim.cli.grammar import Commands, complete_with, os_names, print_answer
+from hostsim.cli.shadows import warn_of_shadows
+
+
+def add(commands: Commands) -> None:
+    """Add these commands to the command line."""
+    sub = commands.add(
+        "check",
+        _check,
+        "what this kernel offers, what is missing, and what works without it",
+        root=False,
+        has_json=True,
+        has_host=False,
+    )
+    sub.add_argument(
+        "file", metavar="FILE", nargs="?", help="a host file: what it takes of this machine, too"
+    )
+    sub = commands.add("up", _up, "build the host and return when it is ready", has_host=False)
+    sub.add_argument(
+        "file",
+        metavar="FILE",
+        help="a host file, the name of a shipped host, or - for standard input",
+    )
+    sub.add_argument("--foreground", action="store_true", help="stay, and log to stderr")
+    sub.add_argument(
+        "--strict",
+        action="store_true",
+        help="exit status 1 if a device cannot be taken; the host is up all the same",
+    )
+    commands.add("down", _down, "take the host down", alone=True)
+    commands.add(
+        "clean",
+        _clean,
+        "remove what hosts without a living daemon, or benches that were killed, have left",
+        has_host=False,
+    )
+    commands.add("ls", _ls, "hosts, their daemon's pid and state", has_json=True, has_host=False)
+    sub = commands.add(
+        "flip", _flip, "make an OS the foreground; returns when it has the equipment"
+    )
+    complete_with(sub.add_argument("os", metavar="OS"), os_names)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from hostsim.cli import check
+
+    found = check.run()
+    if arguments.file is not None:
+        from hostsim.hostfile import file as hostfile
+
+        found["needs"] = check.needs_of(hostfile.load(arguments.file))
+    if arguments.json:
+        print(json.dumps(found))
+    else:
+        check.show(found)
+    return 1 if any(row["ok"] is False and row["certain"] for row in found.get("needs", ())) else 0
+
+
+def _up(arguments: argparse.Namespace) -> int:
+    from hostsim.hostfile import file as hostfile
+
+    source = hostfile.read(arguments.file)
+    spec = hostfile.parse(*source)  # a wrong file costs no daemon
+    warn_of_shadows(spec)
+    _warn_of_loops(spec.uplinks)
+    answer = client.up(str(source.path), source.text, arguments.foreground)
+    print(f"host {answer['host']} is up (daemon {answer['pid']})")
+    waiting = _warn_of_devices(client.ask(answer["host"], "devices") if spec.devices else [])
+    return 1 if waiting and arguments.strict else 0
+
+
+def _warn_of_devices(found: Sequence[dict[str, Any]]) -> int:
+    """Say which devices no OS can have for now; how many."""
+    waiting = [device for device in found if device.get("why")]
+    for device in waiting:
+        print(
+            f"hostsim: warning: {device['name']} ({device['node']}) is not taken: {device['why']}; "
+            "it is tried again",
+            file=sys.stderr,
+        )
+    return len(waiting)
+
+
+def _warn_of_loops(uplinks: Sequence[str]) -> None:
+    """Say that the switch runs no spanning tree, if that can matter."""
+    if len(uplinks) > 1:
+        print(
+            f"hostsim: warning: uplinks {', '.join(uplinks)}: two that lead into one network make "
+            "a loop, and one broadcast a storm; the switch runs no spanning tree",
+            file=sys.stderr,
+        )
+
+
+def _down(arguments: argparse.Namespace) -> int:
+    print(f"host {client.down(arguments.host)} is down")
+    return 0
+
+
+def _clean(arguments: argparse.Namespace) -> int:
+    cleaned = client.clean()
+    print(f"cleaned: {', '.join(cleaned)}" if cleaned else "nothing to clean")
+    return 0
+
+
+def _ls(arguments: argparse.Namespace) -> int:
+    return print_answer(arguments, client.hosts(), "hosts")
+
+
+def _flip(arguments: argparse.Namespace) -> int:
+    done = client.ask(client.pick(arguments.host), "flip", os=arguments.os)
+    print(f"{done['foreground']} is the foreground, was {done['previous']} ({done['ms']:.1f} ms)")
+    return 0

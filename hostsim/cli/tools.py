@@ -1,0 +1,82 @@
+"""Commands that need no host: benches, what a network function in C is built with, completion."""
+
+import argparse
+import os
+import signal
+import sys
+
+from hostsim.cli.grammar import Commands, Parser, print_answer
+from hostsim.errors import HostsimError
+
+BENCHES = ("ring", "path", "chain", "flows", "loop", "flip", "input", "up")
+
+
+def add(commands: Commands) -> None:
+    """Add these commands to the command line."""
+    sub = commands.add(
+        "bench",
+        _bench,
+        "measure, against a peer where one is installed",
+        has_json=True,
+        has_host=False,
+    )
+    sub.add_argument("name", metavar="NAME", choices=BENCHES, help=", ".join(BENCHES))
+    sub.add_argument(
+        "options", nargs=argparse.REMAINDER, help="of this bench: hostsim bench NAME -h"
+    )
+    sub = commands.add(
+        "nf", _nf, "how to build a network function in C", root=False, has_host=False
+    )
+    sub.add_argument(
+        "--cflags", action="store_true", required=True, help="what the compiler needs, on one line"
+    )
+    sub = commands.add(
+        "completion", _completion, "print shell completion code", root=False, has_host=False
+    )
+    sub.add_argument("shell", choices=("bash", "zsh", "fish"))
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    import importlib
+
+    try:
+        module = importlib.import_module(f"hostsim.bench.{arguments.name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"hostsim.bench.{arguments.name}":
+            raise
+        raise HostsimError(f"bench {arguments.name}", "is not part of this version") from None
+    parser = Parser(prog=f"hostsim bench {arguments.name}", description=module.__doc__)
+    parser.add_argument("--json", action="store_true", default=arguments.json)
+    module.add_arguments(parser)
+    options = parser.parse_args(arguments.options)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end_bench)
+    try:
+        found = module.run(options)
+    except SystemExit as ended:
+        # Where the signal came while a thread was being started, nobody knows that thread, and the
+        # interpreter would wait for it for ever.
+        os._exit(int(str(ended.code)))
+    return print_answer(options, found, "bench")
+
+
+def _end_bench(number: int, frame: object) -> None:
+    """Ended from outside, a bench takes down what it made: sys.exit runs its finally clauses, and
+    no second signal disturbs them."""
+    for one in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(one, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
+def _nf(arguments: argparse.Namespace) -> int:
+    from cext import INCLUDE
+
+    print(f"-I{INCLUDE}")
+    return 0
+
+
+def _completion(arguments: argparse.Namespace) -> int:
+    from argcomplete.shell_integration import shellcode
+
+    print(shellcode(["hostsim", "hostsim-agent"], shell=arguments.shell))
+    return 0
