@@ -14,7 +14,7 @@ from cffi import FFI
 
 def main(out: str, cdefs: list[str]) -> None:
     ffi = FFI()
-    source: list[str] = ["#define _GNU_SOURCE"]
+    source: list[str] = ["#ifndef _GNU_SOURCE", "#define _GNU_SOURCE", "#endif"]
     for path in cdefs:
         lines = Path(path).read_text().splitlines()
         source += [line for line in lines if line.startswith("#include")]

@@ -6,6 +6,7 @@
 . "${1:-/vagrant}/scripts/lib.sh"
 
 printf 'uinput\nevdev\n' >/etc/modules-load.d/hostsim.conf
-modprobe -a uinput evdev
+modprobe -a uinput evdev ||
+    fail uinput "this kernel has none; take a box with the package linux-image-amd64"
 setup build use test
 say "hostsim is in $VENV/bin; try: sudo $ROOT/scripts/run"

@@ -225,8 +225,10 @@ static void look(void) {
 
 static void ask(int sock, const char *name) {
     struct hs_wire_message m = {.header = hs_wire_header(HS_WIRE_FLIP, 1)};
-    size_t n = strnlen(name, sizeof(m.body));
+    size_t n = strlen(name);
 
+    if (n > sizeof(m.body))
+        n = sizeof(m.body);
     memcpy(m.body, name, n);
     say("asked");
     if (send(sock, &m, sizeof(m.header) + n, 0) < 0)

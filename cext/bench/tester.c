@@ -33,7 +33,7 @@ static int send_some(int prog_fd, const void *frame, struct hs_tester *run, __u3
     return 0;
 }
 
-static int stream(int prog_fd, const void *frame, const __u64 *counter, struct hs_tester *run) {
+static int stream(int prog_fd, const void *frame, const uint64_t *counter, struct hs_tester *run) {
     const struct timespec pause = {.tv_nsec = PAUSE_NS};
     const __u64 before = __atomic_load_n(counter, __ATOMIC_ACQUIRE);
     const __u64 start = now(CLOCK_MONOTONIC), end = start + run->ms * 1000000u;
@@ -81,7 +81,7 @@ static int stream(int prog_fd, const void *frame, const __u64 *counter, struct h
     return 0;
 }
 
-int hs_tester_run(int netns_fd, int prog_fd, const void *frame, const __u64 *got,
+int hs_tester_run(int netns_fd, int prog_fd, const void *frame, const uint64_t *got,
                   struct hs_tester *run) {
     __u64 cpu = now(CLOCK_THREAD_CPUTIME_ID);
     int ret, home;

@@ -53,10 +53,14 @@ struct hs_tester {
 
 enum { HS_TESTER_QUIET_MS = 1000 };
 
+#ifndef __bpf__
+#include <stdint.h>
+
 /* Send copies of `frame` by the interface of the namespace netns_fd, with `generate`, and wait for
  * them; got: the counter of their destination port, in `arrivals`. Returns 0 or a negative errno
  * (EPROTO: more came than were sent). */
-int hs_tester_run(int netns_fd, int prog_fd, const void *frame, const __u64 *got,
+int hs_tester_run(int netns_fd, int prog_fd, const void *frame, const uint64_t *got,
                   struct hs_tester *run);
+#endif
 
 #endif

@@ -23,6 +23,7 @@ static int hold(void *unused) {
     (void)unused;
     for (;;)
         syscall(SYS_ppoll, NULL, 0, NULL, NULL, 0);
+    return 0;
 }
 
 /* Our own ids, one to one. `ours` is the map of our own namespace (one extent a line: first id

@@ -9,6 +9,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import hostsim
 from hostsim.cli import client, inside, life, looks, tools
@@ -43,13 +44,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+class _Version(argparse.Action):
+    """Looks the version up only if it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        print(f"hostsim {hostsim.__version__}")
+        parser.exit()
+
+
 def _parser() -> Parser:
     parser = Parser(
         prog="hostsim",
         description="One Linux machine as a communications server and a multi-OS device.",
         epilog=EPILOG,
     )
-    parser.add_argument("--version", action="version", version=f"hostsim {hostsim.__version__}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     parser.add_argument("--host", metavar="NAME", help="which host, where several are up")
     commands = Commands(parser)
     for room in ROOMS:

@@ -1,6 +1,8 @@
-"""Commands that need no host: benches, what a network function in C is built with, completion."""
+"""Commands that need no host: benches, the schema of the host file, what a network
+function in C is built with, completion."""
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -29,6 +31,13 @@ def add(commands: Commands) -> None:
     )
     sub.add_argument(
         "--cflags", action="store_true", required=True, help="what the compiler needs, on one line"
+    )
+    commands.add(
+        "schema",
+        _schema,
+        "print the JSON schema of the host file, for editors",
+        root=False,
+        has_host=False,
     )
     sub = commands.add(
         "completion", _completion, "print shell completion code", root=False, has_host=False
@@ -72,6 +81,14 @@ def _nf(arguments: argparse.Namespace) -> int:
     from cext import INCLUDE
 
     print(f"-I{INCLUDE}")
+    return 0
+
+
+def _schema(arguments: argparse.Namespace) -> int:
+    from hostsim.hostfile.schema import schema
+
+    json.dump(schema(), sys.stdout, indent=2)
+    print()
     return 0
 
 

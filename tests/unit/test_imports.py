@@ -5,6 +5,7 @@ sources' syntax trees, so an import inside a function counts too.
 """
 
 import ast
+import gc
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -49,7 +50,11 @@ NOT_INSTALLED = {"pytest", "hypothesis", "scapy", "mypy", "ruff"}
 
 
 def tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(), str(path))
+    gc.disable()  # a collection in the middle of it can end it: CPython gh-106905
+    try:
+        return ast.parse(path.read_text(), str(path))
+    finally:
+        gc.enable()
 
 
 def modules() -> dict[str, Path]:
