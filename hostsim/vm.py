@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cext.vm import spawn
 from cext.vm.tree import open_beneath
-from hostsim import fence
+from hostsim import etc, fence
 from hostsim.errors import HostsimError, reason
 from hostsim.model import VmSpec
 from netns import namespace, process
@@ -152,6 +152,8 @@ class Vm:
             journal.add("netns", name=self.netns, inode=namespace.identity(self.netns_fd))
             namespace.add(self.netns, self.pid)
             self._named = True
+            if self.spec.files == "private":
+                etc.give(self.pid, self.netns)
         except FileExistsError as error:
             self.stop()
             raise HostsimError(f"VM {self.spec.name}", reason(error), TAKEN) from error

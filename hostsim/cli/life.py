@@ -9,6 +9,7 @@ from typing import Any
 from hostsim.cli import client
 from hostsim.cli.grammar import Commands, complete_with, os_names, print_answer
 from hostsim.cli.shadows import warn_of_shadows
+from hostsim.model import HostSpec
 
 
 def add(commands: Commands) -> None:
@@ -74,6 +75,7 @@ def _up(arguments: argparse.Namespace) -> int:
     _warn_of_loops(spec.uplinks)
     answer = client.up(str(source.path), source.text, arguments.foreground)
     print(f"host {answer['host']} is up (daemon {answer['pid']})")
+    _note_routers(spec)
     waiting = _warn_of_devices(client.ask(answer["host"], "devices") if spec.devices else [])
     return 1 if waiting and arguments.strict else 0
 
@@ -98,6 +100,20 @@ def _warn_of_loops(uplinks: Sequence[str]) -> None:
             "a loop, and one broadcast a storm; the switch runs no spanning tree",
             file=sys.stderr,
         )
+
+
+def _note_routers(spec: HostSpec) -> None:
+    """Say what a chain through VMs that forward by their kernel's stack changes for its packets,
+    and for who watches them there."""
+    functions = {vm.name for vm in spec.vms if vm.nf is not None}
+    routes = [route for route in spec.routes if not functions.issuperset(route.through)]
+    routers = dict.fromkeys(vm for one in routes for vm in one.through if vm not in functions)
+    if not routers:
+        return
+    text = f"{', '.join(routers)}: a router in its chain takes one from each packet's TTL"
+    if any(route.bypass in ("auto", "veth") for route in routes):
+        text += "; tcpdump there: -i any, since eth0 shows half of what goes by direct links"
+    print(f"hostsim: note: {text}", file=sys.stderr)
 
 
 def _down(arguments: argparse.Namespace) -> int:

@@ -100,6 +100,40 @@ def test_what_only_up_applies_is_named() -> None:
     assert difference.unapplied(running, parse(rated, Path("x.toml"))) == []
 
 
+ROUTED = """[host]
+name = "h"
+[[vm]]
+name = "fw"
+address = "198.18.0.1/24"
+[[vm]]
+name = "count"
+nf = "count"
+[[route]]
+match = {{ proto = "udp" }}
+through = [{through}]
+bypass = "{bypass}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("through", "bypass", "ttl", "half"),
+    [
+        ('"count"', "auto", False, False),
+        ('"count", "fw"', "auto", True, True),
+        ('"fw"', "never", True, False),
+    ],
+)
+def test_up_says_what_a_chain_of_routers_changes(
+    capsys: pytest.CaptureFixture[str], through: str, bypass: str, ttl: bool, half: bool
+) -> None:
+    text = ROUTED.format(through=through, bypass=bypass)
+    life._note_routers(parse(text, Path("/tmp/h.toml")))
+    said = capsys.readouterr().err
+    assert ("fw: a router in its chain takes one from each packet's TTL" in said) == ttl
+    assert ("-i any" in said) == half
+    assert "count" not in said
+
+
 def test_more_than_one_uplink_may_be_a_loop(capsys: pytest.CaptureFixture[str]) -> None:
     life._warn_of_loops(["eth1"])
     assert capsys.readouterr().err == ""

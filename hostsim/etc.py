@@ -1,0 +1,88 @@
+"""The files of /etc that a VM has besides the machine's, written into its own files at each start.
+
+    /etc/netns/NAME/X    becomes the VM's /etc/X, as ip-netns(8) has it. NAME is the name of its
+                         network namespace, hs-HOST-VM.
+    /etc/X               where it is a link into the machine's /run, which no VM sees
+                         (systemd-resolved's resolv.conf): becomes a copy of what the link leads to,
+                         if everybody may read that.
+
+A copy in the VM's own memory, not a mount: what it writes there stays with it. No program of the VM
+runs yet, and its tree is walked through no link all the same.
+"""
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from cext.vm.tree import open_beneath
+from hostsim.errors import HostsimError
+
+ETC, NAMED = Path("/etc"), Path("/etc/netns")
+MOST = 1 << 20
+"""Bytes of one file."""
+
+
+def give(pid: int, netns: str) -> None:
+    """Write them. pid: process 1, whose files are its own; netns: its namespace's name. Raises
+    HostsimError for a file of /etc/netns that cannot be given, OSError."""
+    wanted = dict(links()) | dict(named(netns))
+    if not wanted:
+        return
+    root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        directory = open_beneath(root, "etc", os.O_PATH | os.O_DIRECTORY, across=True)
+        try:
+            for name, source in wanted.items():
+                if source.parent == NAMED / netns or _is_link_to(directory, name):
+                    _put(directory, name, source)
+        finally:
+            os.close(directory)
+    finally:
+        os.close(root)
+
+
+def links(etc: Path = ETC, run: str = "/run") -> Iterator[tuple[str, Path]]:
+    """The links of /etc that lead to a file of the machine's /run that everybody may read."""
+    for entry in os.scandir(etc):
+        if entry.is_symlink():
+            target = Path(os.path.realpath(entry.path))
+            with contextlib.suppress(OSError):
+                about = target.stat()
+                fits = stat.S_ISREG(about.st_mode) and about.st_size <= MOST
+                if target.is_relative_to(run) and fits and about.st_mode & stat.S_IROTH:
+                    yield entry.name, target
+
+
+def named(netns: str, base: Path = NAMED) -> Iterator[tuple[str, Path]]:
+    """The files of /etc/netns/NAME. Raises HostsimError for one that is no file, or too large."""
+    try:
+        entries = list(os.scandir(base / netns))
+    except FileNotFoundError:
+        return
+    for entry in sorted(entries, key=lambda entry: entry.name):
+        path = Path(entry.path)
+        if not entry.is_file() or path.stat().st_size > MOST:
+            raise HostsimError(
+                str(path), "not a file of at most 1 MiB", "only such are given to a VM"
+            )
+        yield entry.name, path
+
+
+def _is_link_to(directory: int, name: str) -> bool:
+    """Whether the VM's file is the same link as the machine's."""
+    with contextlib.suppress(OSError):
+        return os.readlink(name, dir_fd=directory) == os.readlink(ETC / name)
+    return False
+
+
+def _put(directory: int, name: str, source: Path) -> None:
+    data = source.read_bytes()[:MOST]
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=directory)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    fd = os.open(name, flags | os.O_CLOEXEC, 0o644, dir_fd=directory)
+    with open(fd, "wb") as file:
+        file.write(data)
+        os.fchmod(fd, 0o644)
