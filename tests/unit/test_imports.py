@@ -30,7 +30,8 @@ ROOMS = {
     "assembly": ("assembly",                                    "ground machine routing nf"),
     "host":     ("host carriers daemon stalls asides longwinded",
                                 "ground hostfile machine routing nf kmc assembly"),
-    "cli":      ("cli",                          "ground hostfile routing kmc"),
+    "views":    ("views",                                       "ground"),
+    "cli":      ("cli",                          "ground hostfile routing kmc views"),
     "bench":    ("bench",      "ground hostfile machine routing nf kmc assembly host cli"),
 }  # fmt: skip
 """The rooms of hostsim, the lowest first: a room imports only rooms that stand above it in this
@@ -43,7 +44,7 @@ IO = {
 PURE = {"netns.errors", "hostsim.errors", "hostsim.model", "hostsim.protocol"}
 """Pure by name; a module is also pure if its docstring says so ("Pure")."""
 
-COMMANDS = ("inside", "life", "looks", "tools")
+COMMANDS = ("inside", "life", "looks", "tools", "views")
 """Modules of hostsim.cli that add commands."""
 
 NOT_INSTALLED = {"pytest", "hypothesis", "scapy", "mypy", "ruff"}

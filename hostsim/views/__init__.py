@@ -1,0 +1,1 @@
+"""A host seen from outside, again and again: metrics, a picture, a live view. See README.md."""
