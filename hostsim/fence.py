@@ -14,12 +14,15 @@ import threading
 from pathlib import Path
 from typing import NamedTuple
 
+from cext import HERE
 from cext.vm import spawn
 from hostsim.errors import HostsimError
 from hostsim.model import OWN_DIRECTORIES, VmSpec
 from netns import mounts
 from netns.cgroup import Limits, unsupported
 
+AGENT = HERE / "hostsim-os-agent"
+"""The resident agent's program (cext/input/agent.c)."""
 MASKED = {
     "/proc/acpi": "the machine's firmware",
     "/proc/asound": "the machine's sound cards",
@@ -64,6 +67,8 @@ class Base(NamedTuple):
     """The mount namespace."""
     init_fd: int
     """The program that becomes process 1."""
+    agent_fd: int
+    """The program that is the resident agent of an OS."""
     null_fd: int
     """/dev/null for programs in VMs."""
     sealed: tuple[str, ...]
@@ -79,17 +84,18 @@ def base() -> Base:
     global _known
     with _once:
         if _known is None:
-            init_fd = os.open(spawn.INIT, os.O_PATH | os.O_CLOEXEC)
+            init_fd = spawn.open_program(str(spawn.INIT))
             fd = spawn.mount_base()
             layers = mounts.with_files(Path("/proc/self/mountinfo").read_bytes(), OWN_DIRECTORIES)
             null_fd = spawn.open_null()
-            _known = Base(fd, init_fd, null_fd, _proc_entries(), tuple(MASKED), layers)
+            agent_fd = spawn.open_program(str(AGENT))
+            _known = Base(fd, init_fd, agent_fd, null_fd, _proc_entries(), tuple(MASKED), layers)
         return _known
 
 
 def root(spec: VmSpec) -> spawn.Root | None:
-    """The private root of a VM; None if it has the machine's files. Raises HostsimError if a
-    shared directory is not there."""
+    """The private root of a VM over the machine's; None if it has the machine's files. Raises
+    HostsimError if a shared directory is not there."""
     if spec.files == "shared":
         return None
     for path, _ in spec.share:

@@ -357,9 +357,10 @@ class Host:
         return vm
 
     def target(self, name: str) -> Json:
-        """What `hostsim exec` needs to enter a VM: pid of its init, cgroup directories."""
+        """What `hostsim exec` needs to enter a VM: pid of its init, its user 0, its cgroups."""
         vm = self.vm(name)
-        return {"pid": vm.pid, "cgroups": [str(path) for path in vm.cgroups]}
+        groups = [str(path) for path in vm.cgroups]
+        return {"pid": vm.pid, "owner": vm.owner, "cgroups": groups}
 
     async def status(self) -> Json:
         """The contract's `status`."""

@@ -28,6 +28,7 @@ OnFailure = Literal["drop", "skip"]
 Held = Literal["lift", "carry-modifiers"]
 Restart = Literal["no", "on-failure"]
 OnFull = Literal["drop", "wait"]
+Users = Literal["own", "machine"]
 RingMode = Literal["isolated", "shared"]
 
 RESERVED_NAMES = frozenset({"switch", "kmc", "br0", "lo", "eth0", "all", "default"})
@@ -57,6 +58,21 @@ class OsSpec:
     on_foreground: str | None = None
     on_background: str | None = None
     restart: Restart = "no"
+
+
+@dataclass(frozen=True)
+class RootSpec:
+    """`root`: files of the VM's own. path: absolute, or with `image` set an image's name.
+
+    keep: the directory that keeps what the VM changes; None: its memory does. boot: whether the
+    root's own init is process 1. users: whether the VM's user ids are its own, or the machine's.
+    """
+
+    path: str
+    image: bool = False
+    keep: str | None = None
+    boot: bool = False
+    users: Users = "own"
 
 
 @dataclass(frozen=True)
@@ -139,9 +155,15 @@ class VmSpec:
     rate: int | None = None  # bit/s that the switch sends to it at most
     files: Files = "private"
     share: tuple[tuple[str, bool], ...] = ()  # directories of the machine; whether read-only
+    root: RootSpec | None = None  # files of its own, instead of the machine's
     settings: FirewallSpec | NatSpec | SourceSpec | None = None  # of a shipped function
     mac: str | None = None  # of eth0; None: one that no other machine has
     log_size: int = LOG_SIZE  # bytes of what its program and its hooks write that are kept
+
+    @property
+    def boots(self) -> bool:
+        """Whether its process 1 is its root's own init."""
+        return self.root is not None and self.root.boot
 
 
 @dataclass(frozen=True)

@@ -5,18 +5,20 @@ or SIGTERM from inside) is not alive, and still holds its names until `stop`. `s
 block; different VMs may start and stop in different threads at the same time.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from cext.vm import spawn
 from cext.vm.tree import open_beneath
-from hostsim import etc, fence
+from hostsim import etc, fence, idranges, ownroot
 from hostsim.errors import HostsimError, reason
-from hostsim.model import VmSpec
-from netns import namespace, process
+from hostsim.model import RootSpec, VmSpec
+from netns import namespace, process, tree
 from netns.cgroup import Cgroup, unsupported
 from netns.devices import DeviceList
 from netns.journal import Journal
@@ -59,7 +61,11 @@ class Vm:
         self.devices = DeviceList(own=spec.os is not None)
         self.limits = fence.limits(spec)
         """What holds for it, given or not."""
-        self._group = Cgroup(f"hs-{host}/{spec.name}", self.limits)
+        self.owner = 0
+        """The id outside of its user 0; 0: the machine's ids, one to one."""
+        self._group = Cgroup(f"hs-{host}/{spec.name}", self.limits, divided=spec.boots)
+        self._held: list[Callable[[], None]] = []
+        """What gives back what it holds of the machine's while it runs: ids, locks."""
         self._processes: set[Process] = set()
         self._directories: dict[str, int] = {}
         self._named = False
@@ -131,39 +137,74 @@ class Vm:
                 journal.add("cgroup", path=str(directory))
             self._group.make()
             self.devices.attach(self._group.fd)
-            base, root = fence.base(), fence.root(self.spec)
-            life, self.life_fd = os.pipe2(os.O_CLOEXEC)
-            try:
-                self.pid, self.pidfd = spawn.spawn_vm(
-                    self.spec.name,
-                    base.fd,
-                    base.init_fd,
-                    self._group.fd,
-                    life,
-                    self._group.join,
-                    base.sealed,
-                    base.masked,
-                    fence.size(self.spec),
-                    root,
-                )
-            finally:
-                os.close(life)
+            self._spawn()
             self.netns_fd = os.open(f"/proc/{self.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
             journal.add("netns", name=self.netns, inode=namespace.identity(self.netns_fd))
             namespace.add(self.netns, self.pid)
             self._named = True
-            if self.spec.files == "private":
+            if self.spec.files == "private" and self.spec.root is None:
                 etc.give(self.pid, self.netns)
         except FileExistsError as error:
             self.stop()
             raise HostsimError(f"VM {self.spec.name}", reason(error), TAKEN) from error
         except OSError as error:
             self.stop()
-            hint = "" if self.spec.memory is None else "its memory limit may be too small"
-            raise HostsimError(f"VM {self.spec.name}", reason(error), hint) from error
+            raise HostsimError(f"VM {self.spec.name}", reason(error), self._hint(error)) from error
         except HostsimError:
             self.stop()
             raise
+
+    def _hint(self, error: OSError) -> str:
+        """What to do about a start that failed."""
+        if isinstance(error, spawn.SpawnError) and error.step == spawn.OWNERS:
+            return (
+                "this kernel maps no owners on that file system: an image as root (mkfs.erofs), "
+                'or users = "machine"'
+            )
+        return "" if self.spec.memory is None else "its memory limit may be too small"
+
+    def _spawn(self) -> None:
+        """Process 1. Raises HostsimError, OSError."""
+        base, size = fence.base(), fence.size(self.spec)
+        with contextlib.ExitStack() as stack:
+            root: spawn.Root | spawn.Own | None
+            if self.spec.root is None:
+                root = fence.root(self.spec)
+            else:
+                root = stack.enter_context(self._own_root(self.spec.root, size))
+            life, self.life_fd = os.pipe2(os.O_CLOEXEC)
+            stack.callback(os.close, life)
+            self.pid, self.pidfd = spawn.spawn_vm(
+                self.spec.name,
+                base.fd,
+                base.init_fd,
+                self._group.fd,
+                life,
+                self._group.join,
+                base.sealed,
+                base.masked,
+                size,
+                root,
+                None,
+                self.owner,
+            )
+
+    def _own_root(self, root: RootSpec, size: str) -> contextlib.AbstractContextManager[spawn.Own]:
+        """Take what the root needs of the machine, until `stop`. Raises HostsimError, OSError."""
+        source = ownroot.find(self.spec.name, root)
+        ownroot.load_modules(source.kind)
+        self._hold_fd(ownroot.hold(source))
+        if root.keep is not None:
+            self._hold_fd(ownroot.claim_keep(self.spec.name, root.keep, source))
+        if root.users == "own":
+            ids = idranges.take(self._group.path)
+            self._held.append(ids.close)
+            self.owner = ids.base
+        self._group.divide(self.owner)
+        return ownroot.opened(self.spec, source, size, self.netns)
+
+    def _hold_fd(self, fd: int) -> None:
+        self._held.append(partial(os.close, fd))
 
     def popen(
         self,
@@ -174,6 +215,7 @@ class Vm:
         stdin: Stream = None,
         stdout: Stream = None,
         stderr: Stream = None,
+        program: int = -1,
     ) -> Process:
         """Start a program in the VM: all its namespaces, cgroups, capabilities; see
         `netns.process.start`. It ends with the VM at the latest, and is closed then. Raises
@@ -183,10 +225,19 @@ class Vm:
             raise HostsimError(f"VM {self.spec.name}", "it does not run")
         group = self._group
         null = fence.base().null_fd
-        target = Target(self.pidfd, group.path, group.fd, group.v1, tuple(group.join), null)
+        target = Target(
+            self.pidfd, group.path, group.programs_fd, group.v1, tuple(group.join), null
+        )
         try:
             started = process.start(
-                target, argv, cwd=cwd, env=env, stdin=stdin, stdout=stdout, stderr=stderr
+                target,
+                argv,
+                cwd=cwd,
+                env=env,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                program=program,
             )
         except OSError as error:
             raise HostsimError(
@@ -252,6 +303,9 @@ class Vm:
         self._directories.clear()
         self._group.remove()
         self.devices.close()
+        while self._held:
+            self._held.pop()()
+        self.owner = 0
         if late:
             raise HostsimError(
                 f"VM {self.spec.name}", f"process 1 did not end within {STOP_DEADLINE:g} s"
@@ -262,9 +316,6 @@ class Vm:
         OSError."""
         if path not in self._directories:
             flags = os.O_PATH | os.O_DIRECTORY
-            root = os.open(f"/proc/{self.pid}/root", flags | os.O_CLOEXEC)
-            try:
+            with tree.root(self.pid) as root:
                 self._directories[path] = open_beneath(root, path, flags, across=True)
-            finally:
-                os.close(root)
         return self._directories[path]

@@ -28,6 +28,10 @@ from netns.errors import HostsimError
 
 Controller = Literal["memory", "cpu", "pids"]
 CPU_PERIOD = 100_000  # us, the kernel's default
+OS, EXEC = "os", "exec"
+"""The parts of a divided group."""
+DELEGATED = ("cgroup.procs", "cgroup.threads", "cgroup.subtree_control")
+"""The files that come with a part that is given away (/sys/kernel/cgroup/delegate)."""
 DEADLINE = 5.0  # seconds for killed processes to be gone
 
 
@@ -97,10 +101,21 @@ def unsupported(limits: Limits, machine: Layout | None = None) -> tuple[Controll
 class Cgroup:
     """The group `name` ("parent/leaf") with limits. Owns its directories and descriptors.
 
+    divided: the group is for somebody who divides his part on: `fd` is then of the directory OS in
+    it, and programs that are not his are started in EXEC. What holds for all of it (limits,
+    devices, freezing) stands above, out of his reach.
+
     Nothing is made before `make`. Raises HostsimError where the machine has no v2 tree.
     """
 
-    def __init__(self, name: str, limits: Limits, machine: Layout | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        limits: Limits,
+        machine: Layout | None = None,
+        *,
+        divided: bool = False,
+    ) -> None:
         self._layout = machine or layout()
         self._limits = limits
         if self._layout.v2 is None:
@@ -114,7 +129,11 @@ class Cgroup:
         self._v1 = cgroup1.Half(
             name, {c: self._layout.v1[c] for c in limits.controllers() if self._is_v1(c)}
         )
+        self._divided = divided
         self.fd = -1
+        """The v2 directory; of a divided group its part OS."""
+        self.programs_fd = -1
+        """Where further programs are started: `fd`, or of a divided group its part EXEC."""
         self._made: list[Path] = []
 
     @property
@@ -161,8 +180,29 @@ class Cgroup:
             for directory in (v2, self.path.parent):
                 (directory / "cgroup.subtree_control").write_text(enable)
         self._limit()
-        self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.fd = _open(self.path)
+        self.programs_fd = os.dup(self.fd)
         self._v1.open()
+
+    def divide(self, owner: int) -> None:
+        """Make the two parts, and give OS to a user: what the kernel lists as safe to give. After
+        the device program is attached to `fd`. Raises OSError."""
+        if not self._divided:
+            return
+        has = set((self.path / "cgroup.controllers").read_text().split())
+        enable = " ".join(f"+{one}" for one in sorted(has & {"memory", "cpu", "pids"}))
+        if enable:
+            (self.path / "cgroup.subtree_control").write_text(enable)
+        for part in (OS, EXEC):
+            (self.path / part).mkdir()
+        inner = self.path / OS
+        for path in (inner, *(inner / name for name in DELEGATED)):
+            with contextlib.suppress(FileNotFoundError):
+                os.chown(path, owner, owner)
+        os.close(self.fd)
+        os.close(self.programs_fd)
+        self.fd = self.programs_fd = -1
+        self.fd, self.programs_fd = _open(inner), _open(self.path / EXEC)
 
     def kill(self) -> None:
         """SIGKILL everything in the group; a group that is gone is no error."""
@@ -172,9 +212,10 @@ class Cgroup:
     def remove(self) -> None:
         """Kill everything in it, remove the directories it made, and the parents once they are
         empty. Twice is harmless. Raises OSError where a process does not end within DEADLINE."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        for fd in (self.fd, self.programs_fd):
+            if fd >= 0:
+                os.close(fd)
+        self.fd = self.programs_fd = -1
         self._v1.close()
         while self._made:
             directory = self._made[-1]
@@ -212,6 +253,16 @@ class Cgroup:
                 self._v1.limit_pids(limits.pids)
             else:
                 (self.path / "pids.max").write_text(str(limits.pids))
+
+
+def for_programs(path: Path) -> Path:
+    """Where further programs are started in a group that may be divided, whose v2 directory this
+    is."""
+    return path / EXEC if (path / EXEC).is_dir() else path
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def kill(path: Path) -> None:

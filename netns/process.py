@@ -34,8 +34,9 @@ Stream = int | IO[bytes] | None
 
 @dataclass(frozen=True)
 class Target:
-    """Where to start a program: of a VM its process 1, the v2 directory, the v1 directories with
-    their files `tasks` open for writing. Descriptors are not owned."""
+    """Where to start a program: of a VM its process 1, the v2 directory, a descriptor of the one in
+    it that programs are started in, the v1 directories with their files `tasks` open for writing.
+    Descriptors are not owned."""
 
     pidfd: int
     cgroup: Path
@@ -48,11 +49,13 @@ class Target:
     def entered(self, pid: int) -> bool:
         """Whether the process behind `pidfd` is in the group. pid: its number, by which it was
         found, and which may have become another process's before `pidfd` was opened."""
+        ours = f"/{self.cgroup.parent.name}/{self.cgroup.name}/"
         try:
-            members = (self.cgroup / "cgroup.procs").read_text().split()
-        except FileNotFoundError:
+            groups = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+        except (FileNotFoundError, ProcessLookupError):
             return False
-        return str(pid) in members and not wait_end(self.pidfd, 0)
+        there = any(one.startswith("0::") and ours in f"{one}/" for one in groups)
+        return there and not wait_end(self.pidfd, 0)
 
     def check(self, patience: float = 0.0) -> None:
         """Raises OSError where nothing can start now: EBUSY where the VM is frozen and stays so for
@@ -188,8 +191,12 @@ def start(
     stdin: Stream = None,
     stdout: Stream = None,
     stderr: Stream = None,
+    program: int = -1,
 ) -> Process:
     """Start a program in a VM, in a session of its own.
+
+    program: a descriptor of what is started, if not -1, whatever the VM's files are
+    (`cext.vm.spawn.open_program`).
 
     cwd: None, or one that is not there: the root directory. env: None for what `environment` leaves
     of ours. The streams are as subprocess.Popen has them (PIPE, DEVNULL, STDOUT, a descriptor, a
@@ -210,6 +217,7 @@ def start(
             told,
             cwd,
             theirs,
+            program=program,
         )
     process = Process(pid, pidfd, argv)
     process.stdin, process.stdout, process.stderr = ours

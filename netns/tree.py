@@ -20,6 +20,16 @@ TRIES = 16
 """Names that somebody in the VM can take before we do, until that is an error."""
 
 
+@contextlib.contextmanager
+def root(pid: int) -> Iterator[int]:
+    """The root directory of a VM's process 1 (O_PATH). Raises OSError."""
+    fd = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
 def write(directory: int, name: str, data: bytes, mode: int) -> None:
     """A file of these contents, in place of what has the name. Raises OSError."""
 

@@ -81,9 +81,14 @@ def udev_message(properties: Mapping[str, str]) -> bytes:
 
 
 class Announcer:
-    """Says in one network namespace that devices came and went. Owns its socket until `close`."""
+    """Says in one network namespace that devices came and went. Owns its socket until `close`.
 
-    def __init__(self, netns_fd: int) -> None:
+    owner: whom the messages are from (SCM_CREDENTIALS, unix(7)): user 0 of the VM, as the machine
+    numbers it. libudev believes no other.
+    """
+
+    def __init__(self, netns_fd: int, owner: int = 0) -> None:
+        self._from = struct.pack("3i", os.getpid(), owner, owner)
         self._socket = socket_at(
             netns_fd, socket.AF_NETLINK, socket.SOCK_DGRAM, NETLINK_KOBJECT_UEVENT
         )
@@ -101,7 +106,7 @@ class Announcer:
             kernel["DEVNAME"] = os.path.relpath(properties["DEVNAME"], "/dev")
         body = kernel_message(action, path, kernel)
         message = netlink.pack(_NLMSG_MIN_TYPE, netlink.NLM_F_REQUEST, 0, body)
-        self._socket.sendto(message, (0, 0))
+        self._send(message, 0)
         full = {
             "ACTION": action,
             "DEVPATH": path,
@@ -112,9 +117,13 @@ class Announcer:
 
     def _udev(self, message: bytes) -> None:
         try:
-            self._socket.sendto(message, (0, UDEV_GROUP))
+            self._send(message, UDEV_GROUP)
         except ConnectionRefusedError:
             return  # nobody listens
+
+    def _send(self, message: bytes, group: int) -> None:
+        sender = (socket.SOL_SOCKET, socket.SCM_CREDENTIALS, self._from)
+        self._socket.sendmsg([message], [sender], 0, (0, group))
 
     def close(self) -> None:
         """Close the socket. Twice is harmless."""

@@ -96,7 +96,7 @@ int hs_evnode_still(int fd, const uint16_t *keep, uint32_t n, int keys) {
     return released;
 }
 
-int hs_evnode_make(int directory, const char *name, uint64_t rdev, uint32_t group) {
+int hs_evnode_make(int directory, const char *name, uint64_t rdev, uint32_t owner, uint32_t group) {
     mode_t before;
     int ret = 0;
 
@@ -105,7 +105,7 @@ int hs_evnode_make(int directory, const char *name, uint64_t rdev, uint32_t grou
     if (mknodat(directory, name, S_IFCHR | 0660, rdev) < 0)
         ret = -errno;
     umask(before);
-    if (ret == 0 && fchownat(directory, name, 0, group, AT_SYMLINK_NOFOLLOW) < 0)
+    if (ret == 0 && fchownat(directory, name, owner, group, AT_SYMLINK_NOFOLLOW) < 0)
         ret = -errno;
     return ret;
 }

@@ -12,8 +12,8 @@
  * How many keys were released, or a negative errno (ENODEV: unplugged). */
 int hs_evnode_still(int fd, const uint16_t *keep, uint32_t n, int keys);
 
-/* Make a character node of mode 0660, owned by root and a group, in place of whatever has that name
- * in the directory. The umask is changed and restored. Returns 0 or a negative errno. */
-int hs_evnode_make(int directory, const char *name, uint64_t rdev, uint32_t group);
+/* Make a character node of mode 0660, owned by a user and a group, in place of whatever has that
+ * name in the directory. The umask is changed and restored. Returns 0 or a negative errno. */
+int hs_evnode_make(int directory, const char *name, uint64_t rdev, uint32_t owner, uint32_t group);
 
 #endif

@@ -14,8 +14,8 @@ def still(fd: int, keep: Collection[int] = (), keys: bool = False) -> int:
     return check(lib.hs_evnode_still(fd, list(keep), len(keep), keys), "input device at rest")
 
 
-def make(directory: int, name: str, rdev: int, group: int) -> None:
-    """A character node, root's and the group's to read and write, in place of what has the name.
-    Raises OSError."""
-    made = lib.hs_evnode_make(directory, os.fsencode(name), rdev, group)
+def make(directory: int, name: str, rdev: int, owner: int, group: int) -> None:
+    """A character node, the owner's and the group's to read and write, in place of what has the
+    name. Raises OSError."""
+    made = lib.hs_evnode_make(directory, os.fsencode(name), rdev, owner, group)
     check(made, f"node {name}")

@@ -6,11 +6,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <linux/securebits.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -47,7 +49,7 @@ static int identity(const char *ours, char *map, size_t size) {
     return at ? (int)at : -EINVAL;
 }
 
-static int write_map(pid_t pid, const char *name) {
+static int write_map(pid_t pid, const char *name, uint32_t base) {
     char path[64], ours[MAP_SIZE], map[MAP_SIZE];
     ssize_t got;
     int fd, length, ret = 0;
@@ -62,7 +64,8 @@ static int write_map(pid_t pid, const char *name) {
     if (ret < 0)
         return ret;
     ours[got] = '\0';
-    length = identity(ours, map, sizeof(map));
+    length = base ? snprintf(map, sizeof(map), "0 %" PRIu32 " %d\n", base, HS_FENCE_IDS)
+                  : identity(ours, map, sizeof(map));
     if (length < 0)
         return length;
     snprintf(path, sizeof(path), "/proc/%d/%s", pid, name);
@@ -84,27 +87,39 @@ static int open_namespace(pid_t pid, const char *name) {
     return fd < 0 ? -errno : fd;
 }
 
-static int hold_user(pid_t pid, struct hs_fence *fence) {
-    int ret = write_map(pid, "uid_map");
+static int hold_user(pid_t pid, uint32_t base, struct hs_fence *fence) {
+    int ret = write_map(pid, "uid_map", base);
 
     if (ret == 0)
-        ret = write_map(pid, "gid_map");
+        ret = write_map(pid, "gid_map", base);
     if (ret == 0)
         ret = fence->user_fd = open_namespace(pid, "user");
     return ret;
 }
 
-int hs_fence_make(struct hs_fence *fence) {
+/* The thread becomes user `base` and keeps its capabilities. Not by libc, which would change every
+ * thread. */
+static int become(uint32_t base) {
+    if (prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP) < 0 ||
+        syscall(SYS_setresgid, -1, base, -1) < 0 || syscall(SYS_setresuid, -1, base, -1) < 0)
+        return -errno;
+    return 0;
+}
+
+int hs_fence_make(struct hs_fence *fence, uint32_t base) {
     const int flags = CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWIPC | CLONE_VM | CLONE_FILES;
     char stack[STACK_SIZE] __attribute__((aligned(16)));
     int ret;
     pid_t pid;
 
     *fence = (struct hs_fence){-1, -1, -1};
+    ret = base ? become(base) : 0;
+    if (ret < 0)
+        return ret;
     pid = clone(hold, stack + sizeof(stack), flags, NULL); /* no signal to us when it ends */
     if (pid < 0)
         return -errno;
-    ret = hold_user(pid, fence);
+    ret = hold_user(pid, base, fence);
     if (ret >= 0)
         ret = fence->net_fd = open_namespace(pid, "net");
     if (ret >= 0)

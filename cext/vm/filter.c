@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <linux/close_range.h>
+#include <linux/reboot.h>
 #include <pthread.h>
 #include <sched.h>
 #include <seccomp.h>
@@ -137,7 +138,20 @@ out:
     return ret;
 }
 
-static int make(struct sock_fprog *program) {
+static int add_reboot(scmp_filter_ctx context) {
+    static const uint64_t restarts[] = {LINUX_REBOOT_CMD_RESTART, LINUX_REBOOT_CMD_RESTART2};
+    int ret = 0;
+
+    for (size_t i = 0; ret == 0 && i < LENGTH(restarts); i++) {
+        struct scmp_arg_cmp compare =
+            SCMP_CMP(2, SCMP_CMP_MASKED_EQ, UINT64_C(0xffffffff), restarts[i]);
+
+        ret = seccomp_rule_add_array(context, SCMP_ACT_KILL_PROCESS, SCMP_SYS(reboot), 1, &compare);
+    }
+    return ret;
+}
+
+static int make(struct sock_fprog *program, int boot) {
     scmp_filter_ctx context = seccomp_init(SCMP_ACT_ALLOW);
     int ret;
 
@@ -152,23 +166,27 @@ static int make(struct sock_fprog *program) {
         ret = add_flags(context);
     if (ret == 0)
         ret = add_families(context, HS_FAMILIES);
+    if (ret == 0 && boot)
+        ret = add_reboot(context);
     if (ret == 0)
         ret = export(context, program);
     seccomp_release(context);
     return ret;
 }
 
-static struct sock_fprog made;
+static struct sock_fprog made[HS_FILTER_KINDS];
 static int made_ret;
 
 static void make_once(void) {
-    made_ret = make(&made);
+    made_ret = make(&made[HS_FILTER_PLAIN], 0);
+    if (made_ret == 0)
+        made_ret = make(&made[HS_FILTER_BOOT], 1);
 }
 
-int hs_filter(const struct sock_fprog **filter) {
+int hs_filter(enum hs_filter_kind kind, const struct sock_fprog **filter) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
 
     pthread_once(&once, make_once);
-    *filter = &made;
+    *filter = &made[kind];
     return made_ret;
 }

@@ -101,13 +101,13 @@ static int make_share(const struct hs_share *share) {
     return mount(share->path, to, NULL, MS_BIND, NULL) < 0 ? -errno : 0;
 }
 
-int hs_root_null(void) {
-    struct mount_attr fixed = {.attr_set =
-                                   MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC};
+/* Open a file by a mount of its own that is read-only and has these attributes too. */
+static int open_fixed(const char *file, uint64_t attributes, int flags) {
+    struct mount_attr fixed = {.attr_set = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | attributes};
     char path[32];
     int tree, ret;
 
-    tree = open_tree(AT_FDCWD, "/dev/null", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+    tree = open_tree(AT_FDCWD, file, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
     if (tree < 0)
         return -errno;
     if (mount_setattr(tree, "", AT_EMPTY_PATH, &fixed, sizeof(fixed)) < 0) {
@@ -115,7 +115,7 @@ int hs_root_null(void) {
         goto out;
     }
     snprintf(path, sizeof(path), "/proc/self/fd/%d", tree);
-    ret = open(path, O_RDWR | O_CLOEXEC);
+    ret = open(path, flags | O_CLOEXEC);
     if (ret < 0)
         ret = -errno;
 out:
@@ -123,8 +123,29 @@ out:
     return ret;
 }
 
+int hs_root_null(void) {
+    return open_fixed("/dev/null", MOUNT_ATTR_NOEXEC, O_RDWR);
+}
+
+int hs_root_program(const char *path) {
+    return open_fixed(path, 0, O_PATH);
+}
+
+/* What is mounted at HS_NEW_ROOT becomes /. */
+static int turn(void) {
+    int ret, fd = open(HS_NEW_ROOT, O_PATH | O_DIRECTORY | O_CLOEXEC);
+
+    if (fd < 0)
+        return -errno;
+    ret = mount(HS_NEW_ROOT, "/", NULL, MS_MOVE, NULL) < 0 || fchdir(fd) < 0 || chroot(".") < 0
+              ? -errno
+              : 0;
+    close(fd);
+    return ret;
+}
+
 int hs_root_make(const struct hs_root *root) {
-    int ret, fd;
+    int ret;
 
     if (mount("tmpfs", "/run", "tmpfs", MS_NOSUID | MS_NODEV, root->size) < 0)
         return -errno;
@@ -140,13 +161,85 @@ int hs_root_make(const struct hs_root *root) {
         if (ret < 0)
             return ret;
     }
-    fd = open(HS_NEW_ROOT, O_PATH | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0)
+    return turn();
+}
+
+static int make_directory(const char *path, mode_t mode) {
+    return mkdir(path, mode) < 0 && errno != EEXIST ? -errno : 0;
+}
+
+static int attach(int tree, const char *path) {
+    return move_mount(tree, "", AT_FDCWD, path, MOVE_MOUNT_F_EMPTY_PATH) < 0 ? -errno : 0;
+}
+
+/* Every directory on the way to `path`, and itself. */
+static int make_way(const char *path) {
+    char part[PATH_MAX];
+    size_t length = 0;
+    int ret = 0;
+
+    for (; path[length] && ret == 0; length++) {
+        if (length + 1 >= sizeof(part))
+            return -ENAMETOOLONG;
+        part[length] = path[length];
+        part[length + 1] = '\0';
+        if (length > 0 && (path[length + 1] == '/' || path[length + 1] == '\0'))
+            ret = make_directory(part, 0755);
+    }
+    return ret;
+}
+
+/* In place of whatever the root has there: a link, a FIFO. A root without the directory has no use
+ * for it. */
+static int write_text(const struct hs_text *text) {
+    size_t length = strlen(text->text);
+    int fd, ret = 0;
+
+    if (unlink(text->path) < 0 && errno != ENOENT && errno != ENOTDIR && errno != EISDIR)
         return -errno;
-    ret = mount(HS_NEW_ROOT, "/", NULL, MS_MOVE, NULL) < 0 || fchdir(fd) < 0 || chroot(".") < 0
-              ? -errno
-              : 0;
+    fd = open(text->path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
+    if (fd < 0)
+        return errno == ENOENT || errno == ENOTDIR || errno == EEXIST || errno == ELOOP ? 0
+                                                                                        : -errno;
+    if (write(fd, text->text, length) != (ssize_t)length)
+        ret = errno ? -errno : -EIO;
     close(fd);
+    return ret;
+}
+
+int hs_root_own(const struct hs_own *own) {
+    static const char *const directories[] = {"/run", "/dev", "/proc", "/sys", "/tmp"};
+    static const char lower[] = "/run/lower",
+                      memory[] = "lowerdir=/run/lower,upperdir=/run/0/up,"
+                                 "workdir=/run/0/work",
+                      kept[] = "lowerdir=/run/lower,upperdir=/run/0/up,workdir=/run/0/work,"
+                               "index=on";
+    int ret;
+
+    if (mount("tmpfs", "/run", "tmpfs", MS_NOSUID | MS_NODEV, own->size) < 0)
+        return -errno;
+    if (mkdir(HS_NEW_ROOT, 0755) < 0 || mkdir(lower, 0755) < 0)
+        return -errno;
+    ret = attach(own->lower_fd, lower);
+    if (ret == 0 && own->keep_fd >= 0)
+        ret = mkdir("/run/0", 0700) < 0 ? -errno : attach(own->keep_fd, "/run/0");
+    else if (ret == 0)
+        ret = make_changes(0, lower);
+    if (ret < 0)
+        return ret;
+    if (mount("overlay", HS_NEW_ROOT, "overlay", MS_NODEV, own->keep_fd >= 0 ? kept : memory) < 0)
+        return -errno;
+    ret = turn();
+    /* From here on no link in the root leads out of it. */
+    for (size_t i = 0; ret == 0 && i < LENGTH(directories); i++)
+        ret = make_directory(directories[i], i + 1 == LENGTH(directories) ? 01777 : 0755);
+    for (size_t i = 0; ret == 0 && own->shares[i]; i++) {
+        ret = make_way(own->shares[i]);
+        if (ret == 0)
+            ret = attach(own->share_fds[i], own->shares[i]);
+    }
+    for (const struct hs_text *text = own->texts; ret == 0 && text->path; text++)
+        ret = write_text(text);
     return ret;
 }
 
@@ -162,7 +255,7 @@ int hs_root_run(const char *data) {
     return 0;
 }
 
-int hs_root_dev(const char *shm) {
+int hs_root_dev(const char *shm, const char *pts) {
     if (mount("tmpfs", "/dev", "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=0755,size=1m") < 0)
         return -errno;
     for (size_t i = 0; i < LENGTH(nodes); i++)
@@ -174,8 +267,7 @@ int hs_root_dev(const char *shm) {
     if (mkdir("/dev/pts", 0755) < 0 || mkdir("/dev/shm", 01777) < 0 ||
         mkdir("/dev/input", 0755) < 0)
         return -errno;
-    if (mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC,
-              "ptmxmode=0666,mode=0620,gid=5") < 0)
+    if (mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, pts) < 0)
         return -errno;
     if (mount("tmpfs", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, shm) < 0)
         return -errno;
@@ -233,4 +325,18 @@ int hs_root_sys(void) {
         errno != ENOENT)
         return -errno;
     return 0;
+}
+
+int hs_root_boot(const char *tmp, const char *lock, int console) {
+    int fd;
+
+    if (mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, tmp) < 0 ||
+        mount("tmpfs", "/run/lock", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, lock) < 0 ||
+        mount("cgroup2", "/sys/fs/cgroup", "cgroup2", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0)
+        return -errno;
+    fd = open("/dev/console", O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return -errno;
+    close(fd);
+    return attach(console, "/dev/console");
 }

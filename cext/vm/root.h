@@ -8,6 +8,8 @@
  * root stays below the overlay, covered: nobody without CAP_SYS_ADMIN outside uncovers it, and an
  * unmount would wait for every CPU. Pseudo file systems are not shown. Shared: the machine's own.
  *
+ * Own: an overlay in the same way, over another root: a directory or an image (vm/lower.h).
+ *
  * In it, whichever it is: /run, /dev, /proc and /sys of the VM's own.
  *
  * All of it is mounted by process 1 before it enters the fence, so that nothing in the VM can mount
@@ -16,6 +18,7 @@
 #ifndef HS_ROOT_H
 #define HS_ROOT_H
 #include <stddef.h>
+#include <stdint.h>
 
 /* A directory of the machine that a VM has in common with it. */
 struct hs_share {
@@ -34,6 +37,22 @@ struct hs_root {
     size_t share_count;
 };
 
+/* A file that every start writes anew into a root of its own: absolute, and its whole text. */
+struct hs_text {
+    const char *path;
+    const char *text;
+};
+
+/* A root of its own. The descriptors are detached mounts, mapped to the VM's ids. */
+struct hs_own {
+    const char *size;          /* as above */
+    int lower_fd;              /* what is shown: vm/lower.h */
+    int keep_fd;               /* a directory that has up/ and work/, for the changes; -1: memory */
+    const int *share_fds;      /* what is bound in ... */
+    const char *const *shares; /* ... and where; NULL at the end */
+    const struct hs_text *texts; /* path NULL at the end */
+};
+
 #define HS_NEW_ROOT "/run/root"
 
 /* A descriptor of /dev/null, the caller's, by which a program can neither change the file's mode or
@@ -42,8 +61,11 @@ struct hs_root {
 int hs_root_null(void);
 
 int hs_root_make(const struct hs_root *root);
+/* The caller's file system ids (setfsuid(2)) are those of user 0 of the VM: what is made is its. */
+int hs_root_own(const struct hs_own *own);
 int hs_root_run(const char *data); /* of the tmpfs on /run: tmpfs(5) */
-int hs_root_dev(const char *shm);  /* the same for /dev/shm */
+/* shm: the same for /dev/shm. pts: mount data of the devpts on /dev/pts. */
+int hs_root_dev(const char *shm, const char *pts);
 /* sealed: paths below /proc that become read-only, NULL at the end. */
 int hs_root_proc(const char *const *sealed);
 int hs_root_sys(void);
@@ -51,5 +73,13 @@ int hs_root_sys(void);
  * read-only. masked: paths below /proc and /sys, NULL at the end. One that is not there is no
  * error. After hs_root_run. */
 int hs_root_mask(const char *const *masked);
+/* What systemd as process 1 wants there and may not mount (https://systemd.io/CONTAINER_INTERFACE):
+ * file systems in memory on /tmp and /run/lock, the caller's cgroup namespace at /sys/fs/cgroup,
+ * and the terminal `console` at /dev/console. tmp, lock: mount data. console: a detached mount of
+ * one. */
+int hs_root_boot(const char *tmp, const char *lock, int console);
+/* A descriptor of an executable file, O_PATH, the caller's: by a read-only mount of its own, so
+ * that a program that is started by it cannot be written to through /proc/PID/exe. */
+int hs_root_program(const char *path);
 
 #endif

@@ -5,12 +5,15 @@
 #include "vm/confine.h"
 #include "vm/fence.h"
 #include "vm/filter.h"
+#include "vm/lower.h"
 #include "vm/root.h"
+#include "vm/thread.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <linux/sched.h>
-#include <pthread.h>
+#include <linux/securebits.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdint.h>
@@ -21,9 +24,11 @@
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -33,7 +38,6 @@
 #define INNER (CLONE_NEWNET | CLONE_NEWIPC)
 #define STACK_SIZE (64 * 1024)
 #define START_DEADLINE 2 /* seconds from clone to exec; 2 ms is usual */
-#define LENGTH(a) (sizeof(a) / sizeof((a)[0]))
 
 enum step {
     STEP_NONE,
@@ -44,12 +48,14 @@ enum step {
     STEP_CLONE,
     STEP_CGROUP,
     STEP_HOSTNAME,
+    STEP_OWNER,
     STEP_ROOT,
     STEP_RUN,
     STEP_DEV,
     STEP_PROC,
     STEP_SYS,
     STEP_MASK,
+    STEP_BOOT,
     STEP_ENTER,
     STEP_CONFINE,
     STEP_STDIO,
@@ -67,12 +73,14 @@ static const char *const step_names[STEPS] = {
     [STEP_CLONE] = "making the process",
     [STEP_CGROUP] = "joining the cgroups",
     [STEP_HOSTNAME] = "setting the host name",
+    [STEP_OWNER] = "mapping the owners of its files",
     [STEP_ROOT] = "mounting the root",
     [STEP_RUN] = "mounting /run",
     [STEP_DEV] = "making /dev",
     [STEP_PROC] = "mounting /proc",
     [STEP_SYS] = "mounting /sys",
     [STEP_MASK] = "masking /proc and /sys",
+    [STEP_BOOT] = "making what its init needs",
     [STEP_ENTER] = "entering the user namespace",
     [STEP_CONFINE] = "dropping capabilities and installing the filter",
     [STEP_STDIO] = "setting up standard input and output",
@@ -144,35 +152,83 @@ static void reset_files_limit(void) {
     } while (0)
 #define CALL(expression) ((expression) < 0 ? -errno : 0)
 
+/* What is made from here on belongs to the VM's user 0: the mounts' roots, directories, nodes. The
+ * thread keeps its capabilities; entering the user namespace resets all of it. */
+static int own_files(uint32_t owner) {
+    if (!owner)
+        return 0;
+    if (prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP) < 0)
+        return -errno;
+    syscall(SYS_setfsgid, owner);
+    syscall(SYS_setfsuid, owner);
+    return 0;
+}
+
+/* User 0 of the user namespace we have entered, if that is not who we are anyhow. By system calls:
+ * libc would have all threads of our caller do so. */
+static int become_root(void) {
+    if (syscall(SYS_getuid) == 0)
+        return 0;
+    if (syscall(SYS_setgroups, 0, NULL) < 0 || syscall(SYS_setresgid, 0, 0, 0) < 0 ||
+        syscall(SYS_setresuid, 0, 0, 0) < 0)
+        return -errno;
+    return 0;
+}
+
+static int prepare_boot(const struct hs_boot *boot) {
+    struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = HS_BOOT_NOTIFY};
+    int ret = hs_root_boot(boot->tmp, boot->lock, boot->console_tree);
+
+    if (ret == 0 && bind(boot->notify_fd, (struct sockaddr *)&address, sizeof(address)) < 0)
+        ret = -errno;
+    return ret;
+}
+
 static int start_vm(struct child *child) {
     static char *const argv[] = {(char *)"hostsim-init", NULL};
     static char *const env[] = {NULL};
     const struct hs_vm_spec *spec = child->vm;
+    const struct hs_boot *boot = spec->boot;
     int ret, init, user, null;
 
     umask(0);
     STEP(STEP_CGROUP, join_cgroups(spec->join, spec->joins));
     STEP(STEP_NAMESPACES, CALL(setns(child->fence.net_fd, CLONE_NEWNET)));
     STEP(STEP_NAMESPACES, CALL(setns(child->fence.ipc_fd, CLONE_NEWIPC)));
+    if (boot)
+        STEP(STEP_NAMESPACES, CALL(unshare(CLONE_NEWCGROUP)));
     STEP(STEP_HOSTNAME, CALL(sethostname(spec->hostname, strlen(spec->hostname))));
+    STEP(STEP_OWNER, own_files(spec->owner));
     if (spec->root)
         STEP(STEP_ROOT, hs_root_make(spec->root));
+    if (spec->own)
+        STEP(STEP_ROOT, hs_root_own(spec->own));
     STEP(STEP_RUN, hs_root_run(spec->run));
-    STEP(STEP_DEV, hs_root_dev(spec->shm));
+    STEP(STEP_DEV, hs_root_dev(spec->shm, spec->pts));
     STEP(STEP_PROC, hs_root_proc(spec->sealed));
     STEP(STEP_SYS, hs_root_sys());
     STEP(STEP_MASK, hs_root_mask(spec->masked));
+    if (boot)
+        STEP(STEP_BOOT, prepare_boot(boot));
     umask(022);
     setsid();
     STEP(STEP_STDIO, CALL(init = fcntl(spec->init_fd, F_DUPFD_CLOEXEC, 3)));
     STEP(STEP_STDIO, CALL(user = fcntl(child->fence.user_fd, F_DUPFD_CLOEXEC, 3)));
     STEP(STEP_STDIO, CALL(null = open("/dev/null", O_RDWR | O_CLOEXEC)));
-    STEP(STEP_STDIO, set_stdio((const int[]){spec->life_fd, null, null}));
+    if (boot) {
+        const int console = boot->console_fd;
+        STEP(STEP_STDIO, set_stdio((const int[]){console, console, console}));
+    } else {
+        STEP(STEP_STDIO, set_stdio((const int[]){spec->life_fd, null, null}));
+    }
     STEP(STEP_STDIO, CALL(chdir("/")));
     reset_files_limit();
     STEP(STEP_ENTER, CALL(setns(user, CLONE_NEWUSER)));
+    STEP(STEP_ENTER, become_root());
     STEP(STEP_CONFINE, hs_confine(child->filter));
     reset_signals();
+    if (boot)
+        STEP(STEP_EXEC, CALL(execve(boot->argv[0], boot->argv, boot->env)));
     STEP(STEP_EXEC, CALL(syscall(SYS_execveat, init, "", argv, env, AT_EMPTY_PATH)));
 out:
     return ret;
@@ -180,12 +236,14 @@ out:
 
 static int start_program(struct child *child) {
     const struct hs_exec_spec *spec = child->exec;
-    int ret, vm;
+    int ret, vm, program = -1;
 
     umask(022);
     STEP(STEP_CGROUP, join_cgroups(spec->join, spec->joins));
     setsid();
     STEP(STEP_STDIO, CALL(vm = fcntl(spec->pidfd, F_DUPFD_CLOEXEC, 3)));
+    if (spec->program_fd >= 0)
+        STEP(STEP_STDIO, CALL(program = fcntl(spec->program_fd, F_DUPFD_CLOEXEC, 3)));
     STEP(STEP_STDIO, set_stdio(spec->fds));
     if (spec->tty)
         STEP(STEP_TTY, CALL(ioctl(0, TIOCSCTTY, 0)));
@@ -193,10 +251,14 @@ static int start_program(struct child *child) {
         STEP(STEP_STDIO, CALL(chdir("/")));
     reset_files_limit();
     STEP(STEP_ENTER, CALL(setns(vm, CLONE_NEWUSER)));
+    STEP(STEP_ENTER, become_root());
     STEP(STEP_CONFINE, hs_confine(child->filter));
     if (spec->die_with_caller) /* setns and the like clear it */
         prctl(PR_SET_PDEATHSIG, SIGKILL);
     reset_signals();
+    if (program >= 0)
+        STEP(STEP_EXEC,
+             CALL(syscall(SYS_execveat, program, "", spec->argv, spec->env, AT_EMPTY_PATH)));
     child->step = STEP_EXEC;
     ret = -ENOENT;
     for (const char *const *path = spec->paths; *path; path++) {
@@ -271,37 +333,6 @@ static int spawn(uint64_t flags, int cgroup_fd, struct child *child, struct hs_s
     return child->error;
 }
 
-/* Take away what is mounted on `path`, however often. What cannot be taken away is covered by the
- * VM's own mount. */
-static void uncover(const char *path) {
-    for (int i = 0; i < 16 && umount2(path, MNT_DETACH) == 0; i++)
-        ;
-}
-
-static void *make_base(void *arg) {
-    static const char *const covered[] = {"/run/netns", "/run", "/dev", "/proc", "/sys"};
-    int *ret = arg, fd;
-
-    if (unshare(CLONE_FS | CLONE_NEWNS) < 0) {
-        *ret = -errno;
-        return NULL;
-    }
-    fd = open("/proc/thread-self/ns/mnt", O_RDONLY | O_CLOEXEC);
-    if (fd < 0) {
-        *ret = -errno;
-        return NULL;
-    }
-    if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0) {
-        *ret = -errno;
-        close(fd);
-        return NULL;
-    }
-    for (size_t i = 0; i < LENGTH(covered); i++)
-        uncover(covered[i]);
-    *ret = fd;
-    return NULL;
-}
-
 struct job {
     struct child *child;
     struct hs_spawned *out;
@@ -327,44 +358,6 @@ static void *enter_and_spawn(void *arg) {
     return NULL;
 }
 
-/* Wait for the thread. A process of the VM may stop the child before it has executed (kill(2) asks
- * for the user id, and both are user 0): past the deadline the child is killed, which ends a
- * stopped one too, and with it the thread's wait. */
-static int join(pthread_t thread, const struct hs_spawned *out) {
-    struct timespec deadline;
-
-    if (!out) {
-        pthread_join(thread, NULL);
-        return 0;
-    }
-    clock_gettime(CLOCK_REALTIME, &deadline);
-    deadline.tv_sec += START_DEADLINE;
-    if (pthread_timedjoin_np(thread, NULL, &deadline) == 0)
-        return 0;
-    /* Written by the kernel in clone3, which the child could not have run without. */
-    int pidfd = __atomic_load_n(&out->pidfd, __ATOMIC_ACQUIRE);
-    if (pidfd >= 0)
-        syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
-    pthread_join(thread, NULL);
-    return pidfd >= 0 ? -ETIMEDOUT : 0;
-}
-
-/* Run in a thread of its own, whose namespaces end with it. Signals stay with the caller. out: what
- * the thread starts, if that must be there in START_DEADLINE. */
-static int in_thread(void *(*function)(void *), void *arg, const struct hs_spawned *out) {
-    sigset_t all, before;
-    pthread_t thread;
-    int ret;
-
-    sigfillset(&all);
-    pthread_sigmask(SIG_BLOCK, &all, &before);
-    ret = -pthread_create(&thread, NULL, function, arg);
-    if (ret == 0)
-        ret = join(thread, out);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return ret;
-}
-
 static int run(const struct child *what, int stay, struct hs_spawned *out) {
     const struct sock_fprog *filter;
     struct child *child;
@@ -373,7 +366,7 @@ static int run(const struct child *what, int stay, struct hs_spawned *out) {
     int ret;
 
     *out = (struct hs_spawned){.pid = -1, .pidfd = -1, .step = STEP_FILTER};
-    ret = hs_filter(&filter);
+    ret = hs_filter(what->vm && what->vm->boot ? HS_FILTER_BOOT : HS_FILTER_PLAIN, &filter);
     if (ret < 0)
         return ret;
     child = mmap(NULL, sizeof(*child), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -390,7 +383,7 @@ static int run(const struct child *what, int stay, struct hs_spawned *out) {
         ret = job.ret;
     } else {
         out->step = STEP_THREAD;
-        ret = in_thread(enter_and_spawn, &job, out);
+        ret = hs_in_thread(enter_and_spawn, &job, START_DEADLINE, &out->pidfd);
         if (ret == 0 || job.ret < 0)
             ret = job.ret;
     }
@@ -403,10 +396,44 @@ static int run(const struct child *what, int stay, struct hs_spawned *out) {
     return ret;
 }
 
-int hs_mount_base(void) {
-    int fd, ret = in_thread(make_base, &fd, NULL);
+struct fencing {
+    struct hs_fence *fence;
+    uint32_t base;
+    int ret;
+};
 
-    return ret < 0 ? ret : fd;
+static void *make_fence(void *arg) {
+    struct fencing *fencing = arg;
+
+    fencing->ret = hs_fence_make(fencing->fence, fencing->base);
+    return NULL;
+}
+
+static int fence(const struct hs_vm_spec *spec, struct hs_fence *made) {
+    struct fencing fencing = {.fence = made, .base = spec->owner};
+    int ret = 0;
+
+    *made = (struct hs_fence){-1, -1, -1};
+    if (spec->owner)
+        ret = hs_in_thread(make_fence, &fencing, 0, NULL);
+    else
+        make_fence(&fencing);
+    return ret < 0 ? ret : fencing.ret;
+}
+
+/* Have what the root is made of show its owners as the VM's. A share whose file system cannot do
+ * that shows them as nobody's. */
+static int map_owners(const struct hs_own *own, int user_fd) {
+    int ret = hs_lower_map(own->lower_fd, user_fd);
+
+    if (ret == 0 && own->keep_fd >= 0)
+        ret = hs_lower_map(own->keep_fd, user_fd);
+    for (size_t i = 0; ret == 0 && own->shares[i]; i++) {
+        ret = hs_lower_map(own->share_fds[i], user_fd);
+        if (ret == -EINVAL)
+            ret = 0;
+    }
+    return ret;
 }
 
 int hs_vm_spawn(const struct hs_vm_spec *spec, struct hs_spawned *out) {
@@ -414,7 +441,11 @@ int hs_vm_spawn(const struct hs_vm_spec *spec, struct hs_spawned *out) {
     int ret;
 
     *out = (struct hs_spawned){.pid = -1, .pidfd = -1, .step = STEP_FENCE};
-    ret = hs_fence_make(&child.fence);
+    ret = fence(spec, &child.fence);
+    if (ret == 0 && spec->own && spec->owner) {
+        out->step = STEP_OWNER;
+        ret = map_owners(spec->own, child.fence.user_fd);
+    }
     if (ret == 0)
         ret = run(&child, 0, out);
     hs_fence_close(&child.fence);

@@ -18,6 +18,19 @@
 
 #include <stddef.h>
 
+/* A VM whose process 1 is its root's own, by the container interface of systemd. */
+struct hs_boot {
+    char *const *argv; /* argv[0] is the program, a path in the root */
+    char *const *env;
+    int console_fd;   /* a terminal: files 0, 1 and 2 of process 1 */
+    int console_tree; /* a detached mount of it, for /dev/console */
+    int notify_fd;    /* a datagram socket, to be bound at HS_BOOT_NOTIFY before process 1 runs */
+    const char *tmp;  /* mount data of the tmpfs on /tmp and on /run/lock */
+    const char *lock;
+};
+
+#define HS_BOOT_NOTIFY "/run/hostsim/notify"
+
 /* A VM to be started. Descriptors stay the caller's. */
 struct hs_vm_spec {
     const char *hostname;
@@ -32,7 +45,12 @@ struct hs_vm_spec {
     const char *const *masked; /* paths below /proc and /sys that become empty, NULL at the end */
     const char *run;           /* mount data of the tmpfs on /run and on /dev/shm: tmpfs(5) */
     const char *shm;
-    const struct hs_root *root; /* NULL: the machine's */
+    const char *pts;            /* of the devpts */
+    const struct hs_root *root; /* NULL: the machine's, or `own` */
+    const struct hs_own *own;   /* NULL: no root of its own */
+    const struct hs_boot *boot; /* NULL: process 1 is init_fd; then cgroup_fd is the group that it
+                                   may divide, and life_fd is nobody's */
+    uint32_t owner;             /* the VM's user 0, outside: see hs_fence_make */
 };
 
 /* A program to be started in a VM. Descriptors stay the caller's. */
@@ -41,6 +59,8 @@ struct hs_exec_spec {
     int cgroup_fd;
     const int *join;
     size_t joins;
+    int program_fd; /* O_PATH, of a program that is linked statically (hs_root_program); -1: paths
+                     */
     const char *const
         *paths; /* where the program may be, in order of preference; NULL at the end */
     char *const *argv;

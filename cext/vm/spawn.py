@@ -9,7 +9,11 @@ from cext._native import ffi, lib
 from cext.arrays import kept, strings
 
 INIT = HERE / "hostsim-init"
-"""The program that is process 1 of every VM."""
+"""The program that is process 1 of every VM but those that boot their own."""
+OWNERS = "mapping the owners of its files"
+"""The step that a file system without idmapped mounts fails."""
+TTY = 5
+"""The group of terminals (`tty`), in every distribution."""
 
 
 class SpawnError(OSError):
@@ -30,6 +34,29 @@ class Root(NamedTuple):
     shares: tuple[tuple[str, bool], ...] = ()
 
 
+class Own(NamedTuple):
+    """A root of its own (cext/vm/root.h). lower, keep, shares: detached mounts (cext/vm/lower.py),
+    the caller's; keep: -1 if the changes are in memory, up to `size`; shares: with the path of each
+    inside; texts: files that are written, with their text."""
+
+    size: str
+    lower: int
+    keep: int
+    shares: tuple[tuple[int, str], ...]
+    texts: tuple[tuple[str, str], ...]
+
+
+class Boot(NamedTuple):
+    """An init of the root's own (hs_boot). console: a terminal, and a detached mount of it; notify:
+    a datagram socket; size: of /tmp. Descriptors are the caller's."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    console: tuple[int, int]
+    notify: int
+    size: str
+
+
 def mount_base() -> int:
     """A mount namespace for VMs to start from (see hs_mount_base); the caller owns the descriptor.
 
@@ -46,6 +73,12 @@ def open_null() -> int:
     return check(lib.hs_root_null(), "/dev/null")
 
 
+def open_program(path: str) -> int:
+    """A program by a descriptor through which nobody writes to it (see hs_root_program); the caller
+    owns it. Raises OSError."""
+    return check(lib.hs_root_program(os.fsencode(path)), path)
+
+
 def spawn_vm(
     hostname: str,
     base_fd: int,
@@ -56,10 +89,13 @@ def spawn_vm(
     sealed: Sequence[str],
     masked: Sequence[str],
     size: str,
-    root: Root | None,
+    root: Root | Own | None,
+    boot: Boot | None = None,
+    owner: int = 0,
 ) -> tuple[int, int]:
     """Start process 1 of a VM (see hs_vm_spec); its pid and a pidfd that the caller owns. size: of
-    /run and of /dev/shm, as tmpfs(5) has it; root: None for the machine's files.
+    /run and of /dev/shm, as tmpfs(5) has it; root: None for the machine's files; owner: the id
+    outside of its user 0, and the first of 65536.
 
     Raises SpawnError.
     """
@@ -76,7 +112,12 @@ def spawn_vm(
     spec.masked = strings(keep, masked)
     spec.run = kept(keep, ffi.new("char[]", f"size={size},mode=0755".encode()))
     spec.shm = kept(keep, ffi.new("char[]", f"size={size},mode=1777".encode()))
-    spec.root = ffi.NULL if root is None else _root(keep, root)
+    pts = f"ptmxmode=0666,mode=0620,gid={owner + TTY}"
+    spec.pts = kept(keep, ffi.new("char[]", pts.encode()))
+    spec.root = _root(keep, root) if isinstance(root, Root) else ffi.NULL
+    spec.own = _own(keep, root) if isinstance(root, Own) else ffi.NULL
+    spec.boot = ffi.NULL if boot is None else _boot(keep, boot)
+    spec.owner = owner
     return _spawned(lib.hs_vm_spawn, spec)
 
 
@@ -92,11 +133,14 @@ def spawn_program(
     *,
     tty: bool = False,
     die_with_caller: bool = False,
+    program: int = -1,
 ) -> tuple[int, int]:
     """Start a program in the VM of the process `pidfd` (see hs_exec_spec); pid and pidfd, the
     caller's to reap and close.
 
-    With die_with_caller, the calling thread is left in the VM's namespaces. Raises SpawnError.
+    program: if not -1, what is started (`open_program`), whatever `paths` say; it must be linked
+    statically. With die_with_caller, the calling thread is left in the VM's namespaces. Raises
+    SpawnError.
     """
     keep: list[Any] = []
     spec = ffi.new("struct hs_exec_spec *")
@@ -104,6 +148,7 @@ def spawn_program(
     spec.cgroup_fd = cgroup_fd
     spec.join = kept(keep, ffi.new("int[]", list(join)))
     spec.joins = len(join)
+    spec.program_fd = program
     spec.paths = strings(keep, paths)
     spec.argv = strings(keep, argv)
     spec.env = strings(keep, [f"{key}={value}" for key, value in env.items()])
@@ -142,6 +187,31 @@ def _root(keep: list[Any], root: Root) -> Any:
     for n, (path, read_only) in enumerate(root.shares):
         made.shares[n].path = kept(keep, ffi.new("char[]", os.fsencode(path)))
         made.shares[n].read_only = read_only
+    return made
+
+
+def _own(keep: list[Any], own: Own) -> Any:
+    made = kept(keep, ffi.new("struct hs_own *"))
+    made.size = kept(keep, ffi.new("char[]", own.size.encode()))
+    made.lower_fd = own.lower
+    made.keep_fd = own.keep
+    made.share_fds = kept(keep, ffi.new("int[]", [fd for fd, _ in own.shares] or [-1]))
+    made.shares = strings(keep, [path for _, path in own.shares])
+    made.texts = kept(keep, ffi.new("struct hs_text[]", len(own.texts) + 1))
+    for n, (path, text) in enumerate(own.texts):
+        made.texts[n].path = kept(keep, ffi.new("char[]", os.fsencode(path)))
+        made.texts[n].text = kept(keep, ffi.new("char[]", os.fsencode(text)))
+    return made
+
+
+def _boot(keep: list[Any], boot: Boot) -> Any:
+    made = kept(keep, ffi.new("struct hs_boot *"))
+    made.argv = strings(keep, boot.argv)
+    made.env = strings(keep, [f"{key}={value}" for key, value in boot.env.items()])
+    made.console_fd, made.console_tree = boot.console
+    made.notify_fd = boot.notify
+    made.tmp = kept(keep, ffi.new("char[]", f"size={boot.size},mode=1777".encode()))
+    made.lock = kept(keep, ffi.new("char[]", b"size=5m,mode=1777"))
     return made
 
 

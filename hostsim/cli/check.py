@@ -29,6 +29,7 @@ from cext import HERE
 from cext.bpf import objects as bpf
 from cext.bpf import probe
 from cext.switch import drops
+from cext.vm import lower
 from hostsim.cli.show import console
 from hostsim.model import HostSpec, Json
 from hostsim.needs import needs
@@ -204,6 +205,32 @@ def _overlay() -> str:
     return ""
 
 
+def _erofs() -> str:
+    if "erofs" not in Path("/proc/filesystems").read_text().split():
+        subprocess.run(("modprobe", "-q", "erofs"), check=False)
+    if "erofs" not in Path("/proc/filesystems").read_text().split():
+        raise OSError("this kernel has no erofs (CONFIG_EROFS_FS)")
+    return ""
+
+
+def _idmap() -> str:
+    """Of the file system on /: the first thing that a directory as root would need."""
+    _root()
+    words = ("unshare", "--user", "--map-root-user", "sh", "-c", "echo; exec cat")
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdout.readline()
+        tree = lower.directory("/")
+        try:
+            with open(f"/proc/{child.pid}/ns/user", "rb") as user:
+                lower.map_owners(tree, user.fileno())
+        finally:
+            os.close(tree)
+            child.stdin.close()
+    return ""
+
+
 def _pidfd() -> str:
     ours = os.pidfd_open(os.getpid())
     try:
@@ -314,6 +341,8 @@ HERE_AND_NOW: dict[str, tuple[Probe, str]] = {
     "process limits": (_limit("pids"), "everything without `pids =`"),
     "user namespaces": (_user_namespace, ALL),
     "overlayfs": (_overlay, 'VMs with `files = "shared"`'),
+    "erofs": (_erofs, "VMs whose `root` is a directory or of another file system"),
+    "idmapped mounts of /": (_idmap, 'VMs whose `root` is an image, or with `users = "machine"`'),
     "device program (cgroup BPF)": (_device_program, ALL),
     "BTF": (_btf, "everything; bpftool shows maps without types"),
     "BPF ring buffer": (_ring_buffer, "routes by L2 to L4; none by contents"),

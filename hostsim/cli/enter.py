@@ -14,6 +14,7 @@ from typing import Any
 from cext.vm import spawn
 from hostsim.errors import HostsimError
 from netns import cgroup1, process, terminal
+from netns.cgroup import for_programs
 from netns.process import Process, Target
 from netns.relay import Relay, Way, is_bare_pipe
 
@@ -40,7 +41,8 @@ def enter(target: Mapping[str, Any], argv: Sequence[str]) -> int:
     """Run a command in a VM, joined to our descriptors 0 to 2, to its end; its exit status as a
     shell has it (128 + N where signal N ended it).
 
-    target: `pid` of the VM's process 1, and `cgroups`, the v2 directory first. If 0 and 1 are our
+    target: `pid` of the VM's process 1, `owner`, its user 0 outside, and `cgroups`, the v2
+    directory first. If 0 and 1 are our
     terminal and we are in its foreground, the command gets one of the VM's own, else pipes
     (netns/relay.py); it never has what is the machine's. Signals are passed on, and a little of our
     environment (`netns.process.environment`). The command dies with us. For a process of its own,
@@ -52,7 +54,7 @@ def enter(target: Mapping[str, Any], argv: Sequence[str]) -> int:
         try:
             pidfd = os.pidfd_open(target["pid"])
             stack.callback(os.close, pidfd)
-            group_fd = os.open(group, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            group_fd = os.open(for_programs(group), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             stack.callback(os.close, group_fd)
             join = cgroup1.open_tasks(v1)
             for fd in join:
@@ -61,7 +63,8 @@ def enter(target: Mapping[str, Any], argv: Sequence[str]) -> int:
             if not where.entered(target["pid"]):  # another process has its number by now
                 raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
             where.check(PATIENCE)
-            streams = _Streams(stack, f"/proc/{target['pid']}/root/dev/pts/ptmx")
+            ptmx = f"/proc/{target['pid']}/root/dev/pts/ptmx"
+            streams = _Streams(stack, ptmx, int(target.get("owner", 0)))
         except OSError as error:
             raise _refusal(error, group.name, argv[0]) from None
         return _enter(where, group.name, argv, streams)
@@ -70,10 +73,10 @@ def enter(target: Mapping[str, Any], argv: Sequence[str]) -> int:
 class _Streams:
     """What the command gets as its descriptors 0 to 2, and the ways from and to ours.
 
-    stack: closes our ends. ptmx: of the VM. Raises OSError.
+    stack: closes our ends. ptmx: of the VM. owner: its user 0, outside. Raises OSError.
     """
 
-    def __init__(self, stack: contextlib.ExitStack, ptmx: str) -> None:
+    def __init__(self, stack: contextlib.ExitStack, ptmx: str, owner: int) -> None:
         self._stack = stack
         self._theirs: list[int] = []
         self.ways: list[Way] = []
@@ -85,6 +88,8 @@ class _Streams:
             self.master, slave = spawn.open_terminal(ptmx)
             stack.callback(os.close, self.master)
             self._theirs.append(slave)
+            if owner:
+                os.fchown(slave, owner, owner + spawn.TTY)
             terminal.copy_settings(0, slave)
             self.ways += [Way(0, self.master, into=True), Way(self.master, 1, into=False)]
             self.fds = (slave, slave, slave if os.isatty(2) else self._out_by_pipe(2))

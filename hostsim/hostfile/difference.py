@@ -10,6 +10,7 @@ OF_VM = {
     "pids": "pids",
     "files": "files",
     "share": "share",
+    "root": "root, keep, boot or users",
     "nf": "nf",
     "run": "run",
     "os": "[vm.os]",

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hostsim.errors import HostFileError, reason
-from hostsim.hostfile import equipment, functions, matches
+from hostsim.hostfile import equipment, functions, matches, roots
 from hostsim.hostfile.machines import machine
 from hostsim.hostfile.table import NAME_SHOWN, Table, is_link, is_reserved, unusable
 from hostsim.model import DeviceSpec, HostSpec, VmSpec
@@ -124,6 +124,12 @@ class _Parser:
             for kind in ("endpoint", "vm")
         )
         self._unique((*endpoints, *vms))
+        for vm, other in roots.keep_together(vms):
+            raise HostFileError(
+                f"{self._file}: [[vm]] {vm!r}",
+                f"keep is that of {other!r} too",
+                "a directory for each VM, and none in another one",
+            )
         inside, outside = [vm.name for vm in vms], [endpoint.name for endpoint in endpoints]
         routes = tuple(
             matches.route(table, index, inside, outside)

@@ -11,7 +11,7 @@ import shlex
 from ipaddress import ip_interface
 from pathlib import Path
 
-from hostsim.hostfile import functions, matches, values
+from hostsim.hostfile import functions, matches, roots, values
 from hostsim.hostfile.table import Table
 from hostsim.model import (
     LOG_SIZE,
@@ -76,6 +76,12 @@ def machine(table: Table, file: str, folder: Path, endpoint: bool) -> VmSpec:
         )
     if nf is not None and run is not None:
         table.fail("both nf and run", "a VM has one program: a network function or its own")
+    root = roots.root(table, folder)
+    if root is not None and nf is not None:
+        table.fail(
+            "both nf and root",
+            "a network function is a program of the machine, which is not there: leave one out",
+        )
     spec = VmSpec(
         name,
         addresses=addresses,
@@ -88,6 +94,7 @@ def machine(table: Table, file: str, folder: Path, endpoint: bool) -> VmSpec:
         rate=matches.rate(table),
         files=files,
         share=share,
+        root=root,
         settings=functions.settings(table, f"{file}: [[vm]] {name!r}", nf),
         mac=mac,
         log_size=log_size,

@@ -22,6 +22,7 @@ from hostsim.model import (
     OnFull,
     Restart,
     RingMode,
+    Users,
 )
 from hostsim.names import TCP_FLAGS
 
@@ -89,6 +90,10 @@ VM: dict[str, Json] = {
     "pids": NUMBER,
     "nf": TEXT,
     "rate": TEXT,
+    "root": TEXT,
+    "keep": TEXT,
+    "boot": FLAG,
+    "users": _one_of(Users),
     "os": _table(
         {
             "background": _one_of(Background),

@@ -15,7 +15,7 @@ import time
 from subprocess import DEVNULL
 from typing import Protocol
 
-from cext import HERE
+from hostsim import fence
 from hostsim.errors import reason
 from hostsim.kmc import wire
 from hostsim.kmc.wire import Message, Type
@@ -24,9 +24,6 @@ from netns import tree
 from netns.process import Process, environment
 
 log = logging.getLogger("hostsim.kmc")
-
-AGENT = HERE / "hostsim-os-agent"
-"""The resident agent's program (cext/input/agent.c)."""
 
 CONNECTIONS = 32
 """Most connections of one OS; further ones are closed at once."""
@@ -136,7 +133,8 @@ class AgentPort:
             if command is not None
         }
         self._process = self._vm.popen(
-            [str(AGENT)],
+            [str(fence.AGENT)],
+            program=fence.base().agent_fd,
             stdout=DEVNULL,
             cwd="/",
             env={**environment(os.environ), **hooks},

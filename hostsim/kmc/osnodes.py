@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from cext.input import evnode
+from cext.vm.tree import open_beneath
 from hostsim.errors import reason
 from hostsim.vm import Vm
 from netns import tree
@@ -27,6 +28,11 @@ from netns.hotplug import InputNode
 from netns.uevent import Announcer
 
 log = logging.getLogger("hostsim.kmc")
+
+GROUP_FILE_MAX = 1 << 20
+"""Bytes of an OS's /etc/group that are read."""
+IDS = 65536
+"""Ids that an OS has."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,8 @@ class OsNodes:
         self._leaving: list[Node] = []
         self._without: set[str] = set()
         """What is in the way of the OS itself, and was logged."""
-        self._announcer = Announcer(vm.netns_fd)
+        self._announcer = Announcer(vm.netns_fd, vm.owner)
+        self._group = vm.owner + _group_inside(vm) if vm.spec.root else _input_group()
         with self._own_affair("control"):  # libudev's sign that udev's messages will come
             tree.write(vm.udev_fd, "control", b"", 0o600)
 
@@ -132,7 +139,7 @@ class OsNodes:
             self._given[node.sysname] = node
             # first what a program can read from, and write to: LEDs, effects; then what libudev's
             # readers look at
-            evnode.make(self.vm.input_fd, node.sysname, node.rdev, _input_group())
+            evnode.make(self.vm.input_fd, node.sysname, node.rdev, self.vm.owner, self._group)
             self._record(node)
             self._say("add", node)
 
@@ -213,6 +220,22 @@ class OsNodes:
     def close(self) -> None:
         """Close what belongs to us. Twice is harmless."""
         self._announcer.close()
+
+
+def _group_inside(vm: Vm) -> int:
+    """The number of group `input` in a root of the VM's own; 0: it has none."""
+    try:
+        with tree.root(vm.pid) as root:
+            fd = open_beneath(root, "etc/group", os.O_RDONLY)
+            with open(fd, "rb") as file:
+                text = file.read(GROUP_FILE_MAX).decode(errors="replace")
+    except OSError:
+        return 0
+    for line in text.splitlines():
+        words = line.split(":")
+        if words[0] == "input" and len(words) > 2 and words[2].isdecimal():
+            return int(words[2]) if int(words[2]) < IDS else 0
+    return 0
 
 
 @functools.cache

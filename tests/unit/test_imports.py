@@ -23,7 +23,7 @@ ROOMS = {
     # room        its modules and folders                       the rooms it may import
     "ground":   ("errors model names keys needs restart protocol",    ""),
     "hostfile": ("hostfile",                                    "ground"),
-    "machine":  ("etc fence vm switch logs programs teardown leftovers", "ground"),
+    "machine":  ("etc fence idranges ownroot vm switch logs programs teardown leftovers", "ground"),
     "routing":  ("routing",                                     "ground machine"),
     "nf":       ("nf",                                          "ground hostfile machine routing"),
     "kmc":      ("kmc",                                         "ground machine"),

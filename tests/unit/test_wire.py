@@ -10,8 +10,8 @@ from cext._native import ffi, lib
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hostsim.fence import AGENT
 from hostsim.kmc import wire
-from hostsim.kmc.agents import AGENT
 from hostsim.kmc.wire import Message, Type
 
 messages = st.builds(
