@@ -51,13 +51,15 @@ class OsSpec:
     background: what it may do while another OS is foreground: run as always, run when nobody else
     wants the CPU, or nothing (frozen). on_foreground, on_background: shell commands that its agent
     starts at each change, in the OS; nobody waits for them. restart: whether an OS whose process 1
-    was killed, or ended with a status other than 0, is started again.
+    was killed, or ended with a status other than 0, is started again. uinput: whether its programs
+    may make input devices, which are its own.
     """
 
     background: Background = "run"
     on_foreground: str | None = None
     on_background: str | None = None
     restart: Restart = "no"
+    uinput: bool = False
 
 
 @dataclass(frozen=True)

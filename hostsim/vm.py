@@ -91,6 +91,11 @@ class Vm:
         return self._directory("run/hostsim")
 
     @property
+    def dev_fd(self) -> int:
+        """The VM's own /dev, O_PATH."""
+        return self._directory("dev")
+
+    @property
     def input_fd(self) -> int:
         """The VM's own /dev/input, O_PATH."""
         return self._directory("dev/input")

@@ -19,8 +19,13 @@ from typing import NamedTuple
 
 FOLDER = Path("/run/hostsim-devices")
 
-DEVICE, CLONE = "device", "clone"
-"""As what a host has a node: equipment of its OSes, or something that it made itself."""
+DEVICE, CLONE, MADE = "device", "clone", "made"
+"""As what a host has a node: equipment of its OSes, a thing that it made itself, or a thing that
+its VMs' programs made."""
+
+_MAKER = "cgroup-"
+MAKER = "maker"
+"""As what a host has a cgroup: devices that are made in it are the host's."""
 
 _FLOCK = struct.Struct("hhqqi")
 _SAYS_MAX = 256
@@ -69,6 +74,23 @@ class Claims:
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{kind} {self._host}\n".encode(), 0)
         self._held[sysname] = fd
+
+    def claim_maker(self, cgroup: int) -> None:
+        """What processes of the cgroup make is ours, from now on; by its id. Raises OSError."""
+        self.claim(f"{_MAKER}{cgroup}", MAKER)
+
+    def release_maker(self, cgroup: int) -> None:
+        """Its OS is gone. One that is not ours is no error."""
+        self.release(f"{_MAKER}{cgroup}")
+
+    def makers(self) -> dict[int, str]:
+        """The cgroups in which devices are made that no other host may take, and their hosts."""
+        found = {}
+        for path in self._folder.glob(f"{_MAKER}*"):
+            owner = self.owner(path.name)
+            if owner is not None:
+                found[int(path.name.removeprefix(_MAKER))] = owner.host
+        return found
 
     def release(self, sysname: str) -> None:
         """The node is not ours any more. One that is not is no error."""

@@ -9,6 +9,8 @@ files that they are, with their owner and mode, and the numbers that the kernel 
     where(node)           by which path it can be opened now
     back(node)            as it was, and announced, so that the machine's programs open it again
 
+    drop(node)            as `away`, for good: of a device that will never be the machine's
+
 What is left of a device that was unplugged meanwhile, `back` removes.
 """
 
@@ -37,6 +39,16 @@ def away(node: str) -> list[int]:
         with contextlib.suppress(FileNotFoundError):  # an older kernel's mousedev makes none
             os.rename(INPUT / name, folder / name)
     return [path.stat().st_rdev for path in folder.iterdir()]
+
+
+def drop(node: str) -> list[int]:
+    """See above. Raises OSError."""
+    numbers = []
+    for name in _names(Path(node).name):
+        with contextlib.suppress(FileNotFoundError):
+            numbers.append((INPUT / name).stat().st_rdev)
+            (INPUT / name).unlink()
+    return numbers
 
 
 def back(node: str, tell: bool = True) -> None:

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <linux/close_range.h>
 #include <linux/reboot.h>
+#include <linux/uinput.h>
 #include <pthread.h>
 #include <sched.h>
 #include <seccomp.h>
@@ -52,6 +53,23 @@ static const struct {
     {"close_range", 2, CLOSE_RANGE_UNSHARE, CLOSE_RANGE_UNSHARE, "the same"},
 };
 
+/* Keys and switches that the machine's own kernel obeys, whoever has the node: a device that a VM
+ * makes (uinput(4)) goes without them, as if it had not asked. The kernel drops what a device does
+ * not have. */
+static const struct {
+    unsigned request;
+    unsigned code;
+    const char *why;
+} obeyed[] = {
+    {UI_SET_KEYBIT, KEY_SYSRQ, "with Alt, sysrq.rst: it reboots the machine"},
+    {UI_SET_KEYBIT, KEY_BLUETOOTH, "net/rfkill/input.c switches the machine's radios"},
+    {UI_SET_KEYBIT, KEY_WLAN, "the same"},
+    {UI_SET_KEYBIT, KEY_UWB, "the same"},
+    {UI_SET_KEYBIT, KEY_WIMAX, "the same"},
+    {UI_SET_KEYBIT, KEY_RFKILL, "the same"},
+    {UI_SET_SWBIT, SW_RFKILL_ALL, "the same"},
+};
+
 /* These take a family first. */
 static const char *const families[] = {"socket", "socketpair"};
 
@@ -77,6 +95,21 @@ static int add_flags(scmp_filter_ctx context) {
 
         ret = seccomp_rule_add_array(context, SCMP_ACT_ERRNO(EPERM),
                                      seccomp_syscall_resolve_name(flags[i].name), 1, &compare);
+    }
+    return ret;
+}
+
+/* The kernel reads the request as 32 bits, and the code as a whole word. */
+static int add_obeyed(scmp_filter_ctx context) {
+    int ret = 0;
+
+    for (size_t i = 0; ret == 0 && i < LENGTH(obeyed); i++) {
+        struct scmp_arg_cmp compare[] = {
+            SCMP_CMP(1, SCMP_CMP_MASKED_EQ, UINT32_MAX, obeyed[i].request),
+            SCMP_CMP(2, SCMP_CMP_EQ, obeyed[i].code),
+        };
+
+        ret = seccomp_rule_add_array(context, SCMP_ACT_ERRNO(0), SCMP_SYS(ioctl), 2, compare);
     }
     return ret;
 }
@@ -164,6 +197,8 @@ static int make(struct sock_fprog *program, int boot) {
         ret = add_calls(context);
     if (ret == 0)
         ret = add_flags(context);
+    if (ret == 0)
+        ret = add_obeyed(context);
     if (ret == 0)
         ret = add_families(context, HS_FAMILIES);
     if (ret == 0 && boot)

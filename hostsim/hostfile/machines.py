@@ -138,6 +138,7 @@ def _os(table: Table, file: str, name: str, nf: str | None) -> OsSpec | None:
         inner.take("on_foreground", str, hook),
         inner.take("on_background", str, hook),
         inner.choice("restart", Restart, "no"),
+        bool(inner.take("uinput", bool, "true or false")),
     )
     inner.done()
     if spec.restart != "no" and nf is not None:

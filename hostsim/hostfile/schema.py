@@ -100,6 +100,7 @@ VM: dict[str, Json] = {
             "on_foreground": TEXT,
             "on_background": TEXT,
             "restart": _one_of(Restart),
+            "uinput": FLAG,
         }
     ),
     "rule": {

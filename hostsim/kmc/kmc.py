@@ -143,6 +143,7 @@ class Kmc:
         assert self._plugs is not None
         assert self._nics is not None
         self._plugs.mirror.os_back(name)
+        self._plugs.made.open(name)
         self._nics.os_back(name)
         self._ports[name].open()
         loop = asyncio.get_running_loop()
@@ -187,7 +188,9 @@ class Kmc:
     def devices(self) -> list[Json]:
         """The equipment (see `Equipment.identify`), and what waits to be (`Plugs.waiting`)."""
         taken = [device for driver in self._drivers() for device in driver.identify()]
-        return taken + (self._plugs.waiting() if self._plugs is not None else [])
+        if self._plugs is None:
+            return taken
+        return taken + self._plugs.made.identify() + self._plugs.waiting()
 
     def _hotkey(self) -> None:
         try:

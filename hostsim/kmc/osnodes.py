@@ -143,6 +143,11 @@ class OsNodes:
             self._record(node)
             self._say("add", node)
 
+    def keep(self, name: str, rdev: int) -> None:
+        """A node of the OS's /dev that no flip moves: allowed, and made. Raises OSError."""
+        self.vm.devices.allow(os.major(rdev), os.minor(rdev))
+        evnode.make(self.vm.dev_fd, name, rdev, self.vm.owner, self._group)
+
     def withdraw(self, sysname: str) -> None:
         """The node goes, and no new open succeeds; see `settle` for the rest. Not given, or an OS
         that is gone, is no error. Raises OSError if the OS may still open the device."""
@@ -240,6 +245,7 @@ def _group_inside(vm: Vm) -> int:
 
 @functools.cache
 def _input_group() -> int:
+    """The machine's group `input`, which has the nodes; 0 if there is none."""
     try:
         return grp.getgrnam("input").gr_gid
     except KeyError:

@@ -4,6 +4,7 @@ A device goes to the driver that the first matching `[[device]]` names. One that
 the machine's. A host leaves alone what any host of this machine has: its devices, and its clones
 (netns.claims). A device that cannot be taken now, because another program or another host has it,
 is named by `waiting`, and tried again until it is taken or unplugged; nothing is done to it before.
+A device that a program of an OS made is that OS's, and no table means it (`made`).
 """
 
 import asyncio
@@ -16,11 +17,12 @@ from cext.input.forward import CHORD, GONE, Forwarder
 from hostsim.errors import HostsimError
 from hostsim.kmc.direct import Direct
 from hostsim.kmc.equipment import first_match
+from hostsim.kmc.made import UINPUT, Made
 from hostsim.kmc.mirror import Mirror
 from hostsim.kmc.osnodes import OsNodes
 from hostsim.model import DeviceSpec, HostSpec, Json
 from netns import nodes
-from netns.claims import CLONE, DEVICE, ClaimedError, Claims
+from netns.claims import CLONE, DEVICE, MADE, ClaimedError, Claims
 from netns.console import Console
 from netns.evdevices import Source
 from netns.evioctl import EV_KEY
@@ -39,7 +41,7 @@ SOON = 0.05
 BUTTONS = 0x100
 """BTN_MISC: codes of EV_KEY below it are keys, which the machine's consoles obey."""
 
-MADE = "/devices/virtual/input/"
+MADE_IN = "/devices/virtual/input/"
 """Where in sysfs devices are that a program made through uinput."""
 
 
@@ -83,15 +85,22 @@ class Plugs:
         self._forwarder = Forwarder(len(nodes))
         self.mirror = Mirror(nodes, held, journal, self._claims, self._forwarder)
         self.direct = Direct(nodes, held, journal, self._claims, self._forwarder)
+        self.made = Made(nodes, self._claims)
 
     def start(self) -> None:
-        """Take what is there, and listen for more. Raises OSError."""
+        """Take what is there, and listen for more. Raises OSError, HostsimError."""
         self._watch(self._forwarder.fileno(), self._on_notice)
-        if self._devices:
+        if self.made.any:
+            self._keyboards.add(UINPUT.name)  # what an OS makes may be one, at any moment
+            self._set_console()
+            self.made.start()
+        if self._devices or self.made.any:
             self._hotplug = Hotplug()  # listens before it looks, so that nothing slips through
             for node in self._hotplug.present():
                 self._plugged(node)
             self._watch(self._hotplug.fileno(), self._on_hotplug)
+        if self.made.makers is not None:
+            self._watch(self.made.makers.fileno(), self._on_made)
 
     def waiting(self) -> list[Json]:
         """Devices that cannot be taken now, as `Equipment.identify` has others, and `why`."""
@@ -120,6 +129,7 @@ class Plugs:
         self.hush()
         self._keyboards.clear()
         self._set_console()
+        self.made.close()
         self._claims.close()
         self._forwarder.close()
         if self._hotplug is not None:
@@ -134,6 +144,14 @@ class Plugs:
             elif kind == GONE:
                 self.mirror.gone(number)
 
+    def _on_made(self) -> None:
+        """Before the machine's udev has told its programs of the device."""
+        assert self.made.makers is not None
+        for path in self.made.makers.made():
+            sysname = path.rpartition("/")[2]
+            if self.made.maker(path):
+                self._plugged(InputNode(sysname, f"/dev/input/{sysname}", path))
+
     def _on_hotplug(self) -> None:
         assert self._hotplug is not None
         for action, node in self._hotplug.events():
@@ -143,12 +161,13 @@ class Plugs:
                 self._wait_no_more(node.sysname)
                 self.mirror.remove(node.sysname)
                 self.direct.remove(node.sysname)
+                self.made.remove(node.sysname)
                 self._keyboards.discard(node.sysname)
                 self._set_console()
 
     def _plugged(self, node: InputNode) -> None:
         """Take the node if it is ours to take; else it may have to wait."""
-        if self.mirror.has(node.sysname) or self.direct.has(node.sysname):
+        if any(one.has(node.sysname) for one in (self.mirror, self.direct, self.made)):
             return
         before = self._wait_no_more(node.sysname)
         after = self._try(node)
@@ -168,18 +187,24 @@ class Plugs:
 
     def _try(self, node: InputNode) -> _Waiting | None:
         """None: it is taken, or is not to be."""
-        if node.path.startswith(MADE) and self._claims.making():
+        if node.path.startswith(MADE_IN) and self._claims.making():
             return _Waiting(node)
         owner = self._claims.owner(node.sysname)
-        if owner is not None and owner.kind == CLONE:
-            log.debug("%s: a clone of host %s", node.node, owner.host)
+        if owner is not None and owner.kind in (CLONE, MADE):
+            log.debug("%s: %s, of host %s", node.node, owner.kind, owner.host)
             return None
         try:
+            maker = self.made.maker(node.path) if node.path.startswith(MADE_IN) else ""
+            if maker is None:
+                return None
+            if maker:
+                self.made.add(maker, node)
+                return None
             source = Source(node.node, nodes.where(node.node))
         except OSError as error:
             if error.errno in (errno.ENODEV, errno.ENXIO, errno.ENOENT):  # it has gone already
                 return None
-            return _Waiting(node, LATER, str(error.strerror), node.sysname, "-")
+            return _Waiting(node, LATER, _why(error), node.sysname, "-")
         spec = first_match(self._devices, source.identity, node)
         if spec is None:
             source.close()

@@ -58,3 +58,16 @@ def test_it_is_known_while_a_clone_is_made(tmp_path: Path) -> None:
         assert both.making()
     assert not both.making()
     assert os.listdir(tmp_path) == []
+
+
+def test_it_is_known_whose_cgroups_make_devices(tmp_path: Path) -> None:
+    duo, both = Claims("duo", tmp_path), Claims("both", tmp_path)
+    assert both.makers() == {}
+    duo.claim_maker(7)
+    both.claim_maker(12)
+    assert both.makers() == duo.makers() == {7: "duo", 12: "both"}
+    duo.release_maker(7)
+    assert both.makers() == {12: "both"}
+    both.close()
+    assert duo.makers() == {}
+    assert os.listdir(tmp_path) == []

@@ -14,7 +14,7 @@ from cext.switch import records
 from hostsim.errors import HostFileError
 from hostsim.hostfile import equipment
 from hostsim.hostfile import file as hostfile
-from hostsim.model import HostSpec, MatchSpec
+from hostsim.model import HostSpec, MatchSpec, OsSpec
 from hostsim.routing.policy import count_rows, match_rows
 
 ROOT = Path(__file__).parents[2]
@@ -136,6 +136,7 @@ WRONG: list[Case] = [
     (in_vm, "run = '  '", "run is empty"),
     (in_vm, 'nf = "./x\\u0000.so"', "U+0000"),
     (in_vm, '[vm.os]\non_foreground = "a\\u0000"', "U+0000"),
+    (in_vm, "[vm.os]\nuinput = 1", "true or false"),
     # equipment
     *each(in_device, "hotkey = VALUE", "hotkey", "['KEY_NOSUCH'] ['A'] [1] ['KEY_A','KEY_A']"),
     (in_device, f"hotkey = {KEYS_9}", "at most 8"),
@@ -178,7 +179,7 @@ def test_what_is_right_beside_them_is_read() -> None:
     spec = parse(
         in_vm(
             'memory = "1024T"\ncpus = 8192\npids = 4194304\nrate = "30gbit"\nrun = "x \\u00e9"\n'
-            '[vm.os]\non_foreground = "a\\nb"'
+            '[vm.os]\non_foreground = "a\\nb"\nuinput = true'
         )
         + '[[route]]\nmatch = { proto = "tcp", dport = [0, "1-2", 65535], tcp_flags = "syn,!ack" }'
         + f'\nthrough = ["a"]\n[[device]]\nmatch = {{ name = "*" }}\nhotkey = {KEYS_9[:8]}\n'
@@ -187,6 +188,7 @@ def test_what_is_right_beside_them_is_read() -> None:
     assert spec.routes[0].match.dport == ((0, 0), (1, 2), (65535, 65535))
     assert spec.routes[0].match.tcp_flags == (2 | 16, 2)
     assert len(spec.devices[0].hotkey) == 8
+    assert spec.vms[0].os == OsSpec(on_foreground="a\nb", uinput=True)
 
 
 def test_the_most_of_each_is_what_the_forwarder_takes() -> None:
@@ -310,6 +312,7 @@ KNOWN = [
     "on_foreground",
     "on_background",
     "restart",
+    "uinput",
     "ports",
     "size",
     "count",
