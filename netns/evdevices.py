@@ -119,6 +119,12 @@ class Source:
         """Codes of the keys and buttons that are down."""
         return evioctl.down(self._fd)
 
+    def press_again(self, codes: frozenset[int]) -> None:
+        """Those of the keys that are down are released and pressed, in one frame: who has just
+        opened the node has seen no press of them, and takes no notice of a release."""
+        down = sorted(codes.intersection(self.held()))
+        self.inject([(ecodes.EV_KEY, code, value) for code in down for value in (0, 1)])
+
     def lift(self, keep: frozenset[int] = frozenset()) -> int:
         """Release every key that is down, but for those to `keep`, for all readers and for the
         kernel's own record; how many.

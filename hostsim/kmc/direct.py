@@ -6,9 +6,12 @@ and the real release reaches nobody. What the old owner had open is revoked: its
 ENODEV, see the udev `remove`, and open the node again at the next `add`. Client libraries
 (libinput, libevdev's users) release held keys by themselves when the device goes.
 
-With held = "carry-modifiers" a modifier stays down in the kernel's record. The next owner has no
-event of its press, which was before it opened the node: a reader that asks (EVIOCGKEY) sees it down
-from the first; and every reader gets its release. A device's hotkey is never carried.
+With held = "carry-modifiers" a modifier stays down in the kernel's record: a reader that asks
+(EVIOCGKEY) sees it down from the first. libinput and others go by the events that they have seen.
+So when the next owner's first program opens the node, the modifier is released and pressed once
+more: the program takes no notice of the release, for it has seen no press. Later programs have the
+record alone: for those who read by then, such a pair would be a tap. A device's hotkey is never
+carried.
 
 The kernel has one LED state, autorepeat, key map and calibration of axes for each device
 (netns.evstate): each OS's are saved at its release and set again at its next take; an OS's first
@@ -41,6 +44,7 @@ the kernel's RCU, which takes longer than all the rest.
 
 import contextlib
 import errno
+import functools
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -48,6 +52,7 @@ from pathlib import Path
 
 from cext.input import forward
 from cext.input.evict import evict
+from cext.input.opened import Openings
 from cext.input.revoke import Hold, Revoker
 from hostsim.kmc.equipment import Equipment
 from hostsim.kmc.osnodes import Node, OsNodes, node_path, udev_links, udev_properties
@@ -86,6 +91,7 @@ class _Device:
     saved: dict[str, State] = field(default_factory=dict)
     hotkey: frozenset[int] = frozenset()
     carried: frozenset[int] = frozenset()  # keys that stay down, from a release to the next take
+    shown: frozenset[int] = frozenset()  # carried keys that the owner is yet to see pressed
     grabbed: bool = True
     watched: int = -1  # in the forwarder, where it has a hotkey
     unread: int = 0  # events that went with revoked files
@@ -125,6 +131,16 @@ class Direct(Equipment):
         self._devices: dict[str, _Device] = {}
         self._memory = evstate.Memory()
         self._owner: str | None = None
+        self.openings = Openings() if self._carries else None
+        self._opening: dict[int, _Device] = {}
+
+    def opened(self) -> None:
+        """A node was opened (`openings`): what is carried is pressed for its first reader."""
+        for number in self.openings.opened() if self.openings is not None else ():
+            device = self._opening.pop(number, None)
+            if device is not None and self._devices.get(device.node.sysname) is device:
+                with self._plugged(device.node.sysname):
+                    device.source.press_again(device.shown)
 
     def has(self, sysname: str) -> bool:
         """Whether this node is a device of ours."""
@@ -245,6 +261,7 @@ class Direct(Equipment):
         group = nodes.vm.cgroup
         rdevs = self._rdevs()
         self._revoker.forget()
+        self._opening.clear()
         with self._revoker.holding(group) if rdevs else contextlib.nullcontext() as hold:  # 1
             for sysname in self._devices:
                 nodes.withdraw(sysname)  # 2
@@ -275,7 +292,7 @@ class Direct(Equipment):
         """The node appears."""
         self._owner = name
         for device in self._devices.values():
-            self._oses[name].give(device.node)
+            self._oses[name].give(device.node, functools.partial(self._await_open, device, name))
         for nodes in self._oses.values():
             nodes.settle()
 
@@ -291,9 +308,20 @@ class Direct(Equipment):
         for sysname in list(self._devices):
             self.remove(sysname, tell=True)
         self._watcher = None
+        if self.openings is not None:
+            self.openings.close()
         if self._revoker is not None:
             self._revoker.close()
             self._revoker = None
+
+    def _await_open(self, device: _Device, name: str) -> None:
+        if not device.shown or self.openings is None:
+            return
+        try:
+            number = self.openings.watch(self._oses[name].vm.input_fd, device.node.sysname)
+            self._opening[number] = device
+        except OSError as error:  # it has the kernel's record all the same
+            log.warning("%s: carried keys are not pressed: %s", name, error)
 
     def _revoke(self, hold: Hold, group: Path, rdevs: list[int], budget: float) -> bool:
         """Whether no VM of the host has an open file of the devices any more."""
@@ -323,7 +351,7 @@ class Direct(Equipment):
 
     def _restore(self, device: _Device, name: str) -> None:
         device.source.lift(device.carried)
-        device.carried = frozenset()
+        device.shown, device.carried = device.carried & set(device.source.held()), frozenset()
         if device.grabbed:  # its end lets the machine's console set the LEDs: ours come after
             device.source.ungrab()
             device.grabbed = False

@@ -15,7 +15,7 @@ import grp
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from cext.input import evnode
@@ -128,9 +128,11 @@ class OsNodes:
                 self._without.add(what)
                 log.warning("%s goes without %s: %s", self.vm.spec.name, what, reason(error))
 
-    def give(self, node: Node) -> None:
+    def give(self, node: Node, made: Callable[[], None] = lambda: None) -> None:
         """The node appears: allowed, made, announced. An OS that is gone, or whose own files are in
-        the way, goes without it. Raises nothing."""
+        the way, goes without it. Raises nothing.
+
+        made: called when the node is there and nobody has been told of it."""
         if not self.vm.alive:
             return
         self.settle()
@@ -140,6 +142,7 @@ class OsNodes:
             # first what a program can read from, and write to: LEDs, effects; then what libudev's
             # readers look at
             evnode.make(self.vm.input_fd, node.sysname, node.rdev, self.vm.owner, self._group)
+            made()
             self._record(node)
             self._say("add", node)
 

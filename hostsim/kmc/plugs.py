@@ -90,6 +90,8 @@ class Plugs:
     def start(self) -> None:
         """Take what is there, and listen for more. Raises OSError, HostsimError."""
         self._watch(self._forwarder.fileno(), self._on_notice)
+        if self.direct.openings is not None:
+            self._watch(self.direct.openings.fileno(), self.direct.opened)
         if self.made.any:
             self._keyboards.add(UINPUT.name)  # what an OS makes may be one, at any moment
             self._set_console()
