@@ -34,7 +34,7 @@ from hostsim import asides, longwinded, protocol
 from hostsim.asides import Asides
 from hostsim.errors import HostsimError, reason
 from hostsim.host import Host
-from hostsim.hostfile import difference
+from hostsim.hostfile import difference, links
 from hostsim.hostfile import file as hostfile
 from hostsim.model import HostSpec
 from hostsim.stalls import Stalls
@@ -78,6 +78,8 @@ class Daemon:
                     protocol.text(request, "text"), Path(protocol.text(request, "file"))
                 ),
             ),
+            "links": lambda _: host.dataplane.links(),
+            "link": lambda request: _link(host, request),
             "devices": lambda _: host.devices(),
             "flip": lambda request: host.kmc.flip(protocol.text(request, "os"), "cli"),
             "down": lambda _: None,
@@ -186,6 +188,14 @@ async def _status(host: Host, stalls: Stalls) -> dict[str, Any]:
 
 def _apply(host: Host, spec: HostSpec) -> dict[str, Any]:
     return host.dataplane.apply(spec) | {"ignored": difference.unapplied(host.spec, spec)}
+
+
+def _link(host: Host, request: dict[str, Any]) -> list[dict[str, Any]]:
+    words = request.get("words")
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise HostsimError("link", "the request has no words")
+    of, direction = protocol.text(request, "of"), protocol.text(request, "direction")
+    return host.dataplane.link(links.from_words(of, direction, words))
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ Network = IPv4Network | IPv6Network
 Background = Literal["run", "throttle", "freeze"]
 BypassMode = Literal["auto", "veth", "ring", "never"]
 Files = Literal["private", "shared"]
+Direction = Literal["both", "in", "out"]
 DeviceMode = Literal["direct", "mirror"]
 OnFailure = Literal["drop", "skip"]
 Held = Literal["lift", "carry-modifiers"]
@@ -204,6 +205,36 @@ class MirrorSpec:
     to: str
 
 
+LINK_WORDS = (
+    "delay", "jitter", "loss", "duplicate", "reorder", "corrupt", "rate", "seed", "down",
+)  # fmt: skip
+"""What can be said of a link, but for whose it is and in which direction."""
+
+
+@dataclass(frozen=True)
+class LinkSpec:
+    """One `[[link]]`: what befalls the packets of a VM or endpoint. direction: `in` is what the
+    switch sends to it. delay, jitter: ns. loss, duplicate, reorder, corrupt: shares of packets,
+    0 to 1. rate: bit/s. The same seed befalls the same packets, by their number."""
+
+    of: str
+    direction: Direction = "both"
+    delay: int = 0
+    jitter: int = 0
+    loss: float = 0.0
+    duplicate: float = 0.0
+    reorder: float = 0.0
+    corrupt: float = 0.0
+    rate: int | None = None
+    seed: int = 0
+    down: bool = False
+
+    @property
+    def timed(self) -> bool:
+        """Whether packets are held back, which takes a queue that can."""
+        return bool(self.delay or self.jitter or self.rate)
+
+
 @dataclass(frozen=True)
 class DeviceSpec:
     """One `[[device]]`: which input devices, and how they are handed over.
@@ -251,6 +282,7 @@ class HostSpec:
     kmc: KmcSpec = field(default_factory=KmcSpec)
     uplinks: tuple[str, ...] = ()  # NICs of the machine that become ports of the switch
     nics: tuple[str, ...] = ()  # interfaces of the machine that the foreground OS has
+    links: tuple[LinkSpec, ...] = ()  # impaired ones
     may_take: tuple[str, ...] = ()  # of both, those that may be the machine's way to the world
 
     def os_names(self) -> tuple[str, ...]:

@@ -4,8 +4,10 @@ Netlink by links.py; an interface is its number in the namespace behind a descri
 """
 
 import errno
+import struct
 
 from cext.bpf import objects
+from netns import netlink
 from netns.links import Batch, Rtnl, batch_in
 
 INGRESS = 0xFFFFFFF2
@@ -91,6 +93,32 @@ def shape(rtnl: Rtnl, index: int, rate: int) -> None:
     )
 
 
+def remove_programs(batch: Batch, index: int, parent: int) -> None:
+    """Take away every program at one side of an interface's clsact qdisc."""
+    batch.tc("del-filter", index=index, parent=parent)
+
+
+RTM_NEWQDISC = 36
+NLM_F_REQUEST, NLM_F_EXCL, NLM_F_CREATE = 0x1, 0x200, 0x400
+TCA_KIND, TCA_OPTIONS = 1, 2
+TCA_FQ_PLIMIT, TCA_FQ_FLOW_PLIMIT = 1, 2
+"""linux/rtnetlink.h, linux/pkt_sched.h."""
+FQ_PACKETS = 100_000
+"""That may wait at a port."""
+
+
+def add_fq(rtnl: Rtnl, index: int) -> None:
+    """Give an interface the queue that holds each packet until its time of departure (tc-fq(8)).
+    Raises OSError: ENOENT if the kernel has none."""
+    limits = struct.pack("=HHI", 8, TCA_FQ_PLIMIT, FQ_PACKETS)
+    limits += struct.pack("=HHI", 8, TCA_FQ_FLOW_PLIMIT, FQ_PACKETS)
+    body = struct.pack("=BxxxiIII", 0, index, 0, ROOT, 0)  # struct tcmsg
+    body += struct.pack("=HH4s", 4 + len(b"fq\0"), TCA_KIND, b"fq\0\0")
+    body += struct.pack("=HH", 4 + len(limits), TCA_OPTIONS) + limits
+    flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL
+    rtnl.pour([netlink.pad(netlink.pack(RTM_NEWQDISC, flags, 0, body))])
+
+
 def unshape(rtnl: Rtnl, index: int) -> None:
-    """Take away what `shape` made. Raises OSError."""
+    """Take away what `shape` or `add_fq` made. Raises OSError."""
     rtnl.batch(lambda batch: batch.tc("del", index=index, parent=ROOT))

@@ -35,10 +35,10 @@ def new_netns() -> int:
     return check(lib.hs_netns_new(), "new network namespace")
 
 
-def offload_off(netns_fd: int, interface: str) -> None:
-    """The interface leaves no checksum, no large segment and no VLAN tag to hardware: see
-    hs_offload_off. Raises OSError."""
-    check(lib.hs_offload_off(netns_fd, interface.encode()), f"offloads of {interface}")
+def offload(netns_fd: int, interface: str, on: bool) -> None:
+    """Whether the interface leaves checksums, large segments and VLAN tags to hardware: see
+    hs_offload. Raises OSError."""
+    check(lib.hs_offload(netns_fd, interface.encode(), on), f"offloads of {interface}")
 
 
 def unread(netns_fd: int, index: int) -> tuple[int, int]:

@@ -30,7 +30,7 @@ static int ask(int fd, const char *interface, void *question) {
 }
 
 /* Features have numbers of this kernel's own; their names are the same in all. */
-static int tags_inside(int fd, const char *interface) {
+static int set_tags(int fd, const char *interface, int on) {
     struct {
         struct ethtool_sset_info info;
         uint32_t count;
@@ -61,8 +61,11 @@ static int tags_inside(int fd, const char *interface) {
     features->size = blocks;
     for (uint32_t i = 0; i < set.count; i++)
         for (unsigned k = 0; k < sizeof(beside) / sizeof(*beside); k++)
-            if (strncmp((char *)names->data + i * ETH_GSTRING_LEN, beside[k], ETH_GSTRING_LEN) == 0)
+            if (strncmp((char *)names->data + i * ETH_GSTRING_LEN, beside[k], ETH_GSTRING_LEN) ==
+                0) {
                 features->features[i / 32].valid |= 1u << i % 32;
+                features->features[i / 32].requested |= (uint32_t)on << i % 32;
+            }
     ret = ask(fd, interface, features);
 out:
     free(features);
@@ -70,19 +73,19 @@ out:
     return ret;
 }
 
-int hs_offload_off(int netns_fd, const char *interface) {
+int hs_offload(int netns_fd, const char *interface, int on) {
     const uint32_t commands[] = {ETHTOOL_STXCSUM, ETHTOOL_STSO, ETHTOOL_SGSO};
     int fd = hs_socket_at(netns_fd, AF_INET, SOCK_DGRAM, 0), ret = 0;
 
     if (fd < 0)
         return fd;
     for (unsigned i = 0; i < sizeof(commands) / sizeof(*commands) && ret == 0; i++) {
-        struct ethtool_value value = {.cmd = commands[i], .data = 0};
+        struct ethtool_value value = {.cmd = commands[i], .data = on};
 
         ret = ask(fd, interface, &value);
     }
     if (ret == 0)
-        ret = tags_inside(fd, interface);
+        ret = set_tags(fd, interface, on);
     close(fd);
     return ret;
 }

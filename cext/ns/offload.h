@@ -4,7 +4,8 @@
 
 /* The switch's end of a VM's veth finishes what kernels leave to their hardware: checksums, the
  * cutting of large segments, VLAN tags; an AF_XDP socket behind the other end would get packets
- * without them. SIOCETHTOOL on `interface` in the namespace. Returns 0 or a negative errno. */
-int hs_offload_off(int netns_fd, const char *interface);
+ * without them. `on`: 0 to finish them in the kernel, 1 to leave them again. SIOCETHTOOL on
+ * `interface` in the namespace. Returns 0 or a negative errno. */
+int hs_offload(int netns_fd, const char *interface, int on);
 
 #endif

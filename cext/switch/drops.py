@@ -20,6 +20,8 @@ from cext.switch.records import Drop, Tuple
 
 ENUM = "skb_drop_reason"
 PREFIX = "SKB_DROP_REASON_"
+LINK_LOSS = "link-loss"
+"""What an impaired link loses: impair.bpf.c alone drops at the exits of the switch's ports."""
 SWITCH: int = lib.HS_HOME_SWITCH
 """The number of the switch's namespace, where others have that of their VM."""
 
@@ -60,7 +62,8 @@ class Drops:
         """Packets by namespace (VM number or SWITCH) and reason, since the start."""
         found: dict[int, dict[str, int]] = {}
         for key, value in pages(self._object.map("reasons"), "struct hs_reason", "uint64_t"):
-            found.setdefault(key.home, {})[self._name(key.reason)] = value
+            name = self._name(key.reason, key.home == SWITCH)
+            found.setdefault(key.home, {})[name] = value
         return found
 
     def read(self) -> Iterator[Drop]:
@@ -88,11 +91,12 @@ class Drops:
 
     def _drop(self, key: Any, value: Any) -> Drop:
         flow = unpack_tuple(key.key.tuple) if key.key.tuple.family else None
-        name = self._name(key.reason)
+        name = self._name(key.reason, key.place == records.IN_SWITCH)
         return Drop(key.key.vm, flow, name, key.at, key.place, value.packets, value.last)
 
-    def _name(self, reason: int) -> str:
-        return self._names.get(reason, f"reason-{reason:#x}")
+    def _name(self, reason: int, in_switch: bool) -> str:
+        name = self._names.get(reason, f"reason-{reason:#x}")
+        return LINK_LOSS if in_switch and name == "TC_EGRESS" else name
 
     def missed(self) -> int:
         """Drops that were not counted: within another one on the same CPU."""

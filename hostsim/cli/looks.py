@@ -6,9 +6,18 @@ import json
 import sys
 
 from hostsim.cli import client
-from hostsim.cli.grammar import Commands, asks, only, print_answer, vm_argument
+from hostsim.cli.grammar import (
+    Commands,
+    asks,
+    complete_with,
+    only,
+    print_answer,
+    vm_argument,
+    vm_names,
+)
 from hostsim.cli.shadows import warn_of_shadows
 from hostsim.errors import UsageError
+from hostsim.model import LINK_WORDS as WORDS
 
 _status = asks("status", "status")
 _devices = asks("devices", "devices")
@@ -31,6 +40,24 @@ def add(commands: Commands) -> None:
     sub = commands.add("routes", _routes, "the policy in force, or `apply FILE`", has_json=True)
     sub.add_argument("verb", metavar="apply", nargs="?", choices=("apply",), help="replace it by")
     sub.add_argument("file", metavar="FILE", nargs="?", help="a host file of the same VMs, or -")
+    sub = commands.add("link", _link, "impaired links, or impair one: loss, delay", has_json=True)
+    complete_with(
+        sub.add_argument("vm", metavar="VM", nargs="?", help="whose link; all, if none is named"),
+        vm_names,
+    )
+    sub.add_argument(
+        "words",
+        metavar="KEY=VALUE",
+        nargs="*",
+        help=f"of: {', '.join(WORDS)}; what is not named is as in a link that nothing impairs",
+    )
+    sub.add_argument("--clear", action="store_true", help="impair it no longer")
+    sub.add_argument(
+        "--direction",
+        choices=("both", "in", "out"),
+        default="both",
+        help="in: what the switch sends to the VM",
+    )
     sub = commands.add(
         "flows", _flows, "flows: route, path of each hop, and why", has_json=True, alone=True
     )
@@ -47,6 +74,20 @@ def add(commands: Commands) -> None:
         "rules", _rules, "routing rules that transfer components hold", has_json=True, alone=True
     )
     only(sub)
+
+
+def _link(arguments: argparse.Namespace) -> int:
+    host = client.pick(arguments.host)
+    if arguments.vm is None:
+        return print_answer(arguments, client.ask(host, "links"), "links")
+    if arguments.clear == bool(arguments.words):
+        raise UsageError(
+            "link", "neither KEY=VALUE nor --clear, or both", "hostsim link VM loss=1%"
+        )
+    rows = client.ask(
+        host, "link", of=arguments.vm, direction=arguments.direction, words=arguments.words
+    )
+    return print_answer(arguments, [row for row in rows if row["vm"] == arguments.vm], "links")
 
 
 def _routes(arguments: argparse.Namespace) -> int:

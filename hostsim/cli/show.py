@@ -18,6 +18,8 @@ LONG = 1000
 
 _STATE_STYLE = {"running": "green", "up": "green", "dead": "red", "failed": "red", "down": "red"}
 _STATE_STYLE |= {"unplugged": "red", "unnamed": "yellow", "restarting": "yellow"}
+_SHARES = ("loss", "duplicate", "reorder", "corrupt")
+_BEFELL = ("lost", "late", "duplicated", "reordered", "corrupted")
 _PATH_STYLE = {"switch": "yellow", "veth": "green", "ring": "cyan"}
 
 
@@ -142,6 +144,24 @@ def _functions(nodes: Rows) -> Table:
             ", ".join(counted) or "-",
         )
     return table
+
+
+def links(found: Rows) -> None:
+    table = _table("impaired links", ("VM", "direction", "does", "packets", "befell"))
+    for row in found:
+        does = [f"{key} {row[key] * 100:.4g}%" for key in _SHARES if row[key]]
+        does += [f"{key} {row[key + '_ms']:g}ms" for key in ("delay", "jitter") if row[key + "_ms"]]
+        does += [f"rate {row['rate']:,} bit/s"] if row["rate"] else []
+        does += ["down"] if row["down"] else []
+        befell = [f"{row[key]:,} {key}" for key in _BEFELL if row[key]]
+        table.add_row(
+            row["vm"],
+            row["direction"],
+            ", ".join(does) + f" (seed {row['seed']})",
+            f"{row['packets']:,}",
+            ", ".join(befell),
+        )
+    _put(table, "no link is impaired")
 
 
 def devices(found: Rows) -> None:

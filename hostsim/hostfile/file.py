@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hostsim.errors import HostFileError, reason
-from hostsim.hostfile import equipment, functions, matches, roots
+from hostsim.hostfile import equipment, functions, links, matches, roots
 from hostsim.hostfile.machines import machine
 from hostsim.hostfile.table import NAME_SHOWN, Table, is_link, is_reserved, unusable
-from hostsim.model import DeviceSpec, HostSpec, VmSpec
+from hostsim.model import DeviceSpec, HostSpec, LinkSpec, VmSpec
 
 FILE_MAX = 16 << 20
 """Bytes of a host file."""
@@ -103,7 +103,18 @@ class _Parser:
         self._data = data
 
     def host(self, path: Path) -> HostSpec:
-        tops = ("host", "switch", "endpoint", "vm", "route", "filter", "mirror", "device", "kmc")
+        tops = (
+            "host",
+            "switch",
+            "endpoint",
+            "vm",
+            "route",
+            "filter",
+            "mirror",
+            "link",
+            "device",
+            "kmc",
+        )
         for key in self._data:
             if key not in tops:
                 raise HostFileError(
@@ -153,6 +164,7 @@ class _Parser:
             matches.mirror(table, index, [*inside, *outside])
             for index, table in enumerate(self._tables("mirror"))
         )
+        impaired = self._links([*inside, *outside])
         oses = [vm.name for vm in vms if vm.os is not None]
         uplinks, may = self._uplinks([*inside, *outside])
         may_take = [*uplinks] if may else []
@@ -182,8 +194,22 @@ class _Parser:
             kmc,
             uplinks,
             tuple(nics),
+            impaired,
             tuple(may_take),
         )
+
+    def _links(self, names: list[str]) -> tuple[LinkSpec, ...]:
+        found: list[LinkSpec] = []
+        for table in self._tables("link"):
+            one = links.link(table, names)
+            if any(one.of == o.of and "both" in (one.direction, o.direction) for o in found) or any(
+                (one.of, one.direction) == (o.of, o.direction) for o in found
+            ):
+                table.fail(
+                    f"{one.of!r} has a [[link]] of that direction already", "one each way, or both"
+                )
+            found.append(one)
+        return tuple(found)
 
     def _few_enough(self, ports: int, oses: int) -> None:
         for count, most, what in (

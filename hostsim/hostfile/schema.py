@@ -15,6 +15,7 @@ from hostsim.model import (
     Background,
     BypassMode,
     DeviceMode,
+    Direction,
     Files,
     Held,
     Json,
@@ -31,6 +32,7 @@ FLAG: Json = {"type": "boolean"}
 NUMBER: Json = {"type": "integer"}
 TEXTS: Json = {"type": "array", "items": TEXT}
 TEXT_OR_TEXTS: Json = {"anyOf": [TEXT, TEXTS]}
+SHARE: Json = {"type": ["number", "string"]}
 SIZE: Json = {"type": ["integer", "string"]}
 PORTS: Json = {
     "anyOf": [
@@ -131,6 +133,19 @@ TABLES: dict[str, Json] = {
     ),
     "filter": _table({"match": _match(MATCH_KEYS)}, "match"),
     "mirror": _table({"match": _match(MATCH_KEYS), "to": TEXT}, "match", "to"),
+    "link": _table(
+        {
+            "of": TEXT,
+            "direction": _one_of(Direction),
+            "delay": TEXT,
+            "jitter": TEXT,
+            **dict.fromkeys(("loss", "duplicate", "reorder", "corrupt"), SHARE),
+            "rate": TEXT,
+            "seed": NUMBER,
+            "down": FLAG,
+        },
+        "of",
+    ),
     "device": _table(
         {
             "match": {"type": "object", "minProperties": 1},
@@ -152,7 +167,7 @@ TABLES: dict[str, Json] = {
 }
 """What a host file may hold, by the name of the table."""
 
-LISTS = ("endpoint", "vm", "route", "filter", "mirror", "device")
+LISTS = ("endpoint", "vm", "route", "filter", "mirror", "link", "device")
 """Tables that a file may have several of: [[vm]]."""
 
 

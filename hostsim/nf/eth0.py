@@ -10,7 +10,7 @@ import os
 import struct
 
 from cext.bpf import objects as bpf
-from cext.ns.netns import offload_off
+from cext.ns.netns import offload
 from hostsim.switch import Switch
 from hostsim.vm import Vm
 from netns.links import Rtnl
@@ -39,7 +39,7 @@ class Eth0:
                 bcast_flood=int(bool(vm.spec.addresses)),  # ARP for them
             )
         )
-        offload_off(self._switch.netns_fd, vm.spec.name)
+        offload(self._switch.netns_fd, vm.spec.name, False)
         self._capture = bpf.Object("capture")
         program = [
             ("IFLA_XDP_FD", self._capture.program("capture")),

@@ -9,6 +9,7 @@ decided in the kernel. The parts:
     watch.py      the thread that makes them, and sees what VMs do to their own network
     inspector.py  routing by contents
     report.py     what is shown
+    impair.py     impaired links
     ringside.py   what is asked of the packet functions, if the host has any
 """
 
@@ -21,11 +22,12 @@ from cext.bpf import objects as bpf
 from cext.switch import maps, records
 from cext.switch.drops import SWITCH
 from hostsim.errors import HostsimError
-from hostsim.model import HostSpec, Json, RouteSpec
+from hostsim.model import HostSpec, Json, LinkSpec, RouteSpec
 from hostsim.routing import memory
 from hostsim.routing.accounts import Snapshot
 from hostsim.routing.bypass import End
 from hostsim.routing.epochs import Epochs, Policy
+from hostsim.routing.impair import Ends, Impairments, ends
 from hostsim.routing.inspector import Inspector
 from hostsim.routing.kerneldrops import KernelDrops
 from hostsim.routing.report import Members, Report
@@ -72,6 +74,7 @@ class Dataplane:
         functions = {name: vm.index for name, vm in vms.items() if vm.spec.nf is not None}
         self._functions = frozenset(functions.values())
         self._first = Policy(spec.routes, spec.filters, spec.mirrors)
+        self._links = ends(spec.links)
         self._gone: dict[int, set[str]] = {}
         self._standing: dict[int, Standing] = {}
         self._rates: dict[int, int] = {}
@@ -81,6 +84,7 @@ class Dataplane:
         self._ring: bpf.Ring | None = None
         self._watch: Watch | None = None
         self._poll: select.epoll | None = None
+        self._impairments = Impairments(switch, self._vms)
         self._drops = KernelDrops()
         self._retained = Retained()
         self._inspector = Inspector(self._map, self._tell, self._forget, self._ports_of)
@@ -141,10 +145,12 @@ class Dataplane:
                 tc.add_program(batch, port, classify, "hostsim:classify", tc.INGRESS)
 
         self._switch.rtnl.batch(fill)
+        self._impair(self._links)
 
     def close(self) -> None:
         """Drop programs and maps; the kernel's last reference goes with the interfaces."""
         self._drops.close()
+        self._impairments.close()
         if self._poll is not None:
             self._poll.close()
             self._poll = None
@@ -243,6 +249,7 @@ class Dataplane:
         self._gone[vm.index] = {"link"}
         self._drops.watch(vm.index, vm.netns_fd)
         self._rate(vm, self._rates.pop(vm.index, None))
+        self._impairments.port_back(vm)
         self._prepare(self._epochs.policy.routes)
         classify = self._object.program("classify")
         self._switch.rtnl.batch(
@@ -266,11 +273,40 @@ class Dataplane:
             )
         policy = Policy(spec.routes, spec.filters, spec.mirrors)
         lists = self._epochs.compile(policy)
+        self._impair(ends(spec.links))
         self._prepare(policy.routes)
         for name, vm in self._vms.items():
             self._rate(vm, theirs[name].rate)
         self._put(policy, lists)
         return {"epoch": self._epochs.newest, "routes": len(policy.routes)}
+
+    def links(self) -> list[Json]:
+        """The contract's `link`. Raises OSError."""
+        return self._impairments.rows()
+
+    def link(self, spec: LinkSpec) -> list[Json]:
+        """Impair a link in the directions that `spec` names, as it says; those that were impaired
+        otherwise are so no more. What is impaired then. Raises HostsimError, OSError."""
+        if spec.of not in self._vms:
+            raise HostsimError(
+                f"link {spec.of}", "no VM or endpoint", f"there are: {', '.join(self._vms)}"
+            )
+        kept = {
+            key: end
+            for key, end in self._impairments.now().items()
+            if key[0] != spec.of or spec.direction not in (key[1], "both")
+        }
+        self._impair(kept | ends((spec,)))
+        return self.links()
+
+    def _impair(self, wanted: Ends) -> None:
+        before = self._impairments.impaired
+        self._impairments.put(wanted)
+        changed = before ^ self._impairments.impaired
+        for index in changed:
+            self._write_vm(self._by_number[index])
+        if changed:
+            self._new_epoch()
 
     def _put(self, policy: Policy, lists: records.Lists) -> None:
         """Put a policy in force."""
@@ -318,7 +354,8 @@ class Dataplane:
         elif vm.spec.nf is None:  # a packet NF is transparent
             flags |= records.VM_ROUTES
         flags |= records.VM_PORT if vm.spec.nf is not None else 0
-        flags |= records.VM_ON_SWITCH if vm.index in self._rates else 0
+        seen = vm.index in self._rates or vm.index in self._impairments.impaired
+        flags |= records.VM_ON_SWITCH if seen else 0
         standing = self._standing.get(vm.index, NOTHING_TOLD)
         flags |= records.VM_UNLIKE if standing.why else 0
         mac = standing.mac or vm.mac
@@ -374,7 +411,8 @@ class Dataplane:
             uplinks=self._switch.uplinks,
             alive=frozenset(self._by_number) - self._gone.keys(),
             direct=self._watch.made,
-            shaped=frozenset(self._rates),
+            on_switch=dict.fromkeys(self._impairments.impaired, "has an impaired link")
+            | dict.fromkeys(self._rates, "has a rate"),
             unlike={vm: one.why for vm, one in self._standing.items() if one.why},
         )
 

@@ -48,7 +48,8 @@ class View:
     direct: frozenset[frozenset[int]]  # pairs that have a direct link
     epoch: int  # the newest; a decision of another one is stale
     now: int  # ns, CLOCK_MONOTONIC
-    on_switch: frozenset[int] = frozenset()  # those with a rate: the switch must see their packets
+    on_switch: Mapping[int, str] = field(default_factory=dict)
+    """Those whose packets the switch must see, and why."""
     unlike: Mapping[int, str] = field(default_factory=dict)
     # ^ VMs whose own network is not as hostsim made it: what is unlike
     judge: Callable[[Flow], tuple[int | None, bool]] = lambda flow: (flow.route, flow.reply)
@@ -175,7 +176,10 @@ def path_of(facts: HopFacts, view: View) -> tuple[str, str]:
         return "switch", "next is outside: the switch delivers"
     for one in (vm, rest[0]):
         if one in view.on_switch:
-            return "switch", f"{view.names[one]} has a rate: the switch must see its packets"
+            return (
+                "switch",
+                f"{view.names[one]} {view.on_switch[one]}: the switch must see its packets",
+            )
     if watched.mirror:
         return "switch", f"mirrored to {view.names[watched.mirror]}: the switch must see it"
     if route.bypass == "never":

@@ -35,7 +35,7 @@ class Members:
     uplinks: Mapping[str, int]  # their numbers by name
     alive: frozenset[int]  # VMs and endpoints that the switch can reach
     direct: frozenset[frozenset[int]]  # pairs with a direct link
-    shaped: frozenset[int]  # those with a rate
+    on_switch: Mapping[int, str]  # those whose packets the switch must see, and why
     unlike: Mapping[int, str]  # VMs whose network is not as it was made: what is unlike
 
 
@@ -169,7 +169,7 @@ class Report:
             direct=members.direct,
             epoch=self._epochs.newest,
             now=time.clock_gettime_ns(time.CLOCK_MONOTONIC),
-            on_switch=members.shaped,
+            on_switch=members.on_switch,
             unlike=members.unlike,
             judge=self._judge,
             watch=self._watched,

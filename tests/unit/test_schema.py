@@ -30,6 +30,7 @@ PLACES = {
     "route": VM + f"[[route]]\n{MATCH}through = ['a']\n",
     "filter": VM + f"[[filter]]\n{MATCH}",
     "mirror": VM + f"[[mirror]]\n{MATCH}to = 'a'\n",
+    "link": VM + "[[link]]\nof = 'a'\n",
     "device": VM + "[[device]]\nmatch = { name = 'x' }\n",
     "kmc": VM + "[kmc]\n",
 }

@@ -1,0 +1,40 @@
+/* What the program at the ports' exits (switch/impair.bpf.c) and the daemon agree on.
+ *
+ * A link is a VM's or an endpoint's, in one direction. Whether its packet number n is lost, copied,
+ * spoiled or early, and how long it takes, follows from its seed and n alone: the same seed has the
+ * same losses. Frames to groups (ARP's questions, IPv6's) have numbers of their own: nobody knows
+ * when a kernel sends one. Everything is in host byte order. */
+#ifndef HS_IMPAIR_H
+#define HS_IMPAIR_H
+
+#include <linux/types.h>
+
+enum hs_direction {
+    HS_LINK_IN,  /* what the switch sends to the VM */
+    HS_LINK_OUT, /* what came from the VM, on its way out of any other port */
+};
+
+enum {
+    HS_LINK_DOWN = 1,  /* everything is lost */
+    HS_LINK_TIMED = 2, /* delay, jitter or rate is given: the ports have the queue fq (tc-fq(8)) */
+};
+
+#define HS_LINK_ALL (1ull << 32) /* a share of packets is in 2^-32 */
+
+/* `links`, by VM << 1 | direction. */
+struct hs_link {
+    __u64 seed;
+    __u64 loss, duplicate, corrupt, reorder; /* shares of packets: 0 to HS_LINK_ALL */
+    __u64 delay, jitter;   /* ns; a packet takes delay - jitter to delay + jitter */
+    __u64 rate;            /* bytes a second; 0: as many as go */
+    __u64 next;            /* when the next may go, by `rate` (CLOCK_MONOTONIC) */
+    __u64 packets, groups; /* frames that came, to one and to many: the number of the next */
+    __u64 lost, duplicated, corrupted, reordered, late; /* late: lost, since `rate` had no time */
+    __u32 flags;
+    __u32 pad;
+};
+_Static_assert(sizeof(struct hs_link) == 136, "no padding");
+
+enum { HS_LINK_WAIT_MS = 1000 }; /* a packet that would have to wait longer for `rate` is lost */
+
+#endif

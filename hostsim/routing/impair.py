@@ -1,0 +1,217 @@
+"""Impaired links: the program at the exits of the switch's ports, and which link it does what to.
+
+    Impairments(switch, vms).put(vm, direction, wanted)   wanted: None for a link as it was made
+
+The program (cext/switch/impair.bpf.c) is there while a link is impaired, and costs nothing else.
+Flows over an impaired link stay on the switch, which alone sees all of their packets: the data
+plane's part (dataplane.py). Delay, jitter and rate need the queue fq (tc-fq(8)) at the ports.
+"""
+
+import contextlib
+import errno
+from collections.abc import Iterator
+from dataclasses import replace
+
+from cext.bpf import objects as bpf
+from cext.ns.netns import offload
+from cext.switch import impair, records
+from cext.switch.impair import Impaired
+from hostsim.errors import HostsimError
+from hostsim.model import Json, LinkSpec
+from hostsim.switch import Switch
+from hostsim.vm import Vm
+from netns import tc
+from netns.links import Batch
+
+DIRECTIONS = {"in": impair.IN, "out": impair.OUT}
+PROGRAM = "hostsim:impair"
+
+NOTHING = LinkSpec("")
+Ends = dict[tuple[str, str], Impaired]
+"""What is impaired: by VM and direction."""
+
+
+def ends(links: tuple[LinkSpec, ...]) -> Ends:
+    """The directions of these links, one by one. Pure."""
+    found: Ends = {}
+    for link in links:
+        if replace(link, of="", direction="both", seed=0) == NOTHING:
+            continue
+        for place, direction in enumerate(DIRECTIONS):
+            if link.direction in (direction, "both"):
+                found[link.of, direction] = Impaired(
+                    seed=link.seed * 2 + place,
+                    loss=link.loss,
+                    duplicate=link.duplicate,
+                    corrupt=link.corrupt,
+                    reorder=link.reorder,
+                    delay=link.delay,
+                    jitter=link.jitter,
+                    rate=link.rate or 0,
+                    down=link.down,
+                )
+    return found
+
+
+class Impairments:
+    """Of one host. `close` twice is harmless."""
+
+    def __init__(self, switch: Switch, vms: dict[str, Vm]) -> None:
+        self._switch = switch
+        self._vms = vms
+        self._object: bpf.Object | None = None
+        self._now: Ends = {}
+        self._queued: set[int] = set()  # ports that have the queue
+
+    @property
+    def impaired(self) -> frozenset[int]:
+        """The VMs with an impaired link, by number."""
+        return frozenset(self._vms[name].index for name, _ in self._now)
+
+    def now(self) -> Ends:
+        """What is impaired."""
+        return dict(self._now)
+
+    def put(self, wanted: Ends) -> None:
+        """Have these ends impaired, and no others; one that stays as it is goes on counting. Raises
+        HostsimError, with nothing changed, if the kernel cannot; OSError."""
+        timed = any(end.timed for end in wanted.values())
+        if timed:
+            self._refuse_rates()
+        if wanted and self._object is None:
+            self._attach()
+        if timed and not self._queued:
+            self._hold(self._exits())
+        if self._object is not None:
+            links = self._object.map("links")
+            for (name, direction), old in self._now.items():
+                if wanted.get((name, direction)) is None or wanted[name, direction] != old:
+                    impair.write(links, self._vms[name].index, DIRECTIONS[direction], None)
+            for (name, direction), end in wanted.items():
+                if self._now.get((name, direction)) != end:
+                    impair.write(links, self._vms[name].index, DIRECTIONS[direction], end)
+        spoilt = any(end.corrupt for end in wanted.values())
+        if spoilt != any(end.corrupt for end in self._now.values()):
+            self._finish_checksums(spoilt)
+        self._now = dict(wanted)
+        if not timed:
+            self._release()
+        if not wanted:
+            self._detach()
+
+    def port_back(self, vm: Vm) -> None:
+        """A VM has a new port, and a new eth0. Raises OSError."""
+        self._queued.discard(vm.port)
+        if self._object is not None:
+            self._run_at([vm.port], self._object.program("impair"))
+        if any(end.timed for end in self._now.values()):
+            self._hold([vm.port])
+        if any(end.corrupt for end in self._now.values()):
+            offload(vm.netns_fd, "eth0", False)
+
+    def rows(self) -> list[Json]:
+        """Each impaired direction, and what befell its packets. Raises OSError."""
+        return [
+            {
+                "vm": name,
+                "direction": direction,
+                "delay_ms": end.delay / 1e6,
+                "jitter_ms": end.jitter / 1e6,
+                "loss": end.loss,
+                "duplicate": end.duplicate,
+                "reorder": end.reorder,
+                "corrupt": end.corrupt,
+                "rate": end.rate or None,
+                "seed": end.seed // 2,
+                "down": end.down,
+                **self._befell(name, direction),
+            }
+            for (name, direction), end in sorted(self._now.items())
+        ]
+
+    def close(self) -> None:
+        """Drop the program; it goes with the ports."""
+        if self._object is not None:
+            self._object.close()
+            self._object = None
+
+    def _befell(self, name: str, direction: str) -> Json:
+        assert self._object is not None
+        links = self._object.map("links")
+        return vars(impair.read(links, self._vms[name].index, DIRECTIONS[direction]))
+
+    def _refuse_rates(self) -> None:
+        for name, vm in self._vms.items():
+            if vm.spec.rate is not None:
+                raise HostsimError(
+                    f"link of {name}",
+                    "its [[vm]] has a rate, and a port has one queue only",
+                    "rate of a [[link]] goes together with delay",
+                )
+
+    def _attach(self) -> None:
+        self._object = bpf.Object("impair")
+        self._run_at(self._exits(), self._object.program("impair"))
+
+    def _exits(self) -> list[int]:
+        """The switch's ports."""
+        uplinks = [records.IFINDEX + number for number in self._switch.uplinks.values()]
+        return [*(vm.port for vm in self._vms.values()), *uplinks]
+
+    def _run_at(self, ports: list[int], program: int) -> None:
+        def fill(batch: Batch) -> None:
+            for port in ports:
+                tc.add_program(batch, port, program, PROGRAM, tc.EGRESS)
+
+        self._switch.rtnl.batch(fill)
+
+    def _detach(self) -> None:
+        if self._object is None:
+            return
+
+        def fill(batch: Batch) -> None:
+            for port in self._exits():
+                tc.remove_programs(batch, port, tc.EGRESS)
+
+        # A VM that is gone has no port.
+        self._switch.rtnl.batch(fill, (errno.ENODEV, errno.ENOENT, errno.EINVAL))
+        self.close()
+
+    def _hold(self, ports: list[int]) -> None:
+        """Give ports the queue that holds packets back until their time."""
+        made: list[int] = []
+        try:
+            for port in ports:
+                tc.add_fq(self._switch.rtnl, port)
+                made.append(port)
+        except OSError as error:
+            for port in made:
+                with contextlib.suppress(OSError):
+                    tc.unshape(self._switch.rtnl, port)
+            if error.errno not in (errno.ENOENT, errno.EOPNOTSUPP):
+                raise
+            if not self._now:
+                self._detach()
+            raise HostsimError(
+                "link",
+                "this kernel has no queue that holds packets back (sch_fq): no delay, jitter or "
+                "rate of a link",
+                "hostsim check shows what there is; loss, duplicate, corrupt and down work",
+            ) from None
+        self._queued |= set(made)
+
+    def _release(self) -> None:
+        for port in self._queued:
+            with contextlib.suppress(OSError):  # a VM that is gone has no port
+                tc.unshape(self._switch.rtnl, port)
+        self._queued.clear()
+
+    def _finish_checksums(self, on: bool) -> None:
+        """Have VMs finish checksums, or leave them out again: a wrong bit in a packet whose
+        checksum the kernel has left out would be seen by nobody."""
+        for vm in self._living():
+            with contextlib.suppress(OSError):  # it has died meanwhile
+                offload(vm.netns_fd, "eth0", not on)
+
+    def _living(self) -> Iterator[Vm]:
+        return (vm for vm in self._vms.values() if vm.alive)
