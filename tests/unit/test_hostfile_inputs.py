@@ -351,6 +351,7 @@ def one_line(data: object) -> bool:
     return True
 
 
+@pytest.mark.timeout(300)  # on a machine that has more to do
 @settings(max_examples=1500, deadline=None)
 @given(HOSTS)
 def test_any_tables_are_read_or_refused_in_one_line(data: dict[str, Any]) -> None:
