@@ -187,18 +187,20 @@ HS_GLOBAL int hs_slow(struct __sk_buff *skb, __u32 epoch, struct hs_flow *known,
 }
 
 /* Send bytes of a packet's contents to the daemon: `size` of them from `at`, or as many as one
- * event takes. Returns how many; 0: the ring buffer was full. */
+ * event takes. Returns how many; 0: the ring buffer was full, or the VM's share of it. */
 static __noinline __u32 hs_send_part(struct __sk_buff *skb, __u32 at, __u32 size, __u32 sequence,
                                      struct hs_flow *flow) {
     struct hs_packet *p = hs_packet();
     struct hs_content *content;
+    struct hs_entries *own;
     __u32 length = size;
 
     if (!p || !size)
         return 0;
     if (length > HS_CONTENT_MAX)
         length = HS_CONTENT_MAX;
-    content = bpf_ringbuf_reserve(&events, sizeof(*content), 0);
+    own = bpf_map_lookup_elem(&shares, &p->key.vm);
+    content = own && hs_may_ask(p->key.vm) ? bpf_ringbuf_reserve(&events, sizeof(*content), 0) : 0;
     if (!content) {
         hs_count(HS_C_EVENTS_LOST);
         return 0;
@@ -218,6 +220,7 @@ static __noinline __u32 hs_send_part(struct __sk_buff *skb, __u32 at, __u32 size
         return 0;
     }
     content->length = length;
+    __sync_fetch_and_add(&own->contents, sizeof(*content));
     bpf_ringbuf_submit(content, 0);
     hs_count(HS_C_ASKED);
     return length;

@@ -102,7 +102,7 @@ struct {
 
 struct {
     __uint(type, BPF_MAP_TYPE_RINGBUF);
-    __uint(max_entries, 1 << 20);
+    __uint(max_entries, HS_EVENTS_MAX);
 } events SEC(".maps");
 
 static __always_inline void hs_count(__u32 reason) {

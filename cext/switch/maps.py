@@ -338,6 +338,18 @@ def read_share(shares: Map, vm: int) -> tuple[int, int]:
     return raw.flows, raw.conns
 
 
+def read_asked(shares: Map, vm: int) -> int:
+    """The bytes of contents that have gone up on a VM's account."""
+    raw = ffi.from_buffer("struct hs_entries *", shares.get(pack_u32(vm)) or b"")
+    return int(raw.contents)
+
+
+def note_taken(taken: Map, vm: int, events: int) -> None:
+    """Of a VM's contents, so many events are taken from the ring buffer. Raises OSError."""
+    size = ffi.sizeof("struct hs_content")
+    taken.set(pack_u32(vm), (events * size).to_bytes(8, sys.byteorder))
+
+
 def read_counters(counters: Map) -> dict[str, int]:
     """The counters, summed over the CPUs."""
     found: dict[str, int] = {}

@@ -1,10 +1,14 @@
-/* Every VM has its share of the tables of flows and connections: a flood from one costs that one.
+/* Every VM has its share of the tables of flows and connections, and of the ring buffer to the
+ * daemon: a flood from one costs that one.
  *
  * Nobody may have more entries than HS_SHARE times what is free. So a table is never full: one VM
  * alone gets HS_SHARE parts of HS_SHARE + 1, two get HS_SHARE parts of 2 * HS_SHARE + 1 each, and
  * who comes next finds room (the dynamic thresholds of Choudhury and Hahne, 1998). Connections that
  * no route concerns may have what is free, and no more: a scan of them leaves room for the others
  * of the same VM.
+ *
+ * In the ring buffer, what counts is the contents that the daemon has not taken yet; so there is
+ * always room for what is not contents, too.
  *
  * A connection is charged to the VM or endpoint by whose port its first packet came in, and a flow
  * to whom its connection is charged to, whichever VM of the chain sends it. */
@@ -20,6 +24,14 @@ struct {
     __type(key, __u32);
     __type(value, struct hs_entries);
 } shares SEC(".maps");
+
+/* By VM: the bytes of contents that the daemon has taken; see struct hs_entries. */
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, HS_VM_MAX + 1);
+    __type(key, __u32);
+    __type(value, __u64);
+} taken SEC(".maps");
 
 enum hs_table { HS_OF_FLOWS, HS_OF_CONNS };
 
@@ -49,6 +61,16 @@ static __noinline int hs_take(__u32 vm, int table, __u32 share) {
         __sync_fetch_and_add(&own->flows, 1);
     }
     return 1;
+}
+
+/* Whether more contents may go up on a VM's account. */
+static __noinline int hs_may_ask(__u32 vm) {
+    struct hs_entries *own = bpf_map_lookup_elem(&shares, &vm);
+    __u64 *done = bpf_map_lookup_elem(&taken, &vm);
+    __u64 used = bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA);
+
+    return own && done &&
+           hs_may_have(own->contents - READ_ONCE(*done), used, HS_EVENTS_MAX, HS_SHARE);
 }
 
 /* Give a place back; vm: who was charged, 0: nobody. */

@@ -152,7 +152,8 @@ def _fits(table: Table, match: MatchSpec) -> None:
         table.fail("tcp_flags without TCP", 'add proto = "tcp"')
     for key, protocols in CONTENTS.items():
         if getattr(match, key) and match.proto is not None and match.proto not in protocols:
-            table.fail(f"{key} is not in that protocol", "leave proto out")
+            quic = "; in QUIC no name is looked for" if match.proto == 17 else ""
+            table.fail(f"{key} is not in that protocol{quic}", "leave proto out")
     if match.ethertype not in (None, 0x0800, 0x86DD) and (
         match.src or match.dst or match.proto is not None or match.dscp is not None
     ):

@@ -78,6 +78,7 @@ class Dataplane:
         self._gone: dict[int, set[str]] = {}
         self._standing: dict[int, Standing] = {}
         self._rates: dict[int, int] = {}
+        self._taken: dict[int, int] = {}  # events with contents, by VM
         self._attached: set[int] = set()
         self._ring_side: RingSide = NoFunctions()
         self._object: bpf.Object | None = None
@@ -373,7 +374,10 @@ class Dataplane:
         if kind == records.EVENT_PAIR and self._watch is not None:
             self._watch.want(a, b)
         elif kind == records.EVENT_CONTENT:
-            self._inspector.saw(maps.unpack_content(data))
+            content = maps.unpack_content(data)
+            self._taken[content.vm] = self._taken.get(content.vm, 0) + 1
+            maps.note_taken(self._map("taken"), content.vm, self._taken[content.vm])
+            self._inspector.saw(content)
 
     def _tell(self, flow: records.Tuple, content: int) -> bool:
         assert self._object is not None

@@ -11,6 +11,8 @@ from hostsim.model import Json
 from hostsim.routing import policy
 from hostsim.routing.flows import HopFacts, View, path_of, watched
 
+UDP, HTTPS = 17, 443
+
 
 def explain(
     vm: str,
@@ -73,7 +75,7 @@ def explain(
         "next": _next(result, on_it.filtered, view),
         "why": "to a group: the bridge delivers, past every route"
         if group and not on_it.filtered
-        else _why(result, on_it.filtered, route is not None, view),
+        else _why(result, on_it.filtered, route is not None, view) + _quic(flow, view),
         "hops": hops,
     }
 
@@ -82,6 +84,14 @@ def _next(hop: policy.Hop, filtered: bool, view: View) -> str:
     if filtered or hop.action == DROP:
         return "drop"
     return view.names[hop.to] if hop.action == STEER else "bridge"
+
+
+def _quic(flow: Tuple, view: View) -> str:
+    """A word on a flow that may be QUIC (RFC 9000), if a route asks for names."""
+    asked = any(route.match.sni or route.match.http_host for route in view.routes)
+    if not asked or flow.proto != UDP or HTTPS not in (flow.sport, flow.dport):
+        return ""
+    return "; if this is QUIC, nobody looks for its name"
 
 
 def _why(hop: policy.Hop, filtered: bool, routed: bool, view: View) -> str:

@@ -41,13 +41,14 @@ def udp(sport: int, dport: int = 80) -> Tuple:
     return Tuple(4, 17, C, sport, S, dport)
 
 
-def frame(flow: Tuple, flags: int) -> bytes:
-    """Ethernet, IPv4, and TCP or UDP without contents."""
+def frame(flow: Tuple, flags: int, body: bytes = b"") -> bytes:
+    """Ethernet, IPv4, and TCP or UDP with these contents."""
     head = struct.pack("!HH", flow.sport, flow.dport)
     if flow.proto == 6:
         head += struct.pack("!IIBBHHH", 1, 1, 5 << 4, flags, 65535, 0, 0)
     else:
-        head += struct.pack("!HH", 8, 0)
+        head += struct.pack("!HH", 8 + len(body), 0)
+    head += body
     ip = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(head), 1, 0, 64, flow.proto, 0)
     return bytes([2] * 12) + b"\x08\x00" + ip + flow.src + flow.dst + head
 

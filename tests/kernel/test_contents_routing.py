@@ -1,12 +1,14 @@
 """Routing by what is said above L4: real TLS, HTTP and DNS clients, through different VMs."""
 
 import os
+import struct
 import subprocess
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from cext.switch import maps
 from help.cli import run
 from help.net import ENDS_V4, Net, made
 from help.programs import program
@@ -82,6 +84,19 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Net]:
         yield net
         for server in servers:
             server.close()
+
+
+def test_what_the_daemon_has_taken_is_no_longer_charged(net: Net) -> None:
+    """Else its share of the ring buffer would be used up one day."""
+    daemon, plane = Daemon(net), net.dataplane
+    before = plane.report.counters()
+    for _ in range(3):
+        daemon.run("dns", "ask", "198.18.0.20", "x.test")
+    after, client = plane.report.counters(), net.vms["client"].index
+    assert after["asked"] >= before["asked"] + 3
+    assert after["events-lost"] == before["events-lost"]
+    (done,) = struct.unpack("=Q", plane._map("taken").get(maps.pack_u32(client)) or b"")
+    assert done == maps.read_asked(plane._map("shares"), client) > 0
 
 
 def flow(net: Net, start: str) -> Any:
@@ -217,3 +232,12 @@ def test_what_is_given_up_is_counted(net: Net) -> None:
         Daemon(net).run("tcp", "begin", "198.18.0.20", 8081, 100)
     listener.close()
     assert net.dataplane.report.counters()["pushed-out"] - before["pushed-out"] > 100
+
+
+def test_explain_says_that_nobody_looks_into_quic(net: Net) -> None:
+    def why(flow: str) -> str:
+        return str(net.dataplane.report.explain("client", flow)["why"])
+
+    assert "QUIC" in why("udp:198.18.0.10:5000>198.18.0.20:443")
+    assert "QUIC" not in why("udp:198.18.0.10:5000>198.18.0.20:53")
+    assert "QUIC" not in why("tcp:198.18.0.10:5000>198.18.0.20:443")

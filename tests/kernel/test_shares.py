@@ -117,6 +117,30 @@ def test_contents_that_nobody_could_ask_for_do_not_pass(switch: Switch) -> None:
     assert sends(switch, CLIENT, tcp(5001, 443), SYN) != SHOT
 
 
+def ask(switch: Switch, vm: int, port: int) -> bool:
+    """A question for a name comes in by the VM's port. Whether it went up to the daemon."""
+    before = counted(switch, "asked")
+    flow = udp(port, 53)._replace(src=bytes([198, 18, 0, 100 + vm]))  # an address of nobody's
+    switch.run("classify", records.IFINDEX + vm, frame(flow, 0, bytes(40)))
+    return counted(switch, "asked") > before
+
+
+def test_a_flood_of_contents_leaves_room_for_others(switch: Switch) -> None:
+    """Nobody takes what goes up. The daemon takes what one has sent: that one may go on."""
+    match = MatchSpec(proto=17, dport=((53, 53),), dns_name=("www.example.com",))
+    switch.apply([RouteSpec(0, match, ("fw",))])
+    size = ffi.sizeof("struct hs_content")
+    most = lib.HS_EVENTS_MAX // size
+    sent = sum(ask(switch, FORGER, 10_000 + at) for at in range(most))
+    assert most * 6 // 8 < sent < most * 7 // 8 + 2
+    assert counted(switch, "events-lost") == most - sent
+    assert all(ask(switch, CLIENT, 30_000 + at) for at in range((most - sent) * 3 // 4))
+    assert not ask(switch, FORGER, 20_000)
+    assert maps.read_asked(switch.object.map("shares"), FORGER) == sent * size
+    maps.note_taken(switch.object.map("taken"), FORGER, sent)
+    assert ask(switch, FORGER, 20_001)
+
+
 def test_every_entry_is_charged_once_and_given_back(switch: Switch) -> None:
     """What goes through a chain is charged to whom it came from."""
     for port in range(MANY):
