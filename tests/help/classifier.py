@@ -25,6 +25,7 @@ CLIENT, SERVER, FW, IDS, FORGER = 1, 2, 3, 4, 5
 NUMBERS = {"client": CLIENT, "server": SERVER, "fw": FW, "ids": IDS, "forger": FORGER}
 C, S = ip_address("198.18.0.10").packed, ip_address("198.18.0.20").packed
 OWNERS = {C: CLIENT, S: SERVER}
+DROPPED = 0
 FIN, SYN, RST, ACK = 1, 2, 4, 16
 FAR = records.DIRECT | FW << 12 | IDS
 IFINDEX = 40  # in struct __sk_buff
@@ -94,20 +95,33 @@ class Switch:
         return int(check(said, program))
 
     def path(self, vm: int, flow: Tuple, flags: int = 0) -> list[int]:
-        """The VMs that a frame goes through that enters by the port of `vm`."""
+        """The VMs that a frame goes through that enters by the port of `vm`; DROPPED last, if its
+        sender has no room for another flow."""
         passed: list[int] = []
         while len(passed) < 8:
             self.run("classify", records.IFINDEX + vm, frame(flow, flags))
-            (one,) = [
+            found = [
                 one
                 for one in maps.read_flows(self.object.map("flows"))
                 if (one.vm, one.tuple) == (vm, flow)
             ]
+            if not found:
+                return [*passed, DROPPED]
+            (one,) = found
             if one.verdict.action != records.STEER:
                 return passed
             vm = one.verdict.to
             passed.append(vm)
         return passed
+
+    def flood(self, vm: int, conns: int) -> None:
+        """As if a VM had so many more connections, or fewer; nobody sweeps those."""
+        shares = self.object.map("shares")
+        for number in (0, vm):
+            raw = ffi.new("struct hs_entries *")
+            ffi.memmove(raw, shares.get(maps.pack_u32(number)) or b"", ffi.sizeof(raw[0]))
+            raw.conns += conns
+            shares.set(maps.pack_u32(number), bytes(ffi.buffer(raw)))
 
     def forget(self) -> None:
         """Everything has been silent for longer than anything is remembered."""

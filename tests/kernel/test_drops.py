@@ -105,6 +105,7 @@ def test_a_socket_that_is_full(net: Net) -> None:
     server.close()
 
 
+@pytest.mark.stock
 def test_behind_the_transfer_component(net: Net) -> None:
     """What a queue of the VM's own drops has been counted as sent: it is missing at the switch, and
     the kernel says why."""
@@ -118,6 +119,7 @@ def test_behind_the_transfer_component(net: Net) -> None:
     assert "QDISC_DROP" in found["drops"]
 
 
+@pytest.mark.stock
 def test_in_the_switch_behind_the_classifier(net: Net) -> None:
     """What a VM's rate drops on the way to it, was the sender's."""
     limited = HOST.replace('name = "ids"', 'name = "ids"\nrate = "1mbit"')

@@ -1,11 +1,14 @@
 """A connection cannot be talked out of its chain: clients, servers and forgers against the
 classifier itself, and against the pure model of what the policy says.
 
+HOSTSIM_WORLDS: how many worlds of 40 steps to play; 60 if it is not given.
+
 The programs are loaded, and run on frames (BPF_PROG_TEST_RUN) at ports of a namespace that has
 nothing else. A frame is followed from port to port as the verdicts say.
 """
 
 import contextlib
+import os
 from collections.abc import Iterator
 from ipaddress import IPv4Network
 from typing import Any
@@ -51,6 +54,7 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
 C_NET, S_NET = IPv4Network("198.18.0.10/32"), IPv4Network("198.18.0.20/32")
 
+NAME, NUMBER = ("sni", "www.example.com"), 7
 MATCHES = (
     MatchSpec(proto=6, dport=((80, 80),)),
     MatchSpec(dst=(S_NET,)),
@@ -62,7 +66,10 @@ MATCHES = (
     MatchSpec(origins=("server",), proto=6),
     MatchSpec(origins=("forger",)),
     MatchSpec(proto=6, tcp_flags=(SYN | ACK, SYN)),
+    MatchSpec(proto=6, dport=((80, 80),), sni=(NAME[1],)),
+    MatchSpec(proto=6, src=(C_NET,), sni=(NAME[1],)),
 )
+FULL = records.CONNS_MAX * records.SHARE // (records.SHARE + 1)
 CHAINS = (("fw",), ("ids",), ("fw", "ids"), ("ids", "fw"))
 
 
@@ -157,6 +164,8 @@ def test_a_rule_of_an_old_epoch_is_good_for_nothing_new(switch: Switch) -> None:
 class World(RuleBasedStateMachine):
     """Connections of the client with the server; what the policy says of each is known.
 
+    told: those whose contents told NAME.
+    flooded: whether the forger has more connections than its share.
     honest: whether the server has never sent a packet that seems to begin something: if it has, the
     policy may have another chain for that, but some chain.
     """
@@ -164,12 +173,15 @@ class World(RuleBasedStateMachine):
     switch: Switch
     given: dict[Tuple, tuple[int, ...]]
     honest: dict[Tuple, bool]
+    told: set[Tuple]
+    flooded: bool
     routes: list[RouteSpec]
 
     @initialize()
     def up(self) -> None:
         self.switch = Switch()
         self.given, self.honest, self.routes = {}, {}, []
+        self.told, self.flooded = set(), False
 
     @rule(
         picks=st.lists(
@@ -182,6 +194,13 @@ class World(RuleBasedStateMachine):
         self.rows = policy.compile_lists(self.routes, (), (), NUMBERS).routes
         self.switch.apply(self.routes)
         self.given = {}
+        base = self.switch.epoch % records.REGIONS * records.ROWS_MAX
+        for at, row in enumerate(self.rows):
+            key = maps.pack_u32(NUMBER) + maps.pack_u32(base + at)
+            if row.content:
+                self.switch.object.map("names").set(key, b"\1")
+            else:
+                self.switch.object.map("names").delete(key)
 
     @precondition(lambda self: self.routes)
     @rule(make=st.sampled_from((tcp, udp)), port=st.integers(6000, 6003))
@@ -189,11 +208,7 @@ class World(RuleBasedStateMachine):
         """The client begins a connection, or sends a datagram."""
         flow = make(port)
         flags = SYN if flow.proto == 6 else 0
-        first = policy.First(flow, flags, 0, CLIENT)
-        judged = policy.judge(self.rows, first, OWNERS)
-        chain = self.routes[judged.route].through if judged.route is not None else ()
-        numbers = tuple(NUMBERS[name] for name in chain)
-        wanted = numbers[::-1] if judged.reply else numbers
+        wanted = self.wanted(flow, flags)
         self.follow(CLIENT, flow, flags, wanted)
         if self.honest.setdefault(flow, True) or not wanted:
             self.given[flow] = wanted
@@ -209,6 +224,35 @@ class World(RuleBasedStateMachine):
             self.follow(SERVER, flow.reversed(), flags, wanted[::-1])
         else:
             self.follow(CLIENT, flow, flags, wanted)
+
+    def wanted(self, flow: Tuple, flags: int) -> tuple[int, ...]:
+        """The chain that the policy has for what the client begins so."""
+        names = (NAME,) if flow in self.told else ()
+        first = policy.First(flow, flags, 0, CLIENT, names)
+        judged = policy.judge(self.rows, first, OWNERS)
+        chain = self.routes[judged.route].through if judged.route is not None else ()
+        numbers = tuple(NUMBERS[name] for name in chain)
+        return numbers[::-1] if judged.reply else numbers
+
+    @precondition(lambda self: any(self.honest.get(flow) for flow in self.given))
+    @rule(data=st.data())
+    def say(self, data: st.DataObject) -> None:
+        """The contents of a connection tell the daemon a name, which tells the switch."""
+        flow = data.draw(st.sampled_from(sorted(f for f in self.given if self.honest.get(f))))
+        if flow.proto != 6:
+            return
+        assert maps.tell(self.switch.object.program("tell"), flow, NUMBER)
+        for port in NUMBERS.values():
+            for way in (flow, flow.reversed()):
+                maps.forget(self.switch.object.program("forget"), port, way)
+        self.told.add(flow)
+        self.given[flow] = self.wanted(flow, SYN)
+
+    @rule()
+    def flood(self) -> None:
+        """The forger begins to flood, or its flood is over."""
+        self.flooded = not self.flooded
+        self.switch.flood(FORGER, FULL if self.flooded else -FULL)
 
     def follow(self, vm: int, flow: Tuple, flags: int, wanted: tuple[int, ...]) -> None:
         found = tuple(self.switch.path(vm, flow, flags))
@@ -247,6 +291,7 @@ class World(RuleBasedStateMachine):
     def forget(self) -> None:
         """Silence; what goes on after it passes some chain."""
         self.switch.forget()
+        self.told.clear()
         for flow in self.given:
             self.honest[flow] = False
 
@@ -263,7 +308,7 @@ def test_no_order_of_packets_takes_a_connection_out_of_its_chain(ports: None) ->
     run_state_machine_as_test(
         World,
         settings=settings(
-            max_examples=60,
+            max_examples=int(os.environ.get("HOSTSIM_WORLDS", "60")),
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(HealthCheck),

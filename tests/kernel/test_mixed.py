@@ -13,7 +13,7 @@ from help.chain import Chain, chained, route, vm
 from help.net import ENDS, seen_in
 from help.waiting import until
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.stock]
 
 KERNEL = "".join(f'[[vm]]\nname = "{name}"\n' for name in ("fw", "ids"))
 HOST = (

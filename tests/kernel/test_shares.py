@@ -28,7 +28,7 @@ from help.classifier import (
 )
 from hostsim.model import MatchSpec, RouteSpec
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.root, pytest.mark.stock, pytest.mark.timeout(300)]
 
 SHOT = 2  # linux/pkt_cls.h
 MANY = 300
