@@ -49,6 +49,7 @@ int hs_port_neighbour(struct hs_port *p, uint32_t vm, const struct hs_channel_sh
     n->vm = vm;
     n->bell_in = bell_in;
     n->bell_out = bell_out;
+    n->after = 0;
     n->seen = n->gone = n->stuck = n->deaf = n->put_off = n->rounds_put_off = 0;
     if (number > p->neighbours)
         p->neighbours = number;

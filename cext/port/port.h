@@ -113,7 +113,8 @@ struct hs_neighbour {
     uint32_t vm; /* number; 0: none */
     struct hs_channel out, in;
     int bell_in, bell_out; /* owned */
-    uint32_t seen;         /* packets `in` that recv has promised to take before eth0 is asked */
+    uint32_t seen;         /* packets `in` that recv has promised to take, ... */
+    uint64_t after;        /* ... once so many have come by eth0: what waited there before them */
     uint32_t gone;         /* 1: dead; nothing is sent to it */
     uint32_t deaf;         /* 1: it has closed its end of bell_in */
     uint64_t until;        /* shared mode: when its frames may come back, CLOCK_MONOTONIC, ns */
@@ -160,6 +161,7 @@ struct hs_port {
     int has_eth0;
     struct hs_neighbour neighbour[HS_NEIGHBOURS_MAX];
     uint32_t neighbours;
+    uint32_t odd;                 /* of bursts that eth0 has to share: 1: the next is */
     uint32_t turn;                /* of the neighbour that is taken from first, in the next burst */
     const struct hs_rules *rules; /* NULL: everything goes to eth0 */
     uint32_t rule_entries;

@@ -47,28 +47,46 @@ static void tally_in(struct hs_port *p, const struct hs_packet *batch, uint32_t 
     }
 }
 
+/* Promise to take what waits in the rings, behind what waits at eth0 now: it may be later packets
+ * of the same flows. Returns whether some of it can be taken before eth0 runs empty. */
+static int promise(struct hs_port *p) {
+    int due = 0;
+
+    for (uint32_t i = 0; i < p->neighbours; i++) {
+        struct hs_neighbour *nb = &p->neighbour[i];
+
+        if (nb->vm && nb->seen == 0) {
+            nb->seen = hs_ring_avail(&nb->in.packets, HS_BURST);
+            nb->after = p->eth0.received;
+            if (nb->seen && p->has_eth0)
+                nb->after += hs_xsk_waiting(&p->eth0);
+        }
+        due |= nb->vm && nb->seen && p->eth0.received >= nb->after;
+    }
+    return due;
+}
+
 uint32_t hs_port_recv(struct hs_port *p, struct hs_packet *batch, uint32_t n) {
     struct xdp_desc *descs = (struct xdp_desc *)(void *)batch;
-    uint32_t got = 0, i;
+    uint32_t got = 0, most, i;
+    int empty = 1;
 
     if (n > HS_BURST)
         n = HS_BURST;
+    most = n;
     if (p->umem.free_count < p->umem.frames_own / 2)
         hs_port_reclaim(p);
     else if (p->umem.homeward_count)
         hs_port_send_home(p);
     if (p->gone)
         hs_port_bury(p);
-    for (i = 0; i < p->neighbours; i++) {
-        struct hs_neighbour *nb = &p->neighbour[i];
-
-        if (nb->vm && nb->seen == 0)
-            nb->seen = hs_ring_avail(&nb->in.packets, HS_BURST);
-    }
+    if (promise(p)) /* an eth0 that is always full must not keep the rings waiting: half each */
+        most = (n + (p->odd ^= 1)) / 2;
     if (p->has_eth0) {
         if (p->eth0.in_tx)
             hs_xsk_reap(&p->eth0);
-        got = hs_xsk_recv(&p->eth0, descs, n); /* options, our `from`, is 0 */
+        got = hs_xsk_recv(&p->eth0, descs, most); /* options, our `from`, is 0 */
+        empty = got < most;
         p->counters.eth0_in += got;
     }
     /* By turns: one that keeps its ring filled must not keep the others waiting. */
@@ -77,10 +95,10 @@ uint32_t hs_port_recv(struct hs_port *p, struct hs_packet *batch, uint32_t n) {
         struct hs_neighbour *nb = &p->neighbour[at];
         uint32_t want = nb->seen < n - got ? nb->seen : n - got, have, k;
 
-        if (nb->vm == 0 || want == 0)
+        if (nb->vm == 0 || want == 0 || (!empty && p->eth0.received < nb->after))
             continue;
         have = hs_channel_recv(&nb->in, descs + got, want);
-        nb->seen = 0;
+        nb->seen = have == want ? nb->seen - have : 0; /* else some were refused: look again */
         for (k = 0; k < have; k++)
             batch[got + k].from = nb->vm;
         if (p->tally)

@@ -166,6 +166,10 @@ void hs_xsk_refill(struct hs_xsk *x) {
     x->in_fill += want;
 }
 
+uint32_t hs_xsk_waiting(const struct hs_xsk *x) {
+    return __atomic_load_n(x->rx.producer, __ATOMIC_ACQUIRE) - x->rx.cached_cons;
+}
+
 uint32_t hs_xsk_recv(struct hs_xsk *x, struct xdp_desc *batch, uint32_t n) {
     uint32_t at, got = xsk_ring_cons__peek(&x->rx, n, &at), i;
 

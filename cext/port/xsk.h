@@ -45,6 +45,9 @@ void hs_xsk_close(struct hs_xsk *x);
 /* The socket's descriptor; stays the xsk's. */
 int hs_xsk_fd(const struct hs_xsk *x);
 
+/* How many packets wait to be received. */
+uint32_t hs_xsk_waiting(const struct hs_xsk *x);
+
 /* Receive up to `n` packets into `batch`; the frames are the caller's. */
 uint32_t hs_xsk_recv(struct hs_xsk *x, struct xdp_desc *batch, uint32_t n);
 
