@@ -24,7 +24,7 @@ from help.classifier import (
 )
 from hostsim.model import MatchSpec, RouteSpec
 
-pytestmark = [pytest.mark.root, pytest.mark.stock, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
 ROUNDS = 2000
 NAME = 7

@@ -47,10 +47,10 @@ def test_a_download_through_both_kinds(chain: Chain, tmp_path: Path) -> None:
     words = ["python3", "-m", "http.server", "80", "--directory", str(tmp_path)]
     server = chain.net.vms["server"].popen(words, stdout=nowhere, stderr=nowhere)
     try:
-        until(lambda: ":80 " in chain.net.run("server", "ss", "-ltn"))
+        until(lambda: ":80 " in chain.net.run("server", "ss", "-ltn"), 30)
         got = seen_in(chain.net.vms["client"], tmp_path / "got")
         client = chain.net.vms["client"].popen(
-            ["curl", "-s", "-m", "40", "-o", str(tmp_path / "got"), "http://198.18.0.20/body"]
+            ["curl", "-s", "-m", "100", "-o", str(tmp_path / "got"), "http://198.18.0.20/body"]
         )
         while not select.select([client.fileno()], [], [], 0.02)[0]:
             chain.net.pump()

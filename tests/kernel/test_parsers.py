@@ -111,7 +111,6 @@ def plain(view: Any) -> bool:
 SEEN: Counter[str] = Counter()
 
 
-@pytest.mark.stock
 @settings(
     max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
