@@ -22,6 +22,7 @@ from pathlib import Path
 from cext.vm import lower, spawn
 from hostsim import etc
 from hostsim.errors import HostsimError
+from hostsim.images import store
 from hostsim.model import RootSpec, VmSpec
 
 _MAGIC = {"erofs": (1024, b"\xe2\xe1\xf5\xe0"), "squashfs": (0, b"hsqs")}
@@ -48,7 +49,8 @@ def find(name: str, root: RootSpec) -> Source:
     if root.boot:
         raise HostsimError(what, "an init of its own cannot be booted here", "leave boot out")
     if root.image:
-        raise HostsimError(what, f"{root.path!r} is no path", "root is a directory or an image")
+        image = store.resolve(root.path)
+        return Source(str(image.path), image.kind, f"image {image.digest}")
     path = Path(root.path)
     try:
         about = path.stat()

@@ -122,7 +122,9 @@ def _down(arguments: argparse.Namespace) -> int:
 
 
 def _clean(arguments: argparse.Namespace) -> int:
-    cleaned = client.clean()
+    from hostsim.images import store
+
+    cleaned = [*client.clean(), *store.sweep()]
     print(f"cleaned: {', '.join(cleaned)}" if cleaned else "nothing to clean")
     return 0
 

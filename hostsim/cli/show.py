@@ -52,6 +52,15 @@ def hosts(found: Rows) -> None:
     _put(table, "no hosts")
 
 
+def images(found: Rows) -> None:
+    table = _table("", ("image", "MiB", "operating system", "digest", "state", "used by"))
+    for row in found:
+        size = f"{row['size'] / (1 << 20):,.1f}"
+        used = ", ".join(row["used_by"]) or "-"
+        table.add_row(row["name"], size, row["os"], row["digest"][:12], row["state"], used)
+    _put(table, "no images")
+
+
 def _limits(limits: dict[str, Any]) -> tuple[str, str, str]:
     """At most; `-`: no limit."""
     memory, cpus, pids = (limits.get(name) for name in ("memory", "cpus", "pids"))

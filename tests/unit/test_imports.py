@@ -23,7 +23,9 @@ ROOMS = {
     # room        its modules and folders                       the rooms it may import
     "ground":   ("errors model names keys needs restart protocol",    ""),
     "hostfile": ("hostfile",                                    "ground"),
-    "machine":  ("etc fence idranges ownroot vm switch logs programs teardown leftovers", "ground"),
+    "images":   ("images",                                      "ground"),
+    "machine":  ("etc fence idranges ownroot vm switch logs programs teardown leftovers",
+                                "ground images"),
     "routing":  ("routing",                                     "ground machine"),
     "nf":       ("nf",                                          "ground hostfile machine routing"),
     "kmc":      ("kmc",                                         "ground machine"),
@@ -31,8 +33,8 @@ ROOMS = {
     "host":     ("host carriers daemon stalls asides longwinded",
                                 "ground hostfile machine routing nf kmc assembly"),
     "views":    ("views",                                       "ground"),
-    "cli":      ("cli",                          "ground hostfile routing kmc views"),
-    "bench":    ("bench",      "ground hostfile machine routing nf kmc assembly host cli"),
+    "cli":      ("cli",                          "ground hostfile images routing kmc views"),
+    "bench":    ("bench",      "ground hostfile images machine routing nf kmc assembly host cli"),
 }  # fmt: skip
 """The rooms of hostsim, the lowest first: a room imports only rooms that stand above it in this
 table, and of those the ones that it names."""
@@ -44,7 +46,7 @@ IO = {
 PURE = {"netns.errors", "hostsim.errors", "hostsim.model", "hostsim.protocol"}
 """Pure by name; a module is also pure if its docstring says so ("Pure")."""
 
-COMMANDS = ("inside", "life", "looks", "tools", "views")
+COMMANDS = ("images", "inside", "life", "looks", "tools", "views")
 """Modules of hostsim.cli that add commands."""
 
 NOT_INSTALLED = {"pytest", "hypothesis", "scapy", "mypy", "ruff"}

@@ -1,0 +1,1 @@
+"""Images of root file systems: kept by name, made by `hostsim image`."""
