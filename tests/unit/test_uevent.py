@@ -10,7 +10,7 @@ import string
 
 import pytest
 import pyudev
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from help import cbpf
@@ -65,6 +65,7 @@ def test_a_monitor_takes_its_subsystem_and_no_other(subsystem: str) -> None:
         assert not takes(code, other)
 
 
+@settings(deadline=None)
 @given(names, names)
 def test_names_are_hashed_as_libudev_does(subsystem: str, devtype: str) -> None:
     """Of every length, whose last bytes are hashed in another way."""
@@ -75,6 +76,7 @@ def test_names_are_hashed_as_libudev_does(subsystem: str, devtype: str) -> None:
     assert not takes(code, subsystem + "x", devtype)
 
 
+@settings(deadline=None)
 @given(st.lists(names, min_size=1, max_size=5), names)
 def test_every_tag_is_found(tags: list[str], other: str) -> None:
     """A Bloom filter may take what has not the tag; it must not refuse what has. One tag alone
