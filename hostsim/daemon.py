@@ -81,6 +81,7 @@ class Daemon:
             "links": lambda _: host.dataplane.links(),
             "link": lambda request: _link(host, request),
             "devices": lambda _: host.devices(),
+            "sight": lambda _: host.dataplane.sight(),
             "flip": lambda request: host.kmc.flip(protocol.text(request, "os"), "cli"),
             "down": lambda _: None,
         }

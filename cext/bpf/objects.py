@@ -99,8 +99,11 @@ class Map:
 class Object:
     """A BPF object file of this package, loaded.
 
-    name: as in cext/NAME.bpf.c. sizes, flags: max_entries and map_flags by map name, where the
-    file's are not wanted. Raises OSError with the tail of libbpf's or the verifier's log.
+    name: as in cext/NAME.bpf.c
+    sizes, flags: max_entries and map_flags by map name, where the file's are not wanted
+    shared: maps by name that are another object's: descriptors, which stay the caller's
+
+    Raises OSError with the tail of libbpf's or the verifier's log.
     """
 
     def __init__(
@@ -108,13 +111,18 @@ class Object:
         name: str,
         sizes: Mapping[str, int] | None = None,
         flags: Mapping[str, int] | None = None,
+        shared: Mapping[str, int] | None = None,
     ) -> None:
         self._links: list[Any] = []
         self._handle = lib.bpf_object__open_file(os.fsencode(HERE / f"{name}.bpf.o"), ffi.NULL)
         if self._handle == ffi.NULL:
             raise OSError(ffi.errno, f"BPF object {name}: {_log() or os.strerror(ffi.errno)}")
         try:
-            wanted = (lib.bpf_map__set_max_entries, sizes), (lib.bpf_map__set_map_flags, flags)
+            wanted = (
+                (lib.bpf_map__set_max_entries, sizes),
+                (lib.bpf_map__set_map_flags, flags),
+                (lib.bpf_map__reuse_fd, shared),
+            )
             for setter, values in wanted:
                 for map_name, value in (values or {}).items():
                     handle = lib.bpf_object__find_map_by_name(self._handle, map_name.encode())
@@ -159,10 +167,14 @@ class Object:
             raise KeyError(name)
         return Map(handle)
 
-    def close(self) -> None:
-        """Drop every attachment and descriptor. Twice is harmless."""
+    def detach(self) -> None:
+        """Drop every attachment. Twice is harmless."""
         while self._links:
             lib.bpf_link__destroy(self._links.pop())
+
+    def close(self) -> None:
+        """Drop every attachment and descriptor. Twice is harmless."""
+        self.detach()
         if self._handle != ffi.NULL:
             lib.bpf_object__close(self._handle)
             self._handle = ffi.NULL

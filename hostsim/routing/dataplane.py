@@ -14,6 +14,7 @@ decided in the kernel. The parts:
 """
 
 import logging
+import os
 import select
 import time
 from collections.abc import Mapping, Sequence
@@ -434,6 +435,21 @@ class Dataplane:
     def epoch(self) -> int:
         """The one number that rules must name."""
         return self._epochs.newest
+
+    def sight(self) -> Json:
+        """What a capture, which is another process of root's, needs: this process, its descriptor
+        of `flows` (pidfd_getfd(2)), the host's network namespaces by inode, everybody's number."""
+        namespaces = [self._switch.netns_fd]
+        namespaces += [vm.netns_fd for vm in self._vms.values() if vm.netns_fd >= 0]
+        return {
+            "pid": os.getpid(),
+            "flows": self._map("flows").fd,
+            "homes": [os.fstat(one).st_ino for one in namespaces],
+            "numbers": {
+                **{name: vm.index for name, vm in self._vms.items()},
+                **self._switch.uplinks,
+            },
+        }
 
     def function_flows(self) -> list[records.Flow]:
         """Flows at the ports of packet functions."""

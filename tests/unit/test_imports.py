@@ -33,7 +33,8 @@ ROOMS = {
     "host":     ("host carriers daemon stalls asides longwinded",
                                 "ground hostfile machine routing nf kmc assembly"),
     "views":    ("views",                                       "ground"),
-    "cli":      ("cli",                          "ground hostfile images routing kmc views"),
+    "capture":  ("capture",                                     "ground hostfile routing"),
+    "cli":      ("cli",                      "ground hostfile images routing kmc views capture"),
     "bench":    ("bench",      "ground hostfile images machine routing nf kmc assembly host cli"),
 }  # fmt: skip
 """The rooms of hostsim, the lowest first: a room imports only rooms that stand above it in this
@@ -46,7 +47,7 @@ IO = {
 PURE = {"netns.errors", "hostsim.errors", "hostsim.model", "hostsim.protocol"}
 """Pure by name; a module is also pure if its docstring says so ("Pure")."""
 
-COMMANDS = ("images", "inside", "life", "looks", "tools", "views")
+COMMANDS = ("capture", "images", "inside", "life", "looks", "tools", "views")
 """Modules of hostsim.cli that add commands."""
 
 NOT_INSTALLED = {"pytest", "hypothesis", "scapy", "mypy", "ruff"}

@@ -1,0 +1,1 @@
+"""Captures: the packets of every path in one file. See README.md."""

@@ -1,0 +1,83 @@
+"""What a capture says of a packet: its interface, path, route, epoch and end. Pure.
+
+fw eth0        it left fw for the switch
+fw→ids veth    it left fw straight to ids
+switch         it came in by the port of fw, and the switch let it go on
+drop           the switch refused it there
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cext.sight.records import ARRIVES, LOST, STRAIGHT, Sight
+from cext.switch.records import NO_ROUTE
+from hostsim.keys import key_text
+
+
+@dataclass(frozen=True)
+class Story:
+    """interface: its name. drop: the reason's name, or empty."""
+
+    interface: str
+    description: str
+    vm: str
+    path: str
+    to: str
+    key: str
+    route: int | None
+    epoch: int
+    reply: bool
+    drop: str
+
+    def text(self) -> str:
+        """One line for a person."""
+        words = [self.vm, *(["→", self.to] if self.to else []), self.path]
+        if self.key:
+            words.append(self.key)
+        if self.route is not None:
+            words.append(f"route {self.route}{' (reply)' if self.reply else ''}")
+        if self.epoch:
+            words.append(f"epoch {self.epoch}")
+        if self.drop:
+            words.append(f"dropped: {self.drop}")
+        return " ".join(words)
+
+    def fields(self) -> str:
+        """For a program: NAME=VALUE, separated by blanks; none of them has one."""
+        route = "" if self.route is None else str(self.route)
+        return (
+            f"hostsim vm={self.vm} path={self.path} to={self.to} key={self.key} "
+            f"route={route} epoch={self.epoch} reply={int(self.reply)} drop={self.drop}"
+        )
+
+
+def tell(sight: Sight, names: Mapping[int, str], reasons: Mapping[int, str]) -> Story:
+    """names: of VMs, endpoints and uplinks by number. reasons: the kernel's, for drops."""
+    vm = names.get(sight.vm, str(sight.vm))
+    key = key_text(sight.flow) if sight.flow is not None else ""
+    route = None if sight.route == NO_ROUTE else sight.route
+    epoch, to, drop = sight.verdict >> 32, "", ""
+    if sight.place == STRAIGHT:
+        to = names.get(sight.to, str(sight.to))
+        path, interface, what = "veth", f"{vm}→{to} veth", f"straight from {vm} to {to}"
+    elif sight.place == ARRIVES:
+        path, interface, what = "switch", "switch", "what came in by the switch's ports"
+    elif sight.place == LOST:
+        path, interface, what = "drop", "drop", "what the kernel dropped"
+        drop = reasons.get(sight.reason, f"reason-{sight.reason:#x}")
+    else:
+        path, interface, what = "eth0", f"{vm} eth0", f"from {vm} to the switch"
+    return Story(interface, what, vm, path, to, key, route, epoch, sight.reply, drop)
+
+
+def packet_id(frame: bytes) -> int:
+    """The same number for the same packet, wherever it is seen: what routers change (addresses of
+    the frame, TTL, the IPv4 header's sum) does not count. 64 bits."""
+    kind = frame[12:14]
+    rest = bytearray(frame[14:])
+    if kind == b"\x08\x00" and len(rest) >= 20:
+        rest[8] = rest[10] = rest[11] = 0
+    elif kind == b"\x86\xdd" and len(rest) >= 40:
+        rest[7] = 0
+    return int.from_bytes(hashlib.blake2b(kind + rest, digest_size=8).digest(), "little")

@@ -1,0 +1,98 @@
+"""A capture of a host: what is in the file is what `verify` counts, flow by flow."""
+
+import contextlib
+import signal
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from help.cli import HOSTSIM, ask, hostsim, up
+from help.waiting import until
+
+pytestmark = pytest.mark.root
+
+PING = ("exec", "client", "--", "ping", "-q", "-i", "0.005", "-W", "1", "-c")
+
+
+@contextlib.contextmanager
+def capturing(file: Path, *words: str, end: int = signal.SIGINT) -> Iterator[None]:
+    """A capture into a file, which sees everything that happens meanwhile."""
+    command = (HOSTSIM, "capture", "-w", str(file), *words)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stderr is not None
+        assert running.stderr.readline() == "hostsim: capturing; ^C ends it\n"
+        try:
+            yield
+        finally:
+            running.send_signal(end)
+            said = running.stderr.read()
+        if end == signal.SIGINT:
+            assert said.endswith(" captured, 0 lost\n"), said
+
+
+def read(file: Path) -> list[list[str]]:
+    """Interface and comment of each packet."""
+    fields = ("-e", "frame.interface_name", "-e", "frame.comment")
+    command = ("tshark", "-r", str(file), "-T", "fields", *fields)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=True)
+    return [line.split("\t") for line in done.stdout.splitlines()]
+
+
+def settled() -> list[dict[str, Any]]:
+    """`verify`, once no late packet changes it any more."""
+    rows: list[list[dict[str, Any]]] = [ask("verify")]
+
+    def same() -> bool:
+        rows.append(ask("verify"))
+        return rows[-1] == rows[-2]
+
+    until(same, 30, "two answers alike")
+    return rows[-1]
+
+
+def test_captured_is_what_verify_counts(tmp_path: Path) -> None:
+    file = tmp_path / "edge.pcapng"
+    with up("edge"), capturing(file):
+        hostsim(*PING, "200", "198.18.0.20")
+        hostsim("exec", "client", "--", "curl", "-s", *["http://198.18.0.20/"] * 5)
+        rows = settled()
+    found: Counter[tuple[str, str, str]] = Counter()
+    for interface, comment in read(file):
+        vm, _, rest = comment.partition(" ")
+        key = next((word for word in rest.split() if ":" in word), "")
+        found[vm, key, "veth" if interface.endswith("veth") else interface] += 1
+    kept = [row for row in rows if row["key"].startswith(("icmp:", "tcp:")) and not row["drops"]]
+    assert any(row["veth"] > 100 for row in kept)
+    assert len(kept) > 6
+    wanted = {(row["vm"], row["key"]): (row["switch"], row["veth"]) for row in kept}
+    assert wanted == {(*one,): (found[*one, "switch"], found[*one, "veth"]) for one in wanted}
+
+
+def test_killed_in_the_middle_it_is_readable(tmp_path: Path) -> None:
+    file = tmp_path / "killed.pcapng"
+    with up("edge"), capturing(file, "client", "--match", 'proto = "icmp"', end=signal.SIGKILL):
+        hostsim(*PING, "20", "198.18.0.20")
+        assert until(lambda: len(read(file)) >= 40, 30, "40 packets of the client in the file")
+    assert {interface for interface, _ in read(file)} <= {"client eth0", "switch", "drop"}
+
+
+def test_bad_words_are_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "none.pcapng"
+    with up("edge"):
+        for words, status, why in (
+            (("nosuch",), 1, "no such VM or endpoint"),
+            (("--match", "x"), 2, "is no match"),
+            (("--snap", "3"), 2, "is not allowed"),
+        ):
+            done = hostsim("capture", "-w", str(file), *words, check=False)
+            assert (done.returncode, done.stdout) == (status, "")
+            assert why in done.stderr
+            assert len(done.stderr.splitlines()) == 1
+            assert not file.exists()
+        full = hostsim("capture", "-w", "/dev/full", check=False)
+        said = full.stderr.splitlines()
+        assert said == ["hostsim: capture -w /dev/full: No space left on device; ended"]

@@ -1,0 +1,110 @@
+"""What a capture writes: blocks that tshark reads, and what they say of a packet."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from cext.sight.records import ARRIVES, LEAVES, LOST, STRAIGHT, Sight
+from cext.switch.records import NO_ROUTE
+from hostsim.capture import capture, pcapng, story
+from hostsim.errors import HostsimError
+from hostsim.keys import parse_key
+
+NAMES = {1: "fw", 2: "ids"}
+FLOW = parse_key("udp:198.18.0.10:4000>198.18.0.20:9")
+IP = bytes.fromhex("450000200001400040110000c612000ac6120014") + bytes.fromhex(
+    "0fa00009000c0000abcd"
+)
+FRAME = bytes(12) + b"\x08\x00" + IP
+
+
+def sight(place: int, **more: int) -> Sight:
+    values = {"time": 1, "verdict": 7 << 32, "vm": 1, "length": 46, "reason": 0, "to": 0}
+    values |= {"route": 0, **more}
+    return Sight(flow=FLOW, place=place, reply=False, frame=FRAME, **values)
+
+
+@pytest.mark.parametrize(
+    ("seen", "interface", "text"),
+    [
+        (sight(LEAVES), "fw eth0", "fw eth0 KEY route 0 epoch 7"),
+        (sight(STRAIGHT, to=2), "fw→ids veth", "fw → ids veth KEY route 0 epoch 7"),
+        (sight(ARRIVES, route=NO_ROUTE), "switch", "fw switch KEY epoch 7"),
+        (sight(LOST, reason=3), "drop", "fw drop KEY route 0 epoch 7 dropped: NO_SOCKET"),
+        (sight(LOST, reason=9), "drop", "fw drop KEY route 0 epoch 7 dropped: reason-0x9"),
+    ],
+)
+def test_the_story_of_a_packet(seen: Sight, interface: str, text: str) -> None:
+    told = story.tell(seen, NAMES, {3: "NO_SOCKET"})
+    assert told.interface == interface
+    assert told.text() == text.replace("KEY", "udp:198.18.0.10:4000>198.18.0.20:9")
+
+
+def test_a_router_does_not_change_the_packets_id() -> None:
+    routed = bytearray(FRAME)
+    routed[0] = 2  # to another station
+    routed[14 + 8] -= 1  # TTL
+    routed[14 + 10] += 1  # the header's sum
+    assert story.packet_id(bytes(routed)) == story.packet_id(FRAME)
+    assert story.packet_id(FRAME[:-1] + b"x") != story.packet_id(FRAME)
+    assert story.packet_id(b"") == story.packet_id(bytes(12))
+
+
+def file_of(*blocks: bytes) -> bytes:
+    return b"".join((pcapng.section("test"), pcapng.interface("fw eth0", "x", 100), *blocks))
+
+
+def packet(number: int) -> bytes:
+    options = (pcapng.comment(f"no {number}"), pcapng.custom("path=veth"))
+    return pcapng.packet(0, 1_700_000_000_000_000_000 + number, FRAME, 60, number, options)
+
+
+def read(data: bytes, folder: Path, *fields: str) -> "subprocess.CompletedProcess[str]":
+    file = folder / "x.pcapng"
+    file.write_bytes(data)
+    words = [word for field in fields for word in ("-e", field)]
+    command = ("tshark", "-r", str(file), "-T", "fields", *words)
+    return subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+
+
+def test_tshark_reads_it(tmp_path: Path) -> None:
+    data = file_of(packet(1), packet(2), pcapng.statistics(0, 1, 9, 7))
+    done = read(data, tmp_path, "frame.interface_name", "frame.comment", "udp.dstport", "frame.len")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "fw eth0\tno 1\t9\t60\nfw eth0\tno 2\t9\t60\n"
+
+
+def test_a_full_disk_leaves_whole_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "full.pcapng"
+    room = len(file_of(packet(1))) + 20
+    really = os.write
+
+    def write(fd: int, data: memoryview) -> int:
+        left = room - os.fstat(fd).st_size
+        if left <= 0:
+            raise OSError(28, "No space left on device")
+        return really(fd, data[:left])
+
+    monkeypatch.setattr(os, "write", write)
+    with open(file, "wb") as out:
+        full = capture.Out(out.fileno(), "full.pcapng")
+        full.put([file_of()])
+        with pytest.raises(HostsimError, match=r"capture -w full.pcapng: No space left on device"):
+            full.put([packet(1), packet(2)])
+    assert file.read_bytes() == file_of(packet(1))
+
+
+def test_a_match_is_a_host_files() -> None:
+    for text in ('{ proto = "udp", dport = 9 }', 'proto = "udp", dport = 9', None):
+        assert capture.parse_match(text)(sight(LEAVES)), text
+    assert not capture.parse_match('{ proto = "tcp" }')(sight(LEAVES))
+    assert not capture.parse_match('proto = "udp", dport = 10')(sight(LEAVES))
+
+
+@pytest.mark.parametrize("text", ["", "{", "x", "colour = 1", 'proto = "nope"', "dscp = 1", "\x00"])
+def test_a_match_that_is_none(text: str) -> None:
+    with pytest.raises(HostsimError) as refused:
+        capture.parse_match(text)
+    assert "\n" not in str(refused.value)
