@@ -1,8 +1,9 @@
 """Sockets, interfaces and kernel parameters of another network namespace, without leaving one's
 own. Wraps ns/netns.h, ns/sock.h, ns/offload.h, ns/sysctl.h and ns/unread.h."""
 
+import contextlib
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cext import check
@@ -25,6 +26,21 @@ def socketpair_at(netns_fd: int, family: int, kind: int) -> tuple[socket.socket,
     pair = ffi.new("int[2]")
     check(lib.hs_socketpair_at(netns_fd, family, kind, 0, pair), "sockets in a namespace")
     return socket.socket(family, kind, fileno=pair[0]), socket.socket(family, kind, fileno=pair[1])
+
+
+@contextlib.contextmanager
+def inside(netns_fd: int) -> Iterator[None]:
+    """The calling thread, and no other, is in the network namespace behind `netns_fd` (setns(2)).
+
+    For code that opens sockets by itself and cannot be told where. It must not start threads: those
+    would stay there. Raises OSError as `socket_at` does; the process is aborted if the thread
+    cannot return.
+    """
+    home = check(lib.hs_netns_enter(netns_fd), "network namespace")
+    try:
+        yield
+    finally:
+        lib.hs_netns_leave(home)
 
 
 def new_netns() -> int:

@@ -158,7 +158,11 @@ def up(file: str, text: str, foreground: bool) -> dict[str, Any]:
         how = f"by signal {-status}" if status < 0 else f"with status {status}"
         last = f": {said[-1]}" if said else ""
         raise HostsimError(f"up {file}", f"the daemon ended {how}{last}", CLEAN_HINT)
-    answer = protocol.result(protocol.decode(line))
+    try:
+        answer = protocol.result(protocol.decode(line))
+    except HostsimError:
+        daemon.wait()  # that was the last that it does
+        raise
     daemon.returncode = 0  # it goes on by itself: no "still running" warning for its object
     return dict(answer)
 

@@ -4,7 +4,6 @@ For a process of its own, in its main thread: signals are passed on, and the com
 """
 
 import contextlib
-import errno
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
@@ -12,29 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from cext.vm import spawn
-from hostsim.errors import HostsimError
-from netns import cgroup1, process, terminal
-from netns.cgroup import for_programs
+from hostsim.cli.target import opened, refusal
+from netns import process, terminal
 from netns.process import Process, Target
 from netns.relay import Relay, Way, is_bare_pipe
-
-PATIENCE = 0.5  # seconds: a VM is held still for a moment while equipment is taken from it
 
 _TO_GROUP = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTSTP, signal.SIGCONT)
 _TO_PROGRAM = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 """What `enter` passes on: what a terminal sends, to all the program started; the rest to itself."""
-
-
-class NotFoundError(HostsimError):
-    """No such command; the exit status is a shell's."""
-
-    status = 127
-
-
-class NotExecutableError(HostsimError):
-    """A command that cannot be executed; the exit status is a shell's."""
-
-    status = 126
 
 
 def enter(target: Mapping[str, Any], argv: Sequence[str]) -> int:
@@ -49,25 +33,15 @@ def enter(target: Mapping[str, Any], argv: Sequence[str]) -> int:
     in its main thread: it is left in the VM's namespaces. Raises HostsimError, with status 127 or
     126 if there is no such command.
     """
-    group, *v1 = (Path(path) for path in target["cgroups"])
+    name = Path(target["cgroups"][0]).name
     with contextlib.ExitStack() as stack:
         try:
-            pidfd = os.pidfd_open(target["pid"])
-            stack.callback(os.close, pidfd)
-            group_fd = os.open(for_programs(group), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            stack.callback(os.close, group_fd)
-            join = cgroup1.open_tasks(v1)
-            for fd in join:
-                stack.callback(os.close, fd)
-            where = Target(pidfd, group, group_fd, tuple(v1), tuple(join))
-            if not where.entered(target["pid"]):  # another process has its number by now
-                raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
-            where.check(PATIENCE)
+            where = stack.enter_context(opened(target))
             ptmx = f"/proc/{target['pid']}/root/dev/pts/ptmx"
             streams = _Streams(stack, ptmx, int(target.get("owner", 0)))
         except OSError as error:
-            raise _refusal(error, group.name, argv[0]) from None
-        return _enter(where, group.name, argv, streams)
+            raise refusal(error, name, argv[0]) from None
+        return _enter(where, name, argv, streams)
 
 
 class _Streams:
@@ -153,7 +127,7 @@ def _enter(target: Target, name: str, argv: Sequence[str], streams: _Streams) ->
                 die_with_caller=True,
             )
         except spawn.SpawnError as error:
-            raise _refusal(error, name, argv[0]) from None
+            raise refusal(error, name, argv[0]) from None
         finally:
             streams.close_theirs()
         child = Process(pid, pidfd, argv)
@@ -179,20 +153,3 @@ def _forwarder(child: Process, master: int | None) -> Callable[[int], None]:
             child.send_signal(number)
 
     return forward
-
-
-def _refusal(error: OSError, name: str, program: str) -> HostsimError:
-    """What a failed start means to who typed the command."""
-    why = os.strerror(error.errno or 0)
-    if isinstance(error, spawn.SpawnError) and error.step == "exec":
-        if error.errno == errno.ENOENT:
-            return NotFoundError(program, f"not found in {name}")
-        return NotExecutableError(program, f"cannot be executed in {name}: {why}")
-    if error.errno in (errno.ESRCH, errno.ENOENT, errno.ENODEV, errno.ENOMEM):
-        # ENODEV: its cgroup is going; ENOMEM: its process 1 is ending
-        return HostsimError(name, "is gone", "hostsim status shows what runs")
-    if error.errno == errno.EBUSY:
-        return HostsimError(name, "is frozen, nothing can start in it", f"hostsim flip {name}")
-    if error.errno == errno.EAGAIN:
-        return HostsimError(program, f"{name} is at its limit of processes")
-    return HostsimError(program, f"could not start in {name}: {error.strerror}")

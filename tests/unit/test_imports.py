@@ -35,6 +35,7 @@ ROOMS = {
     "views":    ("views",                                       "ground"),
     "capture":  ("capture",                                     "ground hostfile routing"),
     "cli":      ("cli",                      "ground hostfile images routing kmc views capture"),
+    "lab":      ("lab",                      "ground hostfile cli"),
     "bench":    ("bench",      "ground hostfile images machine routing nf kmc assembly host cli"),
 }  # fmt: skip
 """The rooms of hostsim, the lowest first: a room imports only rooms that stand above it in this
@@ -51,6 +52,12 @@ COMMANDS = ("capture", "images", "inside", "life", "looks", "tools", "views")
 """Modules of hostsim.cli that add commands."""
 
 NOT_INSTALLED = {"pytest", "hypothesis", "scapy", "mypy", "ruff"}
+OPTIONAL = {
+    "hostsim.lab.scapyconf": {"scapy"},
+    "hostsim.lab.scapysockets": {"scapy"},
+    "hostsim.lab.plugin": {"pytest"},
+}
+"""Modules that are imported only by who has the library, and which."""
 
 
 def tree(path: Path) -> ast.Module:
@@ -109,7 +116,7 @@ def test_nobody_imports_the_command_line_or_the_daemon() -> None:
     assert users_of("hostsim.cli.main") == set()
     assert users_of("hostsim.daemon") == set()
     assert users_of("hostsim.host") <= {"hostsim.daemon"}
-    assert users_of("hostsim.cli.client") <= command_line() | benches()
+    assert users_of("hostsim.cli.client") <= command_line() | {"hostsim.lab.host"} | benches()
     assert users_of("hostsim.cli.show") <= command_line() | benches()
 
 
@@ -134,8 +141,9 @@ def test_the_client_speaks_to_a_daemon_and_runs_none() -> None:
 
 def test_parts_do_not_know_the_host() -> None:
     commands = {f"hostsim.cli.{name}" for name in (*COMMANDS, "main", "client", "show", "check")}
-    top = {"hostsim.daemon", "hostsim.host", *commands, *benches()}
-    for name in set(MODULES) - top - {"hostsim.cli.grammar"}:
+    top = {"hostsim.daemon", "hostsim.host", "hostsim.lab.host", *commands, *benches()}
+    # "hostsim" imports the laboratory when somebody asks for it
+    for name in set(MODULES) - top - {"hostsim", "hostsim.cli.grammar"}:
         assert not ours(name) & top, f"{name} imports {ours(name) & top}"
 
 
@@ -193,7 +201,13 @@ def test_what_ships_does_not_need_the_test_tools() -> None:
     for name in MODULES:
         found = {x.partition(".")[0] for x in imported(name)} & NOT_INSTALLED
         if not name.startswith("hostsim.bench"):
-            assert not found, f"{name} imports {found}"
+            assert found <= OPTIONAL.get(name, set()), f"{name} imports {found}"
+
+
+def test_optional_libraries_are_asked_for_by_name() -> None:
+    """By importlib, once somebody needs them; lab.packets names their types."""
+    for name in OPTIONAL.keys() & MODULES.keys():
+        assert users_of(name) <= OPTIONAL.keys() | {"hostsim.lab.packets"}, name
 
 
 def pure() -> list[str]:

@@ -1,0 +1,1 @@
+"""The laboratory: hosts, and what runs in them, from Python. `from hostsim import Host`."""
