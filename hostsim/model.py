@@ -28,6 +28,7 @@ DeviceMode = Literal["direct", "mirror"]
 OnFailure = Literal["drop", "skip"]
 Held = Literal["lift", "carry-modifiers"]
 Restart = Literal["no", "on-failure"]
+Seat = bool | Literal["0.7", "0.9"]
 OnFull = Literal["drop", "wait"]
 Users = Literal["own", "machine"]
 RingMode = Literal["isolated", "shared"]
@@ -53,7 +54,8 @@ class OsSpec:
     wants the CPU, or nothing (frozen). on_foreground, on_background: shell commands that its agent
     starts at each change, in the OS; nobody waits for them. restart: whether an OS whose process 1
     was killed, or ended with a status other than 0, is started again. uinput: whether its programs
-    may make input devices, which are its own.
+    may make input devices, which are its own. seat: whether its compositors find a seat where the
+    host has a screen; "0.7" (as true) and "0.9" say which libseat they use.
     """
 
     background: Background = "run"
@@ -61,6 +63,7 @@ class OsSpec:
     on_background: str | None = None
     restart: Restart = "no"
     uinput: bool = False
+    seat: Seat = True
 
 
 @dataclass(frozen=True)
@@ -284,6 +287,7 @@ class HostSpec:
     nics: tuple[str, ...] = ()  # interfaces of the machine that the foreground OS has
     links: tuple[LinkSpec, ...] = ()  # impaired ones
     may_take: tuple[str, ...] = ()  # of both, those that may be the machine's way to the world
+    screens: tuple[str, ...] = ()  # patterns of names of cards that the foreground OS has
 
     def os_names(self) -> tuple[str, ...]:
         """The VMs that are operating systems, in the file's order."""

@@ -96,6 +96,11 @@ class Vm:
         return self._directory("dev")
 
     @property
+    def top_run_fd(self) -> int:
+        """The VM's own /run, O_PATH."""
+        return self._directory("run")
+
+    @property
     def input_fd(self) -> int:
         """The VM's own /dev/input, O_PATH."""
         return self._directory("dev/input")

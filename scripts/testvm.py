@@ -1,6 +1,7 @@
 """Run a command as root in the test VM: a stock distribution kernel with uinput, under QEMU.
 
-    scripts/testvm [--deadline SECONDS] [--memory MIB] [--cpus N] [--console] [--] CMD...
+    scripts/testvm [--deadline SECONDS] [--memory MIB] [--cpus N] [--display] [--console]
+                   [--] CMD...
 
 The VM sees this machine's file system at the same paths. The project's directory (with .venv) is
 writable; whatever the command writes elsewhere stays in the VM's memory and is gone afterwards.
@@ -28,7 +29,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -208,6 +211,18 @@ class Guest:
         for thread, cpu in zip(threads, here, strict=False) if len(threads) <= len(here) else ():
             os.sched_setaffinity(thread, {cpu})
 
+    def ask(self, command: str, **arguments: object) -> object:
+        """What QEMU's monitor answers (QMP); an error is {"error": ...}."""
+        question = {"execute": command, "arguments": arguments, "id": secrets.token_hex(8)}
+        with self._monitor.makefile("rw", encoding="utf-8") as monitor:
+            monitor.write(json.dumps(question) + "\n")
+            monitor.flush()
+            while line := monitor.readline():
+                answer: dict[str, object] = json.loads(line)
+                if answer.get("id") == question["id"]:
+                    return answer.get("return", {"error": answer.get("error")})
+        return {"error": "QEMU has ended"}
+
     def close(self) -> None:
         self._monitor.close()
         self.process.kill()
@@ -218,6 +233,72 @@ class Guest:
         text = os.pread(self._console, 1 << 20, 0).decode(errors="replace")
         assert self.process.stderr is not None
         return text + self.process.stderr.read().decode(errors="replace")
+
+
+class Desk:
+    """The person in front of the guest's screen (--display), at the command's service.
+
+    A line of JSON on port 4 is an order, a line of JSON is the answer:
+
+        {"look": null}           -> {"size": [w, h], "colours": {"00aa00": pixels, ...}}
+        {"look": "a/path.png"}   the same, and the picture is kept, below the project's directory
+        {"type": ["a", "ret"]}   keys by QEMU's names, one after the other
+
+    What is on the screen is what QEMU says: nothing in the guest has a hand in it.
+    """
+
+    DEVICES = ("virtio-gpu-pci", "virtio-keyboard-pci", "virtio-mouse-pci")
+    COLOURS = 6  # those with the most pixels are named
+
+    def __init__(self, guest: Guest, port: socket.socket) -> None:
+        self._guest = guest
+        self._port = port
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError), self._port.makefile("rw", encoding="utf-8") as port:
+            for line in port:
+                try:
+                    answer = self._do(json.loads(line))
+                except (OSError, ValueError, KeyError, AttributeError) as error:
+                    answer = {"error": str(error)}
+                port.write(json.dumps(answer) + "\n")
+                port.flush()
+
+    def _do(self, order: dict[str, object]) -> object:
+        if "type" in order:
+            keys = order["type"]
+            assert isinstance(keys, list)
+            for key in keys:
+                self._guest.ask("send-key", keys=[{"type": "qcode", "data": key}])
+            return {}
+        name = order["look"]
+        if isinstance(name, str):
+            path = (ROOT / name).resolve()
+            if not path.is_relative_to(ROOT):
+                return {"error": "outside the project's directory"}
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._guest.ask("screendump", filename=str(path), format="png")
+        with tempfile.NamedTemporaryFile(suffix=".ppm") as shot:
+            return self._guest.ask("screendump", filename=shot.name) or colours(shot.read())
+
+
+def colours(ppm: bytes) -> object:
+    """Size of a picture (PPM, P6), and the colours with the most pixels."""
+    kind, width, height, _ = ppm.split(maxsplit=4)[:4]
+    columns, rows = int(width), int(height)
+    pixels = ppm[-3 * columns * rows :]
+    lines = Counter(pixels[at : at + 3 * columns] for at in range(0, len(pixels), 3 * columns))
+    counted: Counter[bytes] = Counter()
+    for line, times in lines.items():
+        if line[:3] * columns == line:
+            counted[line[:3]] += columns * times
+            continue
+        for at in range(0, len(line), 3):
+            counted[line[at : at + 3]] += times
+    named = {colour.hex(): number for colour, number in counted.most_common(Desk.COLOURS)}
+    return {"kind": kind.decode(), "size": [columns, rows], "colours": named}
 
 
 def kvm_works(kernel: Kernel) -> bool:
@@ -302,6 +383,7 @@ def run(arguments: argparse.Namespace) -> int:
         "testvm_dir": str(Path.cwd()),
         "testvm_path": f"{ROOT}/.venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"
         ":/sbin:/bin",
+        "testvm_display": "1" if arguments.display else "",
     }
     lines = [f"{name}={shlex.quote(value)}\n" for name, value in environment.items()]
     files = {
@@ -320,10 +402,20 @@ def run(arguments: argparse.Namespace) -> int:
         options += ["-chardev", f"socket,id=port{number},fd={stream.theirs.fileno()}"]
         options += ["-device", f"virtserialport,nr={number},chardev=port{number}"]
     fds = [stream.theirs.fileno() for stream in streams]
+    ours, theirs = socket.socketpair()
+    if arguments.display:
+        for device in Desk.DEVICES:
+            options += ["-device", device]
+        options += ["-chardev", f"socket,id=desk,fd={theirs.fileno()}"]
+        options += ["-device", "virtserialport,nr=4,chardev=desk"]
+        fds.append(theirs.fileno())
     with contextlib.closing(Guest(kernel, files, kvm, options, fds)) as guest:
         for stream in streams:
             stream.theirs.close()
+        theirs.close()
         guest.spread()
+        if arguments.display:
+            Desk(guest, ours)
         in_time = pump(streams, deadline)
         # The guest has synced its file systems before it tells the status: off at once.
     status = streams[2]
@@ -349,6 +441,7 @@ def main() -> int:
     option("--deadline", type=float, default=deadline, help="in seconds (default: %(default)g)")
     option("--memory", type=int, default=2048, help="in MiB (default: %(default)s)")
     option("--cpus", type=int, default=2, help="default: %(default)s")
+    option("--display", action="store_true", help="a screen, a keyboard and a mouse; see Desk")
     option("--console", action="store_true", help="at the end, show the kernel's console (stderr)")
     option("command", nargs=argparse.REMAINDER, metavar="CMD")
     arguments = parser.parse_args()

@@ -8,7 +8,7 @@ import pytest
 
 from hostsim import leftovers
 
-MARKS = ("root", "uinput")
+MARKS = ("root", "uinput", "screen")
 
 
 def _touches_the_kernel(node: pytest.Item) -> bool:
@@ -21,6 +21,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.fail("needs root: run scripts/test, or this as root", pytrace=False)
     if item.get_closest_marker("uinput") and not Path("/dev/uinput").is_char_device():
         pytest.fail("needs /dev/uinput: scripts/testvm has it (scripts/test)", pytrace=False)
+    if item.get_closest_marker("screen") and not list(Path("/dev").glob("vport*p4")):
+        pytest.fail("needs the test VM's screen: scripts/testvm --display", pytrace=False)
 
 
 @pytest.fixture(scope="module", autouse=True)

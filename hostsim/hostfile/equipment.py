@@ -1,6 +1,7 @@
 """The equipment of a host file: [[device]] and [kmc].
 
     nic(table, match, taken) -> str          a network interface that goes to the foreground OS
+    screen(table, match) -> str              a display's card that goes to the foreground OS
     device(index, table, match) -> DeviceSpec
     kmc(table, oses) -> KmcSpec
 
@@ -18,6 +19,7 @@ HOTKEY_MAX = 8
 """HS_FWD_CHORD (cext/input/forward.h)."""
 
 _KEY = re.compile(r"(KEY|BTN)_[A-Z0-9_]+")
+_CARD = re.compile(r"\*|card([0-9]{1,3}|\*)", re.ASCII)
 _TIME = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,6})?) ?(ms|s)")
 
 
@@ -49,11 +51,25 @@ def nic(table: Table, match: dict[str, Any], taken: list[str]) -> str:
     return name
 
 
+def screen(table: Table, match: dict[str, Any]) -> str:
+    """A display as equipment: a pattern of its card's name, and nothing else."""
+    pattern = match["screen"]
+    if len(match) > 1:
+        table.fail("match has screen and other keys", "a screen is meant by its card's name")
+    if not isinstance(pattern, str) or not _CARD.fullmatch(pattern):
+        table.fail(
+            f"match: screen = {str(pattern)[:NAME_SHOWN]!r} names no card",
+            'a name in /dev/dri such as "card0", or "*"',
+        )
+    table.done()
+    return pattern
+
+
 def device(index: int, table: Table, match: dict[str, Any] | None) -> DeviceSpec:
     if not match:
         table.fail(
             "match is missing or empty",
-            "name, vendor, product, phys or a udev property; or interface",
+            "name, vendor, product, phys or a udev property; or interface; or screen",
         )
     for key, value in match.items():
         number = key in DEVICE_NUMBERS

@@ -171,6 +171,7 @@ class _Parser:
         self._few_enough(len(vms) + len(endpoints) + len(uplinks), len(oses))
         devices: list[DeviceSpec] = []
         nics: list[str] = []
+        screens: list[str] = []
         for index, table in enumerate(self._tables("device")):
             if not oses:
                 table.fail("a device, and no VM is an operating system", "add [vm.os] to a VM")
@@ -179,6 +180,8 @@ class _Parser:
                 if table.take("take_default_route", bool, "true or false"):
                     may_take.append(str(match["interface"]))
                 nics.append(equipment.nic(table, match, [*uplinks, *nics]))
+            elif match and "screen" in match:
+                screens.append(equipment.screen(table, match))
             else:
                 devices.append(equipment.device(index, table, match))
         kmc = equipment.kmc(self._single("kmc"), oses)
@@ -196,6 +199,7 @@ class _Parser:
             tuple(nics),
             impaired,
             tuple(may_take),
+            tuple(screens),
         )
 
     def _links(self, names: list[str]) -> tuple[LinkSpec, ...]:

@@ -22,6 +22,7 @@ from hostsim.model import (
     Interface,
     OsSpec,
     Restart,
+    Seat,
     VmSpec,
 )
 
@@ -139,6 +140,7 @@ def _os(table: Table, file: str, name: str, nf: str | None) -> OsSpec | None:
         inner.take("on_background", str, hook),
         inner.choice("restart", Restart, "no"),
         bool(inner.take("uinput", bool, "true or false")),
+        _seat(inner),
     )
     inner.done()
     if spec.restart != "no" and nf is not None:
@@ -147,6 +149,14 @@ def _os(table: Table, file: str, name: str, nf: str | None) -> OsSpec | None:
             "an OS that is started again has software of its own: leave nf or restart out",
         )
     return spec
+
+
+def _seat(table: Table) -> Seat:
+    allowed = 'true, false, or the libseat of its compositors: "0.7", "0.9"'
+    value: Seat | None = table.take("seat", (bool, str), allowed)
+    if isinstance(value, str) and value not in ("0.7", "0.9"):
+        table.fail(f"seat = {value[:20]!r} is not allowed", f"seat is {allowed}")
+    return True if value is None else value
 
 
 def _addresses(table: Table) -> tuple[Interface, ...]:

@@ -103,6 +103,7 @@ VM: dict[str, Json] = {
             "on_background": TEXT,
             "restart": _one_of(Restart),
             "uinput": FLAG,
+            "seat": {"enum": [True, False, "0.7", "0.9"]},
         }
     ),
     "rule": {

@@ -18,11 +18,15 @@ from netns.hotplug import InputNode
 
 
 class Equipment(ABC):
-    """A driver: `mirror`, `direct` (input devices), `nics` (network interfaces). Methods are called
-    in the daemon's loop and return quickly (a few ms; an interface takes some tens).
+    """A driver: `mirror`, `direct` (input devices), `nics` (network interfaces), `screen`. Methods
+    are called in the daemon's loop and return quickly (a few ms; an interface takes some tens).
 
     `release` raises OSError if the OS may still have something; the driver is closed then, and out
     of use. Nothing else raises for a device's sake."""
+
+    leads = False
+    """Whether it takes before the drivers that are in front of it: a compositor that has its screen
+    reads the input that comes after, one that has not may miss it."""
 
     @abstractmethod
     def identify(self) -> list[Json]:

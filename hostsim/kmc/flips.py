@@ -207,7 +207,7 @@ class Flips:
     def _take(self, name: str) -> None:
         for driver in self._drivers():
             driver.restore(name)
-        for driver in self._drivers():
+        for driver in sorted(self._drivers(), key=lambda one: not one.leads):
             driver.take(name)
 
     def _done(self, name: str, previous: str | None) -> None:

@@ -30,6 +30,7 @@ from hostsim.kmc.nics import Nics
 from hostsim.kmc.osnodes import OsNodes
 from hostsim.kmc.plugs import Plugs
 from hostsim.kmc.refrain import AN_AGENT, AgentLog, shown
+from hostsim.kmc.screen import Screens
 from hostsim.kmc.wire import Message, Type
 from hostsim.model import HostSpec, Json
 from hostsim.vm import Vm
@@ -59,6 +60,7 @@ class Kmc:
         self._ready: dict[str, asyncio.Event] = {}
         self._plugs: Plugs | None = None
         self._nics: Nics | None = None
+        self._screens: Screens | None = None
         self._asks = {name: Bucket(ASK_RATE, ASK_BURST) for name in oses}
         self._log = AgentLog()
         self._flips = Flips(spec.kmc, oses, self._ports, self._drivers, self._log)
@@ -87,6 +89,9 @@ class Kmc:
         self._nodes = {name: OsNodes(vm) for name, vm in self._oses.items()}
         self._plugs = Plugs(self._spec, self._nodes, self._hotkey, self._journal)
         self._plugs.start()
+        if self._spec.screens:
+            self._screens = Screens(self._oses, self._open_event, self._switch, self.offence)
+            self._screens.start(self._spec.screens)
         try:
             async with asyncio.timeout(AGENT_START):
                 for ready in self._ready.values():
@@ -115,7 +120,7 @@ class Kmc:
                 steps.callback(driver.close)
             if self._plugs is not None:
                 steps.callback(self._plugs.hush)
-            self._plugs = self._nics = None
+            self._plugs = self._nics = self._screens = None
             for timer in self._returning.values():
                 steps.callback(timer.cancel)
             steps.callback(self._heart.stop)
@@ -130,6 +135,8 @@ class Kmc:
             self._flips.gone(name)
             log.warning("%s died", name)
             self._ports[name].close()
+            if self._screens is not None:
+                self._screens.os_gone(name)
 
     def vm_back(self, name: str) -> None:
         """An OS that died was started again. Once its agent is there (or AGENT_START is over) it is
@@ -145,6 +152,8 @@ class Kmc:
         self._plugs.mirror.os_back(name)
         self._plugs.made.open(name)
         self._nics.os_back(name)
+        if self._screens is not None:
+            self._screens.os_back(name)
         self._ports[name].open()
         loop = asyncio.get_running_loop()
         self._returning[name] = loop.call_later(AGENT_START, self._returned, name)
@@ -202,6 +211,19 @@ class Kmc:
         future.add_done_callback(_heard)
         self._flips.request(name, "the hotkey", future)
 
+    def _open_event(self, name: str, event: str) -> int:
+        return self._nodes[name].open(event)
+
+    def _switch(self, name: str, session: int) -> None:
+        """A compositor asks for the OS of this number (Ctrl+Alt+Fn), as an agent asks by name."""
+        names = list(self._oses)
+        wanted = names[session - 1] if 1 <= session <= len(names) else None
+        future: asyncio.Future[Json] = asyncio.get_running_loop().create_future()
+        future.add_done_callback(_heard)
+        # not now: it would begin a flip in the midst of what the client said
+        to = wanted or f"OS number {session}"
+        asyncio.get_running_loop().call_soon(self._ask_for, name, wanted, to, future)
+
     # -- agents (agents.Handler) ------------------------------------------------------------------
 
     def ready(self, name: str) -> None:
@@ -231,17 +253,30 @@ class Kmc:
             wanted = (
                 self._flips.machine.next() if message.type is Type.NEXT else shown(message.body)
             )
-            if not {"*", name} & set(self._spec.kmc.may_flip):
-                raise Refused(f"{name} may not ask for it ([kmc] may_flip)")
-            if not self._asks[name].take(time.monotonic()):
-                raise Refused(f"{name} asks too often")
         except Refused as refused:
-            to = "the next OS" if message.type is Type.NEXT else shown(message.body)
-            what, by = f"flip to {to}", f"{AN_AGENT}{name}"
-            self._log.say(by, "refusals", f"{what}, asked by {by}: refused: {refused}")
-            future.set_exception(HostsimError(what, str(refused)))
+            self._refuse(name, "the next OS", str(refused), future)
+            return
+        to = "the next OS" if message.type is Type.NEXT else wanted
+        self._ask_for(name, wanted, to, future)
+
+    def _ask_for(
+        self, name: str, wanted: str | None, to: str, future: asyncio.Future[Json]
+    ) -> None:
+        """OS `name` asks for a flip to `wanted`, in its words `to`; None: there is no such OS."""
+        why = ""
+        if not {"*", name} & set(self._spec.kmc.may_flip):
+            why = f"{name} may not ask for it ([kmc] may_flip)"
+        elif not self._asks[name].take(time.monotonic()):
+            why = f"{name} asks too often"
+        if wanted is None or why:
+            self._refuse(name, to, why or "no OS has this number", future)
             return
         self._flips.request(wanted, f"{AN_AGENT}{name}", future, owner=False)
+
+    def _refuse(self, name: str, to: str, why: str, future: asyncio.Future[Json]) -> None:
+        what, by = f"flip to {to}", f"{AN_AGENT}{name}"
+        self._log.say(by, "refusals", f"{what}, asked by {by}: refused: {why}")
+        future.set_exception(HostsimError(what, why))
 
     def offence(self, name: str, why: str) -> None:
         """See `agents.Handler`."""
@@ -255,7 +290,7 @@ class Kmc:
         """Those in use, in the order in which they release and take."""
         plugs = self._plugs
         inputs = (plugs.mirror, plugs.direct) if plugs is not None else ()
-        drivers: tuple[Equipment | None, ...] = (*inputs, self._nics)
+        drivers: tuple[Equipment | None, ...] = (*inputs, self._screens, self._nics)
         return [driver for driver in drivers if driver is not None]
 
 

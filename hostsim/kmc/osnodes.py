@@ -10,6 +10,7 @@ announces the rest, when there is time for it; files that are open are the drive
 """
 
 import contextlib
+import errno
 import functools
 import grp
 import logging
@@ -22,7 +23,7 @@ from cext.input import evnode
 from cext.vm.tree import open_beneath
 from hostsim.errors import reason
 from hostsim.vm import Vm
-from netns import tree
+from netns import nodes, tree
 from netns.evdevices import Source, classify
 from netns.hotplug import InputNode
 from netns.uevent import Announcer
@@ -150,6 +151,19 @@ class OsNodes:
         """A node of the OS's /dev that no flip moves: allowed, and made. Raises OSError."""
         self.vm.devices.allow(os.major(rdev), os.minor(rdev))
         evnode.make(self.vm.dev_fd, name, rdev, self.vm.owner, self._group)
+
+    def open(self, sysname: str) -> int:
+        """A descriptor of a node that the OS has now, the caller's then; none of another device,
+        whatever has its name. Raises OSError."""
+        node = self._given.get(sysname)
+        if node is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), sysname)
+        path = nodes.where(f"/dev/input/{sysname}")
+        fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        if os.fstat(fd).st_rdev != node.rdev:
+            os.close(fd)
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), sysname)
+        return fd
 
     def withdraw(self, sysname: str) -> None:
         """The node goes, and no new open succeeds; see `settle` for the rest. Not given, or an OS

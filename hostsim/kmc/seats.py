@@ -1,0 +1,247 @@
+"""The seat server: one listening socket for each OS, /run/seatd.sock, that libseat's clients use.
+
+Which OS asks is known by the listener. What it sends is judged by `seat`; here are the sockets and
+descriptors. An OS has few connections, a client is read a little at a time and never waited for:
+one that floods or does not read is cut off, and loses its seat.
+"""
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import socket
+import time
+from array import array
+from collections.abc import Sequence
+from typing import Protocol
+
+from hostsim.errors import reason
+from hostsim.kmc import seatwire
+from hostsim.kmc.agents import Bucket
+from hostsim.kmc.seat import Action, Came, Cut, Left, Open, Seat, Send, Shut, Switch
+from hostsim.vm import Vm
+from netns import tree
+
+log = logging.getLogger("hostsim.kmc")
+
+NAME = "seatd.sock"
+"""In the OS's /run: where libseat looks (SEATD_DEFAULTPATH)."""
+
+CLIENTS = 8
+"""Most connections of one OS; further ones are closed at once."""
+
+CHUNK = 512
+"""Bytes read from a client in one turn of the loop."""
+
+RATE, BURST = 400.0, 1000.0
+"""Reads a second from one client, and how many at once; then it is cut off."""
+
+_EVIOCREVOKE = 0x40044591
+
+
+class Handler(Protocol):
+    """What has the devices. Called in the loop."""
+
+    def open_card(self, name: str, card: str) -> int:
+        """A descriptor of the card for the foreground OS `name`, the caller's then. Raises
+        OSError."""
+        ...
+
+    def card_shut(self, name: str, card: str) -> None:
+        """The OS has one fewer."""
+        ...
+
+    def open_event(self, name: str, event: str) -> int:
+        """A descriptor of an input device that the OS has. Raises OSError."""
+        ...
+
+    def left(self, name: str) -> None:
+        """Nobody in the OS has the seat any more."""
+        ...
+
+    def switch(self, name: str, session: int) -> None:
+        """A client asks for the OS of this number, 1 and up."""
+        ...
+
+    def offence(self, name: str, why: str) -> None:
+        """A client broke the rules, and is cut off."""
+        ...
+
+
+class SeatPort:
+    """The seat server of one OS. `close` ends all its clients."""
+
+    def __init__(self, name: str, vm: Vm, handler: Handler, answers: bool = False) -> None:
+        self.name = name
+        self._vm = vm
+        self._handler = handler
+        self._answers = answers
+        self._seat = Seat(answers)
+        self._listener: socket.socket | None = None
+        self._clients: dict[int, tuple[socket.socket, Bucket]] = {}
+        self._files: dict[int, tuple[int, str]] = {}  # of a device: our descriptor, and its name
+        self._last = 0
+
+    @property
+    def leaving(self) -> bool:
+        """See `Seat.leaving`."""
+        return self._seat.leaving
+
+    @property
+    def held(self) -> bool:
+        """Whether a client has the seat, or waits for it."""
+        return self._seat.holder is not None
+
+    def open(self) -> None:
+        """Bind the socket. If something of the OS's own is in the way, it goes without a seat."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            # every user of the OS may have it; only its own OS gets here
+            tree.bind(listener, self._vm.top_run_fd, NAME, 0o666)
+            listener.listen(CLIENTS)
+        except OSError as error:
+            listener.close()
+            log.warning("%s goes without a seat: %s", self.name, reason(error))
+            return
+        self._listener = listener
+        asyncio.get_running_loop().add_reader(listener, self._accept)
+
+    def enable(self) -> None:
+        """The OS is foreground, and is master of its cards already."""
+        self._do(self._seat.enable())
+
+    def ask(self) -> None:
+        """The OS is to let go."""
+        self._do(self._seat.ask())
+
+    def disable(self) -> None:
+        """The OS has the screen no more. Its input devices are revoked; compositors open them
+        again."""
+        for fd, name in self._files.values():
+            if name.startswith("event"):
+                _revoke(fd)
+        self._do(self._seat.disable())
+
+    def close(self) -> None:
+        """The OS is gone, or the host goes down. Twice is harmless."""
+        for client in list(self._clients):
+            self._hang_up(client)
+        if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
+        self._seat = Seat(self._answers)
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        assert self._listener is not None
+        try:
+            sock, _ = self._listener.accept()
+        except OSError:
+            return
+        if len(self._clients) >= CLIENTS:
+            sock.close()
+            return
+        sock.setblocking(False)
+        self._last += 1
+        self._clients[self._last] = sock, Bucket(RATE, BURST)
+        self._seat.connected(self._last)
+        asyncio.get_running_loop().add_reader(sock, self._read, self._last)
+
+    def _read(self, client: int) -> None:
+        sock, bucket = self._clients[client]
+        try:
+            data = sock.recv(CHUNK)  # a descriptor that comes along is not taken
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._hang_up(client)
+        elif not bucket.take(time.monotonic()):
+            self._handler.offence(self.name, f"more than {RATE:g} messages a second")
+            self._hang_up(client)
+        else:
+            self._do(self._seat.received(client, data))
+
+    def _do(self, actions: Sequence[Action]) -> None:
+        todo = list(actions)
+        while todo:
+            match todo.pop(0):
+                case Send(client, data):
+                    todo += self._send(client, data)
+                case Open(client, device, name):
+                    todo += self._open_device(client, device, name)
+                case Shut(_, device, name):
+                    self._shut(device, name)
+                case Switch(session):
+                    self._handler.switch(self.name, session)
+                case Cut(client, why):
+                    self._handler.offence(self.name, why)
+                    self._end(client)
+                case Left():
+                    self._handler.left(self.name)
+                case Came():
+                    pass
+
+    def _open_device(self, client: int, device: int, name: str) -> list[Action]:
+        if client not in self._clients:
+            return []
+        card = name.startswith("card")
+        try:
+            opened = self._handler.open_card if card else self._handler.open_event
+            fd = opened(self.name, name)
+        except OSError as error:
+            self._seat.failed(client, device)
+            return self._send(client, seatwire.error(error.errno or errno.EIO))
+        self._files[device] = fd, name
+        return self._send(client, seatwire.device_opened(device), fd)
+
+    def _shut(self, device: int, name: str) -> None:
+        fd, _ = self._files.pop(device, (-1, name))
+        if fd < 0:
+            return
+        if name.startswith("card"):
+            os.close(fd)
+            self._handler.card_shut(self.name, name)
+        else:
+            _revoke(fd)
+            # the kernel waits for RCU at the last close of an evdev file
+            asyncio.get_running_loop().run_in_executor(None, os.close, fd)
+
+    def _send(self, client: int, data: bytes, fd: int = -1) -> list[Action]:
+        """What is to be done where that could not be."""
+        if client not in self._clients:
+            return []
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [fd]))] if fd >= 0 else []
+        sent = 0
+        try:
+            sent = self._clients[client][0].sendmsg([data], rights, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            pass
+        except OSError:  # it is gone, which its socket will say too
+            return []
+        if sent == len(data):
+            return []
+        self._handler.offence(self.name, "a client of the seat does not read")
+        self._end(client)
+        return self._seat.gone(client)
+
+    def _hang_up(self, client: int) -> None:
+        self._end(client)
+        self._do(self._seat.gone(client))
+
+    def _end(self, client: int) -> None:
+        sock, _ = self._clients.pop(client, (None, None))
+        if sock is not None:
+            asyncio.get_running_loop().remove_reader(sock)
+            sock.close()
+
+
+def _revoke(fd: int) -> None:
+    """No copy of the open file reads or writes the device any more (EVIOCREVOKE)."""
+    with contextlib.suppress(OSError):  # unplugged
+        fcntl.ioctl(fd, _EVIOCREVOKE, 0)

@@ -1,0 +1,319 @@
+"""A display's card (/dev/dri/cardN) by its ioctls (linux/drm.h, drm_mode.h). All raise OSError.
+
+    card = Card("/dev/dri/card0")      the first open file of a card is its master; EBUSY: not ours
+    card.show()                        black on every screen, by a buffer of our own; all else off
+    kept = card.snapshot()             what is shown and how: planes, modes, gamma, ...
+    card.show(kept)                    the same again; who drew it need not live any more
+    card.drop(); master(other)         the right to set it passes to another open file
+
+Only the master can change what is shown, and it can read what is shown (GETFB2). Drivers without
+atomic modesetting are refused (EOPNOTSUPP): only there is what is shown one state.
+"""
+
+import errno
+import fcntl
+import mmap
+import os
+import struct
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+_RES = struct.Struct("=4Q8I")
+_CONNECTOR = struct.Struct("=4Q12I")
+_ENCODER = struct.Struct("=5I")
+_MODE = 68  # bytes of drm_mode_modeinfo
+_CRTC = struct.Struct(f"=Q7I{_MODE}s")
+_DUMB = struct.Struct("=6IQ")
+_MAP = struct.Struct("=2IQ")
+_FB2 = struct.Struct("=5I4I4I4I4x4Q")
+_PLANES = struct.Struct("=QI4x")
+_GET_PLANE = struct.Struct("=6IQ")
+_PROPERTIES = struct.Struct("=2Q3I4x")
+_PROPERTY = struct.Struct("=2Q2I32s2I")
+_BLOB = struct.Struct("=2IQ")
+_NEW_BLOB = struct.Struct("=Q2I")
+_ATOMIC = struct.Struct("=2I6Q")
+
+_CRTCS, _CONNECTORS, _PLANE = 0xCCCCCCCC, 0xC0C0C0C0, 0xEEEEEEEE  # kinds of objects
+_IMMUTABLE, _IS_BLOB = 1 << 2, 1 << 4
+_ALLOW_MODESET = 0x400
+_MODIFIERS = 2
+_XRGB = 0x34325258
+_UNIVERSAL_PLANES, _ATOMIC_CAP = 2, 3
+_CONNECTED = 1
+_UNSET = frozenset(
+    {"DPMS", "IN_FENCE_FD", "OUT_FENCE_PTR", "WRITEBACK_FB_ID", "WRITEBACK_OUT_FENCE_PTR"}
+)
+"""Properties that are of one commit, or of the time before atomic ones: no state."""
+_CORE = frozenset(
+    {
+        *("FB_ID", "CRTC_ID", "MODE_ID", "ACTIVE", "SRC_X", "SRC_Y", "SRC_W", "SRC_H"),
+        *("CRTC_X", "CRTC_Y", "CRTC_W", "CRTC_H"),
+    }
+)
+"""Without these nothing is shown; the others make it look as it did."""
+
+
+def _number(direction: int, nr: int, size: int) -> int:
+    return direction << 30 | size << 16 | ord("d") << 8 | nr
+
+
+def _both(fd: int, nr: int, data: bytes) -> bytes:
+    """An ioctl that reads and writes its argument."""
+    buffer = bytearray(data)
+    fcntl.ioctl(fd, _number(3, nr, len(data)), buffer)
+    return bytes(buffer)
+
+
+def master(fd: int) -> None:
+    """The open file is the card's master (SET_MASTER). EBUSY: another one is."""
+    fcntl.ioctl(fd, 0x641E)
+
+
+def drop(fd: int) -> None:
+    """It is so no more (DROP_MASTER). One that was not is no error."""
+    try:
+        fcntl.ioctl(fd, 0x641F)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+
+
+def open_card(path: str) -> int:
+    """An open file of the card."""
+    return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+
+
+def _ask_for(fd: int, capability: int) -> None:
+    fcntl.ioctl(fd, _number(1, 0x0D, 16), struct.pack("=2Q", capability, 1))
+
+
+def see_planes(fd: int) -> None:
+    """Have all planes listed, those of whole screens and cursors too."""
+    _ask_for(fd, _UNIVERSAL_PLANES)
+
+
+def mapped(fd: int, handle: int) -> int:
+    """At which offset of the open file a buffer can be mapped."""
+    offset: int = _MAP.unpack(_both(fd, 0xB3, _MAP.pack(handle, 0, 0)))[2]
+    return offset
+
+
+def framebuffer(fd: int, number: int) -> tuple[int, int, int]:
+    """A shown buffer's first plane: a handle, which is 0 for who may not read it, the bytes of a
+    line, and the lines."""
+    found = _FB2.unpack(_both(fd, 0xCE, _FB2.pack(number, *[0] * 20)))
+    return found[5], found[9], found[2]
+
+
+@dataclass
+class Snapshot:
+    """What a card shows, with buffers and blobs of the card's own descriptor; `Card.forget` ends
+    it."""
+
+    values: list[tuple[int, int, str, int]] = field(default_factory=list)  # object, property, value
+    buffers: list[int] = field(default_factory=list)
+    blobs: list[int] = field(default_factory=list)
+
+
+class Card:
+    """One card, opened. `close` ends all that was made for it, and the right to it."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._fd = open_card(path)
+        self._names: dict[int, tuple[str, int]] = {}  # of properties: name and flags
+        self._home = Snapshot()
+        try:
+            self.claim()
+            see_planes(self._fd)
+            _ask_for(self._fd, _ATOMIC_CAP)
+            self.light()
+            self._home = self.snapshot()
+        except OSError:
+            os.close(self._fd)
+            raise
+
+    def fileno(self) -> int:
+        """The descriptor; it stays ours."""
+        return self._fd
+
+    def claim(self) -> None:
+        """Be the master. EBUSY: another open file is."""
+        master(self._fd)
+
+    def drop(self) -> None:
+        """Be it no more."""
+        drop(self._fd)
+
+    def show(self, what: Snapshot | None = None) -> None:
+        """What a snapshot has; without one, black. The card's master must be us."""
+        values = (what or self._home).values
+        try:
+            self._commit(values)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            self._commit([one for one in values if one[2] in _CORE])
+
+    def snapshot(self) -> Snapshot:
+        """How the card is set now. Buffers are kept, whatever becomes of who drew them."""
+        kept = Snapshot()
+        try:
+            for kind, numbers in self._objects().items():
+                for number in numbers:
+                    self._keep(kept, number, kind)
+        except OSError:
+            self.forget(kept)
+            raise
+        return kept
+
+    def forget(self, kept: Snapshot) -> None:
+        """Let go of a snapshot. Twice is harmless."""
+        while kept.buffers:
+            _both(self._fd, 0xAF, struct.pack("=I", kept.buffers.pop()))
+        while kept.blobs:
+            _both(self._fd, 0xBE, struct.pack("=I", kept.blobs.pop()))
+        kept.values.clear()
+
+    def shown(self) -> list[int]:
+        """The buffers on its planes, 0 for a plane that is off; nobody need be master."""
+        planes = self._objects()[_PLANE]
+        found = [_both(self._fd, 0xB6, _GET_PLANE.pack(n, *[0] * 6)) for n in planes]
+        return [_GET_PLANE.unpack(one)[2] for one in found]
+
+    def close(self) -> None:
+        """Twice is harmless."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _objects(self) -> dict[int, list[int]]:
+        """All there are, by kind: those that others are bound to first."""
+        crtcs, connectors = self._resources()
+        count = _PLANES.unpack(_both(self._fd, 0xB5, _PLANES.pack(0, 0)))[1]
+        planes = array("I", [0] * count)
+        _both(self._fd, 0xB5, _PLANES.pack(planes.buffer_info()[0], count))
+        return {_CRTCS: crtcs, _CONNECTORS: connectors, _PLANE: planes.tolist()}
+
+    def _resources(self) -> tuple[list[int], list[int]]:
+        """CRTCs and connectors."""
+        found = _RES.unpack(_both(self._fd, 0xA0, _RES.pack(*[0] * 12)))
+        crtcs, connectors = (array("I", [0] * found[at]) for at in (5, 6))
+        at = (0, crtcs.buffer_info()[0], connectors.buffer_info()[0], 0)
+        _both(self._fd, 0xA0, _RES.pack(*at, 0, len(crtcs), len(connectors), *[0] * 5))
+        return crtcs.tolist(), connectors.tolist()
+
+    def light(self, colour: int = 0) -> None:
+        """A buffer of one colour (0xRRGGBB) on a CRTC for each connector with a screen, in the
+        screen's own mode."""
+        crtcs, connectors = self._resources()
+        free = list(range(len(crtcs)))
+        for connector in connectors:
+            mode, encoders = self._screen(connector)
+            possible = 0
+            for encoder in encoders:
+                words = _ENCODER.unpack(_both(self._fd, 0xA6, _ENCODER.pack(encoder, *[0] * 4)))
+                possible |= words[3]
+            at = next((n for n in free if mode and possible >> n & 1), None)
+            if at is None:
+                continue
+            free.remove(at)
+            width, height = (struct.unpack_from("=H", mode, where)[0] for where in (4, 14))
+            names, buffer = array("I", [connector]), self._filled(width, height, colour)
+            words = (names.buffer_info()[0], 1, crtcs[at], buffer, 0, 0, 0, 1)
+            _both(self._fd, 0xA2, _CRTC.pack(*words, mode))
+
+    def _screen(self, connector: int) -> tuple[bytes, list[int]]:
+        """Its screen's preferred mode (the first one), empty if there is none; its encoders."""
+        asked = [0] * 16
+        asked[8] = connector
+        found = list(_CONNECTOR.unpack(_both(self._fd, 0xA7, _CONNECTOR.pack(*asked))))
+        modes, encoders = bytearray(_MODE * found[4]), array("I", [0] * found[6])
+        room = array("B", modes)
+        properties, values = array("I", [0] * found[5]), array("Q", [0] * found[5])
+        at = [x.buffer_info()[0] for x in (encoders, room, properties, values)]
+        words = (*at, found[4], found[5], found[6], 0, connector, *[0] * 7)
+        now = _CONNECTOR.unpack(_both(self._fd, 0xA7, _CONNECTOR.pack(*words)))
+        there = now[11] == _CONNECTED and 0 < now[4] <= found[4]
+        return room.tobytes()[:_MODE] if there else b"", encoders.tolist()
+
+    def _filled(self, width: int, height: int, colour: int) -> int:
+        """A buffer of one colour, which lives as long as the descriptor."""
+        made = _DUMB.unpack(_both(self._fd, 0xB2, _DUMB.pack(height, width, 32, 0, 0, 0, 0)))
+        handle, pitch, size = made[4:]
+        with mmap.mmap(self._fd, size, offset=mapped(self._fd, handle)) as pixels:
+            # zeros too: not every driver gives out cleared memory
+            pixels.write(colour.to_bytes(4, "little") * (size // 4))
+        words = (0, width, height, _XRGB, 0, handle, 0, 0, 0, pitch, *[0] * 7, *[0] * 4)
+        number: int = _FB2.unpack(_both(self._fd, 0xB8, _FB2.pack(*words)))[0]
+        return number
+
+    def _keep(self, kept: Snapshot, number: int, kind: int) -> None:
+        """Add one object's settings to a snapshot."""
+        for prop, value in self._properties(number, kind):
+            name, flags = self._property(prop)
+            if flags & _IMMUTABLE or name in _UNSET:
+                continue
+            if flags & _IS_BLOB and value:
+                value = self._copy_blob(value)
+                kept.blobs.append(value)
+            elif name == "FB_ID" and value:
+                value = self._hold(value)
+                kept.buffers.append(value)
+            kept.values.append((number, prop, name, value))
+
+    def _properties(self, number: int, kind: int) -> list[tuple[int, int]]:
+        """Of an object: property and value."""
+        asked = _PROPERTIES.pack(0, 0, 0, number, kind)
+        count = _PROPERTIES.unpack(_both(self._fd, 0xB9, asked))[2]
+        properties, values = array("I", [0] * count), array("Q", [0] * count)
+        at = (properties.buffer_info()[0], values.buffer_info()[0])
+        _both(self._fd, 0xB9, _PROPERTIES.pack(*at, count, number, kind))
+        return list(zip(properties, values, strict=True))
+
+    def _property(self, number: int) -> tuple[str, int]:
+        """Name and flags; they do not change."""
+        if number not in self._names:
+            asked = _PROPERTY.pack(0, 0, number, 0, b"", 0, 0)
+            found = _PROPERTY.unpack(_both(self._fd, 0xAA, asked))
+            self._names[number] = found[4].split(b"\0")[0].decode("latin-1"), found[3]
+        return self._names[number]
+
+    def _copy_blob(self, number: int) -> int:
+        """A blob of ours with the contents of this one, which goes with who made it."""
+        size = _BLOB.unpack(_both(self._fd, 0xAC, _BLOB.pack(number, 0, 0)))[1]
+        data = array("B", bytes(size))
+        _both(self._fd, 0xAC, _BLOB.pack(number, size, data.buffer_info()[0]))
+        made = _both(self._fd, 0xBD, _NEW_BLOB.pack(data.buffer_info()[0], size, 0))
+        copy: int = _NEW_BLOB.unpack(made)[2]
+        return copy
+
+    def _hold(self, number: int) -> int:
+        """A framebuffer of ours with the memory of this one. Its number alone would be another's
+        once its owner removes it."""
+        asked = _FB2.pack(number, *[0] * 20)
+        found = list(_FB2.unpack(_both(self._fd, 0xCE, asked)))
+        handles = {handle for handle in found[5:9] if handle}
+        try:
+            if not found[4] & _MODIFIERS:
+                found[17:] = [0] * 4
+            held: int = _FB2.unpack(_both(self._fd, 0xB8, _FB2.pack(0, *found[1:])))[0]
+        finally:
+            for handle in handles:
+                fcntl.ioctl(self._fd, _number(1, 0x09, 8), struct.pack("=2I", handle, 0))
+        return held
+
+    def _commit(self, values: Sequence[tuple[int, int, str, int]]) -> None:
+        """All of it at once, or nothing."""
+        objects = list(dict.fromkeys(number for number, *_ in values))
+        grouped = [[one for one in values if one[0] == number] for number in objects]
+        names = array("I", objects)
+        counts = array("I", [len(group) for group in grouped])
+        properties = array("I", [prop for group in grouped for _, prop, _, _ in group])
+        settings = array("Q", [value for group in grouped for *_, value in group])
+        at = [x.buffer_info()[0] for x in (names, counts, properties, settings)]
+        _both(self._fd, 0xBC, _ATOMIC.pack(_ALLOW_MODESET, len(names), *at, 0, 0))

@@ -1,0 +1,200 @@
+"""The seat server in a real OS: sockets, descriptors, and clients that break the rules."""
+
+import asyncio
+import contextlib
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import pytest
+
+from help.seat import SeatClient
+from help.waiting import until
+from hostsim.kmc import seatwire
+from hostsim.kmc.seats import CLIENTS, NAME, SeatPort
+from hostsim.vm import Vm
+
+pytestmark = pytest.mark.root
+
+T = TypeVar("T")
+
+
+class Devices:
+    """Cards and input devices that are files in memory; what the port told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, ...]] = []
+        self.inodes: set[int] = set()
+
+    def open_card(self, name: str, card: str) -> int:
+        if card != "card0":
+            raise FileNotFoundError(errno.ENOENT, card)
+        fd = os.memfd_create(card)
+        self.inodes.add(os.fstat(fd).st_ino)
+        self.told.append(("open", name, card))
+        return fd
+
+    def card_shut(self, name: str, card: str) -> None:
+        self.told.append(("shut", name, card))
+
+    def open_event(self, name: str, event: str) -> int:
+        self.told.append(("open", name, event))
+        return os.memfd_create(event)
+
+    def left(self, name: str) -> None:
+        self.told.append(("left", name))
+
+    def switch(self, name: str, session: int) -> None:
+        self.told.append(("switch", name, str(session)))
+
+    def offence(self, name: str, why: str) -> None:
+        self.told.append(("offence", name, why))
+
+
+class Served:
+    """The seat of one OS, in a loop on a thread of its own."""
+
+    def __init__(self, vm: Vm) -> None:
+        self.vm = vm
+        self.devices = Devices()
+        self.port = SeatPort(vm.spec.name, vm, self.devices)
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever)
+        self._thread.start()
+        self.clients: list[SeatClient] = []
+        self.do(self.port.open)
+
+    def do(self, function: Callable[[], T]) -> T:
+        async def run() -> T:
+            return function()
+
+        return asyncio.run_coroutine_threadsafe(run(), self.loop).result(20)
+
+    def client(self) -> SeatClient:
+        made = SeatClient(self.vm)
+        self.clients.append(made)
+        return made
+
+    def active(self) -> SeatClient:
+        """A client that has the seat, of an OS in the foreground."""
+        self.do(self.port.enable)
+        made = self.client()
+        made.order("seat")
+        made.heard("enabled")
+        return made
+
+    def offences(self) -> list[str]:
+        return [one[2] for one in self.devices.told if one[0] == "offence"]
+
+    def close(self) -> None:
+        for client in self.clients:
+            client.end()
+        self.do(self.port.close)
+        asyncio.run_coroutine_threadsafe(self.loop.shutdown_default_executor(), self.loop).result(
+            20
+        )
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(20)
+        self.loop.close()
+
+
+@pytest.fixture
+def served(make_vm: Callable[..., Vm]) -> Iterator[Served]:
+    """Also: no descriptor stays (`make_vm`)."""
+    made = Served(make_vm("work", os=True))
+    with contextlib.closing(made):
+        yield made
+
+
+def test_a_client_has_its_devices_for_a_turn(served: Served) -> None:
+    client = served.client()
+    client.order("seat")
+    assert client.asked("ping") == "pong"
+    assert "opened" not in client.lines  # held back
+    served.do(served.port.enable)
+    client.heard("enabled")
+    assert client.lines[-2:] == ["opened", "enabled"]
+    assert client.asked("open /dev/dri/card0").startswith("device 1 ")
+    assert client.asked("open /dev/input/event7").startswith("device 2 ")
+    assert client.asked("open /dev/dri/card9") == f"error {errno.ENOENT}"
+    assert client.asked("open /etc/shadow") == f"error {errno.ENOENT}"
+    fd = int(client.lines[-4].split()[2])
+    inode = os.stat(f"/proc/{client.process.pid}/fd/{fd}").st_ino
+    assert inode in served.devices.inodes
+    served.do(served.port.ask)
+    until(lambda: not served.do(lambda: served.port.leaving), 20, "acknowledged")
+    served.do(served.port.disable)
+    assert client.asked("open /dev/dri/card0") == f"error {errno.EPERM}"
+    served.do(served.port.enable)
+    client.heard("enabled", 2)
+    client.order("switch 2")
+    until(lambda: ("switch", "work", "2") in served.devices.told, 20, "the wish for another OS")
+    client.end()
+    until(lambda: ("left", "work") in served.devices.told, 20, "the seat is free")
+    assert ("shut", "work", "card0") in served.devices.told
+
+
+def test_a_client_that_does_not_acknowledge_loses_its_rights_all_the_same(served: Served) -> None:
+    client = served.active()
+    assert client.asked("deaf") == "deaf"
+    served.do(served.port.ask)
+    client.heard("disabled")
+    assert served.do(lambda: served.port.leaving)
+    served.do(served.port.disable)
+    assert not served.do(lambda: served.port.leaving)
+    assert client.asked("open /dev/dri/card0") == f"error {errno.EPERM}"
+
+
+@pytest.mark.parametrize(
+    ("order", "why"),
+    [
+        ("raw 6300 0000", "there is no message 99"),
+        ("raw 0700 ffff", "a message of 65535 bytes"),
+        ("raw 0300 0200 0000", "another length"),
+        ("seat", "a second OPEN_SEAT"),
+        ("flood 200000", ""),  # too much, or nothing read of what is answered
+    ],
+)
+def test_who_breaks_the_rules_is_cut_off_and_the_next_one_served(
+    served: Served, order: str, why: str
+) -> None:
+    client = served.active()
+    assert client.asked("open /dev/dri/card0").startswith("device")
+    client.order(order)
+    until(lambda: any(why in one for one in served.offences()), 20, why)
+    client.heard("gone")
+    until(lambda: ("left", "work") in served.devices.told, 20, "the seat is free")
+    after = served.client()
+    after.order("seat")
+    after.heard("enabled")
+
+
+def test_half_a_message_keeps_nobody_waiting(served: Served) -> None:
+    half = served.active()
+    half.order("raw 0300 0e")
+    other = served.client()
+    assert other.asked("ping") == "pong"
+    half.order("raw 00 0c00 2f6465762f696e7075742f00")
+    half.heard(f"error {errno.ENOENT}")
+
+
+def test_an_os_has_few_connections(served: Served) -> None:
+    here = [served.client() for _ in range(CLIENTS)]
+    extra = served.client()
+    extra.heard("gone")
+    assert here[-1].asked("ping") == "pong"
+
+
+def test_what_is_in_the_way_of_the_socket_is_the_oss_own_affair(make_vm: Callable[..., Vm]) -> None:
+    vm = make_vm("work", os=True)
+    assert vm.run(["mkdir", "-p", f"/run/{NAME}/x"]).returncode == 0
+    served = Served(vm)
+    with contextlib.closing(served):
+        served.do(served.port.enable)
+        served.do(served.port.disable)
+
+
+def test_the_largest_message_is_what_it_says() -> None:
+    assert seatwire.BODY_MAX == 2 + seatwire.PATH_MAX

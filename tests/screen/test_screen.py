@@ -1,0 +1,149 @@
+"""The screen moves with the foreground: two OSes with a client of the seat each, and what is to be
+seen by QEMU's own account."""
+
+import contextlib
+import errno
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from help.desk import Desk
+from help.rig import DEADLINE, Rig
+from help.seat import SeatClient
+from help.waiting import until
+from hostsim.model import HostSpec, KmcSpec, OsSpec, VmSpec
+
+pytestmark = [pytest.mark.screen, pytest.mark.timeout(240)]
+
+BLACK, GREEN, RED = "000000", "00aa00", "aa0000"
+FLIPS = 20
+
+
+class Stage:
+    """The OSes, their clients, and the screen."""
+
+    def __init__(self, rig: Rig, desk: Desk) -> None:
+        self.rig, self.desk = rig, desk
+        self.clients: list[SeatClient] = []
+
+    def client(self, name: str, colour: str | None = None) -> SeatClient:
+        made = SeatClient(self.rig.vms[name], colour, DEADLINE)
+        self.clients.append(made)
+        return made
+
+    def flip(self, name: str) -> None:
+        self.rig.flip(name, seen=False)
+
+    def painted(self, name: str, colour: str) -> SeatClient:
+        """A compositor of the foreground OS, which fills the screen."""
+        made = self.client(name, colour)
+        made.heard("painted")
+        until(lambda: self.desk.only(colour), DEADLINE, f"the screen is {colour}")
+        return made
+
+
+@pytest.fixture
+def desk() -> Iterator[Desk]:
+    with contextlib.closing(Desk()) as made:
+        yield made
+
+
+@pytest.fixture
+def stage(tmp_path: Path, desk: Desk) -> Iterator[Stage]:
+    """A started host; at its end the console has the screen again as it was."""
+    found = desk.colours()
+    spec = HostSpec(
+        name="scr",
+        path=Path("/"),
+        vms=(VmSpec("work", os=OsSpec()), VmSpec("play", os=OsSpec())),
+        kmc=KmcSpec("work", 2.0),
+        screens=("card0",),
+    )
+    rig = Rig(spec, tmp_path)
+    made = Stage(rig, desk)
+    try:
+        rig.start()
+        assert desk.only(BLACK)
+        yield made
+    finally:
+        for client in made.clients:
+            client.end()
+        rig.stop()
+    until(lambda: set(desk.colours()) == set(found), DEADLINE, "the console's picture is back")
+
+
+def test_each_os_has_the_screen_in_its_turn(stage: Stage) -> None:
+    work = stage.painted("work", GREEN)
+    play = stage.client("play", RED)
+    assert stage.desk.only(GREEN)
+    colours = {"work": GREEN, "play": RED}
+    clients = {"work": work, "play": play}
+    files = 0
+    for turn in range(1, FLIPS + 1):
+        name = ("work", "play")[turn % 2]
+        client = clients[name]
+        before = client.lines.count("painted")
+        stage.flip(name)
+        client.heard("painted", before + 1)
+        assert stage.desk.only(colours[name]), turn
+        if turn == 2:  # both have opened what they open
+            files = len(os.listdir("/proc/self/fd"))
+    assert len(os.listdir("/proc/self/fd")) == files
+    assert clients["work"].asked("files") == clients["play"].asked("files")
+    work.order("switch 2")
+    until(lambda: stage.desk.only(RED), DEADLINE, "Ctrl+Alt+F2 in a compositor is a flip")
+
+
+def test_a_stopped_client_loses_the_screen_and_finds_its_picture_there_again(stage: Stage) -> None:
+    work = stage.painted("work", GREEN)
+    stage.client("play", RED)
+    os.kill(work.process.pid, signal.SIGSTOP)
+    try:
+        stage.flip("play")  # after release_timeout
+        until(lambda: stage.desk.only(RED), DEADLINE, "the next OS has the screen")
+        stage.flip("work")
+        # by the KMC: its client is stopped
+        until(lambda: stage.desk.only(GREEN), DEADLINE, "its picture is back")
+        stage.flip("play")
+        until(lambda: stage.desk.only(RED), DEADLINE, "the next OS has the screen again")
+    finally:
+        os.kill(work.process.pid, signal.SIGCONT)
+    work.heard("disabled", 2)
+    assert stage.desk.only(RED)
+    before = work.lines.count("painted")
+    stage.flip("work")
+    work.heard("painted", before + 1)
+    until(lambda: stage.desk.only(GREEN), DEADLINE, "work has the screen")
+
+
+def test_a_client_in_the_background_can_neither_draw_nor_read_nor_become_master(
+    stage: Stage,
+) -> None:
+    work = stage.painted("work", GREEN)
+    assert work.asked("deaf") == "deaf"
+    stage.flip("play")
+    play = stage.painted("play", RED)
+    work.heard("disabled")
+    for order in ("paint", "master", "peek"):
+        assert work.asked(order) == f"errno {errno.EACCES if order != 'peek' else errno.ENOENT}"
+    assert stage.desk.only(RED)
+    card = stage.rig.vms["work"].run(["ls", "/dev/dri/card0"])
+    assert card.returncode != 0
+    play.end()
+    until(lambda: stage.desk.only(BLACK), DEADLINE, "black after the client's end")
+    assert work.asked("master") == f"errno {errno.EACCES}"
+    assert work.asked("paint") == f"errno {errno.EACCES}"
+    assert stage.desk.only(BLACK)
+
+
+def test_the_next_os_cannot_read_the_picture_before(stage: Stage) -> None:
+    stage.painted("work", GREEN)
+    stage.flip("play")
+    play = stage.client("play")
+    play.order("seat")
+    play.heard("enabled")
+    assert play.asked("open /dev/dri/card0").startswith("device")
+    assert play.asked("peek") == f"pixel {BLACK}"
