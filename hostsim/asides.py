@@ -29,9 +29,13 @@ from hostsim.errors import HostsimError, reason
 from hostsim.stalls import Stalls
 
 MOST = 2
-"""Children at a time; the next question waits."""
+"""Children at a time that give long answers; the next question waits."""
+QUICK = 4
+"""Children at a time that give quick ones: they wait for no long one."""
 DEADLINE = 80.0
 """Seconds for one answer; the client waits for 90."""
+QUICK_DEADLINE = 20.0
+"""Seconds for a quick one, with the reading of it."""
 AGAIN = 3
 """Exit status: nothing was written, ask again."""
 
@@ -50,13 +54,14 @@ class Asides:
     def __init__(self, stalls: Stalls) -> None:
         self._stalls = stalls
         self._free = asyncio.Semaphore(MOST)
+        self._quick = asyncio.Semaphore(QUICK)
         self._running: dict[int, int] = {}  # pid by pidfd
 
-    async def answer(self, messages: Messages, connection: int) -> int:
+    async def answer(self, messages: Messages, connection: int, quick: bool = False) -> int:
         """Have a child write these messages to a connected socket, which stays the caller's and is
-        nobody else's meanwhile. The child's exit status: 0, AGAIN, or -N if signal N ended it in
-        the middle of its answer."""
-        async with self._free:
+        nobody else's meanwhile. quick: it reads no table of flows. The child's exit status: 0,
+        AGAIN, or -N if signal N ended it in the middle of its answer."""
+        async with self._quick if quick else self._free:
             with self._stalls.doing("fork"):
                 handle = self._begin(messages, connection)
             ended = asyncio.Event()
@@ -64,7 +69,7 @@ class Asides:
             loop.add_reader(handle, ended.set)
             try:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(ended.wait(), DEADLINE)
+                    await asyncio.wait_for(ended.wait(), QUICK_DEADLINE if quick else DEADLINE)
             finally:
                 loop.remove_reader(handle)
                 status = self._reap(handle)

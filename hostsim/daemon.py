@@ -26,6 +26,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
@@ -38,12 +39,12 @@ from hostsim.hostfile import difference, links
 from hostsim.hostfile import file as hostfile
 from hostsim.model import HostSpec
 from hostsim.stalls import Stalls
-from netns import journal, parameters
+from netns import journal, parameters, priority
 
 log = logging.getLogger("hostsim.daemon")
 
 NICE = -10
-"""Of the daemon (setpriority(2))."""
+"""Of the daemon: a person waits for a flip."""
 SETTLE = 1.0
 """Seconds that an answer about packets waits for those that are under way."""
 PAUSE = 0.05
@@ -70,7 +71,6 @@ class Daemon:
         self._talks: set[asyncio.Task[None]] = set()
         self._answering: set[asyncio.Task[None]] = set()
         self._ops: dict[str, Answer] = {
-            "status": lambda _: _status(host, stalls),
             "target": lambda request: host.target(protocol.text(request, "vm")),
             "apply": lambda request: _apply(
                 host,
@@ -86,6 +86,7 @@ class Daemon:
             "down": lambda _: None,
         }
         self._long: dict[str, Long] = longwinded.answers(lambda: host.dataplane.report)
+        self._status = partial(_status, host, stalls)
 
     async def open(self, path: Path) -> None:
         """Listen on the socket `path`. Raises OSError."""
@@ -124,7 +125,7 @@ class Daemon:
                 request: dict[str, Any] = {}
                 try:
                     request = protocol.decode(line)
-                    if request.get("op") in self._long:
+                    if request.get("op") == "status" or request.get("op") in self._long:
                         await self._answer_beside(request, writer)
                         self._answering.discard(task)
                         continue
@@ -163,28 +164,32 @@ class Daemon:
     async def _answer_beside(self, request: dict[str, Any], writer: asyncio.StreamWriter) -> None:
         """Have a child answer, again and again for as long as what it sees has not settled. Raises
         HostsimError, ConnectionError if the answer was broken off."""
-        messages = self._long[str(request["op"])](request)
+        op = str(request["op"])
+        quick = op == "status"
+        messages = await self._status() if quick else self._long[op](request)
         await writer.drain()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + SETTLE
         while True:
             last = loop.time() > deadline
-            status = await self._asides.answer(partial(messages, last), _fileno(writer))
+            status = await self._asides.answer(partial(messages, last), _fileno(writer), quick)
             if status != asides.AGAIN:
                 break
             await asyncio.sleep(PAUSE)
         if status:
-            raise ConnectionError(f"{request['op']}: ended with status {status}")
+            raise ConnectionError(f"{op}: ended with status {status}")
 
 
 def _fileno(writer: asyncio.StreamWriter) -> int:
     return int(writer.get_extra_info("socket").fileno())
 
 
-async def _status(host: Host, stalls: Stalls) -> dict[str, Any]:
+async def _status(host: Host, stalls: Stalls) -> longwinded.Question:
     """The contract's `status`, with the loop's own."""
-    loop_ms, what = stalls.take()
-    return await host.status() | {"loop_ms": loop_ms, "loop_what": what}
+    longest = stalls.take()
+    own = {"loop_ms": longest.ms, "loop_what": longest.what, "loop_cpu_ms": longest.cpu_ms}
+    find = await host.status()
+    return lambda last: iter([protocol.success(find() | own)])
 
 
 def _apply(host: Host, spec: HostSpec) -> dict[str, Any]:
@@ -259,6 +264,8 @@ async def _run(spec: HostSpec, folder: Path, ready: "_Ready", stalls: Stalls) ->
     end = asyncio.Event()
     for number in ENDING:
         asyncio.get_running_loop().add_signal_handler(number, end.set)
+    pool = ThreadPoolExecutor(thread_name_prefix="beside", initializer=priority.keep_up)
+    asyncio.get_running_loop().set_default_executor(pool)
     host = Host(spec, folder, stalls)
     await _build(host, end)
     gc.collect()
@@ -308,14 +315,6 @@ def _log_to(stream: TextIO) -> None:
     logging.basicConfig(
         stream=stream, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
     )
-
-
-def _come_first() -> None:
-    """Run the daemon before the OSes' programs: a person waits for a flip. Children get normal
-    priority (SCHED_RESET_ON_FORK, sched(7)). Without CAP_SYS_NICE nothing changes."""
-    with contextlib.suppress(PermissionError):
-        os.sched_setscheduler(0, os.SCHED_OTHER | os.SCHED_RESET_ON_FORK, os.sched_param(0))
-        os.setpriority(os.PRIO_PROCESS, 0, NICE)
 
 
 class _Ready:
@@ -379,7 +378,7 @@ def main() -> int:
         spec = _load(options.file, options.text)
         folder, _ = _claim(spec)
         _raise_files_limit()
-        _come_first()
+        priority.come_first(NICE)
         ready.detach(folder / "log")
         _log_to(sys.stderr)
         stalls = Stalls()

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ from hostsim.stalls import Stalls
 from hostsim.switch import Switch
 from hostsim.teardown import Teardown, in_thread
 from hostsim.vm import Vm
-from netns import namespace, parameters, uplinks
+from netns import namespace, parameters, priority, uplinks
 from netns.journal import Journal
 
 if TYPE_CHECKING:
@@ -138,8 +138,10 @@ class Host:
         if kmc is not None:
             closing.push("equipment", kmc.stop)
             await kmc.start()
-        sweeper = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sweeper")
+        sweeper = ThreadPoolExecutor(1, "sweeper", initializer=priority.keep_up)
         closing.push("sweeper", sweeper.shutdown, blocks=True)
+        closing.push("sweeps", lambda: net.dataplane.sweep_by(lambda job: job()))
+        net.dataplane.sweep_by(lambda job: sweeper.submit(job).add_done_callback(_swept))
         self._ticking.append(asyncio.create_task(self._tick(sweeper)))
         self._up = True
 
@@ -362,26 +364,29 @@ class Host:
         groups = [str(path) for path in vm.cgroups]
         return {"pid": vm.pid, "owner": vm.owner, "cgroups": groups}
 
-    async def status(self) -> Json:
-        """The contract's `status`."""
+    async def status(self) -> Callable[[], Json]:
+        """The contract's `status`: what the loop alone can ask is asked, also all that may reap a
+        process; a child of the daemon finds the rest (asides.py)."""
         parts = self._parts
         reports = await parts.functions.report() if parts.functions else {}
-        with self._doing("status"):
-            return self._status(parts, reports)
+        mine = {
+            "foreground": parts.kmc.status()["foreground"] if parts.kmc else None,
+            "devices": self.devices(),
+        }
+        return lambda: self._status(parts, reports) | mine
 
     def _status(self, parts: _Parts, reports: Json) -> Json:
         drops = parts.dataplane.report.kernel_drops()
         unlike = parts.dataplane.report.unlike()
 
         def node(name: str) -> Json:
-            return self._node(name) | {
+            return self._node(name, reports.get(name)) | {
                 "drops": None if drops is None else drops[name],
                 "unlike": unlike.get(name, ""),
             }
 
         return {
             "host": self.spec.name,
-            "foreground": parts.kmc.status()["foreground"] if parts.kmc else None,
             "vms": [
                 node(spec.name) | ({"nf": reports[spec.name]} if spec.name in reports else {})
                 for spec in self.spec.vms
@@ -394,10 +399,9 @@ class Host:
                 "counters": parts.dataplane.report.counters(),
                 "drops": None if drops is None else drops[""],
             },
-            "devices": self.devices(),
         }
 
-    def _node(self, name: str) -> Json:
+    def _node(self, name: str, function: Json | None) -> Json:
         vm = self.vms[name]
         backoff = self._backoffs.get(name)
         return {
@@ -406,7 +410,7 @@ class Host:
             "netns": vm.netns,
             "cgroup": str(vm.cgroup),
             "pid": vm.pid,
-            "state": self._state(vm),
+            "state": self._state(vm, function),
             "os": vm.spec.os is not None,
             "files": vm.spec.files,
             "limits": {
@@ -417,21 +421,26 @@ class Host:
             "addresses": [str(address) for address in vm.spec.addresses],
         }
 
-    def _state(self, vm: Vm) -> str:
+    def _state(self, vm: Vm, function: Json | None) -> str:
         """`running`; or what is wrong with it, the worst first: `dead` (its init), `restarting`
         (dead, or its network function is, and about to be started again), `unplugged` (its port or
         the port's carrier), `unnamed` (its name in /run/netns), `failed` (its program, or its
         network function for good)."""
-        if not vm.alive:
+        if not vm.runs:
             return "restarting" if vm.spec.name in self._restarts else "dead"
         if self._parts.carriers.away(vm.spec.name):
             return "unplugged"
         if not namespace.names(vm.netns, vm.netns_fd):
             return "unnamed"
-        functions = self._parts.functions
-        if vm.spec.nf is not None and functions is not None:
-            return functions.state(vm.spec.name)
+        if function is not None:
+            return str(function["state"])
         return "failed" if vm.spec.name in self._programs.failed else "running"
+
+
+def _swept(done: Future[None]) -> None:
+    """A sweep was done in its thread, or not."""
+    if not done.cancelled() and done.exception() is not None:
+        log.error("sweeping the rules: %s", done.exception())
 
 
 def _both(error: Exception, second: HostsimError) -> HostsimError:

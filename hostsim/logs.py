@@ -17,6 +17,8 @@ import select
 import threading
 from pathlib import Path
 
+from netns import priority
+
 log = logging.getLogger("hostsim.logs")
 
 CHUNK = 64 << 10
@@ -166,6 +168,7 @@ class Logs:
 
     def _pump(self) -> None:
         """The thread."""
+        priority.keep_up()
         assert self._epoll is not None
         full = False
         while True:

@@ -254,7 +254,10 @@ class Switch:
         )
 
     def ports(self) -> list[Json]:
-        """The ports as the kernel counts them: rx is what the VM sent, tx what it was sent."""
+        """The ports as the kernel counts them: rx is what the VM sent, tx what it was sent. By a
+        socket of its own: a child of the daemon may ask."""
+        with contextlib.closing(Rtnl(self._fd)) as rtnl:
+            links = counted(rtnl)
         return [
             {
                 "name": link.name,
@@ -266,7 +269,7 @@ class Switch:
                 "tx_bytes": link.tx_bytes,
                 "drops": link.dropped,
             }
-            for link in sorted(counted(self.rtnl))
+            for link in sorted(links)
             if link.master == BRIDGE_INDEX
         ]
 

@@ -121,6 +121,12 @@ class Vm:
         starts a program watches it and polls it, and this does too."""
         for one in self._processes:
             one.poll()
+        return self.runs
+
+    @property
+    def runs(self) -> bool:
+        """Whether process 1 runs, by a look that changes nothing: a child of the daemon may take
+        it, and it may tell of an end a moment late (see `alive`)."""
         return self.pidfd >= 0 and not process.wait_end(self.pidfd, 0)
 
     def ended(self) -> int | None:

@@ -22,9 +22,9 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
 from cext.ns.netns import socket_at
-from netns import netlink
+from netns import netlink, priority
 
-_compiler = ThreadPoolExecutor(max_workers=1, thread_name_prefix="netlink-compiler")
+_compiler = ThreadPoolExecutor(1, "netlink-compiler", initializer=priority.keep_up)
 _batch: IPBatch | None = None
 CHUNK_BYTES = 64 * 1024
 """Of one send: it must fit the socket's send buffer."""

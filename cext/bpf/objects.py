@@ -7,6 +7,7 @@ each program and map when the last attachment and descriptor are gone. Nothing i
 import errno
 import functools
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -182,6 +183,8 @@ class Object:
 
 CONSUMED = 256
 """Records that are handed over in one call."""
+BUDGET = 0.004
+"""Seconds after which a call hands over no more."""
 
 
 class Ring:
@@ -193,6 +196,7 @@ class Ring:
     def __init__(self, ring: Map, sample: Callable[[bytes], None]) -> None:
         self._sample = sample
         self._left = 0
+        self._until = 0.0
         self._context = ffi.new_handle(self._record)
         self._handle = lib.ring_buffer__new(ring.fd, lib.hs_ring_sample, self._context, ffi.NULL)
         if self._handle == ffi.NULL:
@@ -204,10 +208,11 @@ class Ring:
         return fd
 
     def consume(self, most: int = CONSUMED) -> None:
-        """Hand over waiting records, `most` at a time: whoever fills the ring as fast as it is read
-        would keep the caller here for ever. If more wait, `fileno` stays readable. Raises OSError.
-        """
+        """Hand over waiting records, `most` at a time and for BUDGET: whoever fills the ring as
+        fast as it is read would keep the caller here for ever. If more wait, `fileno` stays
+        readable. Raises OSError."""
         self._left = most
+        self._until = time.monotonic() + BUDGET
         said = lib.ring_buffer__consume(self._handle)
         if said != -errno.EAGAIN:
             check(said, "BPF ring buffer")
@@ -215,7 +220,7 @@ class Ring:
     def _record(self, data: bytes) -> int:
         self._sample(data)
         self._left -= 1
-        return 0 if self._left > 0 else -errno.EAGAIN
+        return 0 if self._left > 0 and time.monotonic() < self._until else -errno.EAGAIN
 
     def close(self) -> None:
         """Unmap. Twice is harmless."""

@@ -74,10 +74,14 @@ class Drops:
     def take(self, until: int, alive: Callable[[int, Tuple], bool]) -> list[Drop]:
         """Forget what was dropped of flows that are no longer `alive` (by VM and flow), where the
         last packet was before `until` (ns); what was forgotten."""
+
+        def pick(keys: Any, drops: Any, count: int) -> int:
+            kept: int = lib.hs_drops_pick(keys, drops, count, until)
+            return kept
+
         idle = [
             (bytes(ffi.buffer(ffi.addressof(key))), self._drop(key, value))
-            for key, value in self._pages()
-            if key.key.tuple.family and value.last < until
+            for key, value in self._pages(pick)
         ]
         taken = []
         for raw, drop in idle:
@@ -86,8 +90,8 @@ class Drops:
                 taken.append(drop)
         return taken
 
-    def _pages(self) -> Iterator[tuple[Any, Any]]:
-        return pages(self._object.map("drops"), "struct hs_drop_key", "struct hs_drop")
+    def _pages(self, *pick: Callable[[Any, Any, int], int]) -> Iterator[tuple[Any, Any]]:
+        return pages(self._object.map("drops"), "struct hs_drop_key", "struct hs_drop", *pick)
 
     def _drop(self, key: Any, value: Any) -> Drop:
         flow = unpack_tuple(key.key.tuple) if key.key.tuple.family else None

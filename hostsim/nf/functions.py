@@ -335,10 +335,6 @@ class Functions:
         ended = [one.process for one in self._by_number.values() if one.process is not None]
         return [process.fileno() for process in ended if process.poll() is not None]
 
-    def state(self, name: str) -> str:
-        """The state of a VM's function, see Function."""
-        return self._named(name).state
-
     async def report(self) -> dict[str, Json]:
         """By VM name, for `status`: the function, its state, its process, how often it was started
         again, why it last ended, and its counters: the last known ones of one that is `silent`. It

@@ -17,7 +17,8 @@ import logging
 import os
 import select
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from cext.bpf import objects as bpf
 from cext.switch import maps, records
@@ -61,6 +62,9 @@ ROUTER = {
 shorter way."""
 
 
+Beside = Callable[[Callable[[], None]], object]
+"""Has a job done in another thread, and does not wait for it."""
+
 NOTHING_TOLD = Standing("", "")
 """How a VM stands that has not been looked at."""
 
@@ -87,6 +91,7 @@ class Dataplane:
         self._watch: Watch | None = None
         self._poll: select.epoll | None = None
         self._impairments = Impairments(switch, self._vms)
+        self._beside: Beside = lambda job: job()
         self._drops = KernelDrops()
         self._retained = Retained()
         self._inspector = Inspector(self._map, self._tell, self._forget, self._ports_of)
@@ -201,6 +206,11 @@ class Dataplane:
         elif vm.spec.nf is not None and before:
             self.link_back(name, "network")
 
+    def sweep_by(self, beside: Beside) -> None:
+        """From now on have sweeps done so: they walk tables made for a million flows (100 ms
+        seen). Until then whoever asks for one does it."""
+        self._beside = beside
+
     def tick(self) -> None:
         """Sweep what has been idle; its counts are retained. Raises OSError."""
         self._sweep(0)
@@ -215,9 +225,10 @@ class Dataplane:
             self._watch.remove(vm.index)
 
     def link_lost(self, name: str, why: str = "link") -> None:
-        """A VM cannot be reached by the switch: rules to and from it go at once, and its flows are
-        judged again, by their route's on_failure; what was counted of them stays, as for any flow
-        that has become idle. why: a word that `link_back` takes away again. Twice is harmless."""
+        """A VM cannot be reached by the switch: rules to and from it are stale at once, and go;
+        its flows are judged again, by their route's on_failure; what was counted of them stays, as
+        for any flow that has become idle. why: a word that `link_back` takes away again. Twice is
+        harmless."""
         vm = self._vms[name]
         if self._object is None:
             return
@@ -227,7 +238,7 @@ class Dataplane:
             return
         self._write_vm(vm)
         self._new_epoch()
-        self._sweep(vm.index)
+        self._beside(partial(self._sweep, vm.index))
 
     def link_back(self, name: str, why: str = "link") -> None:
         """A living VM's link is back, if that was the only reason. Twice is harmless."""

@@ -10,6 +10,7 @@ A direct link that a VM's user 0 has deleted is made again after the hold; one t
 down is theirs to take up.
 """
 
+import contextlib
 import logging
 import os
 import selectors
@@ -26,11 +27,13 @@ from cext.bpf.objects import Map
 from cext.switch import records
 from hostsim.routing.bypass import DirectLinks, End
 from hostsim.routing.holddown import Holddown, Made, unlike
-from netns import interfaces, tc
+from netns import interfaces, priority, tc
 from netns.interfaces import Interfaces, LinkMonitor
 
 log = logging.getLogger("hostsim.watch")
 
+TURN = 16
+"""VMs that the loop is told of at a time."""
 PAUSE = 0.05
 """Seconds between two looks at a VM."""
 TRANSFER = "hostsim:transfer_out"
@@ -95,14 +98,14 @@ class Watch:
         """Readable when `take` has something."""
         return self._told
 
-    def take(self) -> Mapping[int, Standing]:
-        """How those VMs stand now of which that has changed, by number."""
+    def take(self, most: int = TURN) -> Mapping[int, Standing]:
+        """How those VMs stand now of which that has changed, by number; so many at a time. If there
+        are more, `fileno` stays readable."""
         with self._lock:
-            news, self._news = self._news, {}
-            try:
-                os.eventfd_read(self._told)
-            except BlockingIOError:
-                return {}
+            news = {index: self._news.pop(index) for index in list(self._news)[:most]}
+            if not self._news:
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(self._told)
         return news
 
     def add(self, end: End) -> None:
@@ -155,6 +158,7 @@ class Watch:
     # -- the thread's side ------------------------------------------------------------------------
 
     def _run(self) -> None:
+        priority.keep_up()
         while True:
             times = [one.due for one in self._watched.values() if one.due is not None]
             limit = max(0.0, min(times) - time.monotonic()) if times else None

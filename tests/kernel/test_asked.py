@@ -15,6 +15,7 @@ import pytest
 from help.cli import HOSTSIM, ask, host, hostsim, run
 from help.waiting import until
 from hostsim import protocol
+from hostsim.daemon import NICE
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 
@@ -109,7 +110,8 @@ def test_five_ask_at_a_time(flooded: int) -> None:
     status = ask("status", NAME)
     assert status["loop_ms"] > 0
     assert status["loop_what"]
-    assert status["loop_what"] not in {word[0] for word in words}
+    assert status["loop_what"] not in {"status", *(word[0] for word in words)}
+    assert status["loop_cpu_ms"] > 0
     until(lambda: not children(flooded), 30)
 
 
@@ -128,6 +130,38 @@ def test_whoever_does_not_read_holds_nobody_up(flooded: int) -> None:
         for one in asking:
             one.close()
     until(lambda: not children(flooded), 30, "nobody hears what they say")
+
+
+def test_who_does_not_read_its_status_holds_up_no_other_status(flooded: int) -> None:
+    with contextlib.ExitStack() as asking:
+        for op in ("flows", "flows", "status", "status"):
+            one = asking.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            one.connect(f"/run/hostsim/{NAME}/control.sock")
+            one.sendall(protocol.encode({"op": op}))
+        assert ask("status", NAME)["host"] == NAME
+    until(lambda: not children(flooded), 30, "nobody hears what they say")
+
+
+def test_the_daemon_comes_before_what_runs_in_vms(flooded: int) -> None:
+    """Its threads too, since they have the interpreter's lock by turns; its VMs do not."""
+    found: dict[str, int] = {}
+
+    def all_first() -> bool:
+        found.clear()
+        for task in Path(f"/proc/{flooded}/task").iterdir():
+            with contextlib.suppress(OSError):  # it has just ended
+                name = (task / "comm").read_text().strip()
+                found[f"{name} {task.name}"] = os.getpriority(os.PRIO_PROCESS, int(task.name))
+        return set(found.values()) == {NICE}
+
+    until(all_first, 10, f"all threads have the priority: {found}")
+    group = Path(f"/proc/{flooded}/autogroup")
+    if group.exists():
+        assert group.read_text().split()[-1] == str(NICE)
+    for vm in ask("status", NAME)["vms"]:
+        assert os.getpriority(os.PRIO_PROCESS, vm["pid"]) == 0
+        group = Path(f"/proc/{vm['pid']}/autogroup")
+        assert not group.exists() or group.read_text().split()[-1] == "0"
 
 
 def test_a_child_that_is_killed_is_no_dead_daemon(flooded: int) -> None:

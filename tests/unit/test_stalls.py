@@ -39,10 +39,27 @@ def test_the_longest_stretch_has_the_name_of_what_took_longest_in_it() -> None:
             busy(0.02)
 
     run(stalls, step, other)
-    ms, what = stalls.take()
+    ms, what, cpu_ms = stalls.take()
     assert ms >= 110
+    assert 0 < cpu_ms <= ms
     assert what == "long"
     assert stalls.take()[0] < ms  # it is told once
+
+
+def test_a_stretch_that_others_had_the_processor_in_is_no_work() -> None:
+    """Here it waits by itself: the clock goes on, and the thread's own does not."""
+    stalls = Stalls()
+    ended = threading.Event()
+
+    def step() -> None:
+        stalls.take()
+        threading.Timer(0.2, ended.set).start()
+        ended.wait()
+
+    run(stalls, step)
+    ms, _, cpu_ms = stalls.take()
+    assert ms >= 200
+    assert cpu_ms < ms / 2
 
 
 def test_waiting_is_no_stall() -> None:
@@ -82,6 +99,6 @@ def test_what_nobody_named_goes_by_what_asyncio_called() -> None:
 
     with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(stalls)) as runner:
         runner.run(main())
-    ms, what = stalls.take()
+    ms, what, _ = stalls.take()
     assert ms >= 100
     assert "hear_somebody" in what
