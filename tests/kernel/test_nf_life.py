@@ -19,7 +19,7 @@ from help.waiting import until
 pytestmark = pytest.mark.root
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "hostsim/nf/README.md").read_text()
 
 HOST = (
     '[host]\nname = "nflife"\n'

@@ -54,9 +54,8 @@ def test_a_translator() -> None:
 
 
 def test_the_readmes_host_is_one() -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    section = readme.split("## Network functions\n")[1]
-    spec = read(IDS + section.split("```toml\n")[1].split("```")[0])
+    readme = (Path(__file__).parents[2] / "hostsim/nf/README.md").read_text()
+    spec = read(IDS + readme.split("```toml\n")[1].split("```")[0])
     assert [vm.nf for vm in spec.vms] == ["count", "firewall", "nat"]
     assert spec.routes[0].through == ("fw", "ids", "nat")
 

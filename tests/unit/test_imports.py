@@ -1,4 +1,4 @@
-"""The house, kept by a test: which module may import which (README, "The house").
+"""The house, kept by a test: which module may import which (hostsim/README.md, "The house").
 
 `cli -> client -> protocol`; `daemon -> host -> parts -> {netns, cext} -> model, errors`. Reads the
 sources' syntax trees, so an import inside a function counts too.

@@ -23,7 +23,7 @@ from hostsim.errors import HostsimError
 from hostsim.nf import plugin, runner
 
 HOSTSIM = Path(sys.executable).with_name("hostsim")
-README = Path(__file__).parents[2] / "README.md"
+README = Path(__file__).parents[2] / "hostsim/nf/README.md"
 WARN = ("-Wall", "-Wextra", "-Werror", "-pedantic")
 FUNCTION = """
 uint32_t hs_nf(void *state, struct hs_port *port, struct hs_packet *batch, uint32_t n) {

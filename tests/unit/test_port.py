@@ -246,7 +246,7 @@ def test_an_empty_batch_is_empty() -> None:
 
 
 def test_the_readmes_plug_in_works(joined: tuple[Port, Port], rules: Rules, tmp_path: Path) -> None:
-    readme = Path(__file__).parents[2] / "README.md"
+    readme = Path(__file__).parents[2] / "hostsim/nf/README.md"
     source = readme.read_text().split("```c\n")[1].split("```")[0]
     assert len(source.splitlines()) < 30
     (tmp_path / "no_dns.c").write_text(source)
