@@ -9,12 +9,18 @@ returns the exit status.
 
 import argparse
 import json
+import re
 import sys
+import textwrap
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 from hostsim.cli import client
 from hostsim.errors import HostsimError, UsageError
+
+LIST = 4
+"""Spaces before a term of a list."""
+_TERM = re.compile(r" {4}\S+(?: \S+)* {2,}(?=\S)")
 
 
 class Parser(argparse.ArgumentParser):
@@ -22,6 +28,46 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(self.prog.removeprefix("hostsim ") or "usage", message, f"{self.prog} -h")
+
+
+class Docstring(argparse.HelpFormatter):
+    """Shows a description as a module's docstring has it: paragraphs, and lists of terms. Each is
+    wrapped by itself to the terminal's width."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n".join(wrapped(text, width))
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """The lines of a text whose paragraphs start at the left, and whose lists are indented by four:
+    a term, two spaces, what it is, perhaps on further lines that are indented by more."""
+    blocks: list[tuple[str, int, list[str]]] = []  # first prefix, indent of the others, words
+    for line in text.splitlines():
+        indent = len(line) - len(line.lstrip())
+        term = _TERM.match(line)
+        if not line.strip():
+            blocks.append(("", 0, []))
+        elif indent > LIST and blocks and blocks[-1][1] > 0:
+            blocks[-1][2].extend(line.split())
+        elif term is not None:
+            blocks.append((term.group(), len(term.group()), line[term.end() :].split()))
+        elif indent:
+            blocks.append((line[:indent], indent + 2, line.split()))
+        elif blocks and blocks[-1][1] == 0 and blocks[-1][2]:
+            blocks[-1][2].extend(line.split())
+        else:
+            blocks.append(("", 0, line.split()))
+    return [line for first, rest, words in blocks for line in _wrap(first, rest, words, width)]
+
+
+def _wrap(first: str, rest: int, words: list[str], width: int) -> list[str]:
+    return textwrap.wrap(
+        " ".join(words),
+        width,
+        initial_indent=first,
+        subsequent_indent=" " * rest,
+        break_on_hyphens=False,
+    ) or [""]
 
 
 class Commands:

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 
-from hostsim.cli.grammar import Commands, Parser, print_answer
+from hostsim.cli.grammar import Commands, Docstring, Parser, print_answer
 from hostsim.errors import HostsimError
 
 BENCHES = ("ring", "path", "chain", "flows", "loop", "flip", "input", "up")
@@ -54,7 +54,11 @@ def _bench(arguments: argparse.Namespace) -> int:
         if error.name != f"hostsim.bench.{arguments.name}":
             raise
         raise HostsimError(f"bench {arguments.name}", "is not part of this version") from None
-    parser = Parser(prog=f"hostsim bench {arguments.name}", description=module.__doc__)
+    parser = Parser(
+        prog=f"hostsim bench {arguments.name}",
+        description=module.__doc__,
+        formatter_class=Docstring,
+    )
     parser.add_argument("--json", action="store_true", default=arguments.json)
     module.add_arguments(parser)
     options = parser.parse_args(arguments.options)

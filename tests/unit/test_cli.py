@@ -1,5 +1,6 @@
 """The command line's manners: help, exit statuses, one line of error and no traceback."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from hostsim.cli import life
+from hostsim.cli.grammar import wrapped
 from hostsim.cli.shadows import warn_of_shadows
+from hostsim.cli.tools import BENCHES
 from hostsim.hostfile import difference
 from hostsim.hostfile.file import parse
 
@@ -139,3 +142,36 @@ def test_more_than_one_uplink_may_be_a_loop(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().err == ""
     life._warn_of_loops(["eth1", "eth2"])
     assert "eth1, eth2" in capsys.readouterr().err
+
+
+TEXT = """What it is, in a first line that is longer than the width.
+
+    one       the first, which is explained at some length,
+              on two lines
+    two more  the second
+Behind the list comes a paragraph
+of two lines.
+"""
+
+
+def test_a_docstring_keeps_its_lists() -> None:
+    assert wrapped(TEXT, 40) == [
+        "What it is, in a first line that is",
+        "longer than the width.",
+        "",
+        "    one       the first, which is",
+        "              explained at some length,",
+        "              on two lines",
+        "    two more  the second",
+        "Behind the list comes a paragraph of two",
+        "lines.",
+    ]
+
+
+@pytest.mark.parametrize("name", BENCHES)
+def test_the_help_of_a_bench_fits_a_terminal(name: str) -> None:
+    module = importlib.import_module(f"hostsim.bench.{name}")
+    lines = wrapped(module.__doc__ or "", 78)
+    assert max(map(len, lines)) <= 78
+    said = " ".join(" ".join(lines).split())
+    assert said == " ".join((module.__doc__ or "").split())
