@@ -25,7 +25,9 @@ def add(commands: Commands) -> None:
     sub.add_argument(
         "file", metavar="FILE", nargs="?", help="a host file: what it takes of this machine, too"
     )
-    sub = commands.add("up", _up, "build the host and return when it is ready", has_host=False)
+    sub = commands.add(
+        "up", _up, "build the host and return when it is ready", has_json=True, has_host=False
+    )
     sub.add_argument(
         "file",
         metavar="FILE",
@@ -37,7 +39,7 @@ def add(commands: Commands) -> None:
         action="store_true",
         help="exit status 1 if a device cannot be taken; the host is up all the same",
     )
-    commands.add("down", _down, "take the host down", alone=True)
+    commands.add("down", _down, "take the host down", has_json=True, alone=True)
     commands.add(
         "clean",
         _clean,
@@ -46,7 +48,7 @@ def add(commands: Commands) -> None:
     )
     commands.add("ls", _ls, "hosts, their daemon's pid and state", has_json=True, has_host=False)
     sub = commands.add(
-        "flip", _flip, "make an OS the foreground; returns when it has the equipment"
+        "flip", _flip, "make an OS the foreground; returns when it has the equipment", has_json=True
     )
     complete_with(sub.add_argument("os", metavar="OS"), os_names)
 
@@ -74,7 +76,10 @@ def _up(arguments: argparse.Namespace) -> int:
     warn_of_shadows(spec)
     _warn_of_loops(spec.uplinks)
     answer = client.up(str(source.path), source.text, arguments.foreground)
-    print(f"host {answer['host']} is up (daemon {answer['pid']})")
+    if arguments.json:
+        print(json.dumps(answer))
+    else:
+        print(f"host {answer['host']} is up (daemon {answer['pid']})")
     _note_routers(spec)
     waiting = _warn_of_devices(client.ask(answer["host"], "devices") if spec.devices else [])
     return 1 if waiting and arguments.strict else 0
@@ -117,7 +122,8 @@ def _note_routers(spec: HostSpec) -> None:
 
 
 def _down(arguments: argparse.Namespace) -> int:
-    print(f"host {client.down(arguments.host)} is down")
+    host = client.down(arguments.host)
+    print(json.dumps({"host": host}) if arguments.json else f"host {host} is down")
     return 0
 
 
@@ -135,5 +141,9 @@ def _ls(arguments: argparse.Namespace) -> int:
 
 def _flip(arguments: argparse.Namespace) -> int:
     done = client.ask(client.pick(arguments.host), "flip", os=arguments.os)
-    print(f"{done['foreground']} is the foreground, was {done['previous']} ({done['ms']:.1f} ms)")
+    if arguments.json:
+        print(json.dumps(done))
+    else:
+        now, before = done["foreground"], done["previous"]
+        print(f"{now} is the foreground, was {before} ({done['ms']:.1f} ms)")
     return 0

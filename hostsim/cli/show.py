@@ -173,6 +173,21 @@ def links(found: Rows) -> None:
     _put(table, "no link is impaired")
 
 
+def pings(found: Rows) -> None:
+    names = list(dict.fromkeys(row["from"] for row in found))
+    table = _table("ms from one (left) to another", ("", *names))
+    for name in names:
+        cells = []
+        for other in names:
+            times = [row["ms"] for row in found if (row["from"], row["to"]) == (name, other)]
+            lost = any(ms is None for ms in times)
+            cells.append(
+                Text("lost", style="red") if lost else Text(f"{max(times):.2f}" if times else "")
+            )
+        table.add_row(name, *cells)
+    _put(table, "no two have an address")
+
+
 def devices(found: Rows) -> None:
     table = _table("equipment", ("device", "node", "mode", "owner", "saved states"))
     for row in found:

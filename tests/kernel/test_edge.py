@@ -178,3 +178,41 @@ def test_a_wrong_host_file_makes_nothing(case: str, tmp_path: Path) -> None:
     assert "wrong" not in [row["host"] for row in ask("ls")]
     assert not Path("/run/hostsim/wrong").exists()
     assert "hs-wrong" not in run("ip", "netns", "list").stdout
+
+
+def test_all_that_have_an_address_hear_each_other(edge: None) -> None:
+    rows = ask("ping")
+    assert len(rows) == 4 * 3
+    assert all(row["ms"] is not None for row in rows), rows
+    hostsim("link", "server", "down")
+    done = hostsim("ping", check=False)
+    assert done.returncode == 1
+    assert done.stdout.count("lost") == 6
+    assert done.stderr == ""
+
+
+def test_the_log_of_a_program(edge: None) -> None:
+    curl()
+    assert until(lambda: '"GET / HTTP/1.1" 200' in hostsim("logs", "server").stdout)
+    following = (HOSTSIM, "logs", "server", "-f", "-n", "0")
+    with subprocess.Popen(following, stdout=subprocess.PIPE) as log:
+        try:
+            assert log.stdout is not None
+            os.set_blocking(log.stdout.fileno(), False)
+            said = log.stdout.raw  # type: ignore[attr-defined]
+            assert until(
+                lambda: curl(f"{PAGE}?again") and b"?again" in (said.read(4096) or b""), 20
+            )
+        finally:
+            log.send_signal(signal.SIGINT)
+    assert log.returncode == 130
+    done = hostsim("logs", "client", check=False)
+    assert done.returncode == 1
+    assert "has no log" in done.stderr
+
+
+def test_up_and_down_as_json() -> None:
+    up = json.loads(hostsim("up", "edge", "--json").stdout)
+    assert up["host"] == "edge"
+    os.kill(up["pid"], 0)
+    assert json.loads(hostsim("down", "--json").stdout) == {"host": "edge"}

@@ -48,7 +48,7 @@ IO = {
 PURE = {"netns.errors", "hostsim.errors", "hostsim.model", "hostsim.protocol"}
 """Pure by name; a module is also pure if its docstring says so ("Pure")."""
 
-COMMANDS = ("capture", "images", "inside", "life", "looks", "tools", "views")
+COMMANDS = ("capture", "images", "inside", "life", "logs", "looks", "ping", "tools", "views")
 """Modules of hostsim.cli that add commands."""
 
 NOT_INSTALLED = {"pytest", "hypothesis", "scapy", "mypy", "ruff"}
