@@ -32,6 +32,14 @@ def add(commands: Commands) -> None:
     sub.add_argument(
         "--cflags", action="store_true", required=True, help="what the compiler needs, on one line"
     )
+    sub = commands.add(
+        "new-test",
+        _new_test,
+        "write a test with pytest that passes, to begin with",
+        root=False,
+        has_host=False,
+    )
+    sub.add_argument("file", metavar="FILE", help="test_NAME.py; it must not be there yet")
     commands.add(
         "schema",
         _schema,
@@ -85,6 +93,18 @@ def _nf(arguments: argparse.Namespace) -> int:
     from cext import INCLUDE
 
     print(f"-I{INCLUDE}")
+    return 0
+
+
+def _new_test(arguments: argparse.Namespace) -> int:
+    from hostsim.cli.newtest import TEXT
+
+    try:
+        with open(arguments.file, "x", encoding="utf-8") as file:
+            file.write(TEXT)
+    except FileExistsError:
+        raise HostsimError(arguments.file, "is there already", "choose another name") from None
+    print(f"as root: pytest {arguments.file}")
     return 0
 
 

@@ -180,6 +180,30 @@ class Status:
 
 
 @dataclass(frozen=True)
+class Link:
+    """An impaired link, in one direction. loss and the like: shares; rate: bit/s; packets: those
+    that came since, and of them those that were lost (late: for want of `rate`), and so on."""
+
+    vm: str
+    direction: str
+    delay_ms: float
+    jitter_ms: float
+    loss: float
+    duplicate: float
+    reorder: float
+    corrupt: float
+    rate: int | None
+    seed: int
+    down: bool
+    packets: int
+    lost: int
+    late: int
+    duplicated: int
+    reordered: int
+    corrupted: int
+
+
+@dataclass(frozen=True)
 class Applied:
     """A policy that is in force. ignored: what of the file only `up` does."""
 

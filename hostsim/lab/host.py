@@ -181,6 +181,10 @@ class Host:
         `tcp:198.18.0.10:40000>198.18.0.20:80`."""
         return answers.read(answers.Explanation, self._ask("explain", vm=vm, flow=flow))
 
+    def links(self) -> list[answers.Link]:
+        """Its impaired links, and what befell their packets."""
+        return [answers.read(answers.Link, row) for row in self._ask("links")]
+
     def log(self, lines: int = 50) -> str:
         """The last lines of its daemon's log."""
         try:

@@ -28,6 +28,7 @@ from hostsim.cli.target import opened, refusal
 from hostsim.errors import HostsimError
 from hostsim.lab.place import Place
 from hostsim.lab.program import CommandError, Completed, Kept, Program, command
+from hostsim.model import Direction
 from netns import process
 from netns.process import Process, Stream
 
@@ -145,6 +146,37 @@ class Node:
         except OSError as error:
             raise refusal(error, self.name, words[0]) from None
 
+    def link(
+        self,
+        *,
+        direction: Direction = "both",
+        delay: str = "",
+        jitter: str = "",
+        loss: float | str = 0.0,
+        duplicate: float | str = 0.0,
+        reorder: float | str = 0.0,
+        corrupt: float | str = 0.0,
+        rate: str = "",
+        seed: int = 0,
+        down: bool = False,
+    ) -> None:
+        """Impair what goes between it and the switch, as [[link]] does; without arguments, no
+        longer. direction: `in` is to it. loss and the like: shares of packets, 0.01 or "1%".
+        Raises HostsimError."""
+        said = {
+            "delay": delay,
+            "jitter": jitter,
+            "loss": loss,
+            "duplicate": duplicate,
+            "reorder": reorder,
+            "corrupt": corrupt,
+            "rate": rate,
+            "seed": seed,
+            "down": "true" if down else "",
+        }
+        words = [f"{key}={_word(value)}" for key, value in said.items() if value]
+        self._ask("link", of=self.name, direction=direction, words=words)
+
     def wait_for_port(
         self, port: int, proto: Literal["tcp", "udp"] = "tcp", within: float = 5.0
     ) -> None:
@@ -230,3 +262,8 @@ class Node:
         scapy = self.__dict__.pop("scapy", None)
         if scapy is not None:
             scapy.close()
+
+
+def _word(value: float | str) -> str:
+    """As a command has it: no exponent."""
+    return f"{value:.9f}" if isinstance(value, float) else str(value)
