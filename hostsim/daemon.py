@@ -78,6 +78,7 @@ class Daemon:
                     protocol.text(request, "text"), Path(protocol.text(request, "file"))
                 ),
             ),
+            "restart": lambda request: host.restart(protocol.text(request, "vm")),
             "links": lambda _: host.dataplane.links(),
             "link": lambda request: _link(host, request),
             "devices": lambda _: host.devices(),

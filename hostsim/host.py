@@ -296,7 +296,7 @@ class Host:
         log.info("%s: started again", name)
 
     def _rebuild(self, vm: Vm) -> None:
-        """What a dead OS left is taken down, and all of it is made anew."""
+        """What a VM was is taken down, and all of it is made anew."""
         parts = self._parts
         self._programs.forget(vm.spec.name)
         parts.carriers.forget(vm.spec.name)
@@ -307,7 +307,8 @@ class Host:
             undo.callback(vm.stop)
             parts.switch.connect([vm], list(self.vms.values()))
             parts.dataplane.vm_back(vm.spec.name)
-            self.kmc.vm_back(vm.spec.name)
+            if vm.spec.os is not None:
+                self.kmc.vm_back(vm.spec.name)
             if vm.spec.run is not None:
                 self._programs.start_again(vm.spec.name)
             undo.pop_all()
@@ -343,6 +344,16 @@ class Host:
 
     def vm(self, name: str) -> Vm:
         """A living VM or endpoint. Raises HostsimError."""
+        vm = self._known(name)
+        if not vm.alive:
+            if name in self._restarts:
+                raise HostsimError(
+                    name, "is gone (its init died)", "it is about to be started again"
+                )
+            raise HostsimError(name, "is gone (its init died)", f"hostsim restart {name}")
+        return vm
+
+    def _known(self, name: str) -> Vm:
         vm = self.vms.get(name)
         if vm is None:
             raise HostsimError(
@@ -350,13 +361,33 @@ class Host:
                 f"no VM or endpoint of host {self.spec.name}",
                 f"there are: {', '.join(self.vms)}",
             )
-        if not vm.alive:
-            if name in self._restarts:
-                raise HostsimError(
-                    name, "is gone (its init died)", "it is about to be started again"
-                )
-            raise HostsimError(name, "is gone (its init died)", "hostsim down, then up again")
         return vm
+
+    def restart(self, name: str) -> Json:
+        """End a VM or endpoint, dead or alive, and make it anew; {"vm", "pid"}. Raises
+        HostsimError, with nothing done if it is not to be restarted; one that cannot be made again is dead."""
+        vm = self._known(name)
+        if vm.spec.nf is not None:
+            raise HostsimError(
+                name,
+                "is a packet function",
+                "it is started again by itself: hostsim exec VM -- kill PID",
+            )
+        if self._parts.kmc is not None and self._parts.kmc.status()["foreground"] == name:
+            raise HostsimError(name, "is the foreground OS", "hostsim flip OS, then restart it")
+        waiting = self._restarts.pop(name, None)
+        if waiting is not None:
+            waiting.cancel()
+        if vm.life_fd in self._watched:
+            self._vm_ends(vm)
+        if vm.pidfd in self._watched:
+            self._unwatch(vm.pidfd)
+            self.dataplane.vm_gone(name)
+        with self._doing(f"restart of {name}"):
+            self._rebuild(vm)
+        self._watch_vm(vm)
+        log.info("%s: restarted", name)
+        return {"vm": name, "pid": vm.pid}
 
     def target(self, name: str) -> Json:
         """What `hostsim exec` needs to enter a VM: pid of its init, its user 0, its cgroups."""

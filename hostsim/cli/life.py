@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hostsim.cli import client
-from hostsim.cli.grammar import Commands, complete_with, os_names, print_answer
+from hostsim.cli.grammar import Commands, complete_with, os_names, print_answer, vm_argument
 from hostsim.cli.shadows import warn_of_shadows
 from hostsim.model import HostSpec
 
@@ -47,6 +47,10 @@ def add(commands: Commands) -> None:
         has_host=False,
     )
     commands.add("ls", _ls, "hosts, their daemon's pid and state", has_json=True, has_host=False)
+    sub = commands.add(
+        "restart", _restart, "end a VM or endpoint, dead or alive, and make it anew", has_json=True
+    )
+    vm_argument(sub)
     sub = commands.add(
         "flip", _flip, "make an OS the foreground; returns when it has the equipment", has_json=True
     )
@@ -137,6 +141,12 @@ def _clean(arguments: argparse.Namespace) -> int:
 
 def _ls(arguments: argparse.Namespace) -> int:
     return print_answer(arguments, client.hosts(), "hosts")
+
+
+def _restart(arguments: argparse.Namespace) -> int:
+    done = client.ask(client.pick(arguments.host), "restart", vm=arguments.vm)
+    print(json.dumps(done) if arguments.json else f"{done['vm']} is up again (pid {done['pid']})")
+    return 0
 
 
 def _flip(arguments: argparse.Namespace) -> int:

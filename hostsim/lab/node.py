@@ -146,6 +146,11 @@ class Node:
         except OSError as error:
             raise refusal(error, self.name, words[0]) from None
 
+    def restart(self) -> None:
+        """End it, dead or alive, and make it anew. Programs and sockets in it end. Raises
+        HostsimError."""
+        self._ask("restart", vm=self.name)
+
     def link(
         self,
         *,

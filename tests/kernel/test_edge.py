@@ -216,3 +216,31 @@ def test_up_and_down_as_json() -> None:
     assert up["host"] == "edge"
     os.kill(up["pid"], 0)
     assert json.loads(hostsim("down", "--json").stdout) == {"host": "edge"}
+
+
+@pytest.mark.parametrize("name", ["fw", "server"])
+def test_a_vm_that_is_restarted(edge: None, name: str) -> None:
+    """Alive, and dead: it is there again, with its program, and in its chain."""
+    for alive in (True, False):
+        pid = next(row["pid"] for row in nodes() if row["name"] == name)
+        if not alive:
+            os.kill(pid, signal.SIGKILL)
+            until(lambda: "dead" in {row["state"] for row in nodes()})
+        assert "is up again" in hostsim("restart", name).stdout
+        assert {row["state"] for row in nodes()} == {"running"}
+        assert pid != next(row["pid"] for row in nodes() if row["name"] == name)
+        assert until(lambda: "Hello" in curl().stdout)
+        rules = hostsim("exec", "fw", "--", "nft", "list", "ruleset").stdout
+        assert "23" in rules
+    assert not [row for row in ask("verify") if row["missing"]]
+
+
+def nodes() -> list[dict[str, Any]]:
+    status = ask("status")
+    return [*status["vms"], *status["endpoints"]]
+
+
+def test_what_is_not_to_be_restarted_gets_one_line(edge: None) -> None:
+    done = hostsim("restart", "nobody", check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "no VM or endpoint" in done.stderr
