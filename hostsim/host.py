@@ -365,7 +365,8 @@ class Host:
 
     def restart(self, name: str) -> Json:
         """End a VM or endpoint, dead or alive, and make it anew; {"vm", "pid"}. Raises
-        HostsimError, with nothing done if it is not to be restarted; one that cannot be made again is dead."""
+        HostsimError: with nothing done if it is not to be restarted; one that cannot be made again
+        is dead."""
         vm = self._known(name)
         if vm.spec.nf is not None:
             raise HostsimError(
