@@ -1,7 +1,9 @@
 """A packet function of one's own, in Python and in C: it drops what is to UDP port 9."""
 
 import shlex
+import socket
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -64,8 +66,8 @@ for port in (9, 10):
 def arrives(file: Path) -> None:
     """A datagram to port 10 arrives, and one to port 9, which was sent first, does not."""
     with Host(file) as host:
-        socket = host["server"].socket
-        with socket() as nine, socket() as ten:
+        udp = partial(host["server"].socket, socket.AF_INET, socket.SOCK_DGRAM)
+        with udp() as nine, udp() as ten:
             nine.bind(("", 9))
             ten.bind(("", 10))
             ten.settimeout(10)

@@ -38,7 +38,7 @@ def ping(host):
 """
 
 
-def tests(folder: Path, body: str) -> subprocess.CompletedProcess[str]:
+def outcome(folder: Path, body: str) -> subprocess.CompletedProcess[str]:
     """What pytest says of a file with this body."""
     (folder / "test_it.py").write_text(HEAD + body)
     return run(folder, "test_it.py")
@@ -74,7 +74,7 @@ def test_what_new_test_writes_passes(tmp_path: Path) -> None:
 
 
 def test_a_host_is_shared_and_its_links_can_be_impaired(tmp_path: Path) -> None:
-    done = tests(
+    done = outcome(
         tmp_path,
         """
 def test_one(hostsim_host: Host) -> None:
@@ -97,10 +97,11 @@ def test_two(hostsim_host: Host) -> None:
 
 
 def test_the_report_of_a_failure_has_what_the_host_says(tmp_path: Path) -> None:
-    done = tests(
+    done = outcome(
         tmp_path,
         """
 def test_one(hostsim_host: Host) -> None:
+    assert ping(hostsim_host) == 0
     hostsim_host["server"].link(down=True)
     assert ping(hostsim_host) == 0
 """,
@@ -113,7 +114,7 @@ def test_one(hostsim_host: Host) -> None:
 
 
 def test_without_root_and_without_a_host(tmp_path: Path) -> None:
-    done = tests(
+    done = outcome(
         tmp_path,
         """
 import os
