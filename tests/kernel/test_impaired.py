@@ -183,3 +183,29 @@ def test_what_is_wrong_gets_one_line(veth: None) -> None:
         assert why in done.stderr, words
         assert done.stderr.count("\n") == 1, words
         assert ask("link") == [], words
+
+
+@pytest.mark.stock
+def test_delay_and_rate_or_one_line_that_says_why_not(veth: None) -> None:
+    """If the kernel has sch_fq, a round trip takes the delay, and is back to nothing afterwards."""
+    done = hostsim("link", "server", "delay=30ms", "--direction", "in", check=False)
+    if done.returncode:
+        assert "sch_fq" in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert ask("link") == []
+        assert len(answered(ping(5))) == 5
+        return
+    times = [float(ms) for ms in re.findall(r"time=([0-9.]+) ms", ping(20).stdout)]
+    assert len(times) == 20
+    assert min(times) >= 30, times
+    hostsim("link", "server", "--clear")
+    until(lambda: min(rtts()) < 30, 20)
+    hostsim("link", "server", "rate=10kbit", "--direction", "in")
+    ping(100)  # some 10 kB, of which each takes 80 ms
+    link = row("server", "in")
+    assert link["late"] > 0, link
+    assert not [one for one in ask("verify") if one["missing"]]
+
+
+def rtts() -> list[float]:
+    return [float(ms) for ms in re.findall(r"time=([0-9.]+) ms", ping(5).stdout)]
