@@ -232,11 +232,6 @@ class LinkSpec:
     seed: int = 0
     down: bool = False
 
-    @property
-    def timed(self) -> bool:
-        """Whether packets are held back, which takes a queue that can."""
-        return bool(self.delay or self.jitter or self.rate)
-
 
 @dataclass(frozen=True)
 class DeviceSpec:

@@ -178,6 +178,11 @@ class Status:
     switch: SwitchStatus
     devices: tuple[dict[str, Any], ...] = ()
 
+    @property
+    def nodes(self) -> tuple[NodeStatus, ...]:
+        """Its VMs, then its endpoints."""
+        return (*self.vms, *self.endpoints)
+
 
 @dataclass(frozen=True)
 class Link:

@@ -234,8 +234,7 @@ class Host:
         """What `explain` says of a flow where it enters its chain, or where it comes from."""
         source = key.partition(":")[2].partition(">")[0]
         try:
-            status = self.status()
-            for node in (*status.endpoints, *status.vms):
+            for node in self.status().nodes:
                 addresses = {one.partition("/")[0] for one in node.addresses}
                 if source.rpartition(":")[0].strip("[]") in addresses or source in addresses:
                     return f"explain: {self.explain(node.name, key)}"

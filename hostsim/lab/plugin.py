@@ -111,18 +111,13 @@ def _told(host: "Host") -> Iterator[tuple[str, str]]:
 
     try:
         flows = host.flows(limit=LINES)
-        drops = {node.name: node.drops for node in _nodes(host) if node.drops}
+        drops = {node.name: node.drops for node in host.status().nodes if node.drops}
     except HostsimError as error:
         yield "host", str(error)
     else:
         yield "flows", "\n".join(_shown(flow) for flow in flows)
         yield "drops", "\n".join(f"{name}: {named}" for name, named in drops.items())
     yield "log", host.log(LINES)
-
-
-def _nodes(host: "Host") -> list[Any]:
-    status = host.status()
-    return [*status.vms, *status.endpoints]
 
 
 def _shown(flow: Any) -> str:

@@ -1,6 +1,6 @@
 """Impaired links: the program at the exits of the switch's ports, and which link it does what to.
 
-    Impairments(switch, vms).put(vm, direction, wanted)   wanted: None for a link as it was made
+    Impairments(switch, vms).put(ends(links))   these are impaired from now on, and no others
 
 The program (cext/switch/impair.bpf.c) is there while a link is impaired, and costs nothing else.
 Flows over an impaired link stay on the switch, which alone sees all of their packets: the data
@@ -9,7 +9,6 @@ plane's part (dataplane.py). Delay, jitter and rate need the queue fq (tc-fq(8))
 
 import contextlib
 import errno
-from collections.abc import Iterator
 from dataclasses import replace
 
 from cext.bpf import objects as bpf
@@ -84,11 +83,9 @@ class Impairments:
             self._hold(self._exits())
         if self._object is not None:
             links = self._object.map("links")
-            for (name, direction), old in self._now.items():
-                if wanted.get((name, direction)) is None or wanted[name, direction] != old:
-                    impair.write(links, self._vms[name].index, DIRECTIONS[direction], None)
-            for (name, direction), end in wanted.items():
-                if self._now.get((name, direction)) != end:
+            for name, direction in self._now.keys() | wanted.keys():
+                end = wanted.get((name, direction))
+                if end != self._now.get((name, direction)):
                     impair.write(links, self._vms[name].index, DIRECTIONS[direction], end)
         spoilt = any(end.corrupt for end in wanted.values())
         if spoilt != any(end.corrupt for end in self._now.values()):
@@ -209,9 +206,7 @@ class Impairments:
     def _finish_checksums(self, on: bool) -> None:
         """Have VMs finish checksums, or leave them out again: a wrong bit in a packet whose
         checksum the kernel has left out would be seen by nobody."""
-        for vm in self._living():
-            with contextlib.suppress(OSError):  # it has died meanwhile
-                offload(vm.netns_fd, "eth0", not on)
-
-    def _living(self) -> Iterator[Vm]:
-        return (vm for vm in self._vms.values() if vm.alive)
+        for vm in self._vms.values():
+            if vm.alive:
+                with contextlib.suppress(OSError):  # it has died meanwhile
+                    offload(vm.netns_fd, "eth0", not on)
