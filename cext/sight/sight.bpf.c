@@ -6,6 +6,7 @@
  * go when the process that attached them ends, however it ends. The path is told by the interface,
  * whose number hostsim chose (switch/layout.h); route and epoch by the classifier's `flows`, which
  * is taken from the running host. */
+#include "bpf/kernel.bpf.h"
 #include "flow/glance.h"
 #include "sight/sight.h"
 #include "switch/layout.h"
@@ -17,29 +18,6 @@
 #include <bpf/bpf_helpers.h>
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
-
-#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
-struct ns_common {
-    unsigned int inum;
-};
-struct net {
-    struct ns_common ns;
-};
-typedef struct {
-    struct net *net;
-} possible_net_t;
-struct net_device {
-    int ifindex;
-    possible_net_t nd_net;
-};
-struct sk_buff {
-    struct net_device *dev;
-    unsigned int len;
-    __u16 mac_header;
-    unsigned int tail;
-    unsigned char *head, *data;
-};
-#pragma clang attribute pop
 
 struct {
     __uint(type, BPF_MAP_TYPE_HASH);

@@ -13,6 +13,7 @@
  *
  * A drop within the few instructions of another one on the same CPU is missed; the kernel counts
  * it (recursion_misses of the program). */
+#include "bpf/kernel.bpf.h"
 #include "flow/glance.h"
 #include "switch/drops.h"
 #include "switch/layout.h"
@@ -26,21 +27,8 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-/* Of the kernel's structures, what is read here; libbpf finds the places in the kernel's BTF. */
+/* What is read here besides. */
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
-struct ns_common {
-    unsigned int inum;
-};
-struct net {
-    struct ns_common ns;
-};
-typedef struct {
-    struct net *net;
-} possible_net_t;
-struct net_device {
-    int ifindex;
-    possible_net_t nd_net;
-};
 struct dst_entry {
     struct net_device *dev;
 };
@@ -50,17 +38,6 @@ struct sock_common {
 };
 struct sock {
     struct sock_common __sk_common;
-};
-struct sk_buff {
-    struct net_device *dev;
-    unsigned long _skb_refdst;
-    int skb_iif;
-    __be16 protocol;
-    __u16 network_header, mac_header;
-    unsigned int tail;
-    unsigned char *head, *data;
-    __u8 pkt_type : 3;
-    __u8 cloned : 1;
 };
 struct trace_event_raw_kfree_skb {
     void *rx_sk; /* from Linux 6.11 on, as the fourth argument */

@@ -1,0 +1,36 @@
+/* Of the kernel's structures, what programs at its tracepoints read of a packet; libbpf finds the
+ * places in the kernel's BTF. */
+#ifndef HS_KERNEL_BPF_H
+#define HS_KERNEL_BPF_H
+
+#include <linux/types.h>
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+struct ns_common {
+    unsigned int inum;
+};
+struct net {
+    struct ns_common ns;
+};
+typedef struct {
+    struct net *net;
+} possible_net_t;
+struct net_device {
+    int ifindex;
+    possible_net_t nd_net;
+};
+struct sk_buff {
+    struct net_device *dev;
+    unsigned long _skb_refdst;
+    unsigned int len;
+    int skb_iif;
+    __be16 protocol;
+    __u16 network_header, mac_header;
+    unsigned int tail;
+    unsigned char *head, *data;
+    __u8 pkt_type : 3;
+    __u8 cloned : 1;
+};
+#pragma clang attribute pop
+
+#endif
