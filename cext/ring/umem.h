@@ -2,8 +2,10 @@
  *
  * A region is a memfd (memfd_create(2)) of fixed size: sealed against shrinking, growing and
  * further sealing before its descriptor goes to anyone. Whoever is given one checks seals and size
- * before mapping it, so that no peer can take pages away from under a load (SIGBUS). Punching a
- * hole stays possible and is harmless: the pages read as zeroes.
+ * before mapping it, so that no peer can take pages away from under a load (SIGBUS). No seal
+ * forbids a hole: to who has mapped the region, its pages read as zeroes then, but a socket that
+ * has pinned them (AF_XDP) goes on with the old ones. So no process of a VM may punch one
+ * (vm/filter.c).
  *
  * A umem (AF_XDP's word, Documentation/networking/af_xdp.rst) is a region cut into frames of equal
  * size. The book of its frames is private memory of each process and never shared:

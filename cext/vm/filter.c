@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <linux/close_range.h>
+#include <linux/falloc.h>
 #include <linux/reboot.h>
 #include <linux/uinput.h>
 #include <pthread.h>
@@ -42,15 +43,21 @@ static const struct {
     const char *name;
     unsigned argument;
     uint64_t mask, value;
+    int error;
     const char *why;
 } flags[] = {
-    {"clone", 0, CLONE_NEWUSER, CLONE_NEWUSER, "root of a new one gets every capability back"},
-    {"unshare", 0, CLONE_NEWUSER, CLONE_NEWUSER, "the same"},
-    {"clone", 0, CLONE_THREAD | CLONE_FILES, CLONE_THREAD,
+    {"clone", 0, CLONE_NEWUSER, CLONE_NEWUSER, EPERM,
+     "root of a new one gets every capability back"},
+    {"unshare", 0, CLONE_NEWUSER, CLONE_NEWUSER, EPERM, "the same"},
+    {"clone", 0, CLONE_THREAD | CLONE_FILES, CLONE_THREAD, EPERM,
      "a thread with descriptors of its own: pidfd_getfd(2), and so a revoke, has only those of the "
      "first thread"},
-    {"unshare", 0, CLONE_FILES, CLONE_FILES, "the same"},
-    {"close_range", 2, CLOSE_RANGE_UNSHARE, CLOSE_RANGE_UNSHARE, "the same"},
+    {"unshare", 0, CLONE_FILES, CLONE_FILES, EPERM, "the same"},
+    {"close_range", 2, CLOSE_RANGE_UNSHARE, CLOSE_RANGE_UNSHARE, EPERM, "the same"},
+    {"fallocate", 1, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_PUNCH_HOLE, EOPNOTSUPP,
+     "a hole in packet memory: a neighbour's socket goes on with the pages that were there"},
+    {"madvise", 2, UINT32_MAX, MADV_REMOVE, EINVAL, "the same"},
+    {"process_madvise", 3, UINT32_MAX, MADV_REMOVE, EINVAL, "the same"},
 };
 
 /* Keys and switches that the machine's own kernel obeys, whoever has the node: a device that a VM
@@ -93,7 +100,7 @@ static int add_flags(scmp_filter_ctx context) {
         struct scmp_arg_cmp compare =
             SCMP_CMP(flags[i].argument, SCMP_CMP_MASKED_EQ, flags[i].mask, flags[i].value);
 
-        ret = seccomp_rule_add_array(context, SCMP_ACT_ERRNO(EPERM),
+        ret = seccomp_rule_add_array(context, SCMP_ACT_ERRNO((uint32_t)flags[i].error),
                                      seccomp_syscall_resolve_name(flags[i].name), 1, &compare);
     }
     return ret;

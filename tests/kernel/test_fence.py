@@ -217,3 +217,33 @@ def test_a_stopped_start_does_not_stop_us(vm: Vm) -> None:
             late.append(error)
     assert late, "no start was stopped: the attack does not work, and shows nothing"
     assert {error.why.rpartition(": ")[2] for error in late} == {os.strerror(errno.ETIMEDOUT)}
+
+
+HOLES = """
+import ctypes, errno, mmap, os
+libc = ctypes.CDLL(None, use_errno=True)
+fd = os.memfd_create("packets")
+os.ftruncate(fd, 8192)
+memory = mmap.mmap(fd, 8192)
+memory[:] = bytes([7]) * 8192
+at = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(memory)))
+piece = (ctypes.c_size_t * 2)(at.value, 4096)
+KEEP_SIZE, PUNCH_HOLE, REMOVE, DONTNEED, PROCESS_MADVISE = 1, 2, 9, 4, 440
+def said(ret):
+    return errno.errorcode[ctypes.get_errno()] if ret < 0 else "done"
+size = ctypes.c_long(4096)
+print(said(libc.fallocate(fd, KEEP_SIZE, ctypes.c_long(0), size)))
+print(said(libc.madvise(at, size, DONTNEED)))
+print(said(libc.fallocate(fd, KEEP_SIZE | PUNCH_HOLE, ctypes.c_long(0), size)))
+print(said(libc.madvise(at, size, REMOVE)))
+me = os.pidfd_open(os.getpid())
+print(said(libc.syscall(PROCESS_MADVISE, me, piece, ctypes.c_size_t(1), REMOVE, 0)))
+print(set(os.pread(fd, 8192, 0)))
+"""
+
+
+def test_nobody_punches_a_hole_into_packet_memory(vm: Vm) -> None:
+    """A neighbour's AF_XDP socket would go on with the pages that were there."""
+    done = vm.run([sys.executable, "-c", HOLES])
+    said = done.stdout.decode().split("\n")[:-1]
+    assert said == ["done", "done", "ENOTSUP", "EINVAL", "EINVAL", "{7}"], done
