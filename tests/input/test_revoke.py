@@ -1,6 +1,7 @@
 """What an OS does to keep a device that it has opened, past the look through open files
-(cext/input/revoke.c): each try fails, and succeeds where the one piece of that code against it is
-left out. The product has no switch for this: a copy of the source is changed and compiled.
+(cext/input/revoke.c and found.c): each try fails, and succeeds where the one piece of that code
+against it is left out. The product has no switch for this: a copy of the source is changed and
+compiled.
 """
 
 import re
@@ -24,11 +25,11 @@ CEXT = Path(__file__).parents[2] / "cext"
 SOURCES = CEXT / "input"
 Patch = pytest.MonkeyPatch
 
-QUEUES = {"if (!wanted && (job->mode == NOTE_READERS || !S_ISSOCK(st.st_mode)))": "if (!wanted)"}
+QUEUES = {"if (!wanted && (job->mode == HS_NOTE_READERS || !S_ISSOCK(st.st_mode)))": "if (!wanted)"}
 DEEPER = {"look_into(job, fd, depth + 1);": "if (depth == 0) look_into(job, fd, 9 * (depth + 1));"}
 HIDDEN = {"if (job->count->hidden != hidden)": "if (false)"}
 THREADS = {"has_threads(pid) && threads_hide(job, pid))": "has_threads(pid) && false)"}
-THREADS_QUEUES = {"wanted || in_flight(path, number) > 0;": "wanted;"}
+THREADS_QUEUES = {"wanted || hs_found_waiting(path, number) > 0;": "wanted;"}
 FREEZE = {
     'else if (write(hold->control, "1", 1) < 0)': "else if (false)",
     "still = hs_hold_rests(hold, still_ms);": "still = true; (void)still_ms;",
@@ -45,7 +46,8 @@ def leave_out(tmp_path: Path, monkeypatch: Patch) -> Callable[[dict[str, str]], 
     """leave_out({code: what stands there instead}): from now on revokes go without."""
 
     def change(pieces: dict[str, str]) -> None:
-        texts = {name: (SOURCES / name).read_text() for name in ("revoke.c", "hold.c", "keeper.c")}
+        names = ("revoke.c", "found.c", "hold.c", "keeper.c")
+        texts = {name: (SOURCES / name).read_text() for name in names}
         for code, other in pieces.items():
             (found,) = [name for name, text in texts.items() if code in text]
             assert texts[found].count(code) == 1, code

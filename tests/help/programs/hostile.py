@@ -23,7 +23,7 @@ import sys
 import threading
 
 PATH = "/run/hostsim/agent.sock"
-MANY = 520  # more than cext/input/revoke.c looks at in one queue
+MANY = 520  # more than cext/input/found.c looks at in one queue
 
 
 def keep(node: str) -> None:
