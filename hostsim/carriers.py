@@ -4,20 +4,28 @@ links in the switch's namespace that hostsim has not made.
     Carriers(switch, dataplane, vms)   fileno(), on_readable(): the kernel's news of those links
     away(name)                      whether a VM's port has no carrier, or is held down
 
-Runs in the thread of the daemon's loop.
+Runs in the thread of the daemon's loop. If the kernel had more news than its socket has room for, a
+thread lists all links: with many VMs that takes as long as many events. News that come meanwhile
+wait, and are held to be later than the list: the last news of a link say how it is, whenever the
+list was made.
 """
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from hostsim.routing.dataplane import Dataplane
 from hostsim.routing.holddown import Holddown
 from hostsim.switch import Switch
 from hostsim.vm import Vm
-from netns.interfaces import Change, LinkMonitor
+from netns.interfaces import Change, Counted, LinkMonitor
 
 log = logging.getLogger("hostsim.host")
+
+LATER = 4096
+"""News that wait for a list of all links; if there are more, the list is made once more."""
+AGAIN = 1.0
+"""Seconds until a list that failed is tried again."""
 
 
 class Carriers:
@@ -31,6 +39,9 @@ class Carriers:
         self._plugs: dict[str, Holddown] = {}  # VMs that were unplugged
         self._foreign: set[int] = set()  # links of the switch's that are to be removed
         self._hears = True
+        self._looking = False  # a thread lists the links
+        self._again = False  # it is to do so once more
+        self._later: list[Change] = []  # news since it began
 
     def close(self) -> None:
         self._monitor.close()
@@ -53,13 +64,49 @@ class Carriers:
     def on_readable(self) -> None:
         """Links of the switch's namespace came, went or changed their carrier."""
         changes = self._monitor.changes()
-        if changes is None:  # some were not told
-            links = self._switch.look()
+        if changes is None or (self._looking and len(self._later) + len(changes) > LATER):
+            self._later.clear()
+            self._look()  # some were not told
+        elif self._looking:
+            self._later += changes
+        else:
+            self._tell(changes)
+
+    def _look(self) -> None:
+        """Have all links listed; once more if that is asked for while it is done."""
+        self._again = self._looking
+        if self._looking:
+            return
+        self._looking = True
+        loop = asyncio.get_running_loop()
+        loop.run_in_executor(None, self._switch.looker()).add_done_callback(self._looked)
+
+    def _looked(self, done: asyncio.Future[list[Counted]]) -> None:
+        if done.cancelled():
+            return
+        self._looking, error = False, done.exception()
+        if not self._hears:
+            return
+        if self._again:
+            self._look()
+        elif error is not None:
+            log.error("switch: its links cannot be listed: %s; tried again", error)
+            asyncio.get_running_loop().call_later(AGAIN, self._look_again)
+        else:
+            links = self._switch.told(done.result())
             changes = [
                 Change(vm.port, name, True, name in links.linked) for name, vm in self._vms.items()
             ]
             changes += [Change(number, name, True, True) for number, name in links.foreign.items()]
             self._foreign &= links.foreign.keys()
+            later, self._later = self._later, []
+            self._tell(changes + later)
+
+    def _look_again(self) -> None:
+        if self._hears:
+            self._look()
+
+    def _tell(self, changes: Sequence[Change]) -> None:
         for change in changes:
             if not change.there:
                 self._foreign.discard(change.number)

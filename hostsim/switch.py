@@ -28,7 +28,7 @@ from hostsim.errors import HostsimError, reason
 from hostsim.model import Json, Network
 from hostsim.vm import TAKEN, Vm
 from netns import namespace, neighbours, uplinks
-from netns.interfaces import counted
+from netns.interfaces import Counted, counted
 from netns.journal import Journal
 from netns.links import Batch, Rtnl, batch_in
 from netns.tc import add_hook, add_hook_to_users
@@ -275,13 +275,33 @@ class Switch:
 
     def look(self) -> Links:
         """What there is now. Raises OSError."""
-        links = counted(self.rtnl)
+        return self.told(counted(self.rtnl))
+
+    def told(self, links: Sequence[Counted]) -> Links:
+        """What there was in a list of the namespace's links."""
         return Links(
             frozenset(
                 link.name for link in links if link.master == BRIDGE_INDEX and link.state == "up"
             ),
             {link.number: link.name for link in links if not self.owns(link.number, link.name)},
         )
+
+    def looker(self) -> Callable[[], list[Counted]]:
+        """What lists the namespace's links, in any thread, and at any time: many take their time.
+        Raises OSError."""
+        fd = os.dup(self._fd)
+
+        def look() -> list[Counted]:
+            try:
+                rtnl = Rtnl(fd)
+            finally:
+                os.close(fd)
+            try:
+                return counted(rtnl)
+            finally:
+                rtnl.close()
+
+        return look
 
     def owns(self, index: int, name: str) -> bool:
         """Whether a link is the kernel's own, the bridge, a port, an uplink or a direct link: who

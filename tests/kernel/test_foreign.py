@@ -2,6 +2,9 @@
 that no route and no filter sees."""
 
 import json
+import os
+import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +13,7 @@ import pytest
 from help.cli import ask, host, hostsim, run
 from help.net import endpoint
 from help.waiting import until
+from netns.interfaces import RTMGRP_LINK
 
 pytestmark = pytest.mark.root
 
@@ -46,6 +50,29 @@ def test_a_foreign_link_goes_and_is_told(state: Path, words: str) -> None:
     until(lambda: links() == before)
     name = words.split()[0]
     assert f"switch: link '{name}' is not of this host: removed" in (state / "log").read_text()
+
+
+def lost() -> int:
+    """How many news the sockets that listen for links in the switch's namespace had no room for."""
+    head, *rows = run("ip", "netns", "exec", SWITCH, "cat", "/proc/net/netlink").stdout.splitlines()
+    found = [dict(zip(head.split(), row.split(), strict=True)) for row in rows]
+    return sum(int(one["Drops"]) for one in found if int(one["Groups"], 16) & RTMGRP_LINK)
+
+
+def test_news_that_were_lost(state: Path) -> None:
+    """The daemon is stopped while there are more news than its socket has room for: what came last
+    is found by a list of all links."""
+    before = links()
+    flapping = "link set flap up\nlink set flap down\n" * 400
+    (pid,) = {one["pid"] for one in ask("ls") if one["host"] == NAME}
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        script = f"link add flap type bridge\n{flapping}link add last type bridge\n"
+        subprocess.run(["ip", "-n", SWITCH, "-batch", "-"], input=script, text=True, check=True)
+        assert lost() > 0
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    until(lambda: links() == before)
 
 
 SAY = "for i in $(seq 50); do echo x > /dev/udp/198.18.96.20/9; done"
