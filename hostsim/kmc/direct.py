@@ -314,11 +314,12 @@ class Direct(Equipment):
             self._revoker.close()
             self._revoker = None
 
-    def _await_open(self, device: _Device, name: str) -> None:
+    def _await_open(self, device: _Device, name: str, node: str) -> None:
+        """node: the name of the device's node in the OS's /dev/input."""
         if not device.shown or self.openings is None:
             return
         try:
-            number = self.openings.watch(self._oses[name].vm.input_fd, device.node.sysname)
+            number = self.openings.watch(self._oses[name].vm.input_fd, node)
             self._opening[number] = device
         except OSError as error:  # it has the kernel's record all the same
             log.warning("%s: carried keys are not pressed: %s", name, error)

@@ -129,11 +129,12 @@ class OsNodes:
                 self._without.add(what)
                 log.warning("%s goes without %s: %s", self.vm.spec.name, what, reason(error))
 
-    def give(self, node: Node, made: Callable[[], None] = lambda: None) -> None:
+    def give(self, node: Node, made: Callable[[str], None] = lambda name: None) -> None:
         """The node appears: allowed, made, announced. An OS that is gone, or whose own files are in
         the way, goes without it. Raises nothing.
 
-        made: called when the node is there and nobody has been told of it."""
+        made: called with the name, in the OS's /dev/input, that the node has before it appears
+        under its own: nobody has opened it yet."""
         if not self.vm.alive:
             return
         self.settle()
@@ -142,10 +143,21 @@ class OsNodes:
             self._given[node.sysname] = node
             # first what a program can read from, and write to: LEDs, effects; then what libudev's
             # readers look at
-            evnode.make(self.vm.input_fd, node.sysname, node.rdev, self.vm.owner, self._group)
-            made()
+            self._appear(node, made)
             self._record(node)
             self._say("add", node)
+
+    def _appear(self, node: Node, made: Callable[[str], None]) -> None:
+        """A program that looks for nodes all the time finds this one whole: its owner is set, and
+        `made` is done."""
+        where, hidden = self.vm.input_fd, f".{node.sysname}"
+        evnode.make(where, hidden, node.rdev, self.vm.owner, self._group)
+        try:
+            made(hidden)
+            os.rename(hidden, node.sysname, src_dir_fd=where, dst_dir_fd=where)
+        except OSError:
+            tree.remove(where, hidden)
+            raise
 
     def keep(self, name: str, rdev: int) -> None:
         """A node of the OS's /dev that no flip moves: allowed, and made. Raises OSError."""

@@ -89,9 +89,13 @@ class Net:
         command = ("ip", "-n", self.vms[vm].netns, *words)
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
-    def ping(self, count: int, target: str = "198.18.0.20", vm: str = "client") -> None:
-        """Echo requests at 100 a second; none may be lost."""
-        said = self.run(vm, "ping", "-q", "-i", "0.01", "-W", "2", "-c", str(count), target)
+    def ping(
+        self, count: int, target: str = "198.18.0.20", vm: str = "client", ident: int | None = None
+    ) -> None:
+        """Echo requests at 100 a second; none may be lost. ident: their identifier, and so their
+        flow; if it is not given, each call is a flow of its own."""
+        flow = () if ident is None else ("-e", str(ident))
+        said = self.run(vm, "ping", "-q", *flow, "-i", "0.01", "-W", "2", "-c", str(count), target)
         assert f"{count} received" in said, said
 
     def port(self, name: str) -> dict[str, Any]:

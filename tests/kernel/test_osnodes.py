@@ -40,6 +40,22 @@ def test_a_node_is_for_the_input_group_to_read_and_write(make_vm: Callable[..., 
     nodes.close()
 
 
+def test_a_node_appears_when_all_is_ready_for_its_first_reader(make_vm: Callable[..., Vm]) -> None:
+    """A program may look for nodes without a pause, and open one before it is announced."""
+    vm = make_vm(os=True)
+    nodes = OsNodes(vm)
+    seen: list[tuple[bool, int]] = []
+
+    def ready(name: str) -> None:
+        there = "event31" in os.listdir(f"/proc/{vm.pid}/root/dev/input")
+        seen.append((there, os.stat(name, dir_fd=vm.input_fd).st_ino))
+
+    nodes.give(NODE, ready)
+    assert seen == [(False, os.stat("event31", dir_fd=vm.input_fd).st_ino)]
+    nodes.forget("event31")
+    nodes.close()
+
+
 NODE = Node(
     "event31",
     NUMBER,
@@ -62,6 +78,7 @@ PLACES = (
     "/sys/class/input/event31",
     "/sys/class/input/input31",
     "/dev/input/event31",
+    "/dev/input/.event31",
     "/dev/input/by-id",
     "/dev/input/by-id/usb-it",
     "/dev/input/by-path",

@@ -27,6 +27,8 @@ pytestmark = pytest.mark.root
 
 ROUTE = '[[route]]\nmatch = { proto = "icmp" }\nthrough = ["fw", "ids"]\n'
 SOL_PACKET, PACKET_QDISC_BYPASS = 263, 20
+FLOW = 7
+"""The echo requests' identifier: all of them are one flow, whichever program sends them."""
 CLSACT = ("tc", "qdisc", "add", "dev", "eth0", "clsact")
 EGRESS = ("dev", "eth0", "egress", "pref", "7", "protocol", "ip", "u32")
 MARK = ("tc", "filter", "add", *EGRESS, "match", "u32", "0", "0", "classid", "1:1")
@@ -38,12 +40,17 @@ def net(tmp_path: Path) -> Iterator[Net]:
         yield net
 
 
+def ping(net: Net, count: int) -> None:
+    net.ping(count, ident=FLOW)
+
+
 def hop(net: Net) -> tuple[str, str]:
-    """Path and reason of fw's hop of the last echo requests."""
+    """Path and reason of fw's hop of the echo requests, which are all of one flow."""
     net.pump()
-    rows = [row for row in net.dataplane.report.flows() if row["direction"] == "forward"]
-    first = next(hop for hop in rows[-1]["hops"] if hop["vm"] == "fw")
-    explained = net.dataplane.report.explain("fw", rows[-1]["key"])
+    rows = [row for row in net.dataplane.report.flows() if row["route"] == 0]
+    (row,) = [row for row in rows if row["direction"] == "forward"]
+    first = next(hop for hop in row["hops"] if hop["vm"] == "fw")
+    explained = net.dataplane.report.explain("fw", row["key"])
     again = next(hop for hop in explained["hops"] if hop["vm"] == "fw")
     assert (again["path"], again["reason"]) == (first["path"], first["reason"])
     return first["path"], first["reason"]
@@ -61,11 +68,11 @@ def unlike(net: Net, what: bool = True) -> None:
 
 def by_veth(net: Net) -> None:
     unlike(net, False)
-    net.ping(5)
+    ping(net, 5)
 
     def is_veth() -> bool:
         net.pump()
-        net.ping(5)
+        ping(net, 5)
         return hop(net)[0] == "veth"
 
     until(is_veth, 30)
@@ -77,12 +84,11 @@ def by_switch(net: Net, why: str, vm: str = "fw") -> None:
         return why in net.dataplane.report.unlike().get(vm, "")
 
     until(said, 30)
-    net.ping(20)
+    ping(net, 20)
     path, reason = hop(net)
     assert path == "switch"
     assert reason.startswith(f"{vm}: ")
     assert why in reason
-    net.settled()
 
 
 CASES = {
@@ -116,6 +122,7 @@ def test_its_hops_go_by_the_switch_and_come_back(net: Net, case: str) -> None:
     by_veth(net)
     net.run("fw", *done)
     by_switch(net, why)
+    net.settled()
     if undone:
         net.run("fw", *undone)
     by_veth(net)
@@ -127,6 +134,7 @@ def test_its_new_mac_address_is_learnt(net: Net) -> None:
     before = net.vms["fw"].mac
     net.run("fw", "ip", "link", "set", "eth0", "address", "02:00:00:00:00:99")
     by_switch(net, "another MAC address, 02:00:00:00:00:99")
+    net.settled()
     net.run("fw", "ip", "link", "set", "eth0", "address", before)
     by_veth(net)
 
@@ -154,8 +162,19 @@ def test_flapping_is_held_down(net: Net, monkeypatch: pytest.MonkeyPatch) -> Non
         net.run("fw", "ip", "link", "set", "hsd2", "up")
         net.pump()
         assert net.dataplane.report.unlike()
-    net.ping(20)
+    ping(net, 20)
     assert net.dataplane.epoch == epoch
+
+
+def past_it(net: Net, key: str, packets: int) -> list[dict[str, Any]]:
+    """Once so many packets of fw have gone past its transfer component: `verify`'s rows of it.
+    key: how the flow's begins."""
+
+    def rows() -> list[dict[str, Any]]:
+        found = [row for row in net.dataplane.report.verify() if row["vm"] == "fw"]
+        return [x for x in found if x["key"].startswith(key) and x["beside"] == packets]
+
+    return until(rows)
 
 
 def test_what_goes_past_the_transfer_component_is_named(net: Net) -> None:
@@ -171,11 +190,7 @@ def test_what_goes_past_the_transfer_component_is_named(net: Net) -> None:
         for _ in range(20):
             sock.send(frame + ipv4(here, there, socket.IPPROTO_UDP, datagram))
 
-    def past() -> list[dict[str, Any]]:
-        rows = net.dataplane.report.verify()
-        return [row for row in rows if row["vm"] == "fw" and row["key"].startswith("udp:")]
-
-    (row,) = until(lambda: [row for row in past() if row["beside"] == 20])
+    (row,) = past_it(net, "udp:", 20)
     assert (row["sent"], row["switch"], row["missing"]) == (25, 25, 0)
 
 
@@ -191,3 +206,4 @@ def test_a_kernel_without_tcx_has_the_transfer_component_at_clsact(
         assert watch.TRANSFER.encode() in shown.stdout
         net.run("fw", "tc", "qdisc", "del", "dev", "eth0", "clsact")
         by_switch(net, "transfer component was taken off")
+        assert all(row["missing"] == 0 for row in past_it(net, "icmp:", 20))
