@@ -283,6 +283,7 @@ class HostSpec:
     links: tuple[LinkSpec, ...] = ()  # impaired ones
     may_take: tuple[str, ...] = ()  # of both, those that may be the machine's way to the world
     screens: tuple[str, ...] = ()  # patterns of names of cards that the foreground OS has
+    sounds: tuple[str, ...] = ()  # patterns of sound cards; the first card is what is heard
 
     def os_names(self) -> tuple[str, ...]:
         """The VMs that are operating systems, in the file's order."""

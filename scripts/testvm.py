@@ -1,6 +1,6 @@
 """Run a command as root in the test VM: a stock distribution kernel with uinput, under QEMU.
 
-    scripts/testvm [--deadline SECONDS] [--memory MIB] [--cpus N] [--display] [--console]
+    scripts/testvm [--deadline SECONDS] [--memory MIB] [--cpus N] [--display] [--audio] [--console]
                    [--] CMD...
 
 The VM sees this machine's file system at the same paths. The project's directory (with .venv) is
@@ -16,8 +16,10 @@ test needs. KVM is taken only if this kernel boots under it (see `kvm_works`).
 """
 
 import argparse
+import cmath
 import contextlib
 import json
+import operator
 import os
 import re
 import secrets
@@ -31,10 +33,11 @@ import sys
 import tempfile
 import threading
 import time
+from array import array
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".testvm"
@@ -236,23 +239,33 @@ class Guest:
 
 
 class Desk:
-    """The person in front of the guest's screen (--display), at the command's service.
+    """The person in front of the guest's screen (--display) and loudspeaker (--audio), at the
+    command's service.
 
     A line of JSON on port 4 is an order, a line of JSON is the answer:
 
         {"look": null}           -> {"size": [w, h], "colours": {"00aa00": pixels, ...}}
         {"look": "a/path.png"}   the same, and the picture is kept, below the project's directory
         {"type": ["a", "ret"]}   keys by QEMU's names, one after the other
+        {"hear": n, "tones": [hz, ...]}
+                                 -> {"windows": [[a, ...], ...], "next": m}: what the loudspeaker
+                                 played from window n on (-1: now), 10 ms each: the amplitude of
+                                 each tone, a multiple of 100 Hz (left side, 32767 at most)
 
-    What is on the screen is what QEMU says: nothing in the guest has a hand in it.
+    What is to be seen and heard is what QEMU says: nothing in the guest has a hand in it.
     """
 
     DEVICES = ("virtio-gpu-pci", "virtio-keyboard-pci", "virtio-mouse-pci")
+    SOUND = ("intel-hda", "hda-output,audiodev=loudspeaker")
+    RATE = 48000
+    WINDOW = RATE // 100
+    WINDOWS = 1000  # most in one answer
     COLOURS = 6  # those with the most pixels are named
 
-    def __init__(self, guest: Guest, port: socket.socket) -> None:
+    def __init__(self, guest: Guest, port: socket.socket, wave: int) -> None:
         self._guest = guest
         self._port = port
+        self._wave = wave
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
@@ -266,13 +279,13 @@ class Desk:
                 port.write(json.dumps(answer) + "\n")
                 port.flush()
 
-    def _do(self, order: dict[str, object]) -> object:
+    def _do(self, order: dict[str, Any]) -> object:
         if "type" in order:
-            keys = order["type"]
-            assert isinstance(keys, list)
-            for key in keys:
+            for key in order["type"]:
                 self._guest.ask("send-key", keys=[{"type": "qcode", "data": key}])
             return {}
+        if "hear" in order:
+            return heard(self._wave, order["hear"], order["tones"])
         name = order["look"]
         if isinstance(name, str):
             path = (ROOT / name).resolve()
@@ -282,6 +295,24 @@ class Desk:
             self._guest.ask("screendump", filename=str(path), format="png")
         with tempfile.NamedTemporaryFile(suffix=".ppm") as shot:
             return self._guest.ask("screendump", filename=shot.name) or colours(shot.read())
+
+
+def heard(wave: int, start: int, tones: list[int]) -> object:
+    """Tones in a wave file (44 bytes of header, two sides of 16 bits) that QEMU is writing."""
+    size = Desk.WINDOW
+    there = max(os.fstat(wave).st_size - 44, 0) // (4 * size)
+    start = there if start < 0 else min(start, there)
+    count = min(there - start, Desk.WINDOWS)
+    left = array("h", os.pread(wave, 4 * size * count, 44 + 4 * size * start))[0::2]
+    waves = [
+        [cmath.exp(2j * cmath.pi * hz * n / Desk.RATE) / size * 2 for n in range(size)]
+        for hz in tones
+    ]
+    windows = []
+    for at in range(0, count * size, size):
+        part = left[at : at + size]
+        windows.append([round(abs(sum(map(operator.mul, part, wave)))) for wave in waves])
+    return {"windows": windows, "next": start + count}
 
 
 def colours(ppm: bytes) -> object:
@@ -384,6 +415,7 @@ def run(arguments: argparse.Namespace) -> int:
         "testvm_path": f"{ROOT}/.venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"
         ":/sbin:/bin",
         "testvm_display": "1" if arguments.display else "",
+        "testvm_audio": "1" if arguments.audio else "",
     }
     lines = [f"{name}={shlex.quote(value)}\n" for name, value in environment.items()]
     files = {
@@ -403,9 +435,15 @@ def run(arguments: argparse.Namespace) -> int:
         options += ["-device", f"virtserialport,nr={number},chardev=port{number}"]
     fds = [stream.theirs.fileno() for stream in streams]
     ours, theirs = socket.socketpair()
-    if arguments.display:
-        for device in Desk.DEVICES:
-            options += ["-device", device]
+    wave = os.memfd_create("testvm-wave")
+    if arguments.audio:
+        fds.append(wave)
+        sound = f"id=loudspeaker,path=/proc/self/fd/{wave},out.frequency={Desk.RATE}"
+        options += ["-audiodev", f"wav,{sound}"]
+    devices = Desk.DEVICES if arguments.display else ()
+    for device in (*devices, *(Desk.SOUND if arguments.audio else ())):
+        options += ["-device", device]
+    if arguments.display or arguments.audio:
         options += ["-chardev", f"socket,id=desk,fd={theirs.fileno()}"]
         options += ["-device", "virtserialport,nr=4,chardev=desk"]
         fds.append(theirs.fileno())
@@ -414,8 +452,8 @@ def run(arguments: argparse.Namespace) -> int:
             stream.theirs.close()
         theirs.close()
         guest.spread()
-        if arguments.display:
-            Desk(guest, ours)
+        if arguments.display or arguments.audio:
+            Desk(guest, ours, wave)
         in_time = pump(streams, deadline)
         # The guest has synced its file systems before it tells the status: off at once.
     status = streams[2]
@@ -442,6 +480,7 @@ def main() -> int:
     option("--memory", type=int, default=2048, help="in MiB (default: %(default)s)")
     option("--cpus", type=int, default=2, help="default: %(default)s")
     option("--display", action="store_true", help="a screen, a keyboard and a mouse; see Desk")
+    option("--audio", action="store_true", help="a sound card that is heard; see Desk")
     option("--console", action="store_true", help="at the end, show the kernel's console (stderr)")
     option("command", nargs=argparse.REMAINDER, metavar="CMD")
     arguments = parser.parse_args()

@@ -18,6 +18,7 @@ OF_VM = {
 }
 OF_HOST = {"name": "[host] name", "uplinks": "[switch] uplinks", "devices": "[[device]]"}
 OF_HOST |= {"nics": "[[device]] interface", "kmc": "[kmc]"}
+OF_HOST |= {"screens": "[[device]] screen", "sounds": "[[device]] sound"}
 """Fields of the model, and what the host file calls them."""
 
 

@@ -2,6 +2,7 @@
 
     nic(table, match, taken) -> str          a network interface that goes to the foreground OS
     screen(table, match) -> str              a display's card that goes to the foreground OS
+    sound(table, match) -> str               a sound card that plays what the foreground OS plays
     device(index, table, match) -> DeviceSpec
     kmc(table, oses) -> KmcSpec
 
@@ -20,6 +21,7 @@ HOTKEY_MAX = 8
 
 _KEY = re.compile(r"(KEY|BTN)_[A-Z0-9_]+")
 _CARD = re.compile(r"\*|card([0-9]{1,3}|\*)", re.ASCII)
+_SOUND = re.compile(r"[A-Za-z0-9_*?]{1,15}", re.ASCII)
 _TIME = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,6})?) ?(ms|s)")
 
 
@@ -65,11 +67,25 @@ def screen(table: Table, match: dict[str, Any]) -> str:
     return pattern
 
 
+def sound(table: Table, match: dict[str, Any]) -> str:
+    """A sound card as equipment: a pattern of its name, and nothing else."""
+    pattern = match["sound"]
+    if len(match) > 1:
+        table.fail("match has sound and other keys", "a sound card is meant by its name")
+    if not isinstance(pattern, str) or not _SOUND.fullmatch(pattern):
+        table.fail(
+            f"match: sound = {str(pattern)[:NAME_SHOWN]!r} names no sound card",
+            'the first word of a card in /proc/asound/cards such as "PCH" or "card0", or "*"',
+        )
+    table.done()
+    return pattern
+
+
 def device(index: int, table: Table, match: dict[str, Any] | None) -> DeviceSpec:
     if not match:
         table.fail(
             "match is missing or empty",
-            "name, vendor, product, phys or a udev property; or interface; or screen",
+            "name, vendor, product, phys or a udev property; or interface; or screen; or sound",
         )
     for key, value in match.items():
         number = key in DEVICE_NUMBERS

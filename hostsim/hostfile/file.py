@@ -172,6 +172,7 @@ class _Parser:
         devices: list[DeviceSpec] = []
         nics: list[str] = []
         screens: list[str] = []
+        sounds: list[str] = []
         for index, table in enumerate(self._tables("device")):
             if not oses:
                 table.fail("a device, and no VM is an operating system", "add [vm.os] to a VM")
@@ -182,6 +183,8 @@ class _Parser:
                 nics.append(equipment.nic(table, match, [*uplinks, *nics]))
             elif match and "screen" in match:
                 screens.append(equipment.screen(table, match))
+            elif match and "sound" in match:
+                sounds.append(equipment.sound(table, match))
             else:
                 devices.append(equipment.device(index, table, match))
         kmc = equipment.kmc(self._single("kmc"), oses)
@@ -200,6 +203,7 @@ class _Parser:
             impaired,
             tuple(may_take),
             tuple(screens),
+            tuple(sounds),
         )
 
     def _links(self, names: list[str]) -> tuple[LinkSpec, ...]:

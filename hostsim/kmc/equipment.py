@@ -18,8 +18,9 @@ from netns.hotplug import InputNode
 
 
 class Equipment(ABC):
-    """A driver: `mirror`, `direct` (input devices), `nics` (network interfaces), `screen`. Methods
-    are called in the daemon's loop and return quickly (a few ms; an interface takes some tens).
+    """A driver: `mirror`, `direct` (input devices), `nics` (network interfaces), `screen`, `sound`.
+    Methods are called in the daemon's loop and return quickly (a few ms; an interface takes some
+    tens).
 
     `release` raises OSError if the OS may still have something; the driver is closed then, and out
     of use. Nothing else raises for a device's sake."""

@@ -31,6 +31,7 @@ from hostsim.kmc.osnodes import OsNodes
 from hostsim.kmc.plugs import Plugs
 from hostsim.kmc.refrain import AN_AGENT, AgentLog, shown
 from hostsim.kmc.screen import Screens
+from hostsim.kmc.sound import Sound
 from hostsim.kmc.wire import Message, Type
 from hostsim.model import HostSpec, Json
 from hostsim.vm import Vm
@@ -61,6 +62,7 @@ class Kmc:
         self._plugs: Plugs | None = None
         self._nics: Nics | None = None
         self._screens: Screens | None = None
+        self._sound: Sound | None = None
         self._asks = {name: Bucket(ASK_RATE, ASK_BURST) for name in oses}
         self._log = AgentLog()
         self._flips = Flips(spec.kmc, oses, self._ports, self._drivers, self._log)
@@ -92,6 +94,9 @@ class Kmc:
         if self._spec.screens:
             self._screens = Screens(self._oses, self._open_event, self._switch, self.offence)
             self._screens.start(self._spec.screens)
+        if self._spec.sounds:
+            self._sound = Sound(self._oses)
+            self._sound.start(self._spec.sounds)
         try:
             async with asyncio.timeout(AGENT_START):
                 for ready in self._ready.values():
@@ -120,7 +125,7 @@ class Kmc:
                 steps.callback(driver.close)
             if self._plugs is not None:
                 steps.callback(self._plugs.hush)
-            self._plugs = self._nics = self._screens = None
+            self._plugs = self._nics = self._screens = self._sound = None
             for timer in self._returning.values():
                 steps.callback(timer.cancel)
             steps.callback(self._heart.stop)
@@ -154,6 +159,8 @@ class Kmc:
         self._nics.os_back(name)
         if self._screens is not None:
             self._screens.os_back(name)
+        if self._sound is not None:
+            self._sound.os_back(name)
         self._ports[name].open()
         loop = asyncio.get_running_loop()
         self._returning[name] = loop.call_later(AGENT_START, self._returned, name)
@@ -290,7 +297,7 @@ class Kmc:
         """Those in use, in the order in which they release and take."""
         plugs = self._plugs
         inputs = (plugs.mirror, plugs.direct) if plugs is not None else ()
-        drivers: tuple[Equipment | None, ...] = (*inputs, self._screens, self._nics)
+        drivers: tuple[Equipment | None, ...] = (*inputs, self._screens, self._sound, self._nics)
         return [driver for driver in drivers if driver is not None]
 
 

@@ -111,7 +111,7 @@ class OsNodes:
         self._without: set[str] = set()
         """What is in the way of the OS itself, and was logged."""
         self._announcer = Announcer(vm.netns_fd, vm.owner)
-        self._group = vm.owner + _group_inside(vm) if vm.spec.root else _input_group()
+        self._group = group_of(vm, "input")
         with self._own_affair("control"):  # libudev's sign that udev's messages will come
             tree.write(vm.udev_fd, "control", b"", 0o600)
 
@@ -256,8 +256,13 @@ class OsNodes:
         self._announcer.close()
 
 
-def _group_inside(vm: Vm) -> int:
-    """The number of group `input` in a root of the VM's own; 0: it has none."""
+def group_of(vm: Vm, name: str) -> int:
+    """The number outside of the VM's group `name`; its user 0's if it has none."""
+    return vm.owner + _group_inside(vm, name) if vm.spec.root else _machines_group(name)
+
+
+def _group_inside(vm: Vm, name: str) -> int:
+    """The number of a group in a root of the VM's own; 0: it has none."""
     try:
         with tree.root(vm.pid) as root:
             fd = open_beneath(root, "etc/group", os.O_RDONLY)
@@ -267,15 +272,15 @@ def _group_inside(vm: Vm) -> int:
         return 0
     for line in text.splitlines():
         words = line.split(":")
-        if words[0] == "input" and len(words) > 2 and words[2].isdecimal():
+        if words[0] == name and len(words) > 2 and words[2].isdecimal():
             return int(words[2]) if int(words[2]) < IDS else 0
     return 0
 
 
 @functools.cache
-def _input_group() -> int:
-    """The machine's group `input`, which has the nodes; 0 if there is none."""
+def _machines_group(name: str) -> int:
+    """The number of a group of the machine; 0 if there is none."""
     try:
-        return grp.getgrnam("input").gr_gid
+        return grp.getgrnam(name).gr_gid
     except KeyError:
         return 0

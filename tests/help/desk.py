@@ -1,4 +1,4 @@
-"""What is on the test VM's screen, by QEMU's own account (scripts/testvm.py, Desk)."""
+"""What is to be seen and heard of the test VM, by QEMU's own account (scripts/testvm.py, Desk)."""
 
 import json
 from pathlib import Path
@@ -31,6 +31,12 @@ class Desk:
     def only(self, colour: str) -> bool:
         """Whether the whole screen has this colour."""
         return list(self.colours()) == [colour]
+
+    def hear(self, start: int, *tones: int) -> tuple[list[list[int]], int]:
+        """What was played from this 10-ms window on (-1: now): each tone's amplitude in each, and
+        which window comes next."""
+        answer = self.ask(hear=start, tones=list(tones))
+        return answer["windows"], answer["next"]
 
     def close(self) -> None:
         self._port.close()

@@ -147,6 +147,10 @@ WRONG: list[Case] = [
     (host, "[[vm]]\nname = 'hsd1-2'", "taken by hostsim"),
     (host, "[[endpoint]]\nname = 'hsd3'", "taken by hostsim"),
     (in_vm, "[vm.os]\n[[device]]\nmatch = { interface = 'hsd3' }", "that an OS has already"),
+    (in_vm, "[vm.os]\n[[device]]\nmatch = { sound = 'hw:0,0' }", "names no sound card"),
+    (in_vm, "[vm.os]\n[[device]]\nmatch = { sound = 0 }", "names no sound card"),
+    (in_vm, "[vm.os]\n[[device]]\nmatch = { sound = '*', name = 'x' }", "and other keys"),
+    (in_vm, "[vm.os]\n[[device]]\nmatch = { sound = '*' }\nmode = 'direct'", "mode"),
     (in_vm, "[switch]\nuplinks = ['hsd3']", "port of the switch already"),
     (in_vm, "[switch]\nuplinks = ['ééééééééé']", "names no interface"),
     # too many

@@ -1,0 +1,1 @@
+"""Sound: the pump between the OSes' loops and the machine's card."""
