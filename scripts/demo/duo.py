@@ -1,8 +1,10 @@
-"""The demo of host `duo`: two operating systems, one keyboard, and three ways to flip."""
+"""The demo of host `duo`: two operating systems, one keyboard and one screen, and three ways to
+flip. It runs in the test VM, whose screen QEMU shows (tests/help/desk.py)."""
 
 import subprocess
 import sys
 import tempfile
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from rich.text import Text
@@ -19,12 +21,18 @@ from stage import (
     host,
     main,
     note,
+    saw,
     show,
     table,
     until,
 )
 
+sys.path.insert(0, str(ROOT / "tests"))
+from help.desk import Desk
+
 OSES = ("work", "play")
+COLOURS = {"work": "00aa00", "play": "aa0000"}
+"""What each OS's program fills the screen with."""
 PROGRAMS = ROOT / "tests" / "help" / "programs"
 EV_KEY = 1
 LETTERS = {
@@ -93,42 +101,55 @@ class Eyes:
         self._process.wait(DEADLINE)
 
 
+class Painter:
+    """A program in an OS that fills the screen: tests/help/programs/seatclient.py."""
+
+    def __init__(self, name: str, log: Path) -> None:
+        words = ("exec", name, "--", sys.executable, str(PROGRAMS / "seatclient.py"), COLOURS[name])
+        with log.open("wb") as out:
+            self._process = subprocess.Popen(
+                [HOSTSIM, *words], stdin=subprocess.PIPE, stdout=out, stderr=out
+            )
+        until(lambda: "ready" in log.read_text(), f"a program with the seat of {name}")
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.wait(DEADLINE)
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+
+
 def host_file(folder: str) -> str:
-    """The shipped `duo`; where the machine has a keyboard or mouse of its own, a copy that leaves
-    those alone."""
-    names = [path.read_text() for path in Path("/sys/class/input").glob("event*/device/name")]
-    if not any("Keyboard" in name or "Mouse" in name for name in names):
-        return "duo"
+    """The shipped `duo` with the screen, and the demo's keyboard and mouse alone."""
     import hostsim
 
     text = (Path(hostsim.__file__).parent / "hosts" / "duo.toml").read_text()
+    text = text.replace("*Keyboard*", "Demo Keyboard").replace("*Mouse*", "Demo Mouse")
     file = Path(folder) / "duo.toml"
-    file.write_text(text.replace("*Keyboard*", "Demo Keyboard").replace("*Mouse*", "Demo Mouse"))
-    note("this machine's own keyboard and mouse are left alone: a copy of duo names the demo's")
+    file.write_text(text + '\n[[device]]\nmatch = { screen = "card0" }\n')
+    note('a copy of duo: the demo\'s own keyboard and mouse, and match = { screen = "card0" }')
     return str(file)
 
 
 def duo() -> None:
-    headline("a multi-OS device: OSes work and play, one keyboard, one mouse")
-    with tempfile.TemporaryDirectory() as folder:
+    headline("a multi-OS device: OSes work and play, one keyboard, one mouse, one screen")
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        desk = stack.enter_context(closing(Desk()))
         file = host_file(folder)
-        hands = [Hands("keyboard", "Demo Keyboard"), Hands("mouse", "Demo Mouse")]
-        note(f"through uinput: Demo Keyboard at {hands[0].node}, Demo Mouse at {hands[1].node}")
-        try:
-            with host("duo", file):
-                until(lambda: len(ask("devices")) >= 2, "the KMC has both devices")
-                eyes = {name: Eyes(name, Path(folder) / name) for name in OSES}
-                try:
-                    flips(hands[0], eyes)
-                finally:
-                    for reader in eyes.values():
-                        reader.close()
-        finally:
-            for device in hands:
-                device.close()
+        keyboard = stack.enter_context(closing(Hands("keyboard", "Demo Keyboard")))
+        mouse = stack.enter_context(closing(Hands("mouse", "Demo Mouse")))
+        note(f"through uinput: Demo Keyboard at {keyboard.node}, Demo Mouse at {mouse.node}")
+        stack.enter_context(host("duo", file))
+        until(lambda: len(ask("devices")) >= 2, "the KMC has both devices")
+        eyes = {}
+        for name in OSES:
+            eyes[name] = stack.enter_context(closing(Eyes(name, Path(folder) / name)))
+            stack.enter_context(closing(Painter(name, Path(folder) / f"{name}.painter")))
+        flips(keyboard, eyes, desk)
 
 
-def flips(hands: Hands, eyes: dict[str, Eyes]) -> None:
+def flips(hands: Hands, eyes: dict[str, Eyes], desk: Desk) -> None:
     ways: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
         ("work", "hello", "(as the host file says)", ()),
         ("play", "from", "the command line", (HOSTSIM, "flip", "play")),
@@ -141,7 +162,7 @@ def flips(hands: Hands, eyes: dict[str, Eyes]) -> None:
         ("play", "keyboard", "a script", (str(ROOT / "scripts" / "flip.sh"), "play")),
     )
     read = dict.fromkeys(OSES, "")
-    shown = table("foreground by", "typed", *OSES)
+    shown = table("foreground by", "typed", *(f"{name} reads" for name in OSES), "on the screen")
     for target, word, how, words in ways:
         if words:
             show(*words)
@@ -150,12 +171,21 @@ def flips(hands: Hands, eyes: dict[str, Eyes]) -> None:
         now = {name: reader.word() for name, reader in eyes.items()}
         news = {name: now[name].removeprefix(read[name]) for name in OSES}
         read = now
+        colour = COLOURS[target]
+        until(lambda: desk.only(colour), f"the screen is {target}'s")  # noqa: B023
         cells = [Text(news[name], style="green" if name == target else "red") for name in OSES]
-        shown.add_row(how, word, *cells)
+        picture = Text("      ", style=f"on #{colour}") + Text(f" {target}'s alone")
+        shown.add_row(how, word, *cells, picture)
         if news != {name: word if name == target else "" for name in OSES}:
             raise Failed(f"typed {word!r} for {target}; read: {news}")
     console.print(shown)
     expect(True, "each word was read by the foreground OS, whole, and by no other")
+    expect(True, "after each flip every pixel of the screen was the foreground OS's (by QEMU)")
+    saw(
+        "flips; keys or pixels of another OS",
+        f"{len(ways) - 1}; 0",
+        "hostsim flip NAME",
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""What the two demos share: the command line as a person types it, measured and shown.
+"""What the demos share: the command line as a person types it, measured and shown.
 
 Everything goes through .venv/bin/hostsim and ordinary tools; a demo that does not see what it
-promises raises `Failed`, takes its host down and ends with exit status 1.
+promises raises `Failed`, takes its host down and ends with exit status 1. What it has seen it adds
+to the closing table (`saw`), which closing.py shows.
 """
 
 import json
@@ -26,6 +27,8 @@ from hostsim import leftovers
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 HOSTSIM = str(BIN / "hostsim")
+SEEN = ROOT / ".testvm" / "demo.jsonl"
+"""The lines of the closing table; the test VM can write there too."""
 WIDTH = 98
 DEADLINE = 60.0
 
@@ -105,6 +108,13 @@ def expect(condition: bool, what: str) -> None:
     if not condition:
         raise Failed(what)
     console.print(Text("  ✓ ", style="green") + Text(what))
+
+
+def saw(what: str, value: str, command: str) -> None:
+    """A line of the closing table. command: the one that shows it again."""
+    SEEN.parent.mkdir(exist_ok=True)
+    with SEEN.open("a") as file:
+        file.write(json.dumps([what, value, command]) + "\n")
 
 
 def table(*columns: str) -> Table:

@@ -11,7 +11,7 @@ PAUSE = 0.01
 T = TypeVar("T")
 
 
-def until(condition: Callable[[], T], seconds: float = 5.0, what: str = "the condition") -> T:
+def until(condition: Callable[[], T], seconds: float = 20.0, what: str = "the condition") -> T:
     """The first true value of the condition, which is looked at again and again.
 
     seconds: the deadline, at which the test fails

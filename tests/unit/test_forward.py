@@ -253,7 +253,7 @@ def test_a_key_of_the_hotkey_that_is_held_alone_arrives(bench: Bench) -> None:
     bench.forwarder.chord(bench.device, [LEFTCTRL, RIGHTCTRL])
     bench.flip(0)
     bench.type((KEY, LEFTCTRL, 1))
-    until(lambda: bench.read(0) == [(KEY, LEFTCTRL, 1)], 5, "it is there while it is held")
+    until(lambda: bench.read(0) == [(KEY, LEFTCTRL, 1)], what="it is there while it is held")
 
 
 def test_a_hotkey_lies_on_two_devices_while_a_third_key_hangs(bench: Bench) -> None:
@@ -263,9 +263,9 @@ def test_a_hotkey_lies_on_two_devices_while_a_third_key_hangs(bench: Bench) -> N
     bench.flip(0)
     bench.type((KEY, A, 1))
     bench.type((KEY, LEFTCTRL, 1))
-    until(lambda: bench.forwarder.stats(bench.device)["events"] == 2, 5, "the first is read")
+    until(lambda: bench.forwarder.stats(bench.device)["events"] == 2, what="the first is read")
     other.send(EVENT.pack(0, 0, KEY, RIGHTCTRL, 1) + EVENT.pack(0, 0, SYN, 0, 0))
-    until(lambda: bench.forwarder.stats(device)["events"] == 1, 5, "the second is read")
+    until(lambda: bench.forwarder.stats(device)["events"] == 1, what="the second is read")
     assert bench.forwarder.notice() == (CHORD, device)
     assert bench.read(0) == [(KEY, A, 1), (KEY, LEFTCTRL, 1), (KEY, LEFTCTRL, 0)]
     assert bench.read(0, oses) == []
@@ -458,7 +458,7 @@ def test_every_press_that_is_no_hotkey_arrives_once_and_in_order(
             )
             counts[number] += 1
             plug = plugs[number][2]
-            until(lambda: bench.forwarder.stats(plug)["events"] == counts[number], 5, "read")  # noqa: B023
+            until(lambda: bench.forwarder.stats(plug)["events"] == counts[number], what="read")  # noqa: B023
         for (_, oses, _), events in zip(plugs, expected, strict=True):
             assert bench.read(0, oses) == events
         notices = 0
