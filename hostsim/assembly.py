@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hostsim import etc
 from hostsim.errors import reason
 from hostsim.model import HostSpec
 from hostsim.routing.dataplane import Dataplane
@@ -57,10 +58,14 @@ class Assembly:
 
 def numbered(spec: HostSpec) -> dict[str, Vm]:
     """The host's VMs and endpoints by name, none of them started."""
-    return {
+    vms = {
         one.name: Vm(spec.name, one, index)
         for index, one in enumerate((*spec.vms, *spec.endpoints), start=1)
     }
+    names = etc.lines(spec)
+    for vm in vms.values():
+        vm.names = names
+    return vms
 
 
 def assemble(

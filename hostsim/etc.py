@@ -5,6 +5,8 @@
     /etc/X               where it is a link into the machine's /run, which no VM sees
                          (systemd-resolved's resolv.conf): becomes a copy of what the link leads to,
                          if everybody may read that.
+    /etc/hosts           the machine's, behind the names and addresses of the host's VMs and
+                         endpoints (hosts(5)); not where /etc/netns/NAME has one.
 
 A copy in the VM's own memory, not a mount: what it writes there stays with it. No program of the VM
 runs yet, and its tree is walked through no link all the same.
@@ -18,25 +20,69 @@ from pathlib import Path
 
 from cext.vm.tree import open_beneath
 from hostsim.errors import HostsimError
+from hostsim.model import HostSpec
 
 ETC, NAMED = Path("/etc"), Path("/etc/netns")
+HOSTS = "hosts"
 MOST = 1 << 20
 """Bytes of one file."""
 
 
-def give(pid: int, netns: str) -> None:
-    """Write them. pid: process 1, whose files are its own; netns: its namespace's name. Raises
-    HostsimError for a file of /etc/netns that cannot be given, OSError."""
+def give(pid: int, netns: str, names: str = "") -> None:
+    """Write them. pid: process 1, whose files are its own; netns: its namespace's name; names: the
+    host's lines of /etc/hosts. Raises HostsimError for a file of /etc/netns that cannot be given,
+    OSError."""
     wanted = dict(links()) | dict(named(netns))
-    if not wanted:
-        return
+    with _directory(pid) as directory:
+        for name, source in wanted.items():
+            if source.parent == NAMED / netns or _is_link_to(directory, name):
+                _put(directory, name, source.read_bytes()[:MOST])
+        if names and HOSTS not in dict(named(netns)):
+            _put(directory, HOSTS, _hosts(names))
+
+
+def rename(pid: int, before: str, names: str) -> None:
+    """Write a VM's /etc/hosts anew if it is as `give` wrote it with the names `before`; one that
+    the VM has changed stays. Raises OSError."""
+    with _directory(pid) as directory:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            fd = os.open(HOSTS, flags, dir_fd=directory)
+        except OSError:
+            return  # there is none, or something else has its name: the VM's own doing
+        with open(fd, "rb") as file:
+            was = _hosts(before)
+            same = stat.S_ISREG(os.fstat(fd).st_mode) and file.read(len(was) + 1) == was
+        if same:
+            _put(directory, HOSTS, _hosts(names))
+
+
+def lines(spec: HostSpec) -> str:
+    """The host's lines of /etc/hosts: each VM and endpoint that has addresses. Pure."""
+    return "".join(
+        f"{address.ip} {one.name}\n"
+        for one in (*spec.vms, *spec.endpoints)
+        for address in one.addresses
+        if one.name != "localhost"
+    )
+
+
+def _hosts(names: str) -> bytes:
+    try:
+        machines = (ETC / HOSTS).read_bytes()[:MOST]
+    except OSError:
+        machines = b""
+    return names.encode() + machines
+
+
+@contextlib.contextmanager
+def _directory(pid: int) -> Iterator[int]:
+    """A VM's /etc, found through no link."""
     root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         directory = open_beneath(root, "etc", os.O_PATH | os.O_DIRECTORY, across=True)
         try:
-            for name, source in wanted.items():
-                if source.parent == NAMED / netns or _is_link_to(directory, name):
-                    _put(directory, name, source)
+            yield directory
         finally:
             os.close(directory)
     finally:
@@ -77,8 +123,7 @@ def _is_link_to(directory: int, name: str) -> bool:
     return False
 
 
-def _put(directory: int, name: str, source: Path) -> None:
-    data = source.read_bytes()[:MOST]
+def _put(directory: int, name: str, data: bytes) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(name, dir_fd=directory)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW

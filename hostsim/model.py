@@ -42,6 +42,9 @@ OWN_DIRECTORIES = ("/run", "/dev", "/proc", "/sys")
 NAME_MAX = 15
 """A VM's name is also its port's name on the switch: IFNAMSIZ - 1."""
 
+MTU = 1500
+"""Bytes of the longest packet of a VM's eth0, unless its `mtu` says otherwise."""
+
 LOG_SIZE = 8 << 20
 """Bytes of a VM's log, unless its `log_size` says otherwise."""
 
@@ -146,6 +149,16 @@ class SourceSpec:
 
 
 @dataclass(frozen=True)
+class WaySpec:
+    """One of a VM's own `routes`, and its `gateway`: where packets to `to` go. via: the router;
+    None: they are on the link. mtu: bytes of the longest packet that way; None: as the link's."""
+
+    to: Network
+    via: Address | None = None
+    mtu: int | None = None
+
+
+@dataclass(frozen=True)
 class VmSpec:
     """A VM (`[[vm]]`) or, with `endpoint` set, a device on the network outside (`[[endpoint]]`)."""
 
@@ -165,6 +178,9 @@ class VmSpec:
     settings: FirewallSpec | NatSpec | SourceSpec | None = None  # of a shipped function
     mac: str | None = None  # of eth0; None: one that no other machine has
     log_size: int = LOG_SIZE  # bytes of what its program and its hooks write that are kept
+    mtu: int = MTU  # of eth0 and its port, bytes
+    ways: tuple[WaySpec, ...] = ()  # `gateway` and `routes`
+    offload: bool = True  # whether checksums and segments may be left unfinished for it, and by it
 
     @property
     def boots(self) -> bool:

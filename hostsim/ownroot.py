@@ -92,10 +92,13 @@ def _digest(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def opened(spec: VmSpec, source: Source, size: str, netns: str) -> Iterator[spawn.Own]:
+def opened(
+    spec: VmSpec, source: Source, size: str, netns: str, names: str = ""
+) -> Iterator[spawn.Own]:
     """What a VM with this root is started with. Its descriptors are closed afterwards: the VM's
     mounts hold what they need. size: of changes in memory; netns: the name of its network
-    namespace, for /etc/netns. Raises HostsimError, OSError."""
+    namespace, for /etc/netns; names: the host's lines of /etc/hosts. Raises HostsimError,
+    OSError."""
     root = spec.root
     assert root is not None
     with contextlib.ExitStack() as stack:
@@ -123,7 +126,11 @@ def opened(spec: VmSpec, source: Source, size: str, netns: str) -> Iterator[spaw
             shares.append((closing(lower.directory(path, read_only)), path))
         own = Path(root.keep) / "up" if root.keep else None
         yield spawn.Own(
-            f"size={size},mode=0755", tree, keep, tuple(shares), _texts(spec.name, own, netns)
+            f"size={size},mode=0755",
+            tree,
+            keep,
+            tuple(shares),
+            _texts(spec.name, own, netns, names),
         )
 
 
@@ -185,7 +192,7 @@ def claim_keep(name: str, path: str, source: Source) -> int:
     return fd
 
 
-def _texts(name: str, up: Path | None, netns: str) -> tuple[tuple[str, str], ...]:
+def _texts(name: str, up: Path | None, netns: str, names: str) -> tuple[tuple[str, str], ...]:
     """What is written into the root at each start; changes that were kept keep their own."""
     try:
         resolv = Path("/etc/resolv.conf").read_text(errors="replace")
@@ -193,7 +200,7 @@ def _texts(name: str, up: Path | None, netns: str) -> tuple[tuple[str, str], ...
         resolv = ""
     texts = {
         "/etc/hostname": f"{name}\n",
-        "/etc/hosts": HOSTS.format(name=name),
+        "/etc/hosts": names + HOSTS.format(name=name),
         "/etc/resolv.conf": resolv,
     }
     for file, path in etc.named(netns):

@@ -18,14 +18,14 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from ipaddress import IPv4Network
+from ipaddress import ip_network
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from cext.ns.netns import new_netns
+from cext.ns.netns import new_netns, offload
 from cext.switch import records
 from hostsim.errors import HostsimError, reason
-from hostsim.model import Json, Network
+from hostsim.model import Json, Network, VmSpec, WaySpec
 from hostsim.vm import TAKEN, Vm
 from netns import namespace, neighbours, uplinks
 from netns.interfaces import Counted, counted
@@ -50,6 +50,8 @@ keeps for itself otherwise. A host's wires carry them from end to end, as a cabl
 lets a bridge have all but three of the groups: it forwards 00 (STP) where it runs no STP itself,
 never 01 (PAUSE), and 02 where a port says so."""
 LACP = 1 << 2
+LINK_SCOPE = 253
+"""RT_SCOPE_LINK (linux/rtnetlink.h)."""
 
 
 class Mac(enum.IntEnum):
@@ -174,8 +176,16 @@ class Switch:
         everybody = list(dict.fromkeys([*vms, *others]))
         networks = subnets(everybody)
         for vm in vms:
-            configure(vm, networks if vm.spec.addresses else [])
+            configure(vm, networks if vm.spec.addresses else [], everybody)
+            self._finish(vm)
         self._introduce(vms, everybody)
+
+    def _finish(self, vm: Vm) -> None:
+        """Have the kernel finish checksums, segments and VLAN tags of what goes to a VM and comes
+        from it, if it wants that."""
+        if not vm.spec.offload:
+            offload(self._fd, vm.spec.name, False)
+            offload(vm.netns_fd, "eth0", False)
 
     def _introduce(self, vms: Sequence[Vm], everybody: Sequence[Vm]) -> None:
         """Tell these VMs whose MAC address is whose, if the kernel has no room for all to ask each
@@ -231,6 +241,7 @@ class Switch:
         peer = [
             ("IFLA_IFNAME", "eth0"),
             ("IFLA_ADDRESS", vm.mac),
+            ("IFLA_MTU", vm.spec.mtu),
             ("IFLA_NET_NS_FD", vm.netns_fd),
         ]
         batch.link(
@@ -239,6 +250,7 @@ class Switch:
             kind="veth",
             index=vm.port,
             address=mac(self.host, Mac.PORT, vm.index, self._machine),
+            mtu=vm.spec.mtu,
             master=BRIDGE_INDEX,
             info_peer={"index": vm.eth0, "attrs": peer},
         )
@@ -362,8 +374,10 @@ def subnets(vms: Sequence[Vm]) -> list[Network]:
     return list(dict.fromkeys(a.network for vm in vms for a in vm.spec.addresses))
 
 
-def configure(vm: Vm, networks: Sequence[Network]) -> None:
-    """lo and eth0 up, eth0's addresses, and on-link routes to those `networks` it is not in."""
+def configure(vm: Vm, networks: Sequence[Network], everybody: Sequence[Vm] = ()) -> None:
+    """lo and eth0 up, eth0's addresses, its `ways`, and on-link routes to those `networks` it is
+    not in, but none that a gateway of its own is for. Of `everybody`, it knows who takes shorter
+    packets than it sends: its own programs are told so, and as a router it tells others."""
 
     def fill(batch: Batch) -> None:
         batch.link("set", index=1, state="up")
@@ -380,23 +394,63 @@ def configure(vm: Vm, networks: Sequence[Network]) -> None:
                 **flags,
             )
         _fill_routes(batch, vm, networks)
+        for way in [*shorter(vm.spec, [one.spec for one in everybody]), *vm.spec.ways]:
+            _fill_way(batch, vm, way)
 
     batch_in(vm.netns_fd, fill)
 
 
-def reach(vm: Vm, networks: Sequence[Network]) -> None:
-    """On-link routes to those `networks` that eth0 is not in; it has to be up for that."""
+def reach(vm: Vm, networks: Sequence[Network], everybody: Sequence[Vm]) -> None:
+    """What `configure` gives a VM with addresses, for one without; eth0 has to be up for that."""
 
     def fill(batch: Batch) -> None:
         batch.link("set", index=vm.eth0, state="up")
         _fill_routes(batch, vm, networks)
+        for way in shorter(vm.spec, [one.spec for one in everybody]):
+            _fill_way(batch, vm, way)
 
     batch_in(vm.netns_fd, fill)
 
 
+def on_link(spec: VmSpec, networks: Sequence[Network]) -> list[Network]:
+    """Those of the host's subnets that a VM reaches without a router, and is not in. Pure."""
+    own = {address.network for address in spec.addresses}
+    told = {way.to for way in spec.ways}
+    routed = {way.to.version for way in spec.ways if way.to.prefixlen == 0}
+    return [
+        one for one in networks if one not in own and one not in told and one.version not in routed
+    ]
+
+
+def shorter(spec: VmSpec, others: Sequence[VmSpec]) -> list[WaySpec]:
+    """The ways from a VM to those that take shorter packets than it, if it reaches them without a
+    router. Pure."""
+    own = [address.network for address in spec.addresses]
+    told = {way.to for way in spec.ways}
+    found = {}
+    for other in others:
+        if other.mtu >= spec.mtu or other.name == spec.name:
+            continue
+        for address in other.addresses:
+            near = any(address.ip in network for network in own)
+            far = on_link(spec, [address.network])
+            to = ip_network(address.ip)
+            if (near or far) and to not in told:
+                found[to] = WaySpec(to, None, other.mtu)
+    return list(found.values())
+
+
 def _fill_routes(batch: Batch, vm: Vm, networks: Sequence[Network]) -> None:
-    own = {address.network for address in vm.spec.addresses}
-    for network in networks:
-        if network not in own:
-            scope = {"scope": 253} if isinstance(network, IPv4Network) else {}
-            batch.route("add", dst=str(network), oif=vm.eth0, **scope)
+    for network in on_link(vm.spec, networks):
+        _fill_way(batch, vm, WaySpec(network))
+
+
+def _fill_way(batch: Batch, vm: Vm, way: WaySpec) -> None:
+    what: dict[str, Any] = {}
+    if way.via is not None:
+        what["gateway"] = str(way.via)
+    elif way.to.version == 4:
+        what["scope"] = LINK_SCOPE
+    if way.mtu is not None:
+        what["metrics"] = {"mtu": way.mtu}
+    batch.route("add", dst=str(way.to), oif=vm.eth0, **what)

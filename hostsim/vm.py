@@ -58,6 +58,8 @@ class Vm:
         """The interface number of eth0, in the VM."""
         self.port = 0
         """The interface number of eth0's port, in the switch's namespace."""
+        self.names = ""
+        """The lines of its /etc/hosts about this host."""
         self.devices = DeviceList(own=spec.os is not None)
         self.limits = fence.limits(spec)
         """What holds for it, given or not."""
@@ -159,7 +161,7 @@ class Vm:
             namespace.add(self.netns, self.pid)
             self._named = True
             if self.spec.files == "private" and self.spec.root is None:
-                etc.give(self.pid, self.netns)
+                etc.give(self.pid, self.netns, self.names)
         except FileExistsError as error:
             self.stop()
             raise HostsimError(f"VM {self.spec.name}", reason(error), TAKEN) from error
@@ -217,7 +219,7 @@ class Vm:
             self._held.append(ids.close)
             self.owner = ids.base
         self._group.divide(self.owner)
-        return ownroot.opened(self.spec, source, size, self.netns)
+        return ownroot.opened(self.spec, source, size, self.netns, self.names)
 
     def _hold_fd(self, fd: int) -> None:
         self._held.append(partial(os.close, fd))

@@ -29,15 +29,15 @@ NOT_IN_A_RULE = ("from", *matches.CONTENTS)
 IN_A_RULE = tuple(key for key in matches.MATCH_KEYS if key not in NOT_IN_A_RULE)
 PORTS = (1024, 65535)
 _PORTS = re.compile(r"([0-9]{1,5})-([0-9]{1,5})")
-FRAME_MIN, FRAME_MAX = 60, 1514
+FRAME_MIN, ETHERNET = 60, 14
 SENT = (6, 17)
 TCP_HEADER, UDP_HEADER = 20, 8
 
 
 def settings(
-    table: Table, place: str, nf: str | None
+    table: Table, place: str, nf: str | None, mtu: int
 ) -> FirewallSpec | NatSpec | SourceSpec | None:
-    """What the VM's function is told. place: of the VM in the file, for messages."""
+    """What the VM's function is told. place: of the VM in the file, for messages; mtu: its."""
     rules, default = _rules(table, place), table.choice("default", Verdict, "drop")
     nat = _inner(table, place, "nat")
     source = _inner(table, place, "source")
@@ -49,7 +49,7 @@ def settings(
     elif nf == "source":
         if source is None:
             table.fail('nf = "source" without [vm.source]', "it says which flow to send")
-        found = _source(source)
+        found = _source(source, mtu + ETHERNET)
     for key, owner in (("rule", "firewall"), ("default", "firewall"), ("nat", "nat"),
                        ("source", "source")):  # fmt: skip
         if table.has(key) and nf != owner:
@@ -100,7 +100,7 @@ def _nat(table: Table | None) -> NatSpec:
     return NatSpec((low, high))
 
 
-def _source(table: Table) -> SourceSpec:
+def _source(table: Table, longest: int) -> SourceSpec:
     text = table.take("flow", str, "a flow, udp:198.18.0.1:4000>198.18.0.20:9")
     if text is None:
         table.fail("flow is missing", "a flow, udp:198.18.0.1:4000>198.18.0.20:9")
@@ -111,7 +111,7 @@ def _source(table: Table) -> SourceSpec:
     if flow.proto not in SENT or flow.vlan:
         table.fail(f"flow = {text!r} is not allowed", "a source sends TCP or UDP, untagged")
     least = 14 + (20 if flow.family == 4 else 40) + (TCP_HEADER if flow.proto == 6 else UDP_HEADER)
-    size = _number(table, "size", max(FRAME_MIN, least), FRAME_MAX, max(FRAME_MIN, least), "bytes")
+    size = _number(table, "size", max(FRAME_MIN, least), longest, max(FRAME_MIN, least), "bytes")
     rate = _number(table, "rate", 0, 100_000_000, 0, "packets a second, 0 for as many as go")
     count = _number(table, "count", 0, 1 << 48, 0, "packets, 0 for no end")
     table.done()

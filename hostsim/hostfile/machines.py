@@ -11,7 +11,7 @@ import shlex
 from ipaddress import ip_interface
 from pathlib import Path
 
-from hostsim.hostfile import functions, matches, roots, values
+from hostsim.hostfile import functions, matches, networks, roots, values
 from hostsim.hostfile.table import Table
 from hostsim.model import (
     LOG_SIZE,
@@ -53,6 +53,9 @@ def machine(table: Table, file: str, folder: Path, endpoint: bool) -> VmSpec:
     files = table.choice("files", Files, "private")
     share = _share(table, files, folder)
     mac = values.mac(table)
+    mtu = networks.mtu(table, addresses)
+    ways = networks.ways(table, addresses)
+    offload = networks.offload(table)
     log_size = values.size(
         table, "log_size", LOG_MIN, LOG_MAX, f"{LOG_MIN >> 10}K to {LOG_MAX >> 30}G"
     )
@@ -68,6 +71,9 @@ def machine(table: Table, file: str, folder: Path, endpoint: bool) -> VmSpec:
             share=share,
             mac=mac,
             log_size=log_size,
+            mtu=mtu,
+            ways=ways,
+            offload=offload,
         )
     nf = table.take("nf", str, "the name of a network function, or package.module:function")
     if nf is not None and not _NF.fullmatch(nf):
@@ -77,6 +83,10 @@ def machine(table: Table, file: str, folder: Path, endpoint: bool) -> VmSpec:
         )
     if nf is not None and run is not None:
         table.fail("both nf and run", "a VM has one program: a network function or its own")
+    if nf is not None and table.has("offload"):
+        table.fail("both nf and offload", "a packet function gets whole packets always")
+    if nf is not None and ways:
+        table.fail("both nf and a gateway or routes", "a packet function has no routes of its own")
     root = roots.root(table, folder)
     if root is not None and nf is not None:
         table.fail(
@@ -96,9 +106,12 @@ def machine(table: Table, file: str, folder: Path, endpoint: bool) -> VmSpec:
         files=files,
         share=share,
         root=root,
-        settings=functions.settings(table, f"{file}: [[vm]] {name!r}", nf),
+        settings=functions.settings(table, f"{file}: [[vm]] {name!r}", nf, mtu),
         mac=mac,
         log_size=log_size,
+        mtu=mtu,
+        ways=ways,
+        offload=offload,
     )
     if nf == "nat" and functions.outside_address(spec) is None:
         table.fail('nf = "nat" without one IPv4 address', "it is the outside address")

@@ -82,6 +82,10 @@ BOTH: dict[str, Json] = {
     "share": TEXTS,
     "mac": TEXT,
     "log_size": SIZE,
+    "mtu": NUMBER,
+    "gateway": TEXT_OR_TEXTS,
+    "routes": TEXTS,
+    "offload": FLAG,
 }
 """Keys of VMs and endpoints."""
 

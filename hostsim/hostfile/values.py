@@ -1,4 +1,4 @@
-"""Values that several keys of a host file have: sizes in bytes, MAC addresses. Pure."""
+"""Values of a host file that are checked by themselves: sizes in bytes, MAC addresses. Pure."""
 
 import re
 

@@ -30,8 +30,9 @@ from netns.tc import add_to_own
 
 log = logging.getLogger("hostsim.bypass")
 
-MTU = 65535
-"""The direct link's: whatever eth0 carries, it carries."""
+NEAR_MTU = 65535
+"""Of a VM's own end: whatever eth0 carries, it carries. The far end has the MTU of the eth0 that it
+leads to, so that what is too long for the switch's port is too long for the direct link."""
 
 
 def direct_index(vm: int, peer: int) -> int:
@@ -41,13 +42,14 @@ def direct_index(vm: int, peer: int) -> int:
 
 class End(NamedTuple):
     """A VM, as a direct link needs it; function: it has a packet function. netns_fd is owned by
-    whoever made this."""
+    whoever made this. mtu: of its eth0."""
 
     number: int
     name: str
     mac: str
     function: bool
     netns_fd: int
+    mtu: int
 
 
 class DirectLinks:
@@ -142,7 +144,7 @@ class DirectLinks:
             near = [
                 ("IFLA_IFNAME", f"hsd{peer.number}"),
                 ("IFLA_ADDRESS", vm.mac),
-                ("IFLA_MTU", MTU),
+                ("IFLA_MTU", NEAR_MTU),
                 ("IFLA_NET_NS_FD", vm.netns_fd),
             ]
             batch.link(
@@ -151,7 +153,7 @@ class DirectLinks:
                 kind="veth",
                 index=index,
                 address=peer.mac,
-                mtu=MTU,
+                mtu=peer.mtu,
                 info_peer={"index": index, "attrs": near},
             )
 

@@ -346,18 +346,19 @@ class Dataplane:
         """Make the VMs of the chains ready: forwarding, routes, transfer component."""
         assert self._object is not None
         program = self._object.program("transfer_out")
-        networks = subnets(list(self._vms.values()))
+        everybody = list(self._vms.values())
+        networks = subnets(everybody)
         for name in dict.fromkeys(name for route in routes for name in route.through):
             vm = self._vms[name]
             if vm.index in self._attached:
                 continue
             vm.sysctl(ROUTER)
             if not vm.spec.addresses:
-                reach(vm, networks)
+                reach(vm, networks, everybody)
             tc.attach_egress(vm.netns_fd, vm.eth0, program, TRANSFER)
             self._attached.add(vm.index)
             assert self._watch is not None
-            end = End(vm.index, name, vm.mac, vm.spec.nf is not None, vm.netns_fd)
+            end = End(vm.index, name, vm.mac, vm.spec.nf is not None, vm.netns_fd, vm.spec.mtu)
             self._watch.add(end)
 
     def _write_vm(self, vm: Vm) -> None:
@@ -368,6 +369,7 @@ class Dataplane:
             flags |= records.VM_ROUTES
         flags |= records.VM_PORT if vm.spec.nf is not None else 0
         seen = vm.index in self._rates or vm.index in self._impairments.impaired
+        seen |= not vm.spec.offload
         flags |= records.VM_ON_SWITCH if seen else 0
         standing = self._standing.get(vm.index, NOTHING_TOLD)
         flags |= records.VM_UNLIKE if standing.why else 0
@@ -428,7 +430,12 @@ class Dataplane:
             alive=frozenset(self._by_number) - self._gone.keys(),
             direct=self._watch.made,
             on_switch=dict.fromkeys(self._impairments.impaired, "has an impaired link")
-            | dict.fromkeys(self._rates, "has a rate"),
+            | dict.fromkeys(self._rates, "has a rate")
+            | {
+                one.index: "has offload = false"
+                for one in self._vms.values()
+                if not one.spec.offload
+            },
             unlike={vm: one.why for vm, one in self._standing.items() if one.why},
         )
 

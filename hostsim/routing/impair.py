@@ -209,4 +209,4 @@ class Impairments:
         for vm in self._vms.values():
             if vm.alive:
                 with contextlib.suppress(OSError):  # it has died meanwhile
-                    offload(vm.netns_fd, "eth0", not on)
+                    offload(vm.netns_fd, "eth0", not on and vm.spec.offload)

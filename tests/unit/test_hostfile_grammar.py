@@ -112,6 +112,8 @@ COMMON = (
     key("run", some(['"sleep 9"', "\"sh -c 'x'\""], ['"\'"', '""'])),
     key("mac", some(['"02:00:00:00:00:01"'], ['"ff:ff:ff:ff:ff:ff"', '"02-0"'])),
     key("log_size", SIZES),
+    key("mtu", some(["68", "1280", "1500", "9000"], ["67", "9001", "true", "'1500'", "1e3"])),
+    key("offload", some(["true", "false"], ["0", "'no'"])),
     key("files", some(['"private"', '"shared"'], ['"own"']))
     | key("share", st.lists(some(['"./out"', '"/srv:ro"'], ['"/"', '"/proc/x"'])).map(listed)),
 )

@@ -106,6 +106,12 @@ WRONG: list[Case] = [
         in_vm, "rate = 'VALUE'", "rate", f"{BIG}gbit 1e9bit \u0663mbit 1kbit/s 7999bit 31gbit mbit"
     ),
     *each(in_vm, "log_size = VALUE", "log_size", "65535 0 -1 true 1e9 '2000G' '1Q' []"),
+    *each(in_vm, "mtu = VALUE", "mtu", "67 0 -1 9001 true 1e3 '1500' []"),
+    *each(in_vm, "offload = VALUE", "offload", "0 'no' [] 1.0"),
+    *each(in_vm, "gateway = VALUE", "gateway", "1 '198.18.0.1' [1] '' 'x' '224.0.0.1' '::' true"),
+    *each(
+        in_vm, "routes = [VALUE]", "routes", "1 '' 'x' '203.0.113.1/24' '224.0.0.0/4' '10.0.0.0/8'"
+    ),
     *each(in_vm, "mac = VALUE", "mac", "1 '' '02:00:00:00:00' '02:00:00:00:00:0g' '020000000001'"),
     *each(in_vm, "mac = '\u0660\u0662VALUE'", "mac", ":00:00:00:00:01"),
     *each(in_vm, "mac = 'VALUE'", "a group's", "01:00:5e:00:00:01 ff:ff:ff:ff:ff:ff"),
