@@ -81,7 +81,7 @@ int hs_nf_source(struct hs_port *p, const uint8_t *packet, uint32_t len, uint64_
     const uint64_t start = hs_now(), before = *sent;
     uint32_t rounds = 0;
 
-    if (len > p->umem.frame_size / 2)
+    if (len > p->umem.frame_size / 4 * 3)
         return -EMSGSIZE;
     for (;;) {
         const uint64_t left = count ? count - *sent : UINT64_MAX;

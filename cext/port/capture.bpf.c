@@ -19,8 +19,7 @@ struct {
     __type(value, __u32);
 } sockets SEC(".maps");
 
-SEC("xdp")
-int capture(struct xdp_md *context) {
+static __always_inline int give(struct xdp_md *context) {
     const struct ethhdr *eth = (void *)(long)context->data;
 
     if ((void *)(eth + 1) > (void *)(long)context->data_end)
@@ -28,6 +27,18 @@ int capture(struct xdp_md *context) {
     if (eth->h_dest[0] & 1 || eth->h_proto == bpf_htons(ETH_P_ARP))
         return XDP_PASS;
     return bpf_redirect_map(&sockets, context->rx_queue_index, XDP_DROP);
+}
+
+SEC("xdp")
+int capture(struct xdp_md *context) {
+    return give(context);
+}
+
+/* The same for packets that are longer than a page (Linux 6.6: Documentation/networking/af_xdp.rst,
+ * "Multi-Buffer Support"). */
+SEC("xdp.frags")
+int capture_pieces(struct xdp_md *context) {
+    return give(context);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

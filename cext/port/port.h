@@ -130,7 +130,7 @@ struct hs_port_counters {
     uint64_t dropped;      /* by the function */
     uint64_t full_ring;    /* lost: the neighbour's channel was full */
     uint64_t full_eth0;    /* lost: the socket's ring was full */
-    uint64_t too_long;     /* lost: longer than the neighbour's channel takes */
+    uint64_t too_long;     /* lost: longer than the neighbour's channel, or a frame, takes */
     uint64_t drained_late; /* a channel that did not run empty in time before a switch of paths */
     uint64_t sleeps;
 };
@@ -213,8 +213,10 @@ int hs_port_new(struct hs_port *p, struct hs_packet *packet);
 /* How many packets of a burst the socket has room for, if all of them go there: one who makes
  * packets waits for it where others drop. */
 static inline uint32_t hs_port_room(const struct hs_port *p) {
-    const uint32_t room = p->has_eth0 ? p->eth0.tx.size - p->eth0.in_tx : HS_BURST;
+    uint32_t room = p->has_eth0 ? p->eth0.tx.size - p->eth0.in_tx : HS_BURST;
 
+    if (p->eth0.pieces)
+        room /= p->umem.frame_size / HS_CHUNK;
     return room < HS_BURST ? room : HS_BURST;
 }
 

@@ -95,6 +95,8 @@ class Port:
         )
         umem = self.native.umem
         self._memory = memoryview(ffi.buffer(umem.base, umem.size))
+        self.frame_size = frame_size
+        """Bytes of a frame."""
         self.control = -1
         self.on_control: Callable[[], bool] = lambda: False
         """Called when `control` is readable; False ends the function's loop."""

@@ -88,6 +88,8 @@ uint32_t hs_port_recv(struct hs_port *p, struct hs_packet *batch, uint32_t n) {
         got = hs_xsk_recv(&p->eth0, descs, most); /* options, our `from`, is 0 */
         empty = got < most;
         p->counters.eth0_in += got;
+        p->counters.too_long += p->eth0.too_long;
+        p->eth0.too_long = 0;
     }
     /* By turns: one that keeps its ring filled must not keep the others waiting. */
     for (i = 0; i < p->neighbours && got < n; i++) {

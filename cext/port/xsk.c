@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <net/if.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -14,10 +15,18 @@
 #ifndef SOL_XDP
 #define SOL_XDP 283
 #endif
+#ifndef XDP_USE_SG /* Linux 6.6 */
+#define XDP_USE_SG (1 << 4)
+#define XDP_PKT_CONTD (1 << 0)
+#endif
 #define KICK 32 /* packets the kernel sends for one call in copy mode */
 
+static uint32_t chunk_of(uint32_t frame_size) {
+    return frame_size < HS_CHUNK ? frame_size : HS_CHUNK;
+}
+
 int hs_xsk_make(int netns_fd, int memory_fd, uint64_t size, uint32_t frame_size) {
-    struct xdp_umem_reg umem = {.len = size, .chunk_size = frame_size};
+    struct xdp_umem_reg umem = {.len = size, .chunk_size = chunk_of(frame_size)};
     int fd = hs_socket_at(netns_fd, AF_XDP, SOCK_RAW, 0), ret = 0;
     void *base;
 
@@ -110,10 +119,19 @@ int hs_xsk_open(struct hs_xsk *x, int fd, const char *interface, struct hs_umem 
         memset(x, 0, sizeof(*x));
         x->frames = frames;
         x->fd = fd;
+        if (frames->frame_size > HS_CHUNK) {
+            x->pieces = calloc(frames->frames, 1);
+            if (!x->pieces) {
+                ret = -ENOMEM;
+                goto out;
+            }
+        }
         ret = map_rings(x, ring);
         if (ret < 0)
             goto out;
     }
+    if (x->pieces)
+        address.sxdp_flags |= XDP_USE_SG;
     if (bind(x->fd, (struct sockaddr *)&address, sizeof(address)) < 0) {
         ret = -errno;
         goto out;
@@ -143,6 +161,7 @@ void hs_xsk_close(struct hs_xsk *x) {
     }
     if (x->fd)
         close(x->fd);
+    free(x->pieces);
     memset(x, 0, sizeof(*x));
 }
 
@@ -170,7 +189,47 @@ uint32_t hs_xsk_waiting(const struct hs_xsk *x) {
     return __atomic_load_n(x->rx.producer, __ATOMIC_ACQUIRE) - x->rx.cached_cons;
 }
 
-uint32_t hs_xsk_recv(struct hs_xsk *x, struct xdp_desc *batch, uint32_t n) {
+/* Put a piece behind those that came before; whether the packet is whole then: in x->begun. */
+static int put_together(struct hs_xsk *x, const struct xdp_desc *piece) {
+    struct hs_umem *u = x->frames;
+    const uint64_t behind = x->begun.addr + x->begun.len;
+
+    if (x->begun.len == 0) {
+        x->begun = (struct xdp_desc){.addr = piece->addr, .len = piece->len};
+    } else {
+        x->spoilt |= (behind & (u->frame_size - 1)) + piece->len > u->frame_size;
+        if (!x->spoilt) {
+            memcpy(hs_umem_data(u, behind), hs_umem_data(u, piece->addr), piece->len);
+            x->begun.len += piece->len;
+        }
+        hs_umem_give(u, piece->addr);
+    }
+    return !(piece->options & XDP_PKT_CONTD);
+}
+
+static uint32_t recv_pieces(struct hs_xsk *x, struct xdp_desc *batch, uint32_t n) {
+    uint32_t at, got = 0, have, i;
+
+    while (got < n && (have = xsk_ring_cons__peek(&x->rx, n - got, &at)) > 0) {
+        for (i = 0; i < have; i++) {
+            if (!put_together(x, xsk_ring_cons__rx_desc(&x->rx, at + i)))
+                continue;
+            if (x->spoilt) {
+                hs_umem_give(x->frames, x->begun.addr);
+                x->too_long++;
+            } else {
+                batch[got++] = x->begun;
+            }
+            x->begun.len = x->spoilt = 0;
+        }
+        xsk_ring_cons__release(&x->rx, have);
+        x->in_fill -= have;
+        x->received += have;
+    }
+    return got;
+}
+
+static uint32_t recv_whole(struct hs_xsk *x, struct xdp_desc *batch, uint32_t n) {
     uint32_t at, got = xsk_ring_cons__peek(&x->rx, n, &at), i;
 
     for (i = 0; i < got; i++) {
@@ -181,6 +240,12 @@ uint32_t hs_xsk_recv(struct hs_xsk *x, struct xdp_desc *batch, uint32_t n) {
         xsk_ring_cons__release(&x->rx, got);
     x->in_fill -= got;
     x->received += got;
+    return got;
+}
+
+uint32_t hs_xsk_recv(struct hs_xsk *x, struct xdp_desc *batch, uint32_t n) {
+    const uint32_t got = x->pieces ? recv_pieces(x, batch, n) : recv_whole(x, batch, n);
+
     if (x->in_fill < x->fill.size / 2)
         hs_xsk_refill(x);
     return got;
@@ -200,6 +265,8 @@ static void take_back(struct hs_xsk *x) {
         uint64_t addr = *xsk_ring_cons__comp_addr(&x->completion, at + i);
         uint32_t frame = hs_umem_frame(u, addr);
 
+        if (x->pieces && --x->pieces[frame] > 0)
+            continue;
         if (u->origin[frame] == 0)
             hs_umem_give(u, addr);
         else
@@ -210,11 +277,52 @@ static void take_back(struct hs_xsk *x) {
     x->in_tx -= n;
 }
 
+/* How much of a packet lies in the chunk that `addr` is in. */
+static uint32_t piece_of(uint64_t addr, uint32_t len) {
+    const uint32_t room = HS_CHUNK - (uint32_t)(addr & (HS_CHUNK - 1));
+
+    return len < room ? len : room;
+}
+
+static uint32_t send_pieces(struct hs_xsk *x, const struct xdp_desc *batch, uint32_t n) {
+    uint32_t at, taken, k, put = 0;
+
+    for (taken = 0; taken < n; taken++) {
+        struct xdp_desc left = {.addr = batch[taken].addr, .len = batch[taken].len};
+        const uint32_t in_first = (uint32_t)(left.addr & (HS_CHUNK - 1));
+        const uint32_t pieces = (in_first + left.len + HS_CHUNK - 1) / HS_CHUNK;
+
+        if (xsk_ring_prod__reserve(&x->tx, pieces, &at) != pieces) {
+            x->full++;
+            break;
+        }
+        for (k = 0; k < pieces; k++) {
+            struct xdp_desc *d = xsk_ring_prod__tx_desc(&x->tx, at + k);
+
+            d->addr = left.addr;
+            d->len = piece_of(left.addr, left.len);
+            d->options = k + 1 < pieces ? XDP_PKT_CONTD : 0;
+            left.addr += d->len;
+            left.len -= d->len;
+        }
+        x->pieces[hs_umem_frame(x->frames, batch[taken].addr)] = (uint8_t)pieces;
+        put += pieces;
+    }
+    xsk_ring_prod__submit(&x->tx, put);
+    x->in_tx += put;
+    x->sent += taken;
+    kick(x, put);
+    take_back(x);
+    return taken;
+}
+
 uint32_t hs_xsk_send(struct hs_xsk *x, const struct xdp_desc *batch, uint32_t n) {
     uint32_t room, at, i;
 
     if (x->in_tx > x->tx.size / 2)
         hs_xsk_reap(x);
+    if (x->pieces)
+        return send_pieces(x, batch, n);
     room = xsk_prod_nb_free(&x->tx, n);
     if (n > room) {
         x->full++;

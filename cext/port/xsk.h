@@ -15,27 +15,37 @@
 
 #include <xdp/xsk.h>
 
+/* The kernel's frames are one page at most. In a umem of larger ones it is given the first
+ * HS_CHUNK bytes of each to receive into, and cuts what is longer into pieces (XDP_USE_SG, Linux
+ * 6.6): they are put together in the frame of the first one, which has room behind it. What is
+ * sent lies in one frame, and is handed over in pieces that end where a chunk ends. */
+#define HS_CHUNK 4096u
+
 struct hs_xsk {
     struct hs_umem *frames;
     int fd; /* 0: none; no socket of ours has that number */
     struct xsk_ring_prod fill, tx;
     struct xsk_ring_cons completion, rx;
-    size_t mapped[4]; /* bytes of the four rings, in this order */
-    uint32_t in_fill; /* frames the kernel holds to receive into */
-    uint32_t in_tx;   /* frames the kernel holds to send */
-    uint64_t received, sent, full;
+    size_t mapped[4];              /* bytes of the four rings, in this order */
+    uint32_t in_fill;              /* frames the kernel holds to receive into */
+    uint32_t in_tx;                /* frames the kernel holds to send */
+    uint64_t received, sent, full; /* received: descriptors */
+    uint64_t too_long;             /* lost: longer than what is behind its frame's first piece */
+    uint8_t *pieces;       /* by frame: what the kernel has of a packet to send; NULL: no pieces */
+    struct xdp_desc begun; /* a packet of which more pieces are to come; len 0: none */
+    uint32_t spoilt;       /* it is too long */
 };
 
 /* Make a socket of the network namespace, whose umem is the memory of `size` bytes behind
- * memory_fd, in frames of frame_size bytes. Returns its descriptor, the caller's, for a process of
- * that namespace to open; or a negative errno: ENOBUFS beyond RLIMIT_MEMLOCK. */
+ * memory_fd, in frames of frame_size bytes, a power of two. Returns its descriptor, the caller's,
+ * for a process of that namespace to open; or a negative errno: ENOBUFS beyond RLIMIT_MEMLOCK. */
 int hs_xsk_make(int netns_fd, int memory_fd, uint64_t size, uint32_t frame_size);
 
 /* Open the socket `fd`, which becomes the xsk's, on queue 0 of `interface`; `x` is all zeroes, and
  * `frames` are in the socket's umem. `ring`: entries of each of the four rings, a power of two.
- * Returns 0 or a negative errno; -EBUSY: another socket has the queue, perhaps that of a process
- * that has just been killed; the call may be made again with what it has left in `x`. hs_xsk_close
- * in the end, in each case. */
+ * Returns 0 or a negative errno; -EINVAL: no kernel that takes packets in pieces; -EBUSY: another
+ * socket has the queue, perhaps that of a process that has just been killed; the call may be made
+ * again with what it has left in `x`. hs_xsk_close in the end, in each case. */
 int hs_xsk_open(struct hs_xsk *x, int fd, const char *interface, struct hs_umem *frames,
                 uint32_t ring);
 
@@ -45,7 +55,7 @@ void hs_xsk_close(struct hs_xsk *x);
 /* The socket's descriptor; stays the xsk's. */
 int hs_xsk_fd(const struct hs_xsk *x);
 
-/* How many packets wait to be received. */
+/* How many descriptors wait to be received. */
 uint32_t hs_xsk_waiting(const struct hs_xsk *x);
 
 /* Receive up to `n` packets into `batch`; the frames are the caller's. */

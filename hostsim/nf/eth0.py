@@ -11,6 +11,7 @@ import struct
 
 from cext.bpf import objects as bpf
 from cext.ns.netns import offload
+from hostsim.model import MTU
 from hostsim.switch import Switch
 from hostsim.vm import Vm
 from netns.links import Rtnl
@@ -41,8 +42,9 @@ class Eth0:
         )
         offload(self._switch.netns_fd, vm.spec.name, False)
         self._capture = bpf.Object("capture")
+        name = "capture" if vm.spec.mtu <= MTU else "capture_pieces"
         program = [
-            ("IFLA_XDP_FD", self._capture.program("capture")),
+            ("IFLA_XDP_FD", self._capture.program(name)),
             ("IFLA_XDP_FLAGS", XDP_FLAGS_DRV_MODE),
         ]
         rtnl = Rtnl(vm.netns_fd)

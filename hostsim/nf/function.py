@@ -26,8 +26,8 @@ from hostsim.logs import Logs
 from hostsim.model import Json
 from hostsim.nf import settings, wire
 from hostsim.nf.eth0 import Eth0
+from hostsim.nf.frames import USUAL, Frames
 from hostsim.nf.instance import Instance, State
-from hostsim.nf.runner import FRAME_SIZE, FRAMES
 from hostsim.switch import Switch
 from hostsim.vm import Vm
 from netns.process import Process
@@ -38,18 +38,20 @@ RESPAWN = 5.0  # seconds between attempts at one that does not stay
 
 
 class Umem:
-    """The umem of one process. `fd` is to be handed to it."""
+    """The umem of one process, or of so many. `fd` is to be handed to it."""
 
-    def __init__(self, frames: int = FRAMES) -> None:
-        self.frames = frames
-        self.fd = make_region(frames * FRAME_SIZE)
+    def __init__(self, shape: Frames, processes: int = 1) -> None:
+        self.shape = shape
+        self.frames = processes * shape.count
+        self.fd = make_region(self.frames * shape.size)
 
     def socket(self, netns_fd: int) -> int:
         """An AF_XDP socket over it, of that namespace; the caller's. Raises OSError."""
-        return make_socket(netns_fd, self.fd, self.frames * FRAME_SIZE, FRAME_SIZE)
+        size = self.shape.size
+        return make_socket(netns_fd, self.fd, self.frames * size, size)
 
     def first(self, vm: int, nth: int) -> int:
-        """The first of the FRAMES frames that the VM's nth process begins with."""
+        """The first of the frames that the VM's nth process begins with."""
         return 0
 
     def close(self) -> None:
@@ -62,19 +64,27 @@ class Umem:
 class Memory(Umem):
     """One umem for the functions of a group."""
 
-    def __init__(self, vms: Sequence[int]) -> None:
-        super().__init__(2 * FRAMES * len(vms))
+    def __init__(self, shape: Frames, vms: Sequence[int]) -> None:
+        super().__init__(shape, 2 * len(vms))
         self._places = {vm: place for place, vm in enumerate(vms)}
 
     def first(self, vm: int, nth: int) -> int:
-        """The first of the FRAMES frames that the VM's nth process begins with."""
-        return (2 * self._places[vm] + nth % 2) * FRAMES
+        """The first of the frames that the VM's nth process begins with."""
+        return (2 * self._places[vm] + nth % 2) * self.shape.count
 
 
 class Function:
     """One VM's network function. It may be begun again after its process has ended."""
 
-    def __init__(self, vm: Vm, switch: Switch, folder: Path, logs: Logs, settings: Json) -> None:
+    def __init__(
+        self,
+        vm: Vm,
+        switch: Switch,
+        folder: Path,
+        logs: Logs,
+        settings: Json,
+        frames: Frames = USUAL,
+    ) -> None:
         self.vm = vm
         self.rules = Rules()
         self.tally = Tally(vm.index)
@@ -84,6 +94,7 @@ class Function:
         self.why = ""  # it last ended
         self.due: float | None = None  # when to start again
         self.late = 0.0  # when it should be ready, of one that has begun
+        self._frames = frames
         self._folder = folder
         self._logs = logs
         self._settings = settings
@@ -110,7 +121,7 @@ class Function:
         if self._spare is not None and self._spare.process.poll() != -signal.SIGKILL:
             return
         self.drop_spare()
-        umem = self.memory or Umem()
+        umem = self.memory or Umem(self._frames)
         self._umem = umem
         fds = [self.rules.fd, self.tally.fd, umem.fd]
         if self._kept >= 0:
@@ -121,7 +132,9 @@ class Function:
             self.rules.entries,
             self.tally.entries,
             umem.frames,
+            umem.shape.size,
             umem.first(self.vm.index, self._starts),
+            umem.shape.count,
         )
         with settings.handed(self._settings) as handed:
             self._spare = Instance(self.vm, self._logs, message, [*fds, handed])

@@ -27,13 +27,13 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cext.ring.channel import Shape, make_channel
+from cext.ring.channel import make_channel
 from cext.switch import maps
 from cext.switch.records import Account, Flow, Tuple
 from hostsim.errors import HostsimError
 from hostsim.logs import Logs
 from hostsim.model import HostSpec, Json, RouteSpec
-from hostsim.nf import cores, rings, settings
+from hostsim.nf import cores, frames, rings, settings
 from hostsim.nf.function import READY, Function, Memory
 from hostsim.nf.placing import Placing
 from hostsim.nf.runner import RING
@@ -49,8 +49,6 @@ log = logging.getLogger("hostsim.functions")
 
 START = 0.05  # seconds that others wait for a function to open its port; then it is looked at again
 AGING = 2.0  # seconds between two looks for what is idle
-CHANNEL = Shape("isolated", ring=1024, data=1 << 19, max_len=1600)
-SHARED = Shape("shared", ring=1024, max_len=1600)
 ANSWER = 0.5  # seconds to say what was counted
 IN_HAND = 128  # packets that a function may have taken or counted, but not passed on
 
@@ -71,6 +69,7 @@ class Functions:
         folder = spec.path.parent
         self._plane = plane
         self._logs = Logs(logs)
+        self._frames = frames.shape(vm.mtu for vm in spec.vms if vm.nf is not None)
         macs = {a.ip: vm.mac for vm in vms.values() for a in vm.spec.addresses}
         self._by_number = {
             vm.index: Function(
@@ -79,6 +78,7 @@ class Functions:
                 folder,
                 self._logs,
                 settings.settings(vm.spec, vm.mac, macs),
+                self._frames,
             )
             for vm in vms.values()
             if vm.spec.nf is not None
@@ -87,7 +87,7 @@ class Functions:
         self._plan = rings.plan(spec.routes, numbers)
         self._pairs = set(self._plan.pairs)
         self._placing = Placing(cores.line(spec.routes, numbers)) if placed else None
-        self._memories = [Memory(group) for group in self._plan.groups]
+        self._memories = [Memory(self._frames, group) for group in self._plan.groups]
         for memory, group in zip(self._memories, self._plan.groups, strict=True):
             for number in group:
                 self._by_number[number].memory = memory
@@ -129,7 +129,7 @@ class Functions:
     def _join(self, pair: rings.Pair) -> None:
         """New rings between two of them, and nobody else has them."""
         a, b = pair
-        shape = SHARED if self._plan.shared(pair) else CHANNEL
+        shape = self._frames.shared if self._plan.shared(pair) else self._frames.isolated
         with contextlib.ExitStack() as closing:
             fds = [make_channel(shape), make_channel(shape)]
             for fd in fds:
@@ -206,7 +206,7 @@ class Functions:
         lost = {number: RING + IN_HAND}
         for other in self._others(number):
             self._by_number[other].forget(number)
-            lost[other] = CHANNEL.ring + IN_HAND
+            lost[other] = frames.RING + IN_HAND
         for vm, packets in lost.items():
             self._books.died[vm] = self._books.died.get(vm, 0) + packets
         delay = self._backoffs[number].died(now, killed=status == -signal.SIGKILL)

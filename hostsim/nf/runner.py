@@ -26,9 +26,9 @@ from hostsim.model import Json
 from hostsim.nf import plugin, wire
 from hostsim.nf.shipped import SHIPPED
 
-FRAMES = 4096
-FRAME_SIZE = 2048
 RING = 1024
+PAGE = 4096
+"""Bytes of a packet that each kernel takes in one piece, at most."""
 FREED = 2.0  # seconds
 
 
@@ -52,12 +52,16 @@ def load(name: str, folder: str, settings: Json | None = None) -> Callable[[Port
 
 def eth0(port: Port, socket: int) -> None:
     """Open the AF_XDP socket. The kernel lets go of a killed process's socket a little after its
-    end, and says EBUSY until then. Raises OSError."""
+    end, and says EBUSY until then. Raises OSError; HostsimError if the kernel is too old."""
     deadline = time.monotonic() + FREED
     while True:
         try:
             return port.eth0(socket, "eth0", RING)
         except OSError as error:
+            if error.errno == errno.EINVAL and port.frame_size > PAGE:
+                raise HostsimError(
+                    "mtu", "this kernel hands over no packet in pieces", "Linux 6.6 does"
+                ) from None
             if error.errno != errno.EBUSY or time.monotonic() > deadline:
                 raise
         select.select([], [], [], 0.001)  # nothing tells when
@@ -81,7 +85,7 @@ class Control:
         if settings.get("keeps"):
             settings["kept"] = os.dup(fds[-2])  # the function's
         function = load(message.nf, message.folder, settings)
-        port = Port(message.frames, FRAME_SIZE, fds[2], message.first, FRAMES)
+        port = Port(message.frames, message.frame_size, fds[2], message.first, message.own)
         port.rules(fds[0], message.rules)
         port.tally(fds[1], message.tally)
         wire.close(fds)

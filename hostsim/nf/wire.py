@@ -45,14 +45,16 @@ class WireError(ValueError):
 @dataclass(frozen=True)
 class Open:
     """What the process is to be. rules, tally: entries of the two tables. frames: of the shared
-    umem, in which the process begins with those from `first` on."""
+    umem, of frame_size bytes each; the process begins with `own` of them from `first` on."""
 
     nf: str
     folder: str
     rules: int
     tally: int
     frames: int
+    frame_size: int
     first: int
+    own: int
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from help.net import ENDS
 from help.programs import program
 from help.waiting import until
 from hostsim.bench.chain import counts_of
-from hostsim.nf import functions
+from hostsim.nf import frames, functions
 from hostsim.nf.runner import RING
 from hostsim.routing import dataplane, verify
 
@@ -95,7 +95,7 @@ def test_a_full_ring_drops_what_it_has_no_room_for(made: Chain) -> None:
     by_ring(made)
     for _ in range(3):  # as many at once as fit the sockets' rings
         made.send(7, 500)
-    room = functions.CHANNEL.ring
+    room = frames.RING
     sent = until(lambda: (row := made.row("two"))["sent"] == 1510 and row)
     assert sent["drops"] == {"full-ring": 1505 - room}
     assert sent["missing"] == room  # they wait in the ring, and nobody has taken them
@@ -123,7 +123,7 @@ def test_a_route_says_whether_a_full_ring_is_waited_for(made: Chain, drops: bool
     counted = counts_of(made.functions)
     assert counted["two"]["full_ring"] == lost
     assert counted["three"]["ring_in"] - before == row["sent"] - 10 - lost
-    assert row["sent"] - 10 > functions.CHANNEL.ring
+    assert row["sent"] - 10 > frames.RING
     assert (lost > 0) is drops
 
 

@@ -1,0 +1,46 @@
+"""How large the frames of packet functions are, and how many each has. Pure.
+
+    shape(mtus) -> Frames    of a host whose functions have these MTUs
+
+All functions of a host have the same, since any two may share theirs.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from cext.ring.channel import Shape
+from hostsim.model import MTU
+
+RING = 1024
+"""Descriptors of a channel."""
+
+
+@dataclass(frozen=True)
+class Frames:
+    """size: bytes of a frame, a power of two; count: of one process; longest: bytes of a packet
+    that rings take; data: bytes of an isolated channel."""
+
+    size: int
+    count: int
+    longest: int
+    data: int
+
+    @property
+    def isolated(self) -> Shape:
+        """A channel that is copied through."""
+        return Shape("isolated", ring=RING, data=self.data, max_len=self.longest)
+
+    @property
+    def shared(self) -> Shape:
+        """A channel over one umem."""
+        return Shape("shared", ring=RING, max_len=self.longest)
+
+
+USUAL = Frames(2048, 4096, 1600, 1 << 19)
+JUMBO = Frames(16384, 2048, 9216, 1 << 21)
+"""For an MTU of up to 9000: a frame holds what the kernel puts before a packet, and the packet."""
+
+
+def shape(mtus: Iterable[int]) -> Frames:
+    """See above."""
+    return USUAL if all(mtu <= MTU for mtu in mtus) else JUMBO
