@@ -1,4 +1,4 @@
-"""How large the frames of packet functions are, and how many each has. Pure.
+"""How large the frames of packet functions are, and how many each has. No I/O.
 
     shape(mtus) -> Frames    of a host whose functions have these MTUs
 

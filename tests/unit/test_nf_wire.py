@@ -19,7 +19,7 @@ COUNTS = st.dictionaries(
     max_size=40,
 )
 MESSAGES = st.one_of(
-    st.builds(wire.Open, st.text(max_size=40), st.text(max_size=40), *[NUMBERS] * 4),
+    st.builds(wire.Open, st.text(max_size=40), st.text(max_size=40), *[NUMBERS] * 6),
     st.builds(wire.Neighbour, NUMBERS, st.builds(Shape, st.sampled_from(["isolated", "shared"]))),
     st.builds(wire.Forget, NUMBERS),
     st.builds(wire.Counters, COUNTS),
