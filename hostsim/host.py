@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from hostsim import restart
 from hostsim.assembly import Assembly, assemble, numbered
+from hostsim.booted import Booted
 from hostsim.carriers import Carriers
 from hostsim.errors import HostsimError, reason
 from hostsim.model import HostSpec, Json
@@ -83,8 +84,9 @@ class Host:
         self._made: _Parts | None = None
         self._programs = Programs(self.vms, spec.path.parent, folder, self._watch, self._unwatch)
         self._ticking: list[asyncio.Task[None]] = []
+        self._booted = Booted(self.vms, self._programs, self._os_back)
         self._watched: list[int] = []
-        self._backoffs = {name: Backoff() for name in spec.os_names()}
+        self._backoffs = {vm.name: Backoff() for vm in spec.vms if vm.os is not None or vm.boots}
         self._restarts: dict[str, asyncio.TimerHandle] = {}
         self._up = False
 
@@ -130,6 +132,7 @@ class Host:
         self._watch(carriers.fileno(), carriers.on_readable)
         for vm in self.vms.values():
             self._watch_vm(vm)
+        await self._booted.all_up()
         if functions is not None:
             await in_thread(functions.start, self._kill_vms)
             self._sync_functions()
@@ -164,6 +167,7 @@ class Host:
             self._made.carriers.hear_no_more()
         while self._ticking:
             self._ticking.pop().cancel()
+        self._booted.close()
         while self._restarts:
             self._restarts.popitem()[1].cancel()
         loop = asyncio.get_running_loop()
@@ -247,13 +251,14 @@ class Host:
 
     def _watch_vm(self, vm: Vm) -> None:
         self._watch(vm.pidfd, partial(self._vm_gone, vm))
-        if vm.spec.os is not None:
+        if vm.spec.os is not None and not vm.spec.boots:
             self._watch(vm.life_fd, partial(self._vm_ends, vm))
 
     def _vm_ends(self, vm: Vm) -> None:
         """An OS's process 1 is ending. Take its equipment away now instead of waiting until all its
         processes are reaped, and kill whatever still runs in it."""
-        self._unwatch(vm.life_fd)
+        if vm.life_fd in self._watched:
+            self._unwatch(vm.life_fd)
         vm.kill()
         if self._parts.kmc is not None:
             self._parts.kmc.vm_gone(vm.spec.name)
@@ -262,13 +267,25 @@ class Host:
         if vm.life_fd in self._watched:
             self._vm_ends(vm)
         self._unwatch(vm.pidfd)
-        log.error("%s: its init died", vm.spec.name)
         self.dataplane.vm_gone(vm.spec.name)
+        if vm.spec.boots:
+            self._os_gone(vm)
+            return
+        log.error("%s: its init died", vm.spec.name)
         if self._up and vm.spec.os is not None and vm.spec.os.restart == "on-failure":
             if restart.failed(vm.ended()):
                 self._restart_later(vm)
             else:
                 log.info("%s: it ended itself, and stays down", vm.spec.name)
+
+    def _os_gone(self, vm: Vm) -> None:
+        """An OS that boots has ended, by its own will or not."""
+        if vm.spec.os is not None and self._parts.kmc is not None:
+            self._parts.kmc.vm_gone(vm.spec.name)
+        wish = self._booted.gone(vm)
+        revive = vm.spec.os is not None and vm.spec.os.restart == "on-failure"
+        if self._up and (wish == "again" or (wish == "failed" and revive)):
+            self._restart_later(vm)
 
     def _restart_later(self, vm: Vm) -> None:
         name = vm.spec.name
@@ -288,7 +305,8 @@ class Host:
                 self._rebuild(vm)
         except (OSError, HostsimError):
             log.exception("%s: cannot be started again", name)
-            self.kmc.vm_gone(name)
+            if vm.spec.os is not None:
+                self.kmc.vm_gone(name)
             self._restart_later(vm)
             return
         self._watch_vm(vm)
@@ -307,11 +325,18 @@ class Host:
             undo.callback(vm.stop)
             parts.switch.connect([vm], list(self.vms.values()))
             parts.dataplane.vm_back(vm.spec.name)
-            if vm.spec.os is not None:
-                self.kmc.vm_back(vm.spec.name)
-            if vm.spec.run is not None:
-                self._programs.start_again(vm.spec.name)
+            if vm.spec.boots:
+                self._booted.again(vm)
+            else:
+                self._os_back(vm)
             undo.pop_all()
+
+    def _os_back(self, vm: Vm) -> None:
+        """A VM that was made anew runs, or the OS that it boots is up."""
+        if vm.spec.os is not None:
+            self.kmc.vm_back(vm.spec.name)
+        if vm.spec.run is not None:
+            self._programs.start_again(vm.spec.name)
 
     async def _tick(self, sweeper: ThreadPoolExecutor) -> None:
         loop = asyncio.get_running_loop()
@@ -379,7 +404,7 @@ class Host:
         waiting = self._restarts.pop(name, None)
         if waiting is not None:
             waiting.cancel()
-        if vm.life_fd in self._watched:
+        if vm.life_fd in self._watched or (vm.spec.boots and vm.pidfd in self._watched):
             self._vm_ends(vm)
         if vm.pidfd in self._watched:
             self._unwatch(vm.pidfd)
@@ -454,10 +479,13 @@ class Host:
         }
 
     def _state(self, vm: Vm, function: Json | None) -> str:
-        """`running`; or what is wrong with it, the worst first: `dead` (its init), `restarting`
-        (dead, or its network function is, and about to be started again), `unplugged` (its port or
-        the port's carrier), `unnamed` (its name in /run/netns), `failed` (its program, or its
-        network function for good)."""
+        """`running`; or what is wrong with it, the worst first: `dead` (its init), `off` (its OS
+        has powered off), `restarting` (dead, or its network function is, and about to be started
+        again), `booting` (its OS is not up yet), `unplugged` (its port or the port's carrier),
+        `unnamed` (its name in /run/netns), `failed` (its program, or its network function for
+        good)."""
+        if (state := self._booted.state(vm)) != "":
+            return state
         if not vm.runs:
             return "restarting" if vm.spec.name in self._restarts else "dead"
         if self._parts.carriers.away(vm.spec.name):

@@ -11,6 +11,8 @@ the thread reads waits in its own write(2), and costs the machine a bounded shar
 """
 
 import contextlib
+import errno
+import fcntl
 import logging
 import os
 import select
@@ -29,8 +31,10 @@ PAUSE = 0.004
 """Seconds between two turns while some pipe is full: 16 MB/s for one program, 256 MB/s for all."""
 PIPES = 8
 """Of one VM: what a program left running may hold one, and so may the one that came after it."""
+TIOCGPTPEER = 0x5441
+"""ioctl_tty(2): opens a terminal's other end."""
 LINE_MAX = 4096
-"""Bytes at the end of a log that are looked at for its last line."""
+"""Bytes at the end of a log that are looked at for its last lines."""
 PATIENCE = 0.1
 """Seconds that `last_line` waits for the thread at most."""
 
@@ -42,6 +46,8 @@ class Log:
         self.path = path
         self.lock = threading.Lock()
         self.pipes: list[int] = []
+        self.peers: dict[int, int] = {}
+        """Of a pipe that is a terminal's master: its other end, which we hold open."""
         self._half = size // 2
         self._failed = False
         self._fd = -1
@@ -55,7 +61,13 @@ class Log:
     def take(self, pipe: int) -> int:
         """Move what waits in a pipe into the file, up to CHUNK; how much it was, 0 at its end.
         Raises BlockingIOError if nothing waits."""
-        data = os.read(pipe, min(CHUNK, self._half))
+        try:
+            data = os.read(pipe, min(CHUNK, self._half))
+        except OSError as error:
+            if error.errno != errno.EIO or pipe not in self.peers:
+                raise
+            self._open_again(pipe)
+            raise BlockingIOError from None
         if data:
             try:
                 self._append(data)
@@ -64,6 +76,16 @@ class Log:
                     log.error("%s: %s: what is written is lost", self.path, error.strerror)
                 self._failed = True
         return len(data)
+
+    def _open_again(self, master: int) -> None:
+        """Open a terminal's other end anew: a hangup has taken it from everybody who had it open.
+        While nobody has it open, the master's EIO says so without end. If it cannot be opened at
+        this moment, the next look tries it again."""
+        old, self.peers[master] = self.peers[master], -1
+        if old >= 0:
+            os.close(old)
+        with contextlib.suppress(OSError):
+            self.peers[master] = _other_end(master)
 
     def _append(self, data: bytes) -> None:
         if self._has + len(data) > self._half:
@@ -75,12 +97,12 @@ class Log:
             self._open()
         self._has += os.write(self._fd, data)
 
-    def last_line(self) -> str:
-        """What was written last, in words."""
+    def last_lines(self, count: int) -> list[str]:
+        """What was written last, in words: so many lines at most."""
         with self.path.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - LINE_MAX))
             lines = file.read(LINE_MAX).decode(errors="replace").strip().splitlines()
-        return lines[-1].strip() if lines else ""
+        return [line.strip() for line in lines[-count:] if line.strip()]
 
     def close(self) -> None:
         """The files stay. Twice is harmless."""
@@ -104,6 +126,25 @@ class Logs:
     def writer(self, name: str, size: int) -> int:
         """The end of a new pipe into the VM's log; the caller's, to be closed once the program has
         it. size: of the log, in bytes, as the first call for the VM says. Raises OSError."""
+        ours, theirs = os.pipe2(os.O_CLOEXEC)
+        self._add(name, size, ours)
+        return theirs
+
+    def adopt(self, name: str, size: int, fd: int) -> None:
+        """Have what comes out of a terminal's master in the VM's log; the descriptor is ours from
+        now on, until `abandon`. size: as for `writer`. Raises OSError."""
+        self._add(name, size, fd, _other_end(fd))
+
+    def abandon(self, name: str, fd: int) -> None:
+        """Close a terminal's master that was adopted; one that is closed already is no error."""
+        with self._changing:
+            one = self._logs.get(name)
+            if one is not None:
+                with one.lock:
+                    if fd in one.peers:
+                        self._drop(one, fd)
+
+    def _add(self, name: str, size: int, ours: int, peer: int = -1) -> None:
         with self._changing:
             if name not in self._logs:
                 self._logs[name] = Log(self._folder / f"{name}.log", size)
@@ -114,29 +155,33 @@ class Logs:
                 self._thread = threading.Thread(target=self._pump, name="logs", daemon=True)
                 self._thread.start()
             one = self._logs[name]
-            ours, theirs = os.pipe2(os.O_CLOEXEC)
             os.set_blocking(ours, False)
             with one.lock:
                 while len(one.pipes) >= PIPES:
                     self._drop(one, one.pipes[0])
                 one.pipes.append(ours)
+                if peer >= 0:
+                    one.peers[ours] = peer
                 self._by_pipe[ours] = one
                 self._epoll.register(ours, select.EPOLLIN)
-            return theirs
 
     def last_line(self, name: str) -> str:
         """The last line that was written to the VM's log, with what still waits in its pipes; empty
         if nothing was."""
+        return "".join(self.last_lines(name, 1))
+
+    def last_lines(self, name: str, count: int) -> list[str]:
+        """The same of the last lines, so many at most."""
         one = self._logs.get(name)
         if one is None or not one.lock.acquire(timeout=PATIENCE):
-            return ""
+            return []
         try:
             for pipe in one.pipes:
                 with contextlib.suppress(BlockingIOError):
                     one.take(pipe)
-            return one.last_line()
+            return one.last_lines(count)
         except FileNotFoundError:
-            return ""
+            return []
         finally:
             one.lock.release()
 
@@ -163,6 +208,8 @@ class Logs:
         assert self._epoll is not None
         self._epoll.unregister(pipe)
         one.pipes.remove(pipe)
+        if (peer := one.peers.pop(pipe, -1)) >= 0:
+            os.close(peer)
         del self._by_pipe[pipe]
         os.close(pipe)
 
@@ -181,7 +228,7 @@ class Logs:
                 full |= self._take(fd)
 
     def _take(self, fd: int) -> bool:
-        """Whether the pipe was full."""
+        """Whether to pause: the pipe was full."""
         one = self._by_pipe.get(fd)
         if one is None:
             return False
@@ -191,7 +238,14 @@ class Logs:
             try:
                 taken = one.take(fd)
             except BlockingIOError:
-                return False
+                return one.peers.get(fd) == -1  # it says so again at once: not without a pause
             if not taken:
                 self._drop(one, fd)
             return taken == CHUNK
+
+
+def _other_end(master: int) -> int:
+    """Of a terminal: what its programs have open; the caller's. Raises OSError."""
+    fd: int = fcntl.ioctl(master, TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY)
+    os.set_inheritable(fd, False)
+    return fd

@@ -36,11 +36,12 @@ class Programs:
     ) -> None:
         self._vms = vms
         self._folder = folder
-        self._logs = Logs(logs)
+        self.logs = Logs(logs)
         self._watch = watch
         self._unwatch = unwatch
         self._running: dict[str, Process] = {}
         self._watched: set[str] = set()
+        self._consoles: dict[str, int] = {}
         self.failed: set[str] = set()
 
     async def start(self, names: Sequence[str]) -> None:
@@ -51,6 +52,15 @@ class Programs:
         await asyncio.gather(*(self._settled(name) for name in names))
         for name in names:
             self._check(name)
+
+    def hear(self, name: str, console: int) -> None:
+        """Have what comes out of a console's master in the VM's log; the descriptor stays the
+        caller's. Raises OSError."""
+        if name in self._consoles:
+            self.logs.abandon(name, self._consoles.pop(name))
+        ours = os.dup(console)
+        self.logs.adopt(name, self._vms[name].spec.log_size, ours)
+        self._consoles[name] = ours
 
     def start_again(self, name: str) -> None:
         """Start one in a VM that is new, and do not wait. Raises HostsimError."""
@@ -74,12 +84,12 @@ class Programs:
         """Let go of them. Twice is harmless."""
         while self._running:
             self._running.popitem()[1].close()
-        self._logs.close()
+        self.logs.close()
 
     def _start(self, name: str) -> None:
         run = self._vms[name].spec.run
         assert run is not None
-        output = self._logs.writer(name, self._vms[name].spec.log_size)
+        output = self.logs.writer(name, self._vms[name].spec.log_size)
         try:
             self._running[name] = self._vms[name].popen(
                 shlex.split(run), cwd=str(self._folder), stdout=output, stderr=output
@@ -109,7 +119,7 @@ class Programs:
         if status is None:
             self._attend(name)
         elif status != 0:
-            last = self._logs.last_line(name)
+            last = self.logs.last_line(name)
             raise HostsimError(
                 f"{name}: run",
                 f"{self._vms[name].spec.run!r} ended with status {status}: "
@@ -136,5 +146,5 @@ class Programs:
             "%s: its program ended with status %s; %s",
             name,
             status,
-            self._logs.last_line(name),
+            self.logs.last_line(name),
         )

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cext.vm import spawn
 from cext.vm.tree import open_beneath
-from hostsim import etc, fence, idranges, ownroot
+from hostsim import boot, etc, fence, idranges, ownroot
 from hostsim.errors import HostsimError, reason
 from hostsim.model import RootSpec, VmSpec
 from netns import namespace, process, tree
@@ -26,6 +26,7 @@ from netns.process import Process, Stream, Target
 
 TAKEN = "another host, or somebody by hand, has made it: choose another name"
 """What to do about a name that is there already."""
+SOON = 1.0  # seconds for a process 1 that has given up its namespaces to have ended
 STOP_DEADLINE = 5.0  # seconds for everything in a VM to end after SIGKILL
 
 
@@ -66,8 +67,15 @@ class Vm:
         self.owner = 0
         """The id outside of its user 0; 0: the machine's ids, one to one."""
         self._group = Cgroup(f"hs-{host}/{spec.name}", self.limits, divided=spec.boots)
+        self.booting: boot.Booting | None = None
+        """The console of an OS that boots, and the socket of its word; while it runs."""
+        self.systemd = False
+        """Whether its process 1 is systemd."""
+        self.ready = not spec.boots
+        """Whether its OS is up; who waits for that says so."""
         self._held: list[Callable[[], None]] = []
         """What gives back what it holds of the machine's while it runs: ids, locks."""
+        self._given_up = False
         self._processes: set[Process] = set()
         self._directories: dict[str, int] = {}
         self._named = False
@@ -166,14 +174,24 @@ class Vm:
             self.stop()
             raise HostsimError(f"VM {self.spec.name}", reason(error), TAKEN) from error
         except OSError as error:
+            early = self._ended_early()
             self.stop()
-            raise HostsimError(f"VM {self.spec.name}", reason(error), self._hint(error)) from error
+            what = f"VM {self.spec.name}"
+            raise early or HostsimError(what, reason(error), self._hint(error)) from error
         except HostsimError:
             self.stop()
             raise
 
+    def _ended_early(self) -> HostsimError | None:
+        """Why a start failed, if that is that its root's init ended in the middle of it."""
+        if self.booting is None or self.pidfd < 0 or not process.wait_end(self.pidfd, SOON):
+            return None
+        return boot.not_up(self.spec.name, boot.ENDED, boot.last_words(self.booting.master))
+
     def _hint(self, error: OSError) -> str:
         """What to do about a start that failed."""
+        if isinstance(error, spawn.SpawnError) and error.step == "exec" and self.spec.boots:
+            return f"the root has no {boot.INIT} that this machine can run"
         if isinstance(error, spawn.SpawnError) and error.step == spawn.OWNERS:
             return (
                 "this kernel maps no owners on that file system: an image as root (mkfs.erofs), "
@@ -190,8 +208,13 @@ class Vm:
                 root = fence.root(self.spec)
             else:
                 root = stack.enter_context(self._own_root(self.spec.root, size))
-            life, self.life_fd = os.pipe2(os.O_CLOEXEC)
-            stack.callback(os.close, life)
+            life, booting = -1, None
+            if self.spec.boots:
+                self.booting = boot.Booting(self.host, self.spec.name)
+                booting = self.booting.spec(self.owner, size)
+            else:
+                life, self.life_fd = os.pipe2(os.O_CLOEXEC)
+                stack.callback(os.close, life)
             self.pid, self.pidfd = spawn.spawn_vm(
                 self.spec.name,
                 base.fd,
@@ -203,9 +226,10 @@ class Vm:
                 base.masked,
                 size,
                 root,
-                None,
+                booting,
                 self.owner,
             )
+        self.systemd = self.spec.boots and boot.is_systemd(self.pid)
 
     def _own_root(self, root: RootSpec, size: str) -> contextlib.AbstractContextManager[spawn.Own]:
         """Take what the root needs of the machine, until `stop`. Raises HostsimError, OSError."""
@@ -292,6 +316,7 @@ class Vm:
     def kill(self) -> None:
         """SIGKILL everything in it, and do not wait: `stop` takes the rest down. For taking many
         down, kill all of them first."""
+        self._given_up = True
         if self.pidfd >= 0:
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
         self._group.kill()
@@ -301,6 +326,8 @@ class Vm:
         where a process does not end within STOP_DEADLINE; the rest is removed all the same."""
         late = False
         if self.pidfd >= 0:
+            if self.spec.boots and self.ready and not self._given_up and self.alive:
+                boot.halt(self.pidfd, self._group.path, self.systemd)
             if self.alive:
                 self.kill()
             # Process 1 ends only after our own children in the VM have been reaped.
@@ -323,7 +350,11 @@ class Vm:
         self.devices.close()
         while self._held:
             self._held.pop()()
+        if self.booting is not None:
+            self.booting.close()
+            self.booting = None
         self.owner = 0
+        self.ready, self._given_up = not self.spec.boots, False
         if late:
             raise HostsimError(
                 f"VM {self.spec.name}", f"process 1 did not end within {STOP_DEADLINE:g} s"

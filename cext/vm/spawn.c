@@ -143,6 +143,18 @@ static void reset_files_limit(void) {
     }
 }
 
+/* The filter ends process 1 of an OS that reboots by a signal that dumps core. The soft limit of 1
+ * is the one that no way of dumping passes, not even into a program (core(5)); systemd has a limit
+ * of its own for what it starts. */
+static void no_core(void) {
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_CORE, &limit) == 0 && limit.rlim_max > 1) {
+        limit.rlim_cur = 1;
+        setrlimit(RLIMIT_CORE, &limit);
+    }
+}
+
 #define STEP(number, expression)                                                                   \
     do {                                                                                           \
         child->step = (number);                                                                    \
@@ -223,6 +235,8 @@ static int start_vm(struct child *child) {
     }
     STEP(STEP_STDIO, CALL(chdir("/")));
     reset_files_limit();
+    if (boot)
+        no_core();
     STEP(STEP_ENTER, CALL(setns(user, CLONE_NEWUSER)));
     STEP(STEP_ENTER, become_root());
     STEP(STEP_CONFINE, hs_confine(child->filter));

@@ -139,6 +139,7 @@ class AgentPort:
             cwd="/",
             env={**environment(os.environ), **hooks},
         )
+        asyncio.get_running_loop().add_reader(self._process.fileno(), self._ended)
         return True
 
     def tell(self, message: Message) -> bool:
@@ -160,8 +161,16 @@ class AgentPort:
             self._listener.close()
             self._listener = None
         if self._process is not None:
+            asyncio.get_running_loop().remove_reader(self._process.fileno())
             self._process.close()
             self._process = None
+
+    def _ended(self) -> None:
+        """The resident agent has ended. It is reaped at once: process 1 of its OS cannot end before
+        (pid_namespaces(7)), and its end is what tells of the end of an OS that boots."""
+        assert self._process is not None
+        if self._process.poll() is not None:
+            asyncio.get_running_loop().remove_reader(self._process.fileno())
 
     def _accept(self) -> None:
         assert self._listener is not None

@@ -24,7 +24,8 @@ ROOMS = {
     "ground":   ("errors model names keys needs restart protocol",    ""),
     "hostfile": ("hostfile",                                    "ground"),
     "images":   ("images",                                      "ground"),
-    "machine":  ("etc fence idranges ownroot vm switch logs programs teardown leftovers",
+    "machine":  ("boot booted etc fence idranges ownroot vm switch logs programs teardown "
+                 "leftovers",
                                 "ground images"),
     "routing":  ("routing",                                     "ground machine"),
     "nf":       ("nf",                                          "ground hostfile machine routing"),
