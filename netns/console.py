@@ -1,16 +1,19 @@
-"""The machine's text consoles, deaf while hosts have its keyboards (ioctl_console(2), KDSKBMODE).
+"""The machine's text consoles, deaf while hosts have its keyboards, and unseen while they have its
+screen (ioctl_console(2), KDSKBMODE and KDSETMODE).
 
 The kernel's console hears every keyboard that there is, and the clone of a grabbed one too. What is
 typed for an OS would be typed into a login on tty1 as well, and Ctrl+Alt+Del would end the machine.
+And it draws: a console that shows text is put on the screen as soon as the kernel sees a chance.
 
-    console = Console()
-    console.quiet()        every console that takes keys is K_OFF; once more is harmless
-    console.give_back()    each is as it was, unless another host still has keyboards
+    console = Console()            or Console(PICTURE), for the screen
+    console.quiet()        every console that takes keys is K_OFF (that shows text, KD_GRAPHICS);
+                           once more is harmless
+    console.give_back()    each is as it was, unless another host still needs quiet
 
-What each was is in /run/hostsim-devices/console, which every host that needs quiet has locked for
-reading: the last one gives back, and `restore` does it for one that was killed. A console that a
-program manages itself (K_RAW, K_MEDIUMRAW, K_OFF: a display server's) is left alone, and so is one
-that comes later. SysRq still works.
+What each was is in /run/hostsim-devices, in a file for each of the two, which every host that needs
+quiet has locked for reading: the last one gives back, and `restore` does it for one that was
+killed. A console that a program manages itself (K_RAW, K_MEDIUMRAW, K_OFF, KD_GRAPHICS: a display
+server's) is left alone, and so is one that comes later. SysRq still works.
 """
 
 import contextlib
@@ -21,18 +24,35 @@ import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from netns.claims import FOLDER, is_at, lock
 
 K_XLATE, K_UNICODE, K_OFF = 1, 3, 4
-_GET_MODE, _SET_MODE, _GET_STATE = 0x4B44, 0x4B45, 0x5603
+KD_TEXT, KD_GRAPHICS = 0, 1
+_GET_STATE = 0x5603
 _STATE = struct.Struct("3H")  # vt_stat: active, signal, a bit for each console that is there
 _FILE_MAX = 4096
 
 
+class Setting(NamedTuple):
+    """One that each console has. name: of its file. get, put: its ioctls. loud: its values of a
+    console that is to be quiet. quiet: the value then."""
+
+    name: str
+    get: int
+    put: int
+    loud: tuple[int, ...]
+    quiet: int
+
+
+KEYS = Setting("console", 0x4B44, 0x4B45, (K_XLATE, K_UNICODE), K_OFF)
+PICTURE = Setting("picture", 0x4B3B, 0x4B3A, (KD_TEXT,), KD_GRAPHICS)
+_SETTINGS = {one.name: one for one in (KEYS, PICTURE)}
+
+
 class Terminals(Protocol):
-    """The consoles and their keyboard modes, by number."""
+    """The consoles and how one setting of theirs is, by number."""
 
     def modes(self) -> dict[int, int]:
         """Of those that are there."""
@@ -46,6 +66,9 @@ class Terminals(Protocol):
 class Kernel:
     """The kernel's; none where it has none (CONFIG_VT)."""
 
+    def __init__(self, setting: Setting) -> None:
+        self._setting = setting
+
     def modes(self) -> dict[int, int]:
         """See `Terminals`."""
         found: dict[int, int] = {}
@@ -53,21 +76,28 @@ class Kernel:
             present = _STATE.unpack(fcntl.ioctl(tty, _GET_STATE, bytes(_STATE.size)))[2]
             for number in (n for n in range(1, 16) if present >> n & 1):
                 with contextlib.suppress(OSError), _opened(f"/dev/tty{number}") as one:
-                    found[number] = struct.unpack("i", fcntl.ioctl(one, _GET_MODE, bytes(4)))[0]
+                    mode = fcntl.ioctl(one, self._setting.get, bytes(4))
+                    found[number] = struct.unpack("i", mode)[0]
         return found
 
     def set(self, number: int, mode: int) -> None:
         """See `Terminals`."""
         with _opened(f"/dev/tty{number}") as tty:
-            fcntl.ioctl(tty, _SET_MODE, mode)
+            fcntl.ioctl(tty, self._setting.put, mode)
 
 
 class Console:
     """One host's wish for quiet. `give_back` ends it; twice is harmless."""
 
-    def __init__(self, terminals: Terminals | None = None, folder: Path = FOLDER) -> None:
-        self._terminals = terminals or Kernel()
-        self._path = folder / "console"
+    def __init__(
+        self,
+        setting: Setting = KEYS,
+        terminals: Terminals | None = None,
+        folder: Path = FOLDER,
+    ) -> None:
+        self._setting = setting
+        self._terminals = terminals or Kernel(setting)
+        self._path = folder / setting.name
         self._fd = -1
 
     @property
@@ -86,34 +116,35 @@ class Console:
             return
         self._fd = _locked(self._path)
         found = self._terminals.modes()
-        taking = {n: mode for n, mode in found.items() if mode in (K_XLATE, K_UNICODE)}
-        _write(self._fd, {**_read(self._fd), **taking})  # first: whoever comes after a kill knows
-        for number in taking:
-            self._terminals.set(number, K_OFF)
+        loud = {n: mode for n, mode in found.items() if mode in self._setting.loud}
+        _write(self._fd, {**_read(self._fd), **loud})  # first: whoever comes after a kill knows
+        for number in loud:
+            self._terminals.set(number, self._setting.quiet)
 
     def give_back(self) -> None:
         """See above. Raises OSError."""
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
-            _give_back(fd, self._path, self._terminals)
+            _give_back(fd, self._path, self._terminals, self._setting)
 
 
 def restore(path: Path, terminals: Terminals | None = None) -> None:
     """Give back what a host that was killed has left, unless a living one needs quiet. Raises
     OSError."""
+    setting = _SETTINGS[path.name]
     with contextlib.suppress(FileNotFoundError):
         fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-        _give_back(fd, path, terminals or Kernel())
+        _give_back(fd, path, terminals or Kernel(setting), setting)
 
 
-def _give_back(fd: int, path: Path, terminals: Terminals) -> None:
+def _give_back(fd: int, path: Path, terminals: Terminals, setting: Setting) -> None:
     """Takes `fd`."""
     try:
         fcntl.fcntl(fd, fcntl.F_OFD_SETLK, lock(fcntl.F_WRLCK))
         if is_at(fd, path):
             now = terminals.modes()
             for number, mode in _read(fd).items():
-                if now.get(number) == K_OFF:  # else somebody has set it meanwhile
+                if now.get(number) == setting.quiet:  # else somebody has set it meanwhile
                     terminals.set(number, mode)
             path.unlink()
     except BlockingIOError:

@@ -92,7 +92,9 @@ class Kmc:
         self._plugs = Plugs(self._spec, self._nodes, self._hotkey, self._journal)
         self._plugs.start()
         if self._spec.screens:
-            self._screens = Screens(self._oses, self._open_event, self._switch, self.offence)
+            self._screens = Screens(
+                self._oses, self._open_event, self._switch, self.offence, self._journal
+            )
             self._screens.start(self._spec.screens)
         if self._spec.sounds:
             self._sound = Sound(self._oses)

@@ -11,10 +11,13 @@ opens it, and could read what is shown.
     restore  the KMC shows what the OS had shown, before the OS has heard anything
     take     the OS's file is master; only then does its client hear ENABLE_SEAT
 
+The machine's text consoles draw nothing while a host has the screen, and hear no keys.
+
 The KMC holds the old picture's memory as long as the OS is in the background, one set of buffers
 for each OS. A client that goes, or gives the card back, leaves a black screen.
 """
 
+import contextlib
 import errno
 import fnmatch
 import logging
@@ -30,6 +33,8 @@ from hostsim.model import Json
 from hostsim.vm import Vm
 from netns import card as drm
 from netns.card import Card, Snapshot
+from netns.console import KEYS, PICTURE, Console
+from netns.journal import Journal
 
 log = logging.getLogger("hostsim.kmc")
 
@@ -61,6 +66,7 @@ class Screens(Equipment):
     open_event: gives a descriptor of an input device that the OS has, or raises OSError
     switch: a client of the OS asks for the OS of that number
     offence: a client of the OS was cut off
+    journal: notes how the machine's consoles were
     """
 
     leads = True
@@ -71,10 +77,13 @@ class Screens(Equipment):
         open_event: Callable[[str, str], int],
         switch: Callable[[str, int], None],
         offence: Callable[[str, str], None],
+        journal: Journal,
     ) -> None:
         self.open_event = open_event
         self.switch = switch
         self.offence = offence
+        self._journal = journal
+        self._consoles = (Console(PICTURE), Console(KEYS))
         self._screens: dict[str, _Screen] = {}
         self._foreground: str | None = None
         self._ports = {
@@ -102,6 +111,12 @@ class Screens(Equipment):
                 f"no card in {DRI} is called {' or '.join(patterns)}",
                 "a driver with kernel modesetting makes it: modprobe virtio-gpu, i915, amdgpu, ...",
             )
+        for console in self._consoles:
+            try:
+                self._journal.add("console", path=str(console.path))
+                console.quiet()
+            except OSError as error:
+                log.warning("the machine's consoles: %s", reason(error))
         for port in self._ports.values():
             port.open()
 
@@ -191,7 +206,7 @@ class Screens(Equipment):
             self._ports[name].enable()
 
     def close(self) -> None:
-        """See `Equipment`. The kernel's console has the screen after the last close."""
+        """See `Equipment`. The kernel's console has the screen after the last close, and draws."""
         for port in self._ports.values():
             port.close()
         for screen in self._screens.values():
@@ -200,6 +215,11 @@ class Screens(Equipment):
                 os.close(file.fd)
             screen.card.close()
         self._screens.clear()
+        for console in self._consoles:
+            try:
+                console.give_back()
+            except OSError as error:
+                log.warning("the machine's consoles: %s", reason(error))
 
     # -- what clients ask for (seats.Handler) ------------------------------------------------------
 
@@ -245,14 +265,16 @@ class Screens(Equipment):
     # -- inside ------------------------------------------------------------------------------------
 
     def _hand_over(self, screen: _Screen, name: str) -> None:
-        """From the KMC to the OS's file. If that cannot be, the KMC keeps it."""
+        """From the KMC to the OS's file. If that cannot be, the KMC keeps it; if it cannot have it
+        either, the next `release` takes the screen out of use."""
         screen.card.drop()
         try:
             drm.master(screen.files[name].fd)
             screen.owner = name
         except OSError as error:
             log.error("%s: not given to %s: %s", screen.card.path, name, reason(error))
-            screen.card.claim()
+            with contextlib.suppress(OSError):
+                screen.card.claim()
 
     def _take_back(self, screen: _Screen, name: str) -> None:
         """From the OS to the KMC, and black. Raises OSError."""

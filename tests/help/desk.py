@@ -38,5 +38,10 @@ class Desk:
         answer = self.ask(hear=start, tones=list(tones))
         return answer["windows"], answer["next"]
 
+    def size(self) -> list[int]:
+        """Width and height in pixels."""
+        found: list[int] = self.ask(look=None)["size"]
+        return found
+
     def close(self) -> None:
         self._port.close()

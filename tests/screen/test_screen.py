@@ -1,88 +1,27 @@
 """The screen moves with the foreground: two OSes with a client of the seat each, and what is to be
 seen by QEMU's own account."""
 
-import contextlib
 import errno
 import os
 import signal
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from help.desk import Desk
-from help.rig import DEADLINE, Rig
-from help.seat import SeatClient
+from help.rig import DEADLINE
+from help.stage import BLACK, GREEN, RED, Stage
 from help.waiting import until
-from hostsim.model import HostSpec, KmcSpec, OsSpec, VmSpec
 
 pytestmark = [pytest.mark.screen, pytest.mark.timeout(240)]
 
-BLACK, GREEN, RED = "000000", "00aa00", "aa0000"
-FLIPS = 20
 
-
-class Stage:
-    """The OSes, their clients, and the screen."""
-
-    def __init__(self, rig: Rig, desk: Desk) -> None:
-        self.rig, self.desk = rig, desk
-        self.clients: list[SeatClient] = []
-
-    def client(self, name: str, colour: str | None = None) -> SeatClient:
-        made = SeatClient(self.rig.vms[name], colour, DEADLINE)
-        self.clients.append(made)
-        return made
-
-    def flip(self, name: str) -> None:
-        self.rig.flip(name, seen=False)
-
-    def painted(self, name: str, colour: str) -> SeatClient:
-        """A compositor of the foreground OS, which fills the screen."""
-        made = self.client(name, colour)
-        made.heard("painted")
-        until(lambda: self.desk.only(colour), DEADLINE, f"the screen is {colour}")
-        return made
-
-
-@pytest.fixture
-def desk() -> Iterator[Desk]:
-    with contextlib.closing(Desk()) as made:
-        yield made
-
-
-@pytest.fixture
-def stage(tmp_path: Path, desk: Desk) -> Iterator[Stage]:
-    """A started host; at its end the console has the screen again as it was."""
-    found = desk.colours()
-    spec = HostSpec(
-        name="scr",
-        path=Path("/"),
-        vms=(VmSpec("work", os=OsSpec()), VmSpec("play", os=OsSpec())),
-        kmc=KmcSpec("work", 2.0),
-        screens=("card0",),
-    )
-    rig = Rig(spec, tmp_path)
-    made = Stage(rig, desk)
-    try:
-        rig.start()
-        assert desk.only(BLACK)
-        yield made
-    finally:
-        for client in made.clients:
-            client.end()
-        rig.stop()
-    until(lambda: set(desk.colours()) == set(found), DEADLINE, "the console's picture is back")
-
-
-def test_each_os_has_the_screen_in_its_turn(stage: Stage) -> None:
+def test_each_os_has_the_screen_in_its_turn(stage: Stage, pytestconfig: pytest.Config) -> None:
     work = stage.painted("work", GREEN)
     play = stage.client("play", RED)
     assert stage.desk.only(GREEN)
     colours = {"work": GREEN, "play": RED}
     clients = {"work": work, "play": play}
     files = 0
-    for turn in range(1, FLIPS + 1):
+    for turn in range(1, pytestconfig.getoption("--screen-flips") + 1):
         name = ("work", "play")[turn % 2]
         client = clients[name]
         before = client.lines.count("painted")

@@ -1,4 +1,5 @@
-"""The machine's consoles are deaf as long as any host has a keyboard, and then as they were."""
+"""The machine's consoles are deaf as long as any host has a keyboard, and unseen as long as one has
+the screen; and then as they were."""
 
 import fcntl
 import os
@@ -7,7 +8,17 @@ from pathlib import Path
 import pytest
 
 from netns.claims import lock
-from netns.console import K_OFF, K_UNICODE, K_XLATE, Console, restore
+from netns.console import (
+    K_OFF,
+    K_UNICODE,
+    K_XLATE,
+    KD_GRAPHICS,
+    KD_TEXT,
+    KEYS,
+    PICTURE,
+    Console,
+    restore,
+)
 
 K_RAW = 0
 
@@ -35,7 +46,7 @@ def consoles() -> Fake:
 
 
 def test_each_is_as_it_was(consoles: Fake, tmp_path: Path) -> None:
-    host = Console(consoles, tmp_path)
+    host = Console(KEYS, consoles, tmp_path)
     host.give_back()
     for _ in range(2):
         host.quiet()
@@ -49,7 +60,7 @@ def test_each_is_as_it_was(consoles: Fake, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("first", [0, 1])
 def test_the_last_of_two_hosts_gives_back(consoles: Fake, tmp_path: Path, first: int) -> None:
-    hosts = [Console(consoles, tmp_path), Console(consoles, tmp_path)]
+    hosts = [Console(KEYS, consoles, tmp_path), Console(KEYS, consoles, tmp_path)]
     for host in hosts:
         host.quiet()
     hosts.pop(first).give_back()
@@ -59,10 +70,10 @@ def test_the_last_of_two_hosts_gives_back(consoles: Fake, tmp_path: Path, first:
 
 
 def test_what_a_killed_host_left_is_given_back_by_clean(consoles: Fake, tmp_path: Path) -> None:
-    killed = Console(consoles, tmp_path)
+    killed = Console(KEYS, consoles, tmp_path)
     killed.quiet()
     os.close(killed._fd)
-    other = Console(consoles, tmp_path)
+    other = Console(KEYS, consoles, tmp_path)
     other.quiet()
     restore(other.path, consoles)
     assert consoles.now == QUIET, "a living host needs it"
@@ -75,17 +86,17 @@ def test_what_a_killed_host_left_is_given_back_by_clean(consoles: Fake, tmp_path
 def test_what_a_killed_host_left_is_given_back_by_the_next_one(
     consoles: Fake, tmp_path: Path
 ) -> None:
-    killed = Console(consoles, tmp_path)
+    killed = Console(KEYS, consoles, tmp_path)
     killed.quiet()
     os.close(killed._fd)
-    host = Console(consoles, tmp_path)
+    host = Console(KEYS, consoles, tmp_path)
     host.quiet()
     host.give_back()
     assert consoles.now == FOUND
 
 
 def test_a_console_that_somebody_has_set_meanwhile_stays(consoles: Fake, tmp_path: Path) -> None:
-    host = Console(consoles, tmp_path)
+    host = Console(KEYS, consoles, tmp_path)
     host.quiet()
     consoles.now[2] = K_RAW
     host.give_back()
@@ -102,8 +113,26 @@ def test_a_file_that_says_nothing_changes_nothing(
 
 
 def test_the_file_is_locked_while_it_is_needed(consoles: Fake, tmp_path: Path) -> None:
-    host = Console(consoles, tmp_path)
+    host = Console(KEYS, consoles, tmp_path)
     host.quiet()
     with open(host.path, "r+b") as file, pytest.raises(BlockingIOError):
         fcntl.fcntl(file, fcntl.F_OFD_SETLK, lock(fcntl.F_WRLCK))
     host.give_back()
+
+
+def test_a_console_that_shows_text_draws_nothing_while_a_host_has_the_screen(
+    consoles: Fake, tmp_path: Path
+) -> None:
+    consoles.now = {1: KD_TEXT, 2: KD_TEXT, 7: KD_GRAPHICS}
+    host, killed = (Console(PICTURE, consoles, tmp_path) for _ in range(2))
+    host.quiet()
+    assert set(consoles.now.values()) == {KD_GRAPHICS}
+    assert os.listdir(tmp_path) == ["picture"]
+    killed.quiet()
+    os.close(killed._fd)
+    host.give_back()
+    assert consoles.now == {1: KD_TEXT, 2: KD_TEXT, 7: KD_GRAPHICS}
+    host.quiet()
+    os.close(host._fd)
+    restore(host.path, consoles)
+    assert consoles.now == {1: KD_TEXT, 2: KD_TEXT, 7: KD_GRAPHICS}
