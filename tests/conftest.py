@@ -8,7 +8,7 @@ import pytest
 
 from hostsim import leftovers
 
-MARKS = ("root", "uinput", "screen")
+MARKS = ("root", "uinput", "screen", "desktop")
 
 
 def _touches_the_kernel(node: pytest.Item) -> bool:

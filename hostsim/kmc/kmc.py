@@ -221,7 +221,9 @@ class Kmc:
         self._flips.request(name, "the hotkey", future)
 
     def _open_event(self, name: str, event: str) -> int:
-        return self._nodes[name].open(event)
+        fd = self._nodes[name].open(event)
+        self._nodes[name].wake(event)  # who opens it listens to udev's messages already
+        return fd
 
     def _switch(self, name: str, session: int) -> None:
         """A compositor asks for the OS of this number (Ctrl+Alt+Fn), as an agent asks by name."""

@@ -177,6 +177,14 @@ class OsNodes:
             raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), sysname)
         return fd
 
+    def wake(self, sysname: str) -> None:
+        """Say `change` of a node that the OS has: libinput, which a compositor resumes, notes the
+        devices that it finds there, and tells of them only when something wakes it. Without this
+        that would be a key, which then is lost."""
+        node = self._given.get(sysname)
+        if node is not None and self.vm.alive:
+            self._say("change", node)
+
     def withdraw(self, sysname: str) -> None:
         """The node goes, and no new open succeeds; see `settle` for the rest. Not given, or an OS
         that is gone, is no error. Raises OSError if the OS may still open the device."""
