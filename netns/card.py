@@ -107,6 +107,24 @@ def framebuffer(fd: int, number: int) -> tuple[int, int, int]:
     return found[5], found[9], found[2]
 
 
+def pixel(fd: int, number: int) -> bytes:
+    """The first pixel of a shown buffer: blue, green, red and one more byte. Raises OSError: ENOENT
+    if there is no such buffer, or the open file may not read it."""
+    handle, pitch, height = framebuffer(fd, number)
+    if not handle:
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+    try:
+        with mmap.mmap(fd, pitch * height, offset=mapped(fd, handle)) as pixels:
+            return pixels[:4]
+    finally:
+        forget(fd, handle)
+
+
+def forget(fd: int, handle: int) -> None:
+    """Close a handle (GEM_CLOSE)."""
+    fcntl.ioctl(fd, _number(1, 0x09, 8), struct.pack("=2I", handle, 0))
+
+
 @dataclass
 class Snapshot:
     """What a card shows, with buffers and blobs of the card's own descriptor; `Card.forget` ends
@@ -117,12 +135,103 @@ class Snapshot:
     blobs: list[int] = field(default_factory=list)
 
 
-class Card:
+class Pen:
+    """Draws one colour by an open file of a card, which stays its owner's. Whether it may draw is
+    for the kernel to say: EACCES, if another file is the master."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._buffers: dict[tuple[int, int, int], int] = {}
+
+    def light(self, colour: int = 0) -> None:
+        """A buffer of one colour (0xRRGGBB) on a CRTC for each connector with a screen, in the
+        screen's own mode."""
+        crtcs, connectors = self._resources()
+        free = list(range(len(crtcs)))
+        for connector in connectors:
+            mode, encoders = self._screen(connector)
+            possible = 0
+            for encoder in encoders:
+                words = _ENCODER.unpack(_both(self._fd, 0xA6, _ENCODER.pack(encoder, *[0] * 4)))
+                possible |= words[3]
+            at = next((n for n in free if mode and possible >> n & 1), None)
+            if at is None:
+                continue
+            free.remove(at)
+            width, height = (struct.unpack_from("=H", mode, where)[0] for where in (4, 14))
+            names, buffer = array("I", [connector]), self._filled(width, height, colour)
+            words = (names.buffer_info()[0], 1, crtcs[at], buffer, 0, 0, 0, 1)
+            _both(self._fd, 0xA2, _CRTC.pack(*words, mode))
+
+    def shown(self) -> list[int]:
+        """The buffers on its planes, 0 for a plane that is off; nobody need be master."""
+        planes = self._objects()[_PLANE]
+        found = [_both(self._fd, 0xB6, _GET_PLANE.pack(n, *[0] * 6)) for n in planes]
+        return [_GET_PLANE.unpack(one)[2] for one in found]
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _objects(self) -> dict[int, list[int]]:
+        """All there are, by kind: those that others are bound to first."""
+        crtcs, connectors = self._resources()
+        count = _PLANES.unpack(_both(self._fd, 0xB5, _PLANES.pack(0, 0)))[1]
+        planes = array("I", [0] * count)
+        _both(self._fd, 0xB5, _PLANES.pack(planes.buffer_info()[0], count))
+        return {_CRTCS: crtcs, _CONNECTORS: connectors, _PLANE: planes.tolist()}
+
+    def _resources(self) -> tuple[list[int], list[int]]:
+        """CRTCs and connectors."""
+        found = _RES.unpack(_both(self._fd, 0xA0, _RES.pack(*[0] * 12)))
+        crtcs, connectors = (array("I", [0] * found[at]) for at in (5, 6))
+        at = (0, crtcs.buffer_info()[0], connectors.buffer_info()[0], 0)
+        _both(self._fd, 0xA0, _RES.pack(*at, 0, len(crtcs), len(connectors), *[0] * 5))
+        return crtcs.tolist(), connectors.tolist()
+
+    def _screen(self, connector: int) -> tuple[bytes, list[int]]:
+        """Its screen's preferred mode (the first one), empty if there is none; its encoders."""
+        modes, encoders = self._modes(connector)
+        return modes[0] if modes else b"", encoders
+
+    def _modes(self, connector: int) -> tuple[list[bytes], list[int]]:
+        """Of a connector: its screen's modes, none if there is no screen; its encoders."""
+        asked = [0] * 16
+        asked[8] = connector
+        found = list(_CONNECTOR.unpack(_both(self._fd, 0xA7, _CONNECTOR.pack(*asked))))
+        modes, encoders = bytearray(_MODE * found[4]), array("I", [0] * found[6])
+        room = array("B", modes)
+        properties, values = array("I", [0] * found[5]), array("Q", [0] * found[5])
+        at = [x.buffer_info()[0] for x in (encoders, room, properties, values)]
+        words = (*at, found[4], found[5], found[6], 0, connector, *[0] * 7)
+        now = _CONNECTOR.unpack(_both(self._fd, 0xA7, _CONNECTOR.pack(*words)))
+        count = now[4] if now[11] == _CONNECTED and now[4] <= found[4] else 0
+        raw = room.tobytes()
+        return [raw[at : at + _MODE] for at in range(0, _MODE * count, _MODE)], encoders.tolist()
+
+    def _filled(self, width: int, height: int, colour: int) -> int:
+        """A buffer of one colour; made once."""
+        key = (width, height, colour)
+        if key not in self._buffers:
+            self._buffers[key] = self._fill(*key)
+        return self._buffers[key]
+
+    def _fill(self, width: int, height: int, colour: int) -> int:
+        """A buffer of one colour, which lives as long as the descriptor."""
+        made = _DUMB.unpack(_both(self._fd, 0xB2, _DUMB.pack(height, width, 32, 0, 0, 0, 0)))
+        handle, pitch, size = made[4:]
+        with mmap.mmap(self._fd, size, offset=mapped(self._fd, handle)) as pixels:
+            # zeros too: not every driver gives out cleared memory
+            pixels.write(colour.to_bytes(4, "little") * (size // 4))
+        words = (0, width, height, _XRGB, 0, handle, 0, 0, 0, pitch, *[0] * 7, *[0] * 4)
+        number: int = _FB2.unpack(_both(self._fd, 0xB8, _FB2.pack(*words)))[0]
+        return number
+
+
+class Card(Pen):
     """One card, opened. `close` ends all that was made for it, and the right to it."""
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._fd = open_card(path)
+        super().__init__(open_card(path))
         self._names: dict[int, tuple[str, int]] = {}  # of properties: name and flags
         self._home = Snapshot()
         try:
@@ -177,12 +286,6 @@ class Card:
             _both(self._fd, 0xBE, struct.pack("=I", kept.blobs.pop()))
         kept.values.clear()
 
-    def shown(self) -> list[int]:
-        """The buffers on its planes, 0 for a plane that is off; nobody need be master."""
-        planes = self._objects()[_PLANE]
-        found = [_both(self._fd, 0xB6, _GET_PLANE.pack(n, *[0] * 6)) for n in planes]
-        return [_GET_PLANE.unpack(one)[2] for one in found]
-
     def close(self) -> None:
         """Twice is harmless."""
         if self._fd >= 0:
@@ -190,67 +293,6 @@ class Card:
             self._fd = -1
 
     # -- inside ------------------------------------------------------------------------------------
-
-    def _objects(self) -> dict[int, list[int]]:
-        """All there are, by kind: those that others are bound to first."""
-        crtcs, connectors = self._resources()
-        count = _PLANES.unpack(_both(self._fd, 0xB5, _PLANES.pack(0, 0)))[1]
-        planes = array("I", [0] * count)
-        _both(self._fd, 0xB5, _PLANES.pack(planes.buffer_info()[0], count))
-        return {_CRTCS: crtcs, _CONNECTORS: connectors, _PLANE: planes.tolist()}
-
-    def _resources(self) -> tuple[list[int], list[int]]:
-        """CRTCs and connectors."""
-        found = _RES.unpack(_both(self._fd, 0xA0, _RES.pack(*[0] * 12)))
-        crtcs, connectors = (array("I", [0] * found[at]) for at in (5, 6))
-        at = (0, crtcs.buffer_info()[0], connectors.buffer_info()[0], 0)
-        _both(self._fd, 0xA0, _RES.pack(*at, 0, len(crtcs), len(connectors), *[0] * 5))
-        return crtcs.tolist(), connectors.tolist()
-
-    def light(self, colour: int = 0) -> None:
-        """A buffer of one colour (0xRRGGBB) on a CRTC for each connector with a screen, in the
-        screen's own mode."""
-        crtcs, connectors = self._resources()
-        free = list(range(len(crtcs)))
-        for connector in connectors:
-            mode, encoders = self._screen(connector)
-            possible = 0
-            for encoder in encoders:
-                words = _ENCODER.unpack(_both(self._fd, 0xA6, _ENCODER.pack(encoder, *[0] * 4)))
-                possible |= words[3]
-            at = next((n for n in free if mode and possible >> n & 1), None)
-            if at is None:
-                continue
-            free.remove(at)
-            width, height = (struct.unpack_from("=H", mode, where)[0] for where in (4, 14))
-            names, buffer = array("I", [connector]), self._filled(width, height, colour)
-            words = (names.buffer_info()[0], 1, crtcs[at], buffer, 0, 0, 0, 1)
-            _both(self._fd, 0xA2, _CRTC.pack(*words, mode))
-
-    def _screen(self, connector: int) -> tuple[bytes, list[int]]:
-        """Its screen's preferred mode (the first one), empty if there is none; its encoders."""
-        asked = [0] * 16
-        asked[8] = connector
-        found = list(_CONNECTOR.unpack(_both(self._fd, 0xA7, _CONNECTOR.pack(*asked))))
-        modes, encoders = bytearray(_MODE * found[4]), array("I", [0] * found[6])
-        room = array("B", modes)
-        properties, values = array("I", [0] * found[5]), array("Q", [0] * found[5])
-        at = [x.buffer_info()[0] for x in (encoders, room, properties, values)]
-        words = (*at, found[4], found[5], found[6], 0, connector, *[0] * 7)
-        now = _CONNECTOR.unpack(_both(self._fd, 0xA7, _CONNECTOR.pack(*words)))
-        there = now[11] == _CONNECTED and 0 < now[4] <= found[4]
-        return room.tobytes()[:_MODE] if there else b"", encoders.tolist()
-
-    def _filled(self, width: int, height: int, colour: int) -> int:
-        """A buffer of one colour, which lives as long as the descriptor."""
-        made = _DUMB.unpack(_both(self._fd, 0xB2, _DUMB.pack(height, width, 32, 0, 0, 0, 0)))
-        handle, pitch, size = made[4:]
-        with mmap.mmap(self._fd, size, offset=mapped(self._fd, handle)) as pixels:
-            # zeros too: not every driver gives out cleared memory
-            pixels.write(colour.to_bytes(4, "little") * (size // 4))
-        words = (0, width, height, _XRGB, 0, handle, 0, 0, 0, pitch, *[0] * 7, *[0] * 4)
-        number: int = _FB2.unpack(_both(self._fd, 0xB8, _FB2.pack(*words)))[0]
-        return number
 
     def _keep(self, kept: Snapshot, number: int, kind: int) -> None:
         """Add one object's settings to a snapshot."""
@@ -304,7 +346,7 @@ class Card:
             held: int = _FB2.unpack(_both(self._fd, 0xB8, _FB2.pack(0, *found[1:])))[0]
         finally:
             for handle in handles:
-                fcntl.ioctl(self._fd, _number(1, 0x09, 8), struct.pack("=2I", handle, 0))
+                forget(self._fd, handle)
         return held
 
     def _commit(self, values: Sequence[tuple[int, int, str, int]]) -> None:
