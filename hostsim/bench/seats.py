@@ -178,8 +178,8 @@ def oses(mode: str) -> Iterator[Pair]:
             f'[host]\nname = "{HOST}"\n[[vm]]\nname = "a"\n[vm.os]\n[[vm]]\nname = "b"\n[vm.os]\n'
             f'[[device]]\nmatch = {{ name = "{NAME} *" }}\nmode = "{mode}"\n'
         )
-        _checked([command, "up", str(file)])
-        s.callback(_checked, [command, "down", "--host", HOST])
+        checked([command, "up", str(file)])
+        s.callback(checked, [command, "down", "--host", HOST])
         made = []
         for name in ("a", "b"):
             argv = [command, "exec", "--host", HOST, name, "--", str(CLIENT), "agent"]
@@ -191,10 +191,10 @@ def oses(mode: str) -> Iterator[Pair]:
 
 
 @contextlib.contextmanager
-def seat(feeders: Sequence[Feeder]) -> Iterator[Pair]:
-    """Two clients of a seatd."""
+def seatd_runs() -> Iterator[dict[str, str]]:
+    """A seatd, which owns the machine's seat; the environment for its clients."""
+    env = {**os.environ, "SEATD_VTBOUND": "0", "LIBSEAT_BACKEND": "seatd"}
     with contextlib.ExitStack() as s:
-        env = {**os.environ, "SEATD_VTBOUND": "0", "LIBSEAT_BACKEND": "seatd"}
         ready, tell = os.pipe()
         s.callback(os.close, ready)
         seatd = subprocess.Popen(
@@ -206,6 +206,14 @@ def seat(feeders: Sequence[Feeder]) -> Iterator[Pair]:
         s.callback(seatd.kill)
         if not select.select([ready], [], [], DEADLINE)[0] or not os.read(ready, 1):
             raise HostsimError("bench flip", "seatd does not start")
+        yield env
+
+
+@contextlib.contextmanager
+def seat(feeders: Sequence[Feeder]) -> Iterator[Pair]:
+    """Two clients of a seatd."""
+    with contextlib.ExitStack() as s:
+        env = s.enter_context(seatd_runs())
         nodes = [feeder.node for feeder in feeders]
         made = []
         for _ in range(3):  # seatd takes no switch to its session 0: nobody measured is it
@@ -221,7 +229,8 @@ def seat(feeders: Sequence[Feeder]) -> Iterator[Pair]:
         yield Pair((made[2], made[1]), ("2", "1"))
 
 
-def _checked(argv: list[str]) -> None:
+def checked(argv: list[str]) -> None:
+    """Run it. Raises HostsimError if it fails."""
     done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
     if done.returncode != 0:
         raise HostsimError(f"bench flip: {' '.join(argv[1:])}", done.stderr.strip())
