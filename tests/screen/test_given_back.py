@@ -1,5 +1,8 @@
 """A host that was killed has left its screen to the OS that had it, and the machine's consoles
-unseen; `hostsim clean` gives back both. (What `down` gives back, each test of a screen sees.)"""
+unseen; `hostsim clean` gives back both. What `down` gives back, each test of a screen sees.
+
+It brings up a whole host, which takes long in the test VM: `scripts/test desktop` runs it.
+"""
 
 import contextlib
 import subprocess
@@ -15,7 +18,7 @@ from help.stage import GREEN
 from help.waiting import until
 from netns.console import KD_GRAPHICS, KD_TEXT, KEYS, PICTURE, Kernel
 
-pytestmark = [pytest.mark.screen, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.desktop, pytest.mark.timeout(400)]
 
 HOST = """
 [host]
