@@ -22,10 +22,24 @@ def _give_back(node: str, key: str, state: str) -> None:
     evstate.give_back(node, key, state)
 
 
+def _loop_back(number: str) -> None:
+    from netns import sound
+
+    sound.back(number)
+
+
+def _mixer_back(card: str, state: str) -> None:
+    from netns import sound
+
+    sound.mixer_back(card, state)
+
+
 _UNDO: dict[str, Callable[..., None]] = {
     "netns": lambda name, inode="": namespace.remove(name, inode),
     "cgroup": lambda path: cgroup.remove(Path(path)),
     "console": lambda path: console.restore(Path(path)),
+    "loop": lambda number: _loop_back(number),
+    "mixer": lambda card, state: _mixer_back(card, state),
     "device": lambda node, key, state: _give_back(node, key, state),
     "nodes": lambda node: nodes.back(node),
     "led": lambda file, trigger: leds.join({file: trigger}),

@@ -21,13 +21,18 @@
 #define NICE (-20)
 #define WAKE UINT64_MAX
 #define TICK (UINT64_MAX - 1)
-#define BATCH 4096 /* frames that are copied at once */
-#define EVENTS 64  /* of a control descriptor that are read at once */
+#define STEER 200      /* ticks between two corrections of a loop's clock */
+#define EVEN 100000    /* what the loop's clock is set to if it is to run as it does */
+#define STEER_MOST 200 /* ... and by how much more or less; 0.2 % are not heard */
+#define BATCH 4096     /* frames that are copied at once */
+#define EVENTS 64      /* of a control descriptor that are read at once */
 #define FRAME_MAX (32 * 4)
 
 struct loop {
     int capture, control;
     bool active; /* its OS plays; then the capture side runs */
+    bool deaf;   /* its control descriptor has been looked at, and is not again before a tick */
+    long clock;
 };
 
 struct hs_pump {
@@ -42,6 +47,8 @@ struct hs_pump {
     int owner;             /* -1: nobody */
     unsigned n_loops;
     struct loop loops[HS_PUMP_LOOPS];
+    double mean;    /* of the frames in the card's store */
+    unsigned ticks; /* since the last correction */
     struct hs_pump_stats stats;
     uint8_t frames[BATCH * FRAME_MAX];
 };
@@ -53,7 +60,6 @@ static void tick(struct hs_pump *p, bool on) {
         return;
     if (on) {
         every.it_value.tv_nsec = every.it_interval.tv_nsec = TICK_MS * 1000000L;
-        every.it_value.tv_nsec = 1;
     }
     timerfd_settime(p->timer, 0, &every, NULL);
     p->ticking = on;
@@ -61,10 +67,40 @@ static void tick(struct hs_pump *p, bool on) {
 
 /* The card has nothing of anybody's, and plays nothing. */
 static void quiet(struct hs_pump *p) {
-    hs_pcm_drop(p->card);
-    hs_pcm_prepare(p->card);
+    if (p->running) {
+        hs_pcm_drop(p->card);
+        hs_pcm_prepare(p->card);
+    }
     p->running = false;
     tick(p, false);
+}
+
+/* An element of device 1 of a loop's card (aloop.c). */
+static void element(struct snd_ctl_elem_value *value, const char *name) {
+    memset(value, 0, sizeof(*value));
+    value->id.iface = SNDRV_CTL_ELEM_IFACE_PCM;
+    value->id.device = 1;
+    memcpy(value->id.name, name, strlen(name));
+}
+
+/* The loop's clock and the card's are two: have the loop's run so that the store stays as it is. By
+ * 1 ms too much in store it becomes 0.01 % slower. */
+static void steer(struct hs_pump *p, struct loop *l, int64_t store) {
+    struct snd_ctl_elem_value value;
+    double much;
+    long clock;
+
+    p->mean += ((double)store - p->mean) / 64;
+    if (++p->ticks < STEER)
+        return;
+    p->ticks = 0;
+    much = (p->mean - p->fill) * 10000 / p->form.rate;
+    clock = EVEN + (long)(much > STEER_MOST ? STEER_MOST : much < -STEER_MOST ? -STEER_MOST : much);
+    if (clock == l->clock)
+        return;
+    element(&value, "PCM Rate Shift 100000");
+    value.value.integer.value[0] = l->clock = clock;
+    ioctl(l->control, SNDRV_CTL_IOCTL_ELEM_WRITE, &value);
 }
 
 static void silence(struct hs_pump *p, uint32_t frames) {
@@ -131,13 +167,26 @@ static void begin(struct hs_pump *p, const struct loop *l) {
     copy(p, l);
     if (!p->running)
         p->running = hs_pcm_start(p->card) == 0;
+    p->mean = p->fill;
+    p->ticks = 0;
     tick(p, true);
+}
+
+static void hear(struct hs_pump *p) {
+    for (unsigned i = 0; i < p->n_loops; i++)
+        if (p->loops[i].deaf) {
+            struct epoll_event event = {.events = EPOLLIN | EPOLLONESHOT, .data.u64 = i};
+
+            epoll_ctl(p->epoll, EPOLL_CTL_MOD, p->loops[i].control, &event);
+            p->loops[i].deaf = false;
+        }
 }
 
 static void work(struct hs_pump *p) {
     struct loop *l = p->owner < 0 ? NULL : &p->loops[p->owner];
     int64_t store;
 
+    hear(p);
     if (l == NULL || !l->active) { /* what is in the card is played to its end */
         if (!p->running || hs_pcm_waiting(p->card) <= 0)
             quiet(p);
@@ -153,16 +202,14 @@ static void work(struct hs_pump *p) {
     if (store > 3 * (int64_t)p->fill)
         shorten(p, l, 0);
     copy(p, l);
+    steer(p, l, store);
 }
 
 /* Whether the OS of a loop plays (aloop.c, loopback_active_get). */
 static bool plays(const struct loop *l) {
     struct snd_ctl_elem_value value;
 
-    memset(&value, 0, sizeof(value));
-    value.id.iface = SNDRV_CTL_ELEM_IFACE_PCM;
-    value.id.device = 1;
-    strcpy((char *)value.id.name, "PCM Slave Active");
+    element(&value, "PCM Slave Active");
     return ioctl(l->control, SNDRV_CTL_IOCTL_ELEM_READ, &value) == 0 &&
            value.value.integer.value[0];
 }
@@ -171,8 +218,9 @@ static void look(struct hs_pump *p, struct loop *l) {
     struct snd_ctl_event events[EVENTS];
     bool now;
 
-    while (read(l->control, events, sizeof(events)) == (ssize_t)sizeof(events))
-        ;
+    (void)!read(l->control, events, sizeof(events)); /* what is left is found at the next tick */
+    l->deaf = true;
+    tick(p, true);
     now = plays(l);
     if (now == l->active)
         return;
@@ -214,8 +262,8 @@ static void *loop(void *argument) {
     return NULL;
 }
 
-static int watch(struct hs_pump *p, int fd, uint64_t what) {
-    struct epoll_event event = {.events = EPOLLIN, .data.u64 = what};
+static int watch(struct hs_pump *p, int fd, uint64_t what, uint32_t how) {
+    struct epoll_event event = {.events = EPOLLIN | how, .data.u64 = what};
 
     return epoll_ctl(p->epoll, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
 }
@@ -243,9 +291,9 @@ int hs_pump_new(struct hs_pump **out, int card) {
         goto out;
     p->fill = p->form.rate * HS_PUMP_FILL_MS / 1000;
     p->margin = p->form.rate * HS_PUMP_MARGIN_MS / 1000;
-    ret = watch(p, p->wake, WAKE);
+    ret = watch(p, p->wake, WAKE, 0);
     if (ret == 0)
-        ret = watch(p, p->timer, TICK);
+        ret = watch(p, p->timer, TICK, 0);
     if (ret < 0)
         goto out;
     sigfillset(&all);
@@ -296,12 +344,12 @@ int hs_pump_add(struct hs_pump *p, int capture, int control) {
         struct hs_pcm_form form = p->form;
         struct loop *l = &p->loops[p->n_loops];
 
-        *l = (struct loop){.capture = capture, .control = control};
+        *l = (struct loop){.capture = capture, .control = control, .clock = EVEN};
         ret = hs_pcm_set(capture, &form, 1);
         if (ret == 0 && ioctl(control, SNDRV_CTL_IOCTL_SUBSCRIBE_EVENTS, &on) < 0)
             ret = -errno;
         if (ret == 0)
-            ret = watch(p, control, p->n_loops);
+            ret = watch(p, control, p->n_loops, EPOLLONESHOT);
         if (ret == 0)
             ret = (int)p->n_loops++;
     }

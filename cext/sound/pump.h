@@ -14,6 +14,9 @@
  * first moment on. At a release, what the card has not begun to play is taken back, but for
  * HS_PUMP_MARGIN_MS that it may have read already.
  *
+ * The loop's clock is the kernel's, and the card has its own: the pump has the loop's run so that
+ * the card's store stays even. An OS that starts and stops all the time costs one look each tick.
+ *
  * One mutex holds the whole state. The thread takes it for one bounded batch of copying. So when
  * hs_pump_release returns, no frame of the old OS is put in any more; nothing between threads rests
  * on atomics.

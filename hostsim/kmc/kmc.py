@@ -97,7 +97,7 @@ class Kmc:
             )
             self._screens.start(self._spec.screens)
         if self._spec.sounds:
-            self._sound = Sound(self._oses)
+            self._sound = Sound(self._oses, self._journal)
             self._sound.start(self._spec.sounds)
         try:
             async with asyncio.timeout(AGENT_START):

@@ -9,12 +9,15 @@ hears of an unplugged card (ENODEV: alsa-lib, PipeWire, PulseAudio) closes it, a
 back to it before a new one is announced. Nor does a descriptor that an OS keeps, or has passed on,
 matter: it leads to its own loop.
 
+    save     volumes, switches and choices of the card's mixer are kept for the old OS (`mixers`)
     release  nothing of the old OS gets to the card; what the card has not begun to play goes too
+    restore  the card's mixer is as the new OS has set it
     take     the card plays what the new OS plays, from its last 40 ms on
 
 A loop has the machine's card's rate, format and channels; alsa-lib converts (`plug`, PipeWire).
 """
 
+import contextlib
 import errno
 import fnmatch
 import logging
@@ -26,10 +29,12 @@ from cext.sound.pump import Pump
 from cext.vm.tree import open_beneath
 from hostsim.errors import HostsimError, reason
 from hostsim.kmc.equipment import Equipment
+from hostsim.kmc.mixers import Mixer
 from hostsim.kmc.osnodes import group_of
 from hostsim.model import Json
 from hostsim.vm import Vm
 from netns import sound, tree
+from netns.journal import Journal
 from netns.sound import Card, Loop
 
 log = logging.getLogger("hostsim.kmc")
@@ -54,8 +59,10 @@ CONF_MAX = 1 << 16
 class Sound(Equipment):
     """The driver. `start` first."""
 
-    def __init__(self, oses: dict[str, Vm]) -> None:
+    def __init__(self, oses: dict[str, Vm], journal: Journal) -> None:
         self._oses = oses
+        self._journal = journal
+        self._mixer: Mixer | None = None
         self._card: Card | None = None
         self._player = -1
         self._pump: Pump | None = None
@@ -69,6 +76,7 @@ class Sound(Equipment):
         try:
             self._player = sound.open_player(card)
             self._pump = Pump(self._player)
+            self._mixer = Mixer(card, self._journal)
         except OSError as error:
             self.close()
             raise _not_ours(card, error) from error
@@ -76,7 +84,10 @@ class Sound(Equipment):
             loops = sound.take_loops(len(self._oses))
             self._loops = dict(zip(self._oses, loops, strict=True))
             for name, loop in self._loops.items():
+                self._journal.add("loop", number=str(loop.card.number))
+                loop.away()
                 self._index[name] = self._pump.add(loop.capture, loop.control)
+                self._mixer.add(name, loop.card)
                 self._give(name)
         except OSError as error:
             self.close()
@@ -92,7 +103,7 @@ class Sound(Equipment):
 
     def identify(self) -> list[Json]:
         """See `Equipment`."""
-        if self._card is None or self._pump is None:
+        if self._card is None or self._pump is None or self._mixer is None:
             return []
         return [
             {
@@ -101,35 +112,56 @@ class Sound(Equipment):
                 "mode": "sound",
                 "owner": self._owner,
                 "states": {
-                    name: {"node": f"/dev/snd/{loop.card.control}"}
+                    name: {
+                        "node": f"/dev/snd/{loop.card.control}",
+                        "mixer": self._mixer.state(name),
+                    }
                     for name, loop in self._loops.items()
                 },
                 "counters": self._pump.stats(),
             }
         ]
 
+    def save(self, name: str) -> None:
+        """See above."""
+        if self._mixer is not None:
+            self._mixer.save(name)
+
     def release(self, name: str) -> None:
         """See above."""
         if self._pump is not None:
             self._pump.release()
+        if self._mixer is not None:
+            self._mixer.release()
         self._owner = None
+
+    def restore(self, name: str) -> None:
+        """See above."""
+        if self._mixer is not None:
+            self._mixer.restore(name)
 
     def take(self, name: str) -> None:
         """See above."""
         if self._pump is not None:
             self._pump.take(self._index[name])
+        if self._mixer is not None:
+            self._mixer.take(name)
         self._owner = name
 
     def close(self) -> None:
         """See `Equipment`. The loops stay, and are nobody's."""
         if self._pump is not None:
             self._pump.close()
+        if self._mixer is not None:
+            self._mixer.close()
         if self._player >= 0:
             os.close(self._player)
         for loop in self._loops.values():
             loop.close()
+            with contextlib.suppress(OSError):  # `clean` tries again
+                sound.back(str(loop.card.number))
         self._loops.clear()
-        self._pump, self._player = None, -1
+        self._pump, self._mixer, self._player = None, None, -1
 
     def _give(self, name: str) -> None:
         """The nodes of the OS's loop. What is in the way in the OS is its own affair."""

@@ -1,9 +1,11 @@
 """What is heard is what the foreground OS plays: two OSes with an ordinary player each (aplay), and
 the loudspeaker by QEMU's own account."""
 
+import asyncio
 import contextlib
 import math
 import os
+import signal
 import subprocess
 from array import array
 from collections.abc import Iterator
@@ -13,10 +15,13 @@ import pytest
 
 from cext.input import evnode
 from help.desk import Desk
+from help.programs import program
 from help.rig import DEADLINE, Rig
 from help.waiting import until
+from hostsim.kmc.mixers import Mixer
 from hostsim.model import HostSpec, KmcSpec, OsSpec, VmSpec
-from netns import tree
+from netns import sound, tree
+from netns.journal import Journal, undo
 from netns.process import Process
 
 pytestmark = [pytest.mark.screen, pytest.mark.timeout(240)]
@@ -29,9 +34,17 @@ HEARD, SILENT = LOUD // 2, LOUD // 50
 """Amplitude in a window from which on a tone is there, and below which it is not."""
 BOTH = LOUD * 7 // 10
 """Amplitude of both tones above which they sound at once, and not one after the other."""
-FLIPS = 6
+FLIPS = int(os.environ.get("HOSTSIM_SOUND_FLIPS", "6"))
 SETTLED = 5
 """10-ms windows of one tone alone, one after the other."""
+
+
+def machine(*words: str) -> str:
+    """Set the machine's own volume; how its mixer is then."""
+    if words:
+        subprocess.run(["amixer", "-q", "-c", "0", "sset", "Master", *words], check=True)
+    asked = ["amixer", "-c", "0", "contents"]
+    return subprocess.run(asked, check=True, capture_output=True, text=True).stdout
 
 
 class Room:
@@ -85,6 +98,47 @@ class Room:
         self.rig.flip(name, seen=False)
         self.hears(name, start)
 
+    def all(self) -> int:
+        """Milliseconds from the first tone on."""
+        return 10 * len(self._since_first())
+
+    def longest_silence(self) -> int:
+        """Milliseconds without a tone, since the first one."""
+        quiet = "".join("-" if max(window) < HEARD // 2 else "+" for window in self._since_first())
+        return 10 * max(map(len, quiet.split("+")))
+
+    def _since_first(self) -> list[list[int]]:
+        at = next(at for at, window in enumerate(self.windows) if max(window) >= HEARD)
+        return self.windows[at:]
+
+    def volume(self, name: str, *words: str) -> None:
+        """An OS sets its volume."""
+        done = self.rig.vms[name].run(["amixer", "-q", "sset", "Master", *words])
+        assert done.returncode == 0, done.stderr
+
+    def loudness(self, name: str) -> int:
+        """What it is heard with, once that is steady."""
+        which = list(TONES).index(name)
+        start = self.listen()
+        last: list[int] = []
+
+        def steady() -> bool:
+            self.listen()
+            last[:] = [window[which] for window in self.windows[start:][-SETTLED:]]
+            return len(last) == SETTLED and max(last) - min(last) <= LOUD // 100
+
+        until(steady, DEADLINE, f"{name} is heard steadily")
+        return last[0]
+
+    def processes(self, name: str) -> list[int]:
+        """All of an OS but its process 1 and its agent."""
+        own = {self.rig.vms[name].pid, self.rig.agent(name).pid}
+        group = self.rig.vms[name].cgroup
+        found = [
+            int(one) for path in group.rglob("cgroup.procs") for one in path.read_text().split()
+        ]
+        return [one for one in found if one not in own]
+
     def stop(self) -> None:
         for player in self._players:
             player.close()
@@ -99,8 +153,8 @@ def desk() -> Iterator[Desk]:
 @pytest.fixture
 def room(tmp_path: Path, desk: Desk) -> Iterator[Room]:
     """A started host, whose sound card is as loud as it can be."""
-    set_volume = ["amixer", "-q", "-c", "0", "sset", "Master", "100%", "on"]
-    subprocess.run(set_volume, check=True, stdout=subprocess.DEVNULL)
+    machine("100%", "on")
+    found = machine()
     spec = HostSpec(
         name="snd",
         path=Path("/"),
@@ -118,6 +172,7 @@ def room(tmp_path: Path, desk: Desk) -> Iterator[Room]:
             made.stop()
     finally:
         rig.stop()
+    assert machine() == found
 
 
 def test_the_foreground_is_heard_and_nobody_else(room: Room) -> None:
@@ -127,6 +182,7 @@ def test_the_foreground_is_heard_and_nobody_else(room: Room) -> None:
     for turn in range(1, FLIPS + 1):
         room.flip(("work", "play")[turn % 2])
     assert [window for window in room.windows if min(window) > BOTH] == []
+    print(f"{FLIPS} flips: {room.longest_silence()} ms of silence at most, of {room.all()} ms")
     (card,) = room.rig.devices()
     assert card["owner"] == "work"
     assert card["counters"]["played"] > 0
@@ -144,3 +200,65 @@ def test_an_os_has_its_own_card_and_no_other(room: Room) -> None:
             evnode.make(folder, "stray", machines, vm.owner, 0)
         tried = vm.run(["sh", "-c", "exec 3>/dev/snd/stray"])
         assert b"Operation not permitted" in tried.stderr
+
+
+def test_each_os_has_its_own_volume(room: Room) -> None:
+    """The card's own: what is kept is what is heard, in whole steps of its volume."""
+    for name in TONES:
+        room.play(name)
+    room.hears("work", 0)
+    full = room.loudness("work")
+    assert abs(full - LOUD) <= LOUD // 50
+    room.volume("play", "56")  # of 74, in the background
+    assert abs(room.loudness("work") - full) <= LOUD // 50
+    room.flip("play")
+    less = room.loudness("play")
+    assert less < full * 9 // 10
+    room.flip("work")
+    assert abs(room.loudness("work") - full) <= LOUD // 50
+    room.volume("work", "65")
+    until(lambda: room.loudness("work") < full * 19 // 20, DEADLINE, "work is less loud")
+    room.flip("play")
+    assert abs(room.loudness("play") - less) <= LOUD // 50
+    room.volume("play", "mute")
+    until(lambda: room.loudness("play") == 0, DEADLINE, "play is mute")
+    room.flip("work")
+    assert room.rig.devices()[0]["states"]["play"]["mixer"]["Master Playback Switch"] == [0, 0]
+
+
+def test_the_mixer_of_a_killed_daemon_is_set_back_by_its_journal(tmp_path: Path) -> None:
+    found = machine("40", "off")
+    journal = tmp_path / "journal"
+
+    async def daemon() -> None:
+        (card,) = [one for one in sound.cards() if not one.is_loop]
+        Mixer(card, Journal(journal))
+        machine("60", "on")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if child == 0:
+        asyncio.run(daemon())
+        os._exit(1)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    assert machine() != found
+    assert undo(journal) == []
+    assert machine() == found
+
+
+def test_a_stopped_player_and_an_os_that_takes_its_mixer_apart_hold_up_nothing(room: Room) -> None:
+    found = machine()
+    players = {name: room.play(name) for name in TONES}
+    room.hears("work", 0)
+    for process in room.processes("work"):
+        os.kill(process, signal.SIGSTOP)
+    room.flip("play")
+    number = room.rig.devices()[0]["states"]["play"]["node"].removeprefix("/dev/snd/controlC")
+    done = room.rig.vms["play"].run(program("unmix", f"/dev/snd/controlC{number}"))
+    assert int(done.stdout) > 0, done.stderr
+    for process in room.processes("work"):
+        os.kill(process, signal.SIGCONT)
+    room.flip("work")
+    room.flip("play")
+    assert [player.poll() for player in players.values()] == [None, None]
+    assert machine() == found
