@@ -110,8 +110,10 @@ static __always_inline int hs_see(struct sk_buff *skb, __u32 vm, __u8 place, __u
     flow = sight->key.tuple.family ? bpf_map_lookup_elem(&flows, &sight->key) : 0;
     if (flow) {
         sight->verdict = place == HS_STRAIGHT ? flow->rule.verdict : flow->verdict;
-        sight->route = flow->route;
-        sight->reply = flow->reply;
+        if (flow->verdict) { /* else the classifier has yet to decide it */
+            sight->route = flow->route;
+            sight->reply = flow->reply;
+        }
     }
     sight->length = skb->len + sight->before;
     sight->taken = skb->len < *snap ? skb->len : *snap;

@@ -20,7 +20,7 @@ enum {
 
 struct hs_sight {
     __u64 time;        /* CLOCK_MONOTONIC, ns */
-    __u64 verdict;     /* switch/verdict.h: of its flow at the port, or of its rule; 0: none */
+    __u64 verdict;     /* switch/verdict.h: of its flow at the port, or of its rule; 0: none yet */
     struct hs_key key; /* tuple.family 0: it is of no flow; vm: whose port or interface it is on */
     __u32 length;      /* of the frame */
     __u32 taken;       /* bytes of it that follow */

@@ -13,7 +13,7 @@ from cext import check
 from cext._native import ffi, lib
 from cext.bpf import objects as bpf
 from cext.sight.records import ARRIVES, LEAVES, LOST, SNAP, STRAIGHT, Sight
-from cext.switch.maps import pack_u32, unpack_tuple
+from cext.switch.maps import pack_key, pack_u32, unpack_tuple
 
 PLACES = (LEAVES, STRAIGHT, ARRIVES, LOST)
 assert PLACES == (lib.HS_LEAVES, lib.HS_STRAIGHT, lib.HS_ARRIVES, lib.HS_LOST)
@@ -69,6 +69,19 @@ class Sights:
             length = int.from_bytes(data[at : at + 4], "little")
             yield _sight(data[at + 4 : at + 4 + length])
             at += 4 + (length + 3 & ~3)
+
+    def decided(self, sight: Sight) -> Sight:
+        """With what the classifier has decided of its flow by now, if it had yet to decide it when
+        it was seen, as for a flow's first packet."""
+        if sight.verdict or sight.flow is None:
+            return sight
+        value = self._object.map("flows").get(pack_key(sight.vm, sight.flow))
+        if value is None:
+            return sight
+        flow = ffi.from_buffer("struct hs_flow *", value)
+        if not flow.verdict:
+            return sight
+        return sight._replace(verdict=flow.verdict, route=flow.route, reply=bool(flow.reply))
 
     def lost(self) -> int:
         """Packets that could not be kept up with, since the start."""

@@ -1,32 +1,21 @@
 """A capture of a running host, into a file or a pipe, until it is ended.
 
-The daemon says which programs and maps it has (`sight`); everything else happens here, in a process
-of its own. Killed at any moment it leaves a file that can be read, and nothing in the kernel.
+It is a process of its own (source.py says what it asks of the daemon). Killed at any moment it
+leaves a file that can be read, and nothing in the kernel.
 """
 
-import contextlib
 import os
 import signal
 import stat
 import time
-import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import hostsim
-from cext.bpf.probe import descriptor_of
-from cext.sight.records import SNAP, Sight
-from cext.sight.sight import Sights
-from cext.switch.drops import reasons
-from hostsim.capture import pcapng, story
-from hostsim.errors import HostsimError, UsageError
-from hostsim.hostfile import matches
-from hostsim.hostfile.table import Table
-from hostsim.routing import policy
-from hostsim.routing.policy import First
-
-Wanted = Callable[[Sight], bool]
+from hostsim.capture import pcapng
+from hostsim.capture.source import Source
+from hostsim.capture.story import Seen
+from hostsim.errors import HostsimError
 
 WAIT = 200
 """Milliseconds that packets are waited for at a time."""
@@ -34,32 +23,6 @@ EVERY = 1.0
 """Seconds between two statistics in the file."""
 ALL_ = "hostsim"
 """The first interface: no packet is on it; its statistics are the whole capture's."""
-
-
-def parse_match(text: str | None) -> Wanted:
-    """What `--match` lets by: packets of flows that a host file's match holds, and their replies.
-    Raises HostsimError if it is none."""
-    if text is None:
-        return lambda sight: True
-    inside = text.strip().removeprefix("{").removesuffix("}")
-    try:
-        data = tomllib.loads(f"match = {{ {inside} }}")
-    except tomllib.TOMLDecodeError as error:
-        hint = 'for example { proto = "tcp", dport = 80 }'
-        raise UsageError("capture --match", f"{text!r} is no match: {error}", hint) from None
-    match = matches.rule_match(Table("capture", 0, "--match", data))
-    if match.tcp_flags is not None or match.dscp is not None:
-        why = "tcp_flags and dscp are not looked at"
-        raise UsageError("capture --match", why, "leave them out")
-    rows = list(policy.match_rows(match, 0))
-
-    def wanted(sight: Sight) -> bool:
-        flow = sight.flow
-        return flow is not None and any(
-            policy.first_match(rows, First(one)) is not None for one in (flow, flow.reversed())
-        )
-
-    return wanted
 
 
 @dataclass
@@ -98,33 +61,12 @@ def _whole(blocks: Sequence[bytes], written: int) -> int:
 
 
 class Capture:
-    """See the module.
+    """The blocks of a capture's file. See the module."""
 
-    answer: the daemon's `sight`
-    vms: names; none: all
-    snap: bytes of a packet at most
-
-    Raises HostsimError, OSError.
-    """
-
-    def __init__(self, answer: dict[str, Any], vms: Sequence[str], snap: int = SNAP) -> None:
-        self._names = {number: name for name, number in answer["numbers"].items()}
-        unknown = [name for name in vms if name not in answer["numbers"]]
-        if unknown:
-            hint = f"there are: {', '.join(answer['numbers'])}"
-            raise HostsimError(f"capture {unknown[0]}", "no such VM or endpoint", hint)
-        self._snap = snap
+    def __init__(self, source: Source) -> None:
+        self.source = source
         self._known: dict[str, int] = {}
         self._seen: list[int] = []
-        self._offset = time.time_ns() - time.monotonic_ns()
-        with contextlib.ExitStack() as stack:
-            daemon = os.pidfd_open(answer["pid"])
-            stack.callback(os.close, daemon)
-            flows = descriptor_of(daemon, answer["flows"])
-            stack.callback(os.close, flows)
-            chosen = [answer["numbers"][name] for name in vms or answer["numbers"]]
-            self.sights = Sights(flows, answer["homes"], chosen, snap)
-        self._reasons = reasons()
 
     def head(self) -> list[bytes]:
         """The blocks that a file begins with."""
@@ -133,39 +75,34 @@ class Capture:
         about = "no packets; its statistics are those of the whole capture"
         return [
             pcapng.section(f"hostsim {hostsim.__version__}"),
-            pcapng.interface(ALL_, about, self._snap),
+            pcapng.interface(ALL_, about, self.source.snap),
         ]
 
-    def blocks(self, sight: Sight) -> Iterator[bytes]:
+    def blocks(self, seen: Seen) -> Iterator[bytes]:
         """The blocks of one packet: an interface comes with its first one."""
-        told = story.tell(sight, self._names, self._reasons)
+        told = seen.story
         number = self._known.get(told.interface)
         if number is None:
             number = self._known[told.interface] = len(self._known)
             self._seen.append(0)
-            yield pcapng.interface(told.interface, told.description, self._snap)
+            yield pcapng.interface(told.interface, told.description, self.source.snap)
         self._seen[number] += 1
         self._seen[0] += 1
         options = (pcapng.comment(told.text()), pcapng.custom(told.fields()))
-        when = sight.time + self._offset
-        ident = story.packet_id(sight.frame)
-        yield pcapng.packet(number, when, sight.frame, sight.length, ident, options)
+        yield pcapng.packet(number, seen.time, seen.frame, seen.length, seen.ident, options)
 
     def statistics(self) -> list[bytes]:
         """What each interface has in the file; what was lost is the whole capture's."""
         now = time.time_ns()
-        lost = [self.sights.lost(), *[0] * (len(self._seen) - 1)]
+        lost = [self.source.lost(), *[0] * (len(self._seen) - 1)]
         return [
             pcapng.statistics(number, now, seen + lost[number], lost[number])
             for number, seen in enumerate(self._seen)
         ]
 
-    def close(self) -> None:
-        self.sights.close()
-
 
 def run(
-    capture: Capture, out: Out, wanted: Wanted, count: int | None, ready: Callable[[], None]
+    capture: Capture, out: Out, count: int | None, ready: Callable[[], None]
 ) -> tuple[int, int]:
     """Write packets until SIGINT, SIGTERM, or `count` of them. ready: called once nothing escapes
     any more. Returns how many are in the file, and how many were lost. Raises HostsimError,
@@ -177,24 +114,24 @@ def run(
     ready()
     written, due = 0, time.monotonic() + EVERY
     while not ended and (count is None or written < count):
-        written += _some(capture, out, wanted, None if count is None else count - written)
+        written += _some(capture, out, None if count is None else count - written)
         if time.monotonic() >= due:
             out.put(capture.statistics())
             due = time.monotonic() + EVERY
-    capture.sights.detach()
-    while more := _some(capture, out, wanted, None if count is None else count - written):
+    capture.source.detach()
+    while more := _some(capture, out, None if count is None else count - written):
         written += more
     out.put(capture.statistics())
-    return written, capture.sights.lost()
+    return written, capture.source.lost()
 
 
-def _some(capture: Capture, out: Out, wanted: Wanted, most: int | None) -> int:
+def _some(capture: Capture, out: Out, most: int | None) -> int:
     """Write the packets that wait, `most` at most; how many."""
     blocks: list[bytes] = []
     written = 0
-    for sight in capture.sights.take(WAIT):
-        if written != most and wanted(sight):
-            blocks += capture.blocks(sight)
+    for seen in capture.source.take(WAIT):
+        if written != most:
+            blocks += capture.blocks(seen)
             written += 1
     if blocks:
         out.put(blocks)

@@ -7,12 +7,18 @@ drop           the switch refused it there
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from cext.sight.records import ARRIVES, LOST, STRAIGHT, Sight
 from cext.switch.records import NO_ROUTE
 from hostsim.keys import key_text
+
+Wanted = Callable[[Sight], bool]
+"""Whether a packet is to be told."""
+ETHER = 14
+"""Bytes of a frame's header: fewer of a packet tell nothing."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,16 @@ class Story:
             f"hostsim vm={self.vm} path={self.path} to={self.to} key={self.key} "
             f"route={route} epoch={self.epoch} reply={int(self.reply)} drop={self.drop}"
         )
+
+
+class Seen(NamedTuple):
+    """One packet at one place, and what there is to say of it."""
+
+    story: Story
+    time: int  # ns since 1970
+    ident: int  # packet_id
+    frame: bytes  # as much of it as was captured
+    length: int  # of the whole frame
 
 
 def tell(sight: Sight, names: Mapping[int, str], reasons: Mapping[int, str]) -> Story:

@@ -30,23 +30,22 @@ def add(commands: Commands) -> None:
 def _capture(arguments: argparse.Namespace) -> int:
     from cext.sight.records import SNAP
     from hostsim.capture import capture
+    from hostsim.capture.source import Source, parse_match
 
-    wanted = capture.parse_match(arguments.match)
+    wanted = parse_match(arguments.match)
     snap = SNAP if arguments.snap is None else arguments.snap
-    if not 14 <= snap <= SNAP:
-        raise UsageError(f"capture --snap {snap}", "is not allowed", f"14 to {SNAP}")
     if arguments.file == "-" and sys.stdout.isatty():
         hint = "hostsim capture -w - | tshark -i -"
         raise UsageError("capture -w -", "standard output is a terminal", hint)
     answer = client.ask(client.pick(arguments.host), "sight")
-    with closing(capture.Capture(answer, arguments.vms, snap)) as found:
+    with closing(Source(answer, arguments.vms, wanted, snap)) as source:
         fd = 1 if arguments.file == "-" else _open(arguments.file)
         out = capture.Out(fd, arguments.file)
 
         def ready() -> None:
             print("hostsim: capturing; ^C ends it", file=sys.stderr, flush=True)
 
-        written, lost = capture.run(found, out, wanted, arguments.count, ready)
+        written, lost = capture.run(capture.Capture(source), out, arguments.count, ready)
     print(f"hostsim: {written:,} packets captured, {lost:,} lost", file=sys.stderr)
     return 0
 

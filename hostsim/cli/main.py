@@ -12,12 +12,24 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import hostsim
-from hostsim.cli import capture, client, images, inside, life, logs, looks, ping, tools, views
+from hostsim.cli import (
+    capture,
+    client,
+    images,
+    inside,
+    life,
+    logs,
+    looks,
+    ping,
+    tools,
+    trace,
+    views,
+)
 from hostsim.cli.grammar import Commands, Parser
 from hostsim.errors import HostsimError
 
 EPILOG = "A host file describes a host; edge, duo and both ship: hostsim up edge starts one."
-ROOMS = (life, looks, views, capture, inside, logs, ping, images, tools)
+ROOMS = (life, looks, views, capture, trace, inside, logs, ping, images, tools)
 """Each adds its commands; in the order of --help."""
 
 

@@ -23,6 +23,7 @@ from hostsim.cli import client
 from hostsim.errors import HostsimError
 from hostsim.hostfile import file as hostfile
 from hostsim.lab import answers
+from hostsim.lab.captured import MOST, SNAP, Captured
 from hostsim.lab.node import Node
 from hostsim.model import HostSpec
 from netns.process import wait_end
@@ -184,6 +185,20 @@ class Host:
     def links(self) -> list[answers.Link]:
         """Its impaired links, and what befell their packets."""
         return [answers.read(answers.Link, row) for row in self._ask("links")]
+
+    def capture(
+        self, *vms: str, match: str | None = None, snap: int = SNAP, most: int = MOST
+    ) -> Captured:
+        """The packets of every path, for as long as its `with` block lasts: see `Captured`.
+
+        vms: of these VMs and endpoints; none: of all
+        match: of these flows, as in a host file: `{ proto = "tcp", dport = 80 }`; replies too
+        snap: bytes of a packet at most
+        most: packets at most; what comes then is counted as lost
+
+        Raises HostsimError, OSError.
+        """
+        return Captured(lambda: self._ask("sight"), vms, match, snap, most)
 
     def log(self, lines: int = 50) -> str:
         """The last lines of its daemon's log."""

@@ -29,7 +29,7 @@ STARTED = 10.0
 _importing = threading.Lock()
 
 
-def _imported(module: str) -> Any:
+def imported(module: str) -> Any:
     """A module that needs scapy. Raises HostsimError if there is none."""
     with _importing, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of scapy's own
@@ -46,9 +46,9 @@ class Scapy:
 
     def __init__(self, place: Callable[[], Place]) -> None:
         """place: where the VM is now. Raises HostsimError if there is no scapy."""
-        sockets = _imported("hostsim.lab.scapysockets")
-        self._all = _imported("scapy.all")
-        self.conf: VmConf = _imported("hostsim.lab.scapyconf").VmConf(place, sockets.bind)
+        sockets = imported("hostsim.lab.scapysockets")
+        self._all = imported("scapy.all")
+        self.conf: VmConf = imported("hostsim.lab.scapyconf").VmConf(place, sockets.bind)
         """What is the VM's of scapy's `conf`: verb (0 at first), route, ifaces, ..."""
 
     @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """A capture of a host: what is in the file is what `verify` counts, flow by flow."""
 
 import contextlib
+import json
 import signal
 import subprocess
 from collections import Counter
@@ -96,3 +97,62 @@ def test_bad_words_are_one_line(tmp_path: Path) -> None:
         full = hostsim("capture", "-w", "/dev/full", check=False)
         said = full.stderr.splitlines()
         assert said == ["hostsim: capture -w /dev/full: No space left on device; ended"]
+
+
+# -- one packet's way -----------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def tracing(*words: str) -> Iterator["subprocess.Popen[str]"]:
+    """A trace, which sees every packet that is sent meanwhile."""
+    command = (HOSTSIM, "trace", *words)
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stderr is not None
+        assert running.stderr.readline() == "hostsim: waiting for a packet; ^C ends it\n"
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
+def test_one_packets_way() -> None:
+    flow = "icmp:198.18.0.10:*>198.18.0.20:*"
+    with up("edge"), tracing("--json", "--within", "60", flow) as running:
+        hostsim(*PING, "1", "198.18.0.20")
+        said, errors = running.communicate(timeout=60)
+    assert errors == ""
+    way = json.loads(said)
+    places = [(hop["vm"], hop["path"]) for hop in way]
+    assert places == [
+        (vm, path) for vm in ("client", "fw", "ids") for path in ("eth0", "switch")
+    ]  # the first packet of a flow goes by the switch
+    assert [hop["route"] for hop in way] == [2] * 6
+    assert len({hop["epoch"] for hop in way}) == 1
+    times = [hop["us"] for hop in way]
+    assert times[0] == 0
+    assert times == sorted(times)
+
+
+def test_a_dropped_packets_way_ends_with_its_reason() -> None:
+    with up("edge"), tracing("--within", "60", "tcp:198.18.0.10:*>198.18.0.20:23") as running:
+        hostsim(
+            "exec", "client", "--", "curl", "-s", "-m", "1", "telnet://198.18.0.20:23", check=False
+        )
+        said, _ = running.communicate(timeout=60)
+    head, *hops = said.splitlines()
+    assert head.startswith("tcp:198.18.0.10:")
+    assert "  0.0 us  client eth0" in hops[0]
+    assert "switch, from client" in hops[1]
+    assert "dropped at fw: NETFILTER_DROP" in hops[-1], said
+
+
+def test_a_trace_that_finds_nothing() -> None:
+    with up("edge"):
+        none = hostsim("trace", "--within", "0.2", "udp:198.18.0.10:5>198.18.0.20:5", check=False)
+        assert none.returncode == 1
+        assert "no packet within 0.2 s" in none.stderr
+        wrong = hostsim("trace", "198.18.0.10", check=False)
+    assert wrong.returncode == 2
+    assert "is not a flow" in wrong.stderr

@@ -370,3 +370,48 @@ def test_a_host_whose_daemon_was_killed() -> None:
     with pytest.raises(HostsimError, match="its daemon died"):
         host.down()
     assert host.name in client.clean()
+
+
+# -- captures -------------------------------------------------------------------------------------
+
+
+def test_a_capture_has_scapys_packets_with_their_way(host: Host) -> None:
+    before = ours()
+    with host.capture(match='proto = "icmp"') as seen:
+        host["client"].run("ping", "-c", "3", "-i", "0.05", SERVER, check=True)
+        first = seen.wait_for(lambda packet: packet.path == "eth0", within=30)
+    assert ours() == before
+    assert seen.lost == 0
+    assert (first[ICMP].type, first.vm, first.reply, first.drop) == (8, "client", False, "")
+    asked = [packet for packet in seen if packet[ICMP].type == 8]
+    assert {packet[IP].dst for packet in asked} == {SERVER}
+    by_number = {number: [p for p in asked if p[ICMP].seq == number] for number in (1, 2, 3)}
+    for way in by_number.values():
+        assert len({packet.ident for packet in way}) == 1
+        assert {packet.route for packet in way} == {1}
+        assert [p.vm for p in way if p.path in ("switch", "veth")] == ["client", "fw", "ids"]
+        assert [p.time for p in way] == sorted(p.time for p in way)
+    assert len(seen) == len(seen.packets) > 3 * 2 * 5
+    assert bytes(first) == bytes(seen[0])
+
+
+def test_a_capture_keeps_so_many_packets_and_counts_the_others(host: Host) -> None:
+    with host.capture("client", match='proto = "udp"', most=2, snap=60) as seen:
+        with host["client"].socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            for _ in range(5):
+                sock.sendto(bytes(100), (SERVER, 9))
+        packet = seen.wait_for(lambda packet: packet.vm == "client", within=30)
+    assert (len(seen), seen.lost > 2) == (2, True)
+    assert (len(packet), packet.wirelen) == (60, 142)
+    with pytest.raises(HostsimError, match="has been used"), seen:
+        pass
+    with pytest.raises(HostsimError, match="not seen within"):
+        seen.wait_for(lambda packet: False, within=0)
+
+
+def test_a_capture_that_cannot_be(host: Host) -> None:
+    before = ours()
+    for words, match in ((("nosuch",), None), ((), "x")):
+        with pytest.raises(HostsimError), host.capture(*words, match=match):
+            pass
+    assert ours() == before

@@ -8,7 +8,7 @@ import pytest
 
 from cext.sight.records import ARRIVES, LEAVES, LOST, STRAIGHT, Sight
 from cext.switch.records import NO_ROUTE
-from hostsim.capture import capture, pcapng, story
+from hostsim.capture import capture, pcapng, source, story
 from hostsim.errors import HostsimError
 from hostsim.keys import parse_key
 
@@ -98,13 +98,13 @@ def test_a_full_disk_leaves_whole_blocks(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_match_is_a_host_files() -> None:
     for text in ('{ proto = "udp", dport = 9 }', 'proto = "udp", dport = 9', None):
-        assert capture.parse_match(text)(sight(LEAVES)), text
-    assert not capture.parse_match('{ proto = "tcp" }')(sight(LEAVES))
-    assert not capture.parse_match('proto = "udp", dport = 10')(sight(LEAVES))
+        assert source.parse_match(text)(sight(LEAVES)), text
+    assert not source.parse_match('{ proto = "tcp" }')(sight(LEAVES))
+    assert not source.parse_match('proto = "udp", dport = 10')(sight(LEAVES))
 
 
 @pytest.mark.parametrize("text", ["", "{", "x", "colour = 1", 'proto = "nope"', "dscp = 1", "\x00"])
 def test_a_match_that_is_none(text: str) -> None:
     with pytest.raises(HostsimError) as refused:
-        capture.parse_match(text)
+        source.parse_match(text)
     assert "\n" not in str(refused.value)

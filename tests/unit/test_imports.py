@@ -36,7 +36,7 @@ ROOMS = {
     "views":    ("views",                                       "ground"),
     "capture":  ("capture",                                     "ground hostfile routing"),
     "cli":      ("cli",                      "ground hostfile images routing kmc views capture"),
-    "lab":      ("lab",                      "ground hostfile machine cli"),
+    "lab":      ("lab",                      "ground hostfile machine capture cli"),
     "examples": ("examples",                                    "lab"),
     "bench":    ("bench",      "ground hostfile images machine routing nf kmc assembly host cli"),
 }  # fmt: skip
@@ -50,7 +50,18 @@ IO = {
 PURE = {"netns.errors", "hostsim.errors", "hostsim.model", "hostsim.protocol"}
 """Pure by name; a module is also pure if its docstring says so ("Pure")."""
 
-COMMANDS = ("capture", "images", "inside", "life", "logs", "looks", "ping", "tools", "views")
+COMMANDS = (
+    "capture",
+    "images",
+    "inside",
+    "life",
+    "logs",
+    "looks",
+    "ping",
+    "tools",
+    "trace",
+    "views",
+)
 """Modules of hostsim.cli that add commands."""
 
 NOT_INSTALLED = {"pytest", "hypothesis", "scapy", "mypy", "ruff"}
