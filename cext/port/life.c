@@ -95,6 +95,21 @@ int hs_port_tally(struct hs_port *p, int fd, uint32_t entries) {
     return 0;
 }
 
+int hs_port_tap(struct hs_port *p, int fd) {
+    struct stat st;
+    void *at;
+
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    if ((uint64_t)st.st_size < sizeof(*p->tap))
+        return -EMSGSIZE;
+    at = mmap(NULL, sizeof(*p->tap), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (at == MAP_FAILED)
+        return -errno;
+    p->tap = at;
+    return 0;
+}
+
 void hs_port_forget(struct hs_port *p, uint32_t vm) {
     for (uint32_t i = 0; i < p->neighbours; i++) {
         struct hs_neighbour *n = &p->neighbour[i];
@@ -115,6 +130,8 @@ void hs_port_close(struct hs_port *p) {
     hs_xsk_close(&p->eth0);
     if (p->rules)
         munmap((void *)(uintptr_t)p->rules, p->rules_size);
+    if (p->tap)
+        munmap(p->tap, sizeof(*p->tap));
     hs_region_unmap((uint8_t *)p->tally, p->tally_size);
     hs_umem_close(&p->umem);
     memset(p, 0, sizeof(*p));

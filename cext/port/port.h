@@ -64,6 +64,9 @@
  * What becomes of each packet is counted by flow in the tally (port/tally.h): what the function
  * gave to be sent, by which way it went, or why it was lost.
  *
+ * Whoever captures sees each packet that went into a ring, and each that was lost (sight/tap.h).
+ * While nobody does, that is one look at a word for each call of hs_port_send.
+ *
  * A neighbour that dies is forgotten: what it had sent is still received, then its channels go. In
  * shared mode, frames that were lent to it may have been handed on by it to others who still use
  * them; so they come back only HS_MOURNING after its end, which is longer than a packet stays in a
@@ -78,6 +81,7 @@
 #include "port/xsk.h"
 #include "ring/bell.h"
 #include "ring/channel.h"
+#include "sight/tap.h"
 
 #define HS_NEIGHBOURS_MAX 16
 
@@ -171,6 +175,7 @@ struct hs_port {
     struct hs_tally *tally; /* NULL: nothing is counted by flow */
     uint32_t tally_entries;
     uint64_t tally_size;
+    struct hs_tap *tap;            /* NULL: what is sent is not told to those who capture */
     uint32_t gone;                 /* neighbours that are dead, but not forgotten */
     uint64_t refused[HS_COUNTERS]; /* by neighbours that were, see enum hs_bad */
     struct hs_port_last last;
@@ -194,6 +199,9 @@ int hs_port_neighbour(struct hs_port *p, uint32_t vm, const struct hs_channel_sh
 int hs_port_rules(struct hs_port *p, int fd, uint32_t entries);
 /* The tally is mapped for writing; the descriptor stays the caller's. */
 int hs_port_tally(struct hs_port *p, int fd, uint32_t entries);
+/* The tap is mapped for writing, without its pages, which whoever captures makes; the descriptor
+ * stays the caller's. */
+int hs_port_tap(struct hs_port *p, int fd);
 /* A neighbour is dead: nothing more is sent to it. Its channels go when what it sent has been
  * taken, and frames lent to it are free again (shared mode: a while later). */
 void hs_port_forget(struct hs_port *p, uint32_t vm);

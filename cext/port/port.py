@@ -125,6 +125,11 @@ class Port:
         """Count by flow in this table; the descriptor stays the caller's. Raises OSError."""
         check(lib.hs_port_tally(self.native, fd, entries), "tally")
 
+    def tap(self, fd: int) -> None:
+        """Tell those who capture there what is sent (cext/sight/tap.py); the descriptor stays the
+        caller's. Raises OSError."""
+        check(lib.hs_port_tap(self.native, fd), "tap")
+
     def forget(self, vm: int) -> None:
         """A neighbour is gone."""
         lib.hs_port_forget(self.native, vm)

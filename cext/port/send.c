@@ -1,5 +1,5 @@
 /* See port/port.h. This file: the way out, for each packet its way, runs of packets with the same
- * way, and what becomes of each in the tally. */
+ * way, and what becomes of each in the tally and, if somebody captures, in the tap. */
 #define _GNU_SOURCE
 #include "port/parts.h"
 
@@ -85,6 +85,29 @@ static void lose(struct hs_port *p, struct hs_tally_entry *e, enum hs_tally_coun
     }
 }
 
+/* Tell those who capture of a packet. Returns what is told, or NULL. */
+static struct hs_tap_record *tell(const struct hs_port *p, struct hs_tap_burst *burst,
+                                  const struct xdp_desc *desc, uint32_t to, enum hs_tap_end end,
+                                  uint64_t now) {
+    const struct hs_tap_record record = {
+        .to = (uint16_t)to,
+        .end = (uint16_t)end,
+        .time = now,
+        .epoch = p->rules ? atomic_load_explicit(&p->rules->epoch, memory_order_relaxed) : 0,
+        .length = desc->len,
+    };
+
+    return hs_tap_add(burst, &record, hs_umem_data(&p->umem, desc->addr));
+}
+
+/* The same of packets that are about to go into a ring, before they are another's. */
+static void tell_all(const struct hs_port *p, struct hs_tap_burst *burst,
+                     struct hs_tap_record **told, const struct xdp_desc *descs, uint32_t n,
+                     uint32_t to, uint64_t now) {
+    for (uint32_t i = 0; i < n; i++)
+        told[i] = tell(p, burst, &descs[i], to, HS_TAP_SENT, now);
+}
+
 /* Before a packet goes by eth0 that may have gone by a channel so far: what did go has been taken.
  */
 static void drain(struct hs_port *p) {
@@ -115,8 +138,9 @@ static void drain(struct hs_port *p) {
 }
 
 static void send_eth0(struct hs_port *p, const struct hs_packet *batch,
-                      struct hs_tally_entry *const *entries, uint32_t n) {
+                      struct hs_tally_entry *const *entries, uint32_t n, uint64_t look) {
     struct xdp_desc descs[HS_BURST];
+    struct hs_tap_burst burst;
     uint32_t taken = 0, i;
 
     drain(p);
@@ -127,10 +151,16 @@ static void send_eth0(struct hs_port *p, const struct hs_packet *batch,
     p->counters.eth0_out += taken;
     if (p->tally)
         tally_out(entries, descs, taken, HS_T_ETH0_PACKETS, HS_T_ETH0_BYTES);
+    if (look && taken < n)
+        burst = hs_tap_begin(p->tap);
     for (i = taken; i < n; i++) {
+        if (look)
+            tell(p, &burst, &descs[i], 0, HS_TAP_FULL_ETH0, look);
         lose(p, entries[i], HS_T_FULL_ETH0);
         hs_port_let_go(p, descs[i].addr);
     }
+    if (look && taken < n)
+        hs_tap_publish(&burst);
 }
 
 static uint32_t put_into_ring(struct hs_port *p, struct hs_neighbour *to,
@@ -187,13 +217,20 @@ static uint32_t wait_for_room(struct hs_port *p, struct hs_neighbour *to,
 }
 
 static void send_ring(struct hs_port *p, const struct way *way, const struct hs_packet *batch,
-                      struct hs_tally_entry **entries, uint32_t n) {
+                      struct hs_tally_entry **entries, uint32_t n, uint64_t look) {
     struct hs_neighbour *to = way->to;
     struct xdp_desc descs[HS_BURST];
+    struct hs_tap_record *told[HS_BURST];
+    struct hs_tap_burst burst;
     uint32_t taken, on = 0, i;
 
+    if (look)
+        burst = hs_tap_begin(p->tap);
     for (i = 0; i < n; i++) {
         if (batch[i].len - 1 >= to->out.shape.max_len) {
+            if (look)
+                tell(p, &burst, &(struct xdp_desc){.addr = batch[i].addr, .len = batch[i].len},
+                     to->vm, HS_TAP_TOO_LONG, look);
             lose(p, entries[i], HS_T_TOO_LONG);
             hs_port_let_go(p, batch[i].addr);
             continue;
@@ -201,6 +238,8 @@ static void send_ring(struct hs_port *p, const struct way *way, const struct hs_
         entries[on] = entries[i];
         descs[on++] = (struct xdp_desc){.addr = batch[i].addr, .len = batch[i].len};
     }
+    if (look)
+        tell_all(p, &burst, told, descs, on, to->vm, look);
     hs_channel_reclaim(&to->out);
     to->waits = way->wait;
     taken = put_into_ring(p, to, descs, on);
@@ -209,8 +248,13 @@ static void send_ring(struct hs_port *p, const struct way *way, const struct hs_
     p->counters.ring_out += taken;
     if (p->tally)
         tally_out(entries, descs, taken, HS_T_RING_PACKETS, HS_T_RING_BYTES);
-    for (i = taken; i < on; i++)
+    for (i = taken; i < on; i++) {
+        if (look && told[i])
+            told[i]->end = HS_TAP_FULL_RING;
         lose(p, entries[i], HS_T_FULL_RING);
+    }
+    if (look)
+        hs_tap_publish(&burst);
     for (i = to->out.data ? 0 : taken; i < on; i++) /* isolated: sent by copy, all are ours still */
         hs_port_let_go(p, descs[i].addr);
 }
@@ -224,6 +268,7 @@ static void count_sent(struct hs_tally_entry *const *entries, uint32_t *counted,
 
 void hs_port_send(struct hs_port *p, const struct hs_packet *batch, uint32_t n) {
     const uint64_t now = p->tally && n ? hs_now() : 0;
+    const uint64_t look = now && hs_tap_wanted(p->tap, now) ? now : 0;
     struct hs_tally_entry *entries[HS_BURST];
     struct way way, next;
     uint32_t start, i;
@@ -254,9 +299,9 @@ void hs_port_send(struct hs_port *p, const struct hs_packet *batch, uint32_t n) 
         }
         count_sent(entries, &counted, i - start);
         if (way.to)
-            send_ring(p, &way, batch + start, entries, i - start);
+            send_ring(p, &way, batch + start, entries, i - start, look);
         else
-            send_eth0(p, batch + start, entries, i - start);
+            send_eth0(p, batch + start, entries, i - start, look);
     }
 }
 

@@ -4,8 +4,10 @@ from typing import NamedTuple
 
 from cext.switch.records import Tuple
 
-LEAVES, STRAIGHT, ARRIVES, LOST = 1, 2, 3, 4
+LEAVES, STRAIGHT, ARRIVES, LOST, RING, UNSENT = 1, 2, 3, 4, 5, 6
 """Where: enum hs_sight_place."""
+UNSENT_REASONS = {2: "full-ring", 3: "too-long", 4: "full-eth0"}
+"""Why a port lost a packet, enum hs_tap_end; the names are those of ACCOUNT_COUNTS."""
 SNAP = 65535
 """Bytes of a frame at most."""
 

@@ -11,6 +11,8 @@ enum hs_sight_place {
     HS_STRAIGHT = 2, /* a VM's direct link to another one */
     HS_ARRIVES = 3,  /* a VM's port of the switch, before the classifier */
     HS_LOST = 4,     /* wherever the kernel dropped it */
+    HS_RING = 5,     /* a packet function's port, into a ring */
+    HS_UNSENT = 6,   /* a packet function's port, which had no room for it */
 };
 
 enum {
@@ -24,9 +26,9 @@ struct hs_sight {
     struct hs_key key; /* tuple.family 0: it is of no flow; vm: whose port or interface it is on */
     __u32 length;      /* of the frame */
     __u32 taken;       /* bytes of it that follow */
-    __u32 reason;      /* HS_LOST: the kernel's */
+    __u32 reason;      /* HS_LOST: the kernel's; HS_UNSENT: enum hs_tap_end */
     __u16 route;       /* HS_NO_ROUTE: none */
-    __u16 to;          /* HS_STRAIGHT: the VM at the other end */
+    __u16 to;          /* HS_STRAIGHT, HS_RING: the VM at the other end */
     __u8 place;        /* enum hs_sight_place */
     __u8 reply;        /* against the chain's order */
     __u16 before;      /* bytes of `head` */

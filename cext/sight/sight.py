@@ -6,17 +6,29 @@ Only root can do that; the daemon takes no part, and no packet waits.
 
 import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from cext import check
 from cext._native import ffi, lib
 from cext.bpf import objects as bpf
-from cext.sight.records import ARRIVES, LEAVES, LOST, SNAP, STRAIGHT, Sight
+from cext.sight.records import (
+    ARRIVES,
+    LEAVES,
+    LOST,
+    RING,
+    SNAP,
+    STRAIGHT,
+    UNSENT,
+    UNSENT_REASONS,
+    Sight,
+)
+from cext.sight.tap import Tap
 from cext.switch.maps import pack_key, pack_u32, unpack_tuple
 
-PLACES = (LEAVES, STRAIGHT, ARRIVES, LOST)
-assert PLACES == (lib.HS_LEAVES, lib.HS_STRAIGHT, lib.HS_ARRIVES, lib.HS_LOST)
+assert (LEAVES, STRAIGHT, ARRIVES) == (lib.HS_LEAVES, lib.HS_STRAIGHT, lib.HS_ARRIVES)
+assert (LOST, RING, UNSENT) == (lib.HS_LOST, lib.HS_RING, lib.HS_UNSENT)
+assert [*UNSENT_REASONS] == [lib.HS_TAP_FULL_RING, lib.HS_TAP_TOO_LONG, lib.HS_TAP_FULL_ETH0]
 assert SNAP == lib.HS_SIGHT_SNAP
 
 PROGRAMS = ("leaves", "arrives", "loses")
@@ -24,6 +36,9 @@ PAGES = 2048
 """Of each CPU's buffer: 8 MB, some 50,000 packets of 64 bytes."""
 ROOM = 32 << 20
 """Bytes that are taken at once."""
+ICMP = (lib.HS_IP_ICMP, lib.HS_IP_ICMPV6)
+RINGS = 10
+"""Milliseconds between two looks at what ports write, who wake nobody for it."""
 
 _HEAD: int = ffi.sizeof("struct hs_sight")
 
@@ -35,13 +50,21 @@ class Sights:
     homes: the host's network namespaces, by inode
     vms: the numbers of those whose packets are looked at
     snap: bytes of a frame at most
+    taps: of the packet functions among them (cext/sight/tap.py), the caller's until `close`
 
     Raises OSError.
     """
 
     def __init__(
-        self, flows: int, homes: Iterable[int], vms: Iterable[int], snap: int = SNAP
+        self,
+        flows: int,
+        homes: Iterable[int],
+        vms: Iterable[int],
+        snap: int = SNAP,
+        taps: Sequence[Tap] = (),
     ) -> None:
+        self._taps = taps
+        self._snap = snap
         self._taker: Any = ffi.NULL
         self._object = bpf.Object("sight", shared={"flows": flows})
         try:
@@ -59,34 +82,52 @@ class Sights:
             raise
 
     def take(self, ms: int) -> Iterator[Sight]:
-        """Wait so many milliseconds for packets; those that came. Raises OSError."""
-        size = lib.hs_taker_take(self._taker, ms)
+        """Wait so many milliseconds for packets, or less; those that came. Raises OSError."""
+        size = lib.hs_taker_take(self._taker, min(ms, RINGS) if self._taps else ms)
         if size < 0 and size != -errno.EINTR:
             check(int(size), "capture")
+        for tap in self._taps:
+            tap.look()
+            size = lib.hs_taker_tap(self._taker, tap.native, tap.reader, tap.vm, self._snap)
         data = memoryview(ffi.buffer(lib.hs_taker_bytes(self._taker), max(0, size)))
         at = 0
         while at < len(data):
             length = int.from_bytes(data[at : at + 4], "little")
-            yield _sight(data[at + 4 : at + 4 + length])
+            yield self._followed(_sight(data[at + 4 : at + 4 + length]))
             at += 4 + (length + 3 & ~3)
+
+    def _followed(self, sight: Sight) -> Sight:
+        """An ICMP error belongs to the flow that it is about, if the classifier knows that."""
+        if sight.flow is not None and (sight.flow.proto not in ICMP or sight.flow.sport):
+            return sight
+        about = ffi.new("struct hs_tuple *")
+        if not lib.hs_sight_about(sight.frame, len(sight.frame), about):
+            return sight
+        flow = unpack_tuple(about)
+        if self._object.map("flows").get(pack_key(sight.vm, flow)) is None:
+            return sight
+        return sight._replace(flow=flow, verdict=0)
 
     def decided(self, sight: Sight) -> Sight:
         """With what the classifier has decided of its flow by now, if it had yet to decide it when
         it was seen, as for a flow's first packet."""
-        if sight.verdict or sight.flow is None:
+        in_port = sight.place in (RING, UNSENT)  # knows the epoch alone
+        if sight.flow is None or (sight.verdict and not in_port):
             return sight
         value = self._object.map("flows").get(pack_key(sight.vm, sight.flow))
         if value is None:
             return sight
         flow = ffi.from_buffer("struct hs_flow *", value)
-        if not flow.verdict:
+        if not flow.verdict or (in_port and flow.verdict >> 32 != sight.verdict >> 32):
             return sight
-        return sight._replace(verdict=flow.verdict, route=flow.route, reply=bool(flow.reply))
+        verdict = sight.verdict or flow.verdict
+        return sight._replace(verdict=verdict, route=flow.route, reply=bool(flow.reply))
 
     def lost(self) -> int:
         """Packets that could not be kept up with, since the start."""
         unseen = self._object.map("unseen").get(pack_u32(0)) or b""
-        return int(lib.hs_taker_lost(self._taker)) + int.from_bytes(unseen, "little")
+        lost = int(lib.hs_taker_lost(self._taker)) + int.from_bytes(unseen, "little")
+        return lost + sum(tap.lost() for tap in self._taps)
 
     def detach(self) -> None:
         """Look at no more packets; what was seen can still be taken. Twice is harmless."""

@@ -1,10 +1,19 @@
 /* The reader of a capture's records: libbpf's perf buffer, and a memory of fixed size behind it. */
+#define _GNU_SOURCE
 #include "sight/take.h"
+
+#include "flow/parse.h"
+#include "flow/view.h"
+#include "ring/umem.h"
+#include "sight/sight.h"
+#include "switch/layout.h"
+#include "switch/verdict.h"
 
 #include <bpf/libbpf.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 struct hs_taker {
     struct perf_buffer *buffer;
@@ -63,8 +72,86 @@ int64_t hs_taker_take(struct hs_taker *taker, int ms) {
     return (int64_t)taker->used;
 }
 
+size_t hs_tap_size(void) {
+    return sizeof(struct hs_tap);
+}
+
+int hs_tap_open(int fd, struct hs_tap **tap) {
+    uint8_t *at;
+    const int ret = hs_region_map(fd, sizeof(**tap), &at);
+
+    if (ret == 0)
+        *tap = (struct hs_tap *)(void *)at;
+    return ret;
+}
+
+void hs_tap_close(struct hs_tap *tap) {
+    hs_region_unmap((uint8_t *)tap, sizeof(*tap));
+}
+
+void hs_tap_empty(struct hs_tap *tap) {
+    hs_tap_look(tap, 0);
+    (void)madvise(tap->data + 4096 - offsetof(struct hs_tap, data), HS_TAP_BYTES - 4096,
+                  MADV_REMOVE);
+}
+
+/* What a port says, as far as it can be true. Returns whether it can. */
+static int sight_of(const struct hs_tap_record *said, const uint8_t *frame, uint32_t taken,
+                    uint32_t vm, struct hs_sight *sight) {
+    *sight = (struct hs_sight){
+        .time = said->time,
+        .verdict = hs_verdict(said->epoch, 0, 0, said->to),
+        .key.vm = vm,
+        .length = said->length,
+        .taken = taken,
+        .route = HS_NO_ROUTE,
+        .to = said->to,
+        .place = said->end == HS_TAP_SENT ? HS_RING : HS_UNSENT,
+        .reason = said->end,
+    };
+    if (hs_flow_parse(frame, taken, &sight->key.tuple) < 0)
+        memset(&sight->key.tuple, 0, sizeof(sight->key.tuple));
+    return said->end >= HS_TAP_SENT && said->end < HS_TAP_NOTHING && said->to <= HS_VM_MAX;
+}
+
+int64_t hs_taker_tap(struct hs_taker *taker, const struct hs_tap *tap, struct hs_tap_reader *reader,
+                     uint32_t vm, uint32_t snap) {
+    const uint64_t end = reader->tail + HS_TAP_BYTES; /* or one that writes all the time holds us */
+    struct hs_tap_record record;
+    struct hs_sight sight;
+
+    while (taker->room - taker->used >= sizeof(uint32_t) + sizeof(sight) + HS_TAP_MOST &&
+           reader->tail < end) {
+        uint8_t *at = taker->bytes + taker->used, *frame = at + sizeof(uint32_t) + sizeof(sight);
+        const int64_t taken = hs_tap_next(tap, reader, &record, frame, snap);
+        uint32_t size;
+
+        if (taken < 0)
+            break;
+        if (!sight_of(&record, frame, (uint32_t)taken, vm, &sight)) {
+            reader->lost++;
+            continue;
+        }
+        size = (uint32_t)sizeof(sight) + (uint32_t)taken;
+        memcpy(at, &size, sizeof(size));
+        memcpy(at + sizeof(size), &sight, sizeof(sight));
+        taker->used += sizeof(size) + ((size + 3u) & ~3u);
+    }
+    return (int64_t)taker->used;
+}
+
 const uint8_t *hs_taker_bytes(const struct hs_taker *taker) {
     return taker->bytes;
+}
+
+int hs_sight_about(const uint8_t *frame, uint32_t len, struct hs_tuple *about) {
+    struct hs_view view;
+
+    if (hs_view_parse(frame, len, &view) < 0 || !view.inner.family)
+        return 0;
+    memset(about, 0, sizeof(*about));
+    hs_tuple_turn(&view.inner, about);
+    return 1;
 }
 
 uint64_t hs_taker_lost(const struct hs_taker *taker) {

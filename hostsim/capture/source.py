@@ -14,6 +14,7 @@ from typing import Any
 from cext.bpf.probe import descriptor_of
 from cext.sight.records import SNAP, Sight
 from cext.sight.sight import Sights
+from cext.sight.tap import Tap
 from cext.switch.drops import reasons
 from hostsim.capture import story
 from hostsim.capture.story import Seen, Wanted
@@ -89,8 +90,15 @@ class Source:
             stack.callback(os.close, daemon)
             flows = descriptor_of(daemon, answer["flows"])
             stack.callback(os.close, flows)
-            chosen = [answer["numbers"][name] for name in vms or answer["numbers"]]
-            self._sights = Sights(flows, answer["homes"], chosen, snap)
+            chosen = {name: answer["numbers"][name] for name in vms or answer["numbers"]}
+            with contextlib.ExitStack() as undo:
+                taps = []
+                for name in chosen.keys() & answer["taps"].keys():
+                    taps.append(_tap(daemon, answer["taps"][name], chosen[name]))
+                    undo.callback(taps[-1].close)
+                self._sights = Sights(flows, answer["homes"], chosen.values(), snap, taps)
+                self._closing = undo.pop_all()
+        self._closing.callback(self._sights.close)
 
     def take(self, ms: int) -> Iterator[Seen]:
         """Wait so many milliseconds for packets; those that came. Those of different CPUs are not
@@ -111,4 +119,13 @@ class Source:
 
     def close(self) -> None:
         """Twice is harmless."""
-        self._sights.close()
+        self._closing.close()
+
+
+def _tap(daemon: int, number: int, vm: int) -> Tap:
+    """The tap that is descriptor `number` of the daemon. Raises OSError."""
+    fd = descriptor_of(daemon, number)
+    try:
+        return Tap(fd, vm)
+    finally:
+        os.close(fd)

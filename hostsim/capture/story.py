@@ -3,7 +3,8 @@
 fw eth0        it left fw for the switch
 fw→ids veth    it left fw straight to ids
 switch         it came in by the port of fw, and the switch let it go on
-drop           the switch refused it there
+fw→ids ring    the packet function fw put it into its ring to ids
+drop           the kernel dropped it, or a packet function had no room for it
 """
 
 import hashlib
@@ -11,12 +12,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from cext.sight.records import ARRIVES, LOST, STRAIGHT, Sight
+from cext.sight.records import ARRIVES, LOST, RING, STRAIGHT, UNSENT, UNSENT_REASONS, Sight
 from cext.switch.records import NO_ROUTE
 from hostsim.keys import key_text
 
 Wanted = Callable[[Sight], bool]
 """Whether a packet is to be told."""
+DROPPED = "what the kernel dropped, and what packet functions had no room for"
 ETHER = 14
 """Bytes of a frame's header: fewer of a packet tell nothing."""
 
@@ -77,11 +79,17 @@ def tell(sight: Sight, names: Mapping[int, str], reasons: Mapping[int, str]) -> 
     if sight.place == STRAIGHT:
         to = names.get(sight.to, str(sight.to))
         path, interface, what = "veth", f"{vm}→{to} veth", f"straight from {vm} to {to}"
+    elif sight.place == RING:
+        to = names.get(sight.to, str(sight.to))
+        path, interface, what = "ring", f"{vm}→{to} ring", f"by ring from {vm} to {to}"
     elif sight.place == ARRIVES:
         path, interface, what = "switch", "switch", "what came in by the switch's ports"
     elif sight.place == LOST:
-        path, interface, what = "drop", "drop", "what the kernel dropped"
+        path, interface, what = "drop", "drop", DROPPED
         drop = reasons.get(sight.reason, f"reason-{sight.reason:#x}")
+    elif sight.place == UNSENT:
+        path, interface, what = "drop", "drop", DROPPED
+        drop = UNSENT_REASONS[sight.reason]
     else:
         path, interface, what = "eth0", f"{vm} eth0", f"from {vm} to the switch"
     return Story(interface, what, vm, path, to, key, route, epoch, sight.reply, drop)

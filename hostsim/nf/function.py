@@ -2,8 +2,8 @@
 
 A VM with `nf` has: an eth0 whose frames go to the function (hostsim/nf/eth0.py); a process that is
 the function, and a spare one that can become it (hostsim/nf/instance.py); a table of routing rules
-that these can only read (cext/port/rules.h), and a tally that they write (cext/port/tally.h). The
-tables outlive the processes.
+that these can only read (cext/port/rules.h), a tally that they write (cext/port/tally.h), and a tap
+that they write while somebody captures (cext/sight/tap.h). All three outlive the processes.
 
 Packet memory is one umem for each process, or, if functions share it, a part of one for all: two
 ranges of frames for each, used by turns, because others may still hold frames of a process that has
@@ -21,6 +21,7 @@ from cext.port.port import make_socket
 from cext.port.rules import Rules
 from cext.port.tally import Tally
 from cext.ring.channel import Shape, make_region
+from cext.sight.tap import make_tap
 from hostsim.errors import HostsimError
 from hostsim.logs import Logs
 from hostsim.model import Json
@@ -88,6 +89,7 @@ class Function:
         self.vm = vm
         self.rules = Rules()
         self.tally = Tally(vm.index)
+        self.tap = make_tap()
         self.memory: Memory | None = None  # None: of its own; else not owned
         self._umem: Umem | None = None  # of the process that waits
         self._socket = -1  # of the one that has begun, until its eth0 has it
@@ -123,7 +125,7 @@ class Function:
         self.drop_spare()
         umem = self.memory or Umem(self._frames)
         self._umem = umem
-        fds = [self.rules.fd, self.tally.fd, umem.fd]
+        fds = [self.rules.fd, self.tally.fd, umem.fd, self.tap]
         if self._kept >= 0:
             fds.append(self._kept)
         message = wire.Open(
@@ -284,6 +286,9 @@ class Function:
         self.drop_spare()
         self.rules.close()
         self.tally.close()
+        if self.tap >= 0:
+            os.close(self.tap)
+            self.tap = -1
         if self._kept >= 0:
             os.close(self._kept)
             self._kept = -1

@@ -276,6 +276,11 @@ class Functions:
         got = [one for tally in tallies for one in tally.read() if one.peer]
         return got + [one for tally in tallies for one in tally.read() if not one.peer]
 
+    @property
+    def taps(self) -> dict[str, int]:
+        """By VM name, the descriptor of its function's tap."""
+        return {one.vm.spec.name: one.tap for one in self._by_number.values()}
+
     def snapshot(self) -> Snapshot:
         """What the ports have counted, see accounts.py."""
         other = {number: one.tally.other() for number, one in self._by_number.items()}

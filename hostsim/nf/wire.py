@@ -3,7 +3,7 @@
 A SOCK_SEQPACKET socket, the process's descriptor 0. One datagram is one message: a JSON object
 whose `do` is the message's name, with descriptors beside it (SCM_RIGHTS, unix(7)):
 
-    daemon -> NF   open       what it is to be        [rules, tally, umem, kept?, settings]
+    daemon -> NF   open       what it is to be        [rules, tally, umem, tap, kept?, settings]
     NF -> daemon   loaded     it has its function and its memory
     daemon -> NF   begin      perhaps much later, in place of one that has died [AF_XDP socket]
     NF -> daemon   ready      it has opened eth0 with that

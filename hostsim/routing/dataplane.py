@@ -456,12 +456,14 @@ class Dataplane:
 
     def sight(self) -> Json:
         """What a capture, which is another process of root's, needs: this process, its descriptor
-        of `flows` (pidfd_getfd(2)), the host's network namespaces by inode, everybody's number."""
+        of `flows` (pidfd_getfd(2)) and of each packet function's tap, the host's network namespaces
+        by inode, everybody's number."""
         namespaces = [self._switch.netns_fd]
         namespaces += [vm.netns_fd for vm in self._vms.values() if vm.netns_fd >= 0]
         return {
             "pid": os.getpid(),
             "flows": self._map("flows").fd,
+            "taps": dict(self._ring_side.taps),
             "homes": [os.fstat(one).st_ino for one in namespaces],
             "numbers": {
                 **{name: vm.index for name, vm in self._vms.items()},

@@ -21,6 +21,10 @@ class RingSide(Protocol):
     def rings(self) -> Rings:
         """The rules into rings that hold now."""
 
+    @property
+    def taps(self) -> Mapping[str, int]:
+        """By VM name, the descriptor of what its port tells those who capture."""
+
     def new_epoch(self, epoch: int) -> None:
         """Make every rule of another epoch stale. Called with each new epoch, before anybody else
         hears of it."""
@@ -34,6 +38,7 @@ class NoFunctions:
 
     def __init__(self) -> None:
         self.rings: Rings = {}
+        self.taps: Mapping[str, int] = {}
 
     def new_epoch(self, epoch: int) -> None:
         """There are no rules."""

@@ -11,7 +11,10 @@ from typing import Any
 
 import pytest
 
-from help.cli import HOSTSIM, ask, hostsim, up
+from help.chain import route, vm
+from help.cli import HOSTSIM, ask, host, hostsim, up
+from help.net import ENDS
+from help.programs import program
 from help.waiting import until
 
 pytestmark = pytest.mark.root
@@ -71,6 +74,77 @@ def test_captured_is_what_verify_counts(tmp_path: Path) -> None:
     assert len(kept) > 6
     wanted = {(row["vm"], row["key"]): (row["switch"], row["veth"]) for row in kept}
     assert wanted == {(*one,): (found[*one, "switch"], found[*one, "veth"]) for one in wanted}
+
+
+MIXED = (
+    """[host]
+name = "mixed"
+"""
+    + ENDS
+    + """[[vm]]
+name = "fw"
+run = "nft add table inet t { chain f { type filter hook forward priority 0; udp dport 7 drop; }; }"
+[[vm]]
+name = "ids"
+"""
+    + vm("one")
+    + vm("two", "count")
+)
+BEFORE = MIXED + route('proto = "icmp"', "fw ids one two") + route('proto = "udp"', "one two fw")
+AFTER = MIXED + route('proto = "icmp"', "one two ids") + route('proto = "udp"', "one two fw")
+
+
+def counted(file: Path) -> Counter[tuple[str, str, str]]:
+    """Packets of each VM, key, and path or reason of a drop."""
+    found: Counter[tuple[str, str, str]] = Counter()
+    for interface, comment in read(file):
+        fields = comment.split()
+        key = next((word for word in fields if ":" in word and word != "dropped:"), "")
+        path = interface.rpartition(" ")[2] if interface != "drop" else fields[-1]
+        found[fields[0], key, path] += 1
+    return found
+
+
+def test_a_mixed_chain_whose_policy_changes(tmp_path: Path) -> None:
+    """Direct links, rings and drops: each flow's packets by each path, to the packet."""
+    file, after = tmp_path / "mixed.pcapng", tmp_path / "after.toml"
+    after.write_text(AFTER)
+    with host(BEFORE, tmp_path):
+        with capturing(file):
+            command = (HOSTSIM, *PING, "1500", "198.18.0.20")
+            with subprocess.Popen(command, stdout=subprocess.DEVNULL) as ping:
+                until(lambda: paths("one") == {"ring"} and paths("fw") == {"veth"}, 60, "its ways")
+                for port in (6, 7):
+                    send = program("udp", "send", "198.18.0.20", port, 200, 4000, 80)
+                    hostsim("exec", "client", "--", *send)
+                hostsim("routes", "apply", str(after))
+                assert ping.wait(timeout=120) == 0
+            rows = settled()
+        found = counted(file)
+        again = hostsim("capture", "-w", str(file), "--count", "0")
+        assert "0 packets captured" in again.stderr
+    kept = [row for row in rows if row["key"].startswith(("icmp:", "udp:"))]
+    by_path = Counter[str]()
+    for row in kept:
+        assert row["missing"] == 0, row
+        for path in ("switch", "veth", "ring"):
+            by_path[path] += row[path]
+            captured = found[row["vm"], row["key"], path]
+            # A packet that the kernel dropped behind the switch's port was seen there.
+            most = row[path] + sum(row["drops"].values())
+            assert row[path] <= captured <= most, (row, path, captured)
+        for reason, count in row["drops"].items():
+            by_path[reason] += count
+            assert found[row["vm"], row["key"], reason] == count, (row, reason)
+    assert min(by_path[path] for path in ("switch", "veth", "ring")) > 20, by_path
+    assert sum(not row["drops"] for row in kept) > 4
+    assert by_path["NETFILTER_DROP"] > 100, by_path
+
+
+def paths(vm: str) -> set[str]:
+    """By which the pings leave a VM."""
+    flows = ask("flows", "--match", "icmp:198.18.0.10")
+    return {hop["path"] for flow in flows for hop in flow["hops"] if hop["vm"] == vm}
 
 
 def test_killed_in_the_middle_it_is_readable(tmp_path: Path) -> None:

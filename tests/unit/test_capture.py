@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cext.sight.records import ARRIVES, LEAVES, LOST, STRAIGHT, Sight
-from cext.switch.records import NO_ROUTE
-from hostsim.capture import capture, pcapng, source, story
+from cext.sight.records import ARRIVES, LEAVES, LOST, RING, STRAIGHT, UNSENT, UNSENT_REASONS, Sight
+from cext.switch.records import ACCOUNT_COUNTS, NO_ROUTE
+from hostsim.capture import capture, pcapng, source, story, trace
 from hostsim.errors import HostsimError
 from hostsim.keys import parse_key
 
@@ -32,6 +32,8 @@ def sight(place: int, **more: int) -> Sight:
         (sight(LEAVES), "fw eth0", "fw eth0 KEY route 0 epoch 7"),
         (sight(STRAIGHT, to=2), "fw→ids veth", "fw → ids veth KEY route 0 epoch 7"),
         (sight(ARRIVES, route=NO_ROUTE), "switch", "fw switch KEY epoch 7"),
+        (sight(RING, to=2), "fw→ids ring", "fw → ids ring KEY route 0 epoch 7"),
+        (sight(UNSENT, reason=2, to=2), "drop", "fw drop KEY route 0 epoch 7 dropped: full-ring"),
         (sight(LOST, reason=3), "drop", "fw drop KEY route 0 epoch 7 dropped: NO_SOCKET"),
         (sight(LOST, reason=9), "drop", "fw drop KEY route 0 epoch 7 dropped: reason-0x9"),
     ],
@@ -108,3 +110,41 @@ def test_a_match_that_is_none(text: str) -> None:
     with pytest.raises(HostsimError) as refused:
         source.parse_match(text)
     assert "\n" not in str(refused.value)
+
+
+def test_losses_have_the_names_that_verify_has() -> None:
+    assert set(UNSENT_REASONS.values()) == set(ACCOUNT_COUNTS[5:])
+
+
+def seen(time: int, ident: int, **more: int) -> story.Seen:
+    told = story.tell(sight(LEAVES, **more), NAMES, {})
+    return story.Seen(told, time, ident, FRAME, len(FRAME))
+
+
+def test_the_first_packet_that_sets_out_is_traced() -> None:
+    ways = trace.Ways(since=100)
+    ways.add([seen(90, 1), seen(130, 1, vm=2), seen(150, 3)])  # 1 was under way already
+    ways.add([seen(140, 2, vm=2), seen(120, 2), seen(200, 2)])  # other CPUs; the same bytes again
+    way = ways.first()
+    assert [(one.time, one.story.vm) for one in way] == [(120, "fw"), (140, "ids")]
+    assert [row["us"] for row in trace.rows(way)] == [0, 0.02]
+    assert trace.lines(way)[1].split() == ["0.0", "us", "fw", "eth0", "route", "0", "epoch", "7"]
+    assert trace.Ways(since=100).first() == []
+
+
+@pytest.mark.parametrize(
+    ("flow", "fits"),
+    [
+        ("udp:198.18.0.10:4000>198.18.0.20:9", True),
+        ("udp:198.18.0.10:*>198.18.0.20:9", True),
+        ("udp:198.18.0.10:4001>198.18.0.20:9", False),
+        ("udp:[*", False),
+    ],
+)
+def test_a_trace_is_of_a_flow_or_of_a_pattern(flow: str, fits: bool) -> None:
+    assert trace.wanted(flow)(sight(LEAVES)) is fits
+
+
+def test_a_trace_of_no_flow() -> None:
+    with pytest.raises(HostsimError, match="is not a flow"):
+        trace.wanted("198.18.0.10")
