@@ -5,8 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from hostsim import leftovers
+
+settings.register_profile("busy", deadline=None)  # no time limit for one example: machines are busy
+settings.load_profile("busy")
 
 MARKS = ("root", "uinput", "screen", "desktop")
 
