@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hostsim import etc
-from hostsim.errors import reason
+from hostsim.errors import HostsimError, reason
 from hostsim.model import HostSpec
+from hostsim.needs import needs
 from hostsim.routing.dataplane import Dataplane
 from hostsim.switch import Switch
 from hostsim.teardown import Teardown
 from hostsim.vm import Vm
+from netns import parameters
 from netns.journal import Journal
 
 if TYPE_CHECKING:
@@ -66,6 +68,26 @@ def numbered(spec: HostSpec) -> dict[str, Vm]:
     for vm in vms.values():
         vm.names = names
     return vms
+
+
+def refuse(spec: HostSpec, vms: Iterable[Vm]) -> None:
+    """Raises HostsimError if this machine has not what the host takes, or these VMs' limits."""
+    for need in needs(spec, parameters.look):
+        if need.certain and not need.met:
+            raise HostsimError(
+                need.name,
+                f"this host takes {need.wanted:,} ({need.for_what}), and this machine has "
+                f"{need.has:,}",
+                need.raised,
+            )
+    for vm in vms:
+        missing = vm.unsupported_limits()
+        if missing:
+            raise HostsimError(
+                f"[[vm]] {vm.spec.name!r}",
+                f"this kernel has no cgroup controller for {', '.join(missing)}",
+                "hostsim check shows what there is; take the limit out of the host file",
+            )
 
 
 def assemble(

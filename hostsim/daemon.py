@@ -1,6 +1,6 @@
 """The daemon of one host: builds it, answers the control socket, takes it down.
 
-    python -m hostsim.daemon FILE [--text FD] [--ready FD]
+    python -m hostsim.daemon FILE [--text FD] [--ready FD] [--log-level LEVEL]
 
 With --text it reads the host file from the descriptor, to its end; FILE says where it came from.
 With --ready it detaches its output to the host's log and tells the descriptor, in one line of the
@@ -35,8 +35,8 @@ from hostsim import asides, longwinded, protocol
 from hostsim.asides import Asides
 from hostsim.errors import HostsimError, reason
 from hostsim.host import Host
-from hostsim.hostfile import difference, links
 from hostsim.hostfile import file as hostfile
+from hostsim.hostfile import links
 from hostsim.model import HostSpec
 from hostsim.stalls import Stalls
 from netns import journal, parameters, priority
@@ -72,11 +72,11 @@ class Daemon:
         self._answering: set[asyncio.Task[None]] = set()
         self._ops: dict[str, Answer] = {
             "target": lambda request: host.target(protocol.text(request, "vm")),
-            "apply": lambda request: _apply(
-                host,
+            "apply": lambda request: host.apply(
                 hostfile.parse(
                     protocol.text(request, "text"), Path(protocol.text(request, "file"))
                 ),
+                request.get("dry_run") is True,
             ),
             "restart": lambda request: host.restart(protocol.text(request, "vm")),
             "links": lambda _: host.dataplane.links(),
@@ -193,10 +193,6 @@ async def _status(host: Host, stalls: Stalls) -> longwinded.Question:
     return lambda last: iter([protocol.success(find() | own)])
 
 
-def _apply(host: Host, spec: HostSpec) -> dict[str, Any]:
-    return host.dataplane.apply(spec) | {"ignored": difference.unapplied(host.spec, spec)}
-
-
 def _link(host: Host, request: dict[str, Any]) -> list[dict[str, Any]]:
     words = request.get("words")
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
@@ -310,12 +306,14 @@ def _raise_files_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _log_to(stream: TextIO) -> None:
+def _log_to(stream: TextIO, level: str) -> None:
     # Do not collect record fields that the format does not print (logging HOWTO, "Optimization").
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.basicConfig(
         stream=stream, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
     )
+    for room in ("hostsim", "netns"):  # not of libraries, which have much to say
+        logging.getLogger(room).setLevel(level.upper())
 
 
 class _Ready:
@@ -369,6 +367,7 @@ def main() -> int:
     parser.add_argument("file")
     parser.add_argument("--text", type=int, metavar="FD")
     parser.add_argument("--ready", type=int, metavar="FD")
+    parser.add_argument("--log-level", choices=protocol.LEVELS, default="info")
     options = parser.parse_args()
     for number in ENDING:
         signal.signal(number, _end_early)  # until there is a loop
@@ -381,7 +380,7 @@ def main() -> int:
         _raise_files_limit()
         priority.come_first(NICE)
         ready.detach(folder / "log")
-        _log_to(sys.stderr)
+        _log_to(sys.stderr, options.log_level)
         stalls = Stalls()
         with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(stalls)) as runner:
             runner.run(_run(spec, folder, ready, stalls))

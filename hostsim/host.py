@@ -11,7 +11,7 @@ decide is theirs; this module only wires them together, and notices when a VM or
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hostsim import restart
-from hostsim.assembly import Assembly, assemble, numbered
+from hostsim.assembly import Assembly, assemble, numbered, refuse
 from hostsim.booted import Booted
 from hostsim.carriers import Carriers
+from hostsim.changes import Changes, Joined
 from hostsim.errors import HostsimError, reason
 from hostsim.model import HostSpec, Json
-from hostsim.needs import needs
 from hostsim.programs import Programs
 from hostsim.restart import Backoff
 from hostsim.routing.dataplane import Dataplane
@@ -33,7 +33,7 @@ from hostsim.stalls import Stalls
 from hostsim.switch import Switch
 from hostsim.teardown import Teardown, in_thread
 from hostsim.vm import Vm
-from netns import namespace, parameters, priority, uplinks
+from netns import namespace, priority, uplinks
 from netns.journal import Journal
 
 if TYPE_CHECKING:
@@ -83,10 +83,13 @@ class Host:
         self._closing = Teardown(f"host {spec.name}")
         self._made: _Parts | None = None
         self._programs = Programs(self.vms, spec.path.parent, folder, self._watch, self._unwatch)
+        self._changes = Changes(self)
         self._ticking: list[asyncio.Task[None]] = []
         self._booted = Booted(self.vms, self._programs, self._os_back)
         self._watched: list[int] = []
-        self._backoffs = {vm.name: Backoff() for vm in spec.vms if vm.os is not None or vm.boots}
+        self._backoffs = {
+            vm.name: Backoff() for vm in spec.vms if vm.os is not None or vm.boots or vm.restarts
+        }
         self._restarts: dict[str, asyncio.TimerHandle] = {}
         self._up = False
 
@@ -151,6 +154,7 @@ class Host:
     async def stop(self) -> None:
         """Take everything down, newest first. Twice is harmless. Raises HostsimError that names the
         step that failed; all others were run."""
+        await self._changes.end()
         self._closing.push("events", self._hear_no_more)
         await self._closing.aclose()
         self._made = None
@@ -163,6 +167,7 @@ class Host:
     def _hear_no_more(self) -> None:
         """Nothing that happens from here on starts, restarts or tells anything."""
         self._up = False
+        self._programs.hear_no_more()
         if self._made is not None:
             self._made.carriers.hear_no_more()
         while self._ticking:
@@ -183,14 +188,7 @@ class Host:
 
     def _refuse_what_cannot_work(self) -> None:
         refuse_too_many(self.spec.routes, self.spec.filters, self.spec.mirrors)
-        for need in needs(self.spec, parameters.look):
-            if need.certain and not need.met:
-                raise HostsimError(
-                    need.name,
-                    f"this host takes {need.wanted:,} ({need.for_what}), and this machine has "
-                    f"{need.has:,}",
-                    need.raised,
-                )
+        refuse(self.spec, [self.vms[vm.name] for vm in self.spec.vms])
         for name in (*self.spec.uplinks, *self.spec.nics):
             if uplinks.inspect(name).default_route and name not in self.spec.may_take:
                 table = "[switch]" if name in self.spec.uplinks else "its [[device]]"
@@ -198,14 +196,6 @@ class Host:
                     f"interface {name}",
                     "the machine's default route goes by it, which the machine would lose",
                     f"take_default_route = true in {table} takes it all the same",
-                )
-        for spec in self.spec.vms:
-            missing = self.vms[spec.name].unsupported_limits()
-            if missing:
-                raise HostsimError(
-                    f"[[vm]] {spec.name!r}",
-                    f"this kernel has no cgroup controller for {', '.join(missing)}",
-                    "hostsim check shows what there is; take the limit out of the host file",
                 )
 
     # -- network functions ------------------------------------------------------------------------
@@ -272,7 +262,7 @@ class Host:
             self._os_gone(vm)
             return
         log.error("%s: its init died", vm.spec.name)
-        if self._up and vm.spec.os is not None and vm.spec.os.restart == "on-failure":
+        if self._up and vm.spec.restarts:
             if restart.failed(vm.ended()):
                 self._restart_later(vm)
             else:
@@ -283,8 +273,7 @@ class Host:
         if vm.spec.os is not None and self._parts.kmc is not None:
             self._parts.kmc.vm_gone(vm.spec.name)
         wish = self._booted.gone(vm)
-        revive = vm.spec.os is not None and vm.spec.os.restart == "on-failure"
-        if self._up and (wish == "again" or (wish == "failed" and revive)):
+        if self._up and (wish == "again" or (wish == "failed" and vm.spec.restarts)):
             self._restart_later(vm)
 
     def _restart_later(self, vm: Vm) -> None:
@@ -292,7 +281,7 @@ class Host:
         loop = asyncio.get_running_loop()
         delay = self._backoffs[name].died(loop.time())
         if delay is None:
-            log.error("%s: given up after %d starts in a row", name, restart.OS.limit)
+            log.error("%s: given up after %d starts in a row", name, restart.VM.limit)
             return
         self._restarts[name] = loop.call_later(delay, self._restart, vm)
 
@@ -414,6 +403,36 @@ class Host:
         self._watch_vm(vm)
         log.info("%s: restarted", name)
         return {"vm": name, "pid": vm.pid}
+
+    async def apply(self, file: HostSpec, dry_run: bool = False) -> Json:
+        """Have the VMs, endpoints, routes, filters, mirrors, links and rates of a host file, while
+        the rest runs; or, with dry_run, say what that would do. The contract's `apply`. Raises
+        HostsimError, OSError, with everything as it was."""
+        return await self._changes.apply(file, dry_run)
+
+    @property
+    def joined(self) -> Joined:
+        """What VMs join and leave. Raises HostsimError while the host is not built."""
+        parts = self._parts
+        return Joined(parts.journal, parts.switch, parts.dataplane, parts.carriers, self._programs)
+
+    def attend(self, vms: Iterable[Vm]) -> None:
+        """These VMs have joined: their ends are seen."""
+        for vm in vms:
+            self._watch_vm(vm)
+            if vm.spec.restarts:
+                self._backoffs[vm.spec.name] = Backoff()
+
+    def leave(self, vms: Iterable[Vm]) -> None:
+        """These VMs leave: their ends are nobody's concern, and they are not started again."""
+        for vm in vms:
+            waiting = self._restarts.pop(vm.spec.name, None)
+            if waiting is not None:
+                waiting.cancel()
+            self._backoffs.pop(vm.spec.name, None)
+            for fd in (vm.pidfd, vm.life_fd):
+                if fd in self._watched:
+                    self._unwatch(fd)
 
     def target(self, name: str) -> Json:
         """What `hostsim exec` needs to enter a VM: pid of its init, its user 0, its cgroups."""

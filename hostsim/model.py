@@ -180,7 +180,13 @@ class VmSpec:
     log_size: int = LOG_SIZE  # bytes of what its program and its hooks write that are kept
     mtu: int = MTU  # of eth0 and its port, bytes
     ways: tuple[WaySpec, ...] = ()  # `gateway` and `routes`
+    restart: Restart = "no"
     offload: bool = True  # whether checksums and segments may be left unfinished for it, and by it
+
+    @property
+    def restarts(self) -> bool:
+        """Whether it is started again when its process 1 is killed or fails."""
+        return "on-failure" in (self.restart, self.os.restart if self.os else "no")
 
     @property
     def boots(self) -> bool:

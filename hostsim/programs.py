@@ -1,5 +1,6 @@
 """The programs that a host file gives its VMs and endpoints (`run`): started when the switch
-stands, each with a log of its own (logs.py), and watched until it ends.
+stands, each with a log of its own (logs.py), and watched until it ends. In a VM with `restart`, one
+that fails is started again, at the pace of restart.VM.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ from typing import Any
 
 from hostsim.errors import HostsimError
 from hostsim.logs import Logs
+from hostsim.restart import VM, Backoff
 from hostsim.vm import Vm
 from netns import namespace
 from netns.process import Process
@@ -43,6 +45,9 @@ class Programs:
         self._watched: set[str] = set()
         self._consoles: dict[str, int] = {}
         self.failed: set[str] = set()
+        self._backoffs: dict[str, Backoff] = {}
+        self._hears = True
+        self._due: dict[str, asyncio.TimerHandle] = {}  # when those that failed start again
 
     async def start(self, names: Sequence[str]) -> None:
         """Start those of these VMs; returns when each has ended well, listens, or had SETTLE to.
@@ -70,10 +75,17 @@ class Programs:
 
     def forget(self, name: str) -> None:
         """Its VM is dead: let go of what ran there, if anything did."""
+        self._wait_no_more(name)
         program = self._running.pop(name, None)
         if program is not None:
             self._leave(name, program)
             program.close()
+
+    def hear_no_more(self) -> None:
+        """None of them is started again."""
+        for name in list(self._due):
+            self._wait_no_more(name)
+        self._hears = False
 
     def kill(self) -> None:
         """SIGKILL them all, and do not wait."""
@@ -141,6 +153,7 @@ class Programs:
         status = program.poll()
         if status != 0:
             self.failed.add(name)
+            self._again_later(name)
         log.log(
             logging.INFO if status == 0 else logging.ERROR,
             "%s: its program ended with status %s; %s",
@@ -148,3 +161,33 @@ class Programs:
             status,
             self.logs.last_line(name),
         )
+
+    def _again_later(self, name: str) -> None:
+        """A program has failed, or could not be started again."""
+        if self._vms[name].spec.restart != "on-failure" or not self._hears:
+            return
+        loop = asyncio.get_running_loop()
+        delay = self._backoffs.setdefault(name, Backoff()).died(loop.time())
+        if delay is None:
+            log.error("%s: its program is given up after %d starts in a row", name, VM.limit)
+            return
+        self._due[name] = loop.call_later(delay, self._again, name)
+
+    def _again(self, name: str) -> None:
+        del self._due[name]
+        if not self._vms[name].alive:
+            return  # it is started with its VM
+        self.forget(name)
+        try:
+            self.start_again(name)
+        except (OSError, HostsimError) as error:
+            log.error("%s: its program cannot be started again: %s", name, error)
+            self._again_later(name)
+            return
+        self._backoffs[name].started(asyncio.get_running_loop().time())
+        log.info("%s: its program is started again", name)
+
+    def _wait_no_more(self, name: str) -> None:
+        waiting = self._due.pop(name, None)
+        if waiting is not None:
+            waiting.cancel()

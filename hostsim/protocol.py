@@ -26,6 +26,8 @@ LINE_MAX = 64 << 20
 """Bytes of one line at most."""
 ROWS = 500
 """Of a list in one message."""
+LEVELS = ("debug", "info", "warning", "error")
+"""What a daemon's log may be asked to have at least."""
 
 
 def folder(host: str) -> Path:

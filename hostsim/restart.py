@@ -18,8 +18,8 @@ class Pace:
     killed: float  # the same of what is killed (SIGKILL comes from outside)
 
 
-OS = Pace(first=0.25, longest=8.0, limit=5, steady=60.0, killed=60.0)
-"""Of an operating system (`[vm.os] restart`)."""
+VM = Pace(first=0.25, longest=8.0, limit=5, steady=60.0, killed=60.0)
+"""Of a VM and of its program (`restart`)."""
 FUNCTION = Pace(first=0.2, longest=12.8, limit=8, steady=10.0, killed=0.25)
 """Of a packet function."""
 
@@ -27,7 +27,7 @@ FUNCTION = Pace(first=0.2, longest=12.8, limit=8, steady=10.0, killed=0.25)
 class Backoff:
     """The restarts of one of them. Times are seconds of one clock that never goes back."""
 
-    def __init__(self, pace: Pace = OS) -> None:
+    def __init__(self, pace: Pace = VM) -> None:
         self._pace = pace
         self.total = 0
         """How often it was started again."""
@@ -55,5 +55,5 @@ class Backoff:
 
 def failed(status: int | None) -> bool:
     """Whether process 1 ended in a way that `on-failure` means: its status (-N: by signal N) is not
-    0. An OS that ends itself (SIGTERM to its process 1) is left alone."""
+    0. A VM that ends itself (SIGTERM to its process 1) is left alone."""
     return status != 0

@@ -156,7 +156,7 @@ class Switch:
 
     def connect(self, vms: Sequence[Vm], others: Sequence[Vm] = ()) -> None:
         """Link every VM to a port and give it its addresses and on-link routes, to the subnets of
-        `others` too; fills in vm.mac, vm.eth0 and vm.port. Raises OSError."""
+        `others` too; fills in vm.mac, vm.eth0 and vm.port. In any thread. Raises OSError."""
         for vm in vms:
             if vm.index > records.VM_MAX:
                 raise HostsimError(
@@ -172,7 +172,7 @@ class Switch:
             for vm in vms:
                 self._fill_link(batch, vm)
 
-        self.rtnl.batch(fill)
+        batch_in(self._fd, fill)
         everybody = list(dict.fromkeys([*vms, *others]))
         networks = subnets(everybody)
         for vm in vms:
@@ -212,8 +212,28 @@ class Switch:
                     rtnl.pour(neighbours.messages(theirs, vm.eth0))
 
     def disconnect(self, vm: Vm) -> None:
-        """Remove a VM's port, and with it eth0, at once. One that is gone is no error."""
-        self.rtnl.batch(lambda batch: batch.link("del", index=vm.port), (errno.ENODEV,))
+        """Remove a VM's port, and with it eth0, at once; in any thread. One that is gone is no
+        error."""
+        batch_in(self._fd, lambda batch: batch.link("del", index=vm.port), (errno.ENODEV,))
+
+    def reroute(self, vms: Sequence[Vm], before: Sequence[Vm], after: Sequence[Vm]) -> None:
+        """The host's members were `before`, and are `after`: these VMs have routes to those who
+        came, and none to those who went; in any thread. What a VM's user has changed stays."""
+        for vm in vms:
+            if not vm.spec.addresses or not vm.runs:
+                continue
+            old, new = ways(vm, before), ways(vm, after)
+
+            def fill(batch: Batch, vm: Vm = vm, old: Ways = old, new: Ways = new) -> None:
+                for to in old.keys() - new.keys():
+                    _fill_way(batch, vm, old[to], "del")
+                for to, way in new.items():
+                    if old.get(to) != way:
+                        _fill_way(batch, vm, way, "replace")
+
+            if old != new:
+                with contextlib.suppress(OSError):
+                    batch_in(vm.netns_fd, fill)
 
     def attach(self, names: Sequence[str], first: int) -> None:
         """Make NICs of the machine ports of the bridge; they get the port numbers from `first` on,
@@ -422,6 +442,16 @@ def on_link(spec: VmSpec, networks: Sequence[Network]) -> list[Network]:
     ]
 
 
+Ways = dict[Network, WaySpec]
+
+
+def ways(vm: Vm, everybody: Sequence[Vm]) -> Ways:
+    """Where a VM has routes to that `configure` gives it because of who else there is. Pure."""
+    near = [WaySpec(one) for one in on_link(vm.spec, subnets(everybody))]
+    far = shorter(vm.spec, [one.spec for one in everybody])
+    return {way.to: way for way in (*near, *far)}
+
+
 def shorter(spec: VmSpec, others: Sequence[VmSpec]) -> list[WaySpec]:
     """The ways from a VM to those that take shorter packets than it, if it reaches them without a
     router. Pure."""
@@ -445,7 +475,7 @@ def _fill_routes(batch: Batch, vm: Vm, networks: Sequence[Network]) -> None:
         _fill_way(batch, vm, WaySpec(network))
 
 
-def _fill_way(batch: Batch, vm: Vm, way: WaySpec) -> None:
+def _fill_way(batch: Batch, vm: Vm, way: WaySpec, how: str = "add") -> None:
     what: dict[str, Any] = {}
     if way.via is not None:
         what["gateway"] = str(way.via)
@@ -453,4 +483,4 @@ def _fill_way(batch: Batch, vm: Vm, way: WaySpec) -> None:
         what["scope"] = LINK_SCOPE
     if way.mtu is not None:
         what["metrics"] = {"mtu": way.mtu}
-    batch.route("add", dst=str(way.to), oif=vm.eth0, **what)
+    batch.route(how, dst=str(way.to), oif=vm.eth0, **what)

@@ -21,7 +21,7 @@ from hostsim.bench.load import PORT, Load, link
 from hostsim.bench.rig import Bridge, Ours, Ovs
 from hostsim.errors import HostsimError
 from hostsim.model import Json
-from hostsim.routing.dataplane import ROUTER
+from hostsim.routing.chains import ROUTER
 
 FLOWS = 200_000
 WARM = 200  # flows before the clock starts: neighbours, the first of everything

@@ -117,9 +117,9 @@ def _broken_off(host: str) -> HostsimError:
     return HostsimError(f"host {host}", "its daemon died while it was asked", CLEAN_HINT)
 
 
-def up(file: str, text: str, foreground: bool) -> dict[str, Any]:
+def up(file: str, text: str, foreground: bool, log_level: str = "info") -> dict[str, Any]:
     """Start a daemon for the host file of this text, which came from `file`; returns what it says
-    once the host is ready. Raises HostsimError.
+    once the host is ready. log_level: of what its log has, at least. Raises HostsimError.
 
     With `foreground`, becomes the daemon instead and does not return.
     """
@@ -128,6 +128,7 @@ def up(file: str, text: str, foreground: bool) -> dict[str, Any]:
         writing.write(text)
     os.lseek(source, 0, os.SEEK_SET)
     command = [sys.executable, "-P", "-m", "hostsim.daemon", file, "--text", str(source)]
+    command += ["--log-level", log_level]
     if foreground:
         os.set_inheritable(source, True)
         os.execv(sys.executable, command)

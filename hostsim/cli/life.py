@@ -10,6 +10,7 @@ from hostsim.cli import client
 from hostsim.cli.grammar import Commands, complete_with, os_names, print_answer, vm_argument
 from hostsim.cli.shadows import warn_of_shadows
 from hostsim.model import HostSpec
+from hostsim.protocol import LEVELS
 
 
 def add(commands: Commands) -> None:
@@ -34,6 +35,12 @@ def add(commands: Commands) -> None:
         help="a host file, the name of a shipped host, or - for standard input",
     )
     sub.add_argument("--foreground", action="store_true", help="stay, and log to stderr")
+    sub.add_argument(
+        "--log-level",
+        choices=LEVELS,
+        default="info",
+        help="what the host's log has, and what is worse (info)",
+    )
     sub.add_argument(
         "--strict",
         action="store_true",
@@ -79,7 +86,7 @@ def _up(arguments: argparse.Namespace) -> int:
     spec = hostfile.parse(*source)  # a wrong file costs no daemon
     warn_of_shadows(spec)
     _warn_of_loops(spec.uplinks)
-    answer = client.up(str(source.path), source.text, arguments.foreground)
+    answer = client.up(str(source.path), source.text, arguments.foreground, arguments.log_level)
     if arguments.json:
         print(json.dumps(answer))
     else:

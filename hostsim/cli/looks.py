@@ -39,7 +39,16 @@ def add(commands: Commands) -> None:
     )
     sub = commands.add("routes", _routes, "the policy in force, or `apply FILE`", has_json=True)
     sub.add_argument("verb", metavar="apply", nargs="?", choices=("apply",), help="replace it by")
-    sub.add_argument("file", metavar="FILE", nargs="?", help="a host file of the same VMs, or -")
+    sub.add_argument("file", metavar="FILE", nargs="?", help="a host file, or -")
+    sub = commands.add(
+        "apply",
+        _routes,
+        "have the VMs, links and routes of a host file, while the rest runs",
+        has_json=True,
+    )
+    sub.set_defaults(verb="apply")
+    sub.add_argument("file", metavar="FILE", help="a host file, or -")
+    sub.add_argument("--dry-run", action="store_true", help="only say what it would do")
     sub = commands.add("link", _link, "impaired links, or impair one: loss, delay", has_json=True)
     complete_with(
         sub.add_argument("vm", metavar="VM", nargs="?", help="whose link; all, if none is named"),
@@ -100,7 +109,8 @@ def _routes(arguments: argparse.Namespace) -> int:
 
     source = hostfile.read(arguments.file)
     warn_of_shadows(hostfile.parse(*source))  # a wrong file is refused here
-    done = client.ask(host, "apply", file=str(source.path), text=source.text)
+    dry = bool(getattr(arguments, "dry_run", False))
+    done = client.ask(host, "apply", file=str(source.path), text=source.text, dry_run=dry)
     if done["ignored"]:
         print(
             f"hostsim: warning: not applied, since only `up` does: {', '.join(done['ignored'])}",
@@ -109,7 +119,10 @@ def _routes(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(done))
     else:
-        print(f"{done['routes']} routes in force (epoch {done['epoch']})")
+        if not dry:
+            print(f"{done['routes']} routes in force (epoch {done['epoch']})")
+        for line in done["changes"] or ["nothing changes"]:
+            print(line)
     return 0
 
 

@@ -1,7 +1,16 @@
-"""What a host file says otherwise than the running host was made from, and `routes apply` does not
-change. Pure."""
+"""What a host file says otherwise than the running host: what `hostsim apply` does about it, and
+what only `up` does. Pure.
 
-from hostsim.model import HostSpec
+    plan(running, file) -> Plan   raises HostsimError if an apply cannot do it
+    unapplied(running, file)      what differs of VMs and endpoints that both have
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hostsim.errors import HostsimError
+from hostsim.model import HostSpec, VmSpec
 
 OF_VM = {
     "addresses": "address",
@@ -15,6 +24,12 @@ OF_VM = {
     "run": "run",
     "os": "[vm.os]",
     "settings": "the tables of nf",
+    "mac": "mac",
+    "mtu": "mtu",
+    "ways": "gateway or routes",
+    "offload": "offload",
+    "restart": "restart",
+    "log_size": "log_size",
 }
 OF_HOST = {"name": "[host] name", "uplinks": "[switch] uplinks", "devices": "[[device]]"}
 OF_HOST |= {"nics": "[[device]] interface", "kmc": "[kmc]"}
@@ -36,3 +51,101 @@ def unapplied(running: HostSpec, file: HostSpec) -> list[str]:
             if getattr(vm, name) != getattr(other, name)
         ]
     return found
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an apply does. spec: the host as it is then; added, removed: VMs and endpoints; policy:
+    a line for each other thing that changes; ignored: what only `up` does."""
+
+    spec: HostSpec
+    added: tuple[VmSpec, ...]
+    removed: tuple[VmSpec, ...]
+    policy: tuple[str, ...]
+    ignored: tuple[str, ...]
+
+    @property
+    def lines(self) -> list[str]:
+        """A line for each thing that changes."""
+        return [
+            *(f"{_kind(one)} {one.name} is added" for one in self.added),
+            *(f"{_kind(one)} {one.name} is removed" for one in self.removed),
+            *self.policy,
+        ]
+
+
+def plan(running: HostSpec, file: HostSpec) -> Plan:
+    """See above."""
+    mine = {one.name: one for one in (*running.vms, *running.endpoints)}
+    theirs = {one.name: one for one in (*file.vms, *file.endpoints)}
+    added = tuple(one for name, one in theirs.items() if name not in mine)
+    removed = tuple(one for name, one in mine.items() if name not in theirs)
+    for name in mine.keys() & theirs.keys():
+        if mine[name].endpoint != theirs[name].endpoint:
+            raise HostsimError(
+                "apply", f"{name} is {_a(mine[name])}, and {_a(theirs[name])} in the file",
+                "give it another name",
+            )  # fmt: skip
+    for one, verb in [*((one, "added") for one in added), *((one, "removed") for one in removed)]:
+        what = "an OS" if one.os is not None or one.boots else ""
+        what = "a packet function" if one.nf is not None else what
+        if what:
+            raise HostsimError(
+                "apply", f"{one.name} is {what}, which cannot be {verb} while the host runs",
+                "hostsim down, then up",
+            )  # fmt: skip
+
+    def kept(specs: Iterable[VmSpec]) -> tuple[VmSpec, ...]:
+        """As they run, with the file's rate."""
+        return tuple(
+            replace(mine[one.name], rate=one.rate) if one.name in mine else one for one in specs
+        )
+
+    then = replace(
+        running,
+        vms=kept(file.vms),
+        endpoints=kept(file.endpoints),
+        routes=file.routes,
+        filters=file.filters,
+        mirrors=file.mirrors,
+        links=file.links,
+    )
+    policy = [
+        line
+        for word, before, after in (
+            ("route", running.routes, file.routes),
+            ("filter", running.filters, file.filters),
+            ("mirror", running.mirrors, file.mirrors),
+            ("link", running.links, file.links),
+        )
+        for line in _changed(word, before, after)
+    ]
+    policy += [
+        f"rate of {name} changes"
+        for name in mine.keys() & theirs.keys()
+        if mine[name].rate != theirs[name].rate
+    ]
+    ignored = tuple(unapplied(running, file))
+    return Plan(then, added, removed, tuple(policy), ignored)
+
+
+def _changed(word: str, before: Iterable[Any], after: Iterable[Any]) -> list[str]:
+    """How many of a list are new and gone; their places do not count, unless only these differ."""
+    old, new = [_placeless(one) for one in before], [_placeless(one) for one in after]
+    came = sum(one not in old for one in new)
+    went = sum(one not in new for one in old)
+    if came or went:
+        return [f"{word}s: {came} new, {went} gone, {len(new)} in all"]
+    return [] if old == new else [f"{word}s: in another order"]
+
+
+def _placeless(one: Any) -> Any:
+    return replace(one, index=0) if hasattr(one, "index") else one
+
+
+def _kind(one: VmSpec) -> str:
+    return "endpoint" if one.endpoint else "VM"
+
+
+def _a(one: VmSpec) -> str:
+    return "an endpoint" if one.endpoint else "a VM"

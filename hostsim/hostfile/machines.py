@@ -106,6 +106,7 @@ def machine(table: Table, file: str, folder: Path, endpoint: bool) -> VmSpec:
         files=files,
         share=share,
         root=root,
+        restart=_restart(table, nf),
         settings=functions.settings(table, f"{file}: [[vm]] {name!r}", nf, mtu),
         mac=mac,
         log_size=log_size,
@@ -117,6 +118,14 @@ def machine(table: Table, file: str, folder: Path, endpoint: bool) -> VmSpec:
         table.fail('nf = "nat" without one IPv4 address', "it is the outside address")
     table.done()
     return spec
+
+
+def _restart(table: Table, nf: str | None) -> Restart:
+    """Whether the VM and its program are started again when they fail."""
+    value: Restart = table.choice("restart", Restart, "no")
+    if value != "no" and nf is not None:
+        table.fail(f"both nf and restart = {value!r}", "a packet function is started again always")
+    return value
 
 
 def _share(table: Table, files: str, folder: Path) -> tuple[tuple[str, bool], ...]:

@@ -96,6 +96,7 @@ VM: dict[str, Json] = {
     "pids": NUMBER,
     "nf": TEXT,
     "rate": TEXT,
+    "restart": _one_of(Restart),
     "root": TEXT,
     "keep": TEXT,
     "boot": FLAG,

@@ -160,6 +160,7 @@ class Flips:
 
     def _ask_release(self, name: str, since: float) -> list[Action]:
         self._release_number += 1
+        log.debug("%s is asked to release, within %g s", name, self._timeout)
         ask = Message(Type.RELEASE, self._release_number, str(round(self._timeout * 1000)))
         if not self._ports[name].tell(ask):
             return self.machine.agent_released(name)
@@ -205,6 +206,7 @@ class Flips:
                 driver.close()
 
     def _take(self, name: str) -> None:
+        log.debug("%s takes the equipment", name)
         for driver in self._drivers():
             driver.restore(name)
         for driver in sorted(self._drivers(), key=lambda one: not one.leads):

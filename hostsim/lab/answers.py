@@ -210,11 +210,16 @@ class Link:
 
 @dataclass(frozen=True)
 class Applied:
-    """A policy that is in force. ignored: what of the file only `up` does."""
+    """What an apply did, or would do. added, removed: VMs and endpoints; changes: a line for each
+    thing; ignored: what of the file only `up` does."""
 
     routes: int
     epoch: int
     ignored: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
+    dry_run: bool = False
 
 
 @dataclass(frozen=True)

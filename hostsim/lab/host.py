@@ -210,12 +210,19 @@ class Host:
 
     # -- changes ----------------------------------------------------------------------------------
 
-    def apply(self, file: str | os.PathLike[str]) -> answers.Applied:
-        """Make the policy of a host file the one in force, while traffic flows."""
+    def apply(self, file: str | os.PathLike[str], dry_run: bool = False) -> answers.Applied:
+        """Have the VMs, endpoints, links and routes of a host file, while the rest runs. dry_run:
+        only say what that would do. Raises HostsimError, with everything as it was."""
         source = hostfile.read(os.fspath(file))
         hostfile.parse(*source)  # a wrong file is refused here
-        told = self._ask("apply", file=str(source.path), text=source.text)
-        return answers.read(answers.Applied, told)
+        told = self._ask("apply", file=str(source.path), text=source.text, dry_run=dry_run)
+        done = answers.read(answers.Applied, told)
+        with self._lock:
+            gone = [] if dry_run else [self._nodes.pop(name, None) for name in done.removed]
+        for node in gone:
+            if node is not None:
+                node.close()
+        return done
 
     def flip(self, os: str) -> answers.Flipped:
         """Make an OS the foreground; returns when it has the equipment."""

@@ -265,6 +265,7 @@ class Functions:
         if function.tally.find(flow.tuple) is None:
             return False
         name, wait = maps.pack_tuple(flow.tuple), route.on_full == "wait"
+        log.debug("%s: a rule into the ring to VM %d", function.vm.spec.name, flow.verdict.to)
         return function.rules.put(name, flow.verdict.to, self._epoch, wait)
 
     # -- books ------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import logging
 import os
 import select
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 from cext.bpf import objects as bpf
@@ -25,18 +25,19 @@ from cext.switch import maps, records
 from cext.switch.drops import SWITCH
 from hostsim.errors import HostsimError
 from hostsim.model import HostSpec, Json, LinkSpec, RouteSpec
-from hostsim.routing import memory
+from hostsim.routing import chains, memory
 from hostsim.routing.accounts import Snapshot
 from hostsim.routing.bypass import End
 from hostsim.routing.epochs import Epochs, Policy
 from hostsim.routing.impair import Ends, Impairments, ends
 from hostsim.routing.inspector import Inspector
 from hostsim.routing.kerneldrops import KernelDrops
+from hostsim.routing.rates import Rates
 from hostsim.routing.report import Members, Report
 from hostsim.routing.retained import Retained
 from hostsim.routing.ringside import NoFunctions, RingSide
-from hostsim.routing.watch import TRANSFER, Standing, Watch
-from hostsim.switch import Switch, reach, subnets
+from hostsim.routing.watch import Standing, Watch
+from hostsim.switch import Switch
 from hostsim.vm import Vm
 from netns import tc
 from netns.links import Batch
@@ -45,22 +46,6 @@ log = logging.getLogger("hostsim.routes")
 
 FLOW_IDLE = 30.0
 """Seconds after which a flow's rules and counts go when nothing of it was seen."""
-
-ROUTER = {
-    "net.ipv4.ip_forward": "1",
-    "net.ipv6.conf.all.forwarding": "1",
-    "net.ipv4.conf.all.rp_filter": "0",
-    "net.ipv4.conf.eth0.rp_filter": "0",
-    "net.ipv4.conf.all.send_redirects": "0",
-    "net.ipv4.conf.eth0.send_redirects": "0",
-    "net.ipv4.conf.all.accept_redirects": "0",
-    "net.ipv4.conf.eth0.accept_redirects": "0",
-    "net.ipv6.conf.all.accept_redirects": "0",
-    "net.ipv6.conf.eth0.accept_redirects": "0",
-}
-"""What a chain's VM needs to send on what came in by the same eth0, and to tell nobody of a
-shorter way."""
-
 
 Beside = Callable[[Callable[[], None]], object]
 """Has a job done in another thread, and does not wait for it."""
@@ -82,7 +67,8 @@ class Dataplane:
         self._links = ends(spec.links)
         self._gone: dict[int, set[str]] = {}
         self._standing: dict[int, Standing] = {}
-        self._rates: dict[int, int] = {}
+        self._rates = Rates(switch)
+        self._former: dict[int, str] = {}  # VMs that are removed, of which counts may be left
         self._taken: dict[int, int] = {}  # events with contents, by VM
         self._attached: set[int] = set()
         self._ring_side: RingSide = NoFunctions()
@@ -95,9 +81,11 @@ class Dataplane:
         self._drops = KernelDrops()
         self._retained = Retained()
         self._inspector = Inspector(self._map, self._tell, self._forget, self._ports_of)
-        numbers = {name: vm.index for name, vm in vms.items()}
+        self._numbers = {name: vm.index for name, vm in vms.items()}
         self._owners = {a.ip.packed: vm.index for vm in vms.values() for a in vm.spec.addresses}
-        self._epochs = Epochs(self._map, numbers, frozenset(functions), self._inspector.policy)
+        self._epochs = Epochs(
+            self._map, self._numbers, frozenset(functions), self._inspector.policy
+        )
         self.report = Report(
             self._map,
             self._vms,
@@ -108,6 +96,7 @@ class Dataplane:
             self._members,
             lambda: self._ring_side,
             self._owners,
+            self._former,
         )
         """What is shown."""
 
@@ -137,8 +126,7 @@ class Dataplane:
             self._drops.watch(vm.index, vm.netns_fd)
             self._write_vm(vm)
             self._rate(vm, vm.spec.rate)
-        for address, number in self._owners.items():
-            self._map("owners").set(maps.pack_owner(address), maps.pack_u32(number))
+        self._write_owners(self._owners)
         for number in self._switch.uplinks.values():  # what is outside says nothing of epochs
             outside = records.VM_ALIVE | records.VM_ENDPOINT
             self._map("vms").set(maps.pack_u32(number), maps.pack_vm("00:00:00:00:00:00", outside))
@@ -184,7 +172,8 @@ class Dataplane:
         assert self._watch is not None
         self._ring.consume()
         for index, standing in self._watch.take().items():
-            self._stands(self._by_number[index], standing)
+            if index in self._by_number:  # else it was removed meanwhile
+                self._stands(self._by_number[index], standing)
 
     def settle(self, seconds: float = 10.0) -> bool:
         """Wait until the direct links that were asked for are made. Whether they are."""
@@ -261,7 +250,7 @@ class Dataplane:
         self._standing.pop(vm.index, None)
         self._gone[vm.index] = {"link"}
         self._drops.watch(vm.index, vm.netns_fd)
-        self._rate(vm, self._rates.pop(vm.index, None))
+        self._rate(vm, self._rates.forget(vm))
         self._impairments.port_back(vm)
         self._prepare(self._epochs.policy.routes)
         classify = self._object.program("classify")
@@ -270,14 +259,71 @@ class Dataplane:
         )
         self.link_back(name)
 
+    def add(self, vms: Sequence[Vm]) -> None:
+        """VMs that are new have joined the switch. Raises OSError, HostsimError; `remove` takes
+        away what was done."""
+        assert self._object is not None
+        classify = self._object.program("classify")
+        for vm in vms:
+            self._former.pop(vm.index, None)
+            self._vms[vm.spec.name] = self._by_number[vm.index] = vm
+            self._numbers[vm.spec.name] = vm.index
+            self._drops.watch(vm.index, vm.netns_fd)
+            self._rate(vm, vm.spec.rate)
+            self._impairments.port_back(vm)
+        mine = {a.ip.packed: vm.index for vm in vms for a in vm.spec.addresses}
+        self._owners.update(mine)
+        self._write_owners(mine)
+
+        def fill(batch: Batch) -> None:
+            for vm in vms:
+                tc.add_program(batch, vm.port, classify, "hostsim:classify", tc.INGRESS)
+
+        self._switch.rtnl.batch(fill)
+        for vm in vms:
+            self._write_vm(vm)
+
+    def remove(self, vms: Sequence[Vm]) -> None:
+        """VMs leave, which no route goes through any more. Their counts stay. Raises OSError."""
+        names = {vm.spec.name for vm in vms}
+        now = self._impairments.now()
+        self._impairments.put({key: end for key, end in now.items() if key[0] not in names})
+        for vm in vms:
+            if self._vms.get(vm.spec.name) is not vm:
+                continue
+            if self._watch is not None:
+                self._watch.remove(vm.index)
+            del self._vms[vm.spec.name], self._by_number[vm.index], self._numbers[vm.spec.name]
+            self._former[vm.index] = vm.spec.name
+            self._map("vms").set(maps.pack_u32(vm.index), maps.pack_vm("00:00:00:00:00:00", 0))
+            self._drops.leave(vm.index)
+            self._rates.forget(vm)
+            self._attached.discard(vm.index)
+            self._standing.pop(vm.index, None)
+            self._gone.pop(vm.index, None)
+        left = {a.ip.packed: vm.index for vm in self._vms.values() for a in vm.spec.addresses}
+        for address in self._owners.keys() - left.keys():
+            self._map("owners").delete(maps.pack_owner(address))
+        self._owners.clear()
+        self._owners.update(left)
+        self._write_owners(left)
+        self._new_epoch()
+        for vm in vms:
+            self._beside(partial(self._sweep, vm.index))
+
+    def _write_owners(self, owners: Mapping[bytes, int]) -> None:
+        for address, number in owners.items():
+            self._map("owners").set(maps.pack_owner(address), maps.pack_u32(number))
+
     # -- policy -----------------------------------------------------------------------------------
 
-    def apply(self, spec: HostSpec) -> Json:
-        """Replace routes, filters, mirrors and rates by those of `spec`, while traffic flows. Every
-        decision made before is stale when this returns. Raises HostsimError, with nothing changed,
-        where `spec` is of other VMs."""
+    def apply(self, spec: HostSpec, leaving: Collection[str] = ()) -> Json:
+        """Replace routes, filters, mirrors, links and rates by those of `spec`, while traffic
+        flows. Every decision made before is stale when this returns. leaving: VMs and endpoints
+        that `spec` has no more. Raises HostsimError if it is of other VMs, OSError; nothing is
+        changed then."""
         theirs = {vm.name: vm for vm in (*spec.vms, *spec.endpoints)}
-        mine = {name: vm.spec for name, vm in self._vms.items()}
+        mine = {name: vm.spec for name, vm in self._vms.items() if name not in leaving}
         if {n: v.endpoint for n, v in theirs.items()} != {n: v.endpoint for n, v in mine.items()}:
             raise HostsimError(
                 "routes apply",
@@ -286,11 +332,18 @@ class Dataplane:
             )
         policy = Policy(spec.routes, spec.filters, spec.mirrors)
         lists = self._epochs.compile(policy)
-        self._impair(ends(spec.links))
-        self._prepare(policy.routes)
-        for name, vm in self._vms.items():
-            self._rate(vm, theirs[name].rate)
-        self._put(policy, lists)
+        links, rates = self._impairments.now(), dict(self._rates)
+        try:
+            self._impair(ends(spec.links))
+            self._prepare(policy.routes)
+            for name, vm in self._vms.items():
+                self._rate(vm, theirs[name].rate if name in theirs else None)
+            self._put(policy, lists)
+        except BaseException:
+            for vm in self._vms.values():
+                self._rate(vm, rates.get(vm.index))
+            self._impair(links)
+            raise
         return {"epoch": self._epochs.newest, "routes": len(policy.routes)}
 
     def links(self) -> list[Json]:
@@ -324,38 +377,27 @@ class Dataplane:
     def _put(self, policy: Policy, lists: records.Lists) -> None:
         """Put a policy in force."""
         self._ring_side.new_epoch(self._epochs.write(policy, lists))
+        log.debug("epoch %d: %d routes", self._epochs.newest, len(policy.routes))
 
     def _new_epoch(self) -> None:
         """Make everything decided so far stale, at once."""
         self._ring_side.new_epoch(self._epochs.next())
+        log.debug("epoch %d: the same routes", self._epochs.newest)
 
     def _rate(self, vm: Vm, rate: int | None) -> None:
-        """Shape what the switch sends to a VM (tc-tbf(8) on its port); None: as fast as it goes."""
-        before = self._rates.get(vm.index)
-        if rate == before:
-            return
-        if before is not None:
-            tc.unshape(self._switch.rtnl, vm.port)
-            del self._rates[vm.index]
-        if rate is not None:
-            tc.shape(self._switch.rtnl, vm.port, rate)
-            self._rates[vm.index] = rate
-        self._write_vm(vm)
+        if self._rates.put(vm, rate):
+            self._write_vm(vm)
 
     def _prepare(self, routes: Sequence[RouteSpec]) -> None:
         """Make the VMs of the chains ready: forwarding, routes, transfer component."""
         assert self._object is not None
         program = self._object.program("transfer_out")
         everybody = list(self._vms.values())
-        networks = subnets(everybody)
         for name in dict.fromkeys(name for route in routes for name in route.through):
             vm = self._vms[name]
             if vm.index in self._attached:
                 continue
-            vm.sysctl(ROUTER)
-            if not vm.spec.addresses:
-                reach(vm, networks, everybody)
-            tc.attach_egress(vm.netns_fd, vm.eth0, program, TRANSFER)
+            chains.prepare(vm, everybody, program)
             self._attached.add(vm.index)
             assert self._watch is not None
             end = End(vm.index, name, vm.mac, vm.spec.nf is not None, vm.netns_fd, vm.spec.mtu)
@@ -386,6 +428,7 @@ class Dataplane:
     def _event(self, data: bytes) -> None:
         kind, a, b = maps.unpack_event(data)
         if kind == records.EVENT_PAIR and self._watch is not None:
+            log.debug("VM %d to VM %d: a flow wants a direct link", a, b)
             self._watch.want(a, b)
         elif kind == records.EVENT_CONTENT:
             content = maps.unpack_content(data)

@@ -43,6 +43,12 @@ class KernelDrops:
             self._drops.remove(before)
         self._inodes[number] = self._drops.add(number, netns_fd)
 
+    def leave(self, number: int) -> None:
+        """That VM's namespace is no more of the host."""
+        before = self._inodes.pop(number, None)
+        if before is not None and self._drops is not None:
+            self._drops.remove(before)
+
     def read(self) -> list[Drop]:
         """Packets by flow and reason; those that nobody knows the VM of are left out."""
         return [one for one in self._drops.read() if one.vm] if self._drops else []

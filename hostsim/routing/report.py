@@ -46,6 +46,7 @@ class Report:
     vms: every VM and endpoint by name.
     members, ring_side: how these stand when something is shown.
     owners: who has which address.
+    former: the names of VMs that were removed, by number: what they sent is still shown.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Report:
         members: Callable[[], Members],
         ring_side: Callable[[], RingSide],
         owners: Owners,
+        former: Mapping[int, str],
     ) -> None:
         self._map = source
         self._vms = vms
@@ -70,6 +72,7 @@ class Report:
         self._members = members
         self._ring_side = ring_side
         self._owners = owners
+        self._former = former
 
     def flows(self, only: Only = EVERY) -> list[Json]:
         """The contract's `flows`, of those that are asked for."""
@@ -164,7 +167,7 @@ class Report:
         return View(
             routes=self._epochs.policy.routes,
             numbers=numbers,
-            names={number: name for name, number in numbers.items()},
+            names={**self._former, **{number: name for name, number in numbers.items()}},
             alive=members.alive | {*members.uplinks.values()},
             direct=members.direct,
             epoch=self._epochs.newest,

@@ -11,7 +11,7 @@ import pytest
 from help import cli
 from help.cli import HOSTSIM, ask, hostsim, run
 from help.waiting import until
-from hostsim.restart import OS
+from hostsim.restart import VM
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 
@@ -117,14 +117,14 @@ def test_a_frozen_background_dies_and_is_frozen_again(host: Path) -> None:
 
 
 def test_an_os_that_keeps_dying_is_given_up(host: Path) -> None:
-    for _ in range(OS.limit):
+    for _ in range(VM.limit):
         pid = vm("work")["pid"]
         os.kill(pid, signal.SIGKILL)
         runs_again("work", pid)
     os.kill(vm("work")["pid"], signal.SIGKILL)
     until(lambda: vm("work")["state"] == "dead")
     until(lambda: "given up after 5 starts" in log())
-    assert vm("work")["restarts"] == OS.limit
+    assert vm("work")["restarts"] == VM.limit
     assert ask("status")["foreground"] == "play"
     said = hostsim("flip", "work", check=False)
     assert "it is not running" in said.stderr

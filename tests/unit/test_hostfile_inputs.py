@@ -106,6 +106,8 @@ WRONG: list[Case] = [
         in_vm, "rate = 'VALUE'", "rate", f"{BIG}gbit 1e9bit \u0663mbit 1kbit/s 7999bit 31gbit mbit"
     ),
     *each(in_vm, "log_size = VALUE", "log_size", "65535 0 -1 true 1e9 '2000G' '1Q' []"),
+    *each(in_vm, "restart = VALUE", "restart", "true 1 'always' ''"),
+    (in_vm, "nf = 'count'\nrestart = 'on-failure'", "both nf and restart"),
     *each(in_vm, "mtu = VALUE", "mtu", "67 0 -1 9001 true 1e3 '1500' []"),
     *each(in_vm, "offload = VALUE", "offload", "0 'no' [] 1.0"),
     *each(in_vm, "gateway = VALUE", "gateway", "1 '198.18.0.1' [1] '' 'x' '224.0.0.1' '::' true"),

@@ -31,7 +31,7 @@ ROOMS = {
     "nf":       ("nf",                                          "ground hostfile machine routing"),
     "kmc":      ("kmc",                                         "ground machine"),
     "assembly": ("assembly",                                    "ground machine routing nf"),
-    "host":     ("host carriers daemon stalls asides longwinded",
+    "host":     ("host changes carriers daemon stalls asides longwinded",
                                 "ground hostfile machine routing nf kmc assembly"),
     "views":    ("views",                                       "ground"),
     "capture":  ("capture",                                     "ground hostfile routing"),

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hostsim.restart import FUNCTION, OS, Backoff, Pace, failed
+from hostsim.restart import FUNCTION, VM, Backoff, Pace, failed
 
-PACES = pytest.mark.parametrize("pace", [OS, FUNCTION])
+PACES = pytest.mark.parametrize("pace", [VM, FUNCTION])
 
 
 @PACES

@@ -1,0 +1,223 @@
+"""A host that runs gets the VMs, endpoints and policy of another host file: `hostsim apply`.
+
+    Changes(host).apply(file) -> Json
+
+In this order: those who come are started, linked, known to the data plane, and run their programs;
+then the policy changes, with one epoch; then those leave that the file has no more. Whatever fails
+before the policy changes is undone, newest first, and nothing has changed. Who stays keeps its
+processes, links and connections, and loses no packet.
+
+What waits for VMs and for the kernel's locks is done in threads. One apply runs at a time; a host
+that goes down ends it first.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import NamedTuple, Protocol
+
+from cext.switch import records
+from hostsim import assembly, etc
+from hostsim.carriers import Carriers
+from hostsim.errors import HostsimError, reason
+from hostsim.hostfile import difference
+from hostsim.hostfile.difference import Plan
+from hostsim.model import HostSpec, Json
+from hostsim.programs import Programs
+from hostsim.routing.dataplane import Dataplane
+from hostsim.switch import Switch
+from hostsim.teardown import Teardown, in_thread
+from hostsim.vm import Vm
+from netns.journal import Journal
+
+log = logging.getLogger("hostsim.host")
+
+
+class Joined(NamedTuple):
+    """What VMs join and leave."""
+
+    journal: Journal
+    switch: Switch
+    dataplane: Dataplane
+    carriers: Carriers
+    programs: Programs
+
+
+class Changing(Protocol):
+    """The host, as it is changed."""
+
+    spec: HostSpec
+    vms: dict[str, Vm]
+
+    @property
+    def joined(self) -> Joined: ...
+    def attend(self, vms: Iterable[Vm]) -> None: ...
+    def leave(self, vms: Iterable[Vm]) -> None: ...
+
+
+class Changes:
+    """See the module."""
+
+    def __init__(self, host: Changing) -> None:
+        self._host = host
+        self._busy = asyncio.Lock()
+        self._ended = False
+        self._next = 0  # the least number that no VM has had
+
+    async def end(self) -> None:
+        """The host goes down: no apply begins, and one that runs is undone or done when this
+        returns."""
+        self._ended = True
+        async with self._busy:
+            pass
+
+    async def apply(self, file: HostSpec, dry_run: bool) -> Json:
+        """See Host.apply."""
+        if dry_run:
+            plan = difference.plan(self._host.spec, file)
+            return _told(plan, len(file.routes), self._host.joined.dataplane.epoch, dry_run)
+        async with self._busy:
+            plan = difference.plan(self._host.spec, file)
+            undo = Teardown("apply")
+            try:
+                await self._join(plan, undo)
+                leaving = [one.name for one in plan.removed]
+                done = self._host.joined.dataplane.apply(plan.spec, leaving)
+            except BaseException:
+                await self._undone(undo)
+                raise
+            self._host.spec = plan.spec
+            await self._leave([self._host.vms[name] for name in leaving])
+            await in_thread(partial(_rename, list(self._host.vms.values()), plan.spec))
+            for line in plan.lines:
+                log.info("apply: %s", line)
+            return _told(plan, done["routes"], done["epoch"], dry_run)
+
+    def _refuse_if_ended(self) -> None:
+        if self._ended:
+            raise HostsimError("apply", "the host goes down")
+
+    async def _undone(self, undo: Teardown) -> None:
+        """Everything is as it was; what resists is logged: the caller has an error already."""
+        try:
+            await undo.aclose()
+        except HostsimError as error:
+            log.error("%s", error)
+
+    # -- those who come ---------------------------------------------------------------------------
+
+    async def _join(self, plan: Plan, undo: Teardown) -> None:
+        """Raises HostsimError, OSError; `undo` has what takes it back."""
+        self._refuse_if_ended()
+        host, joined = self._host, self._host.joined
+        new = self._numbered(plan)
+        vms, before = list(new.values()), list(host.vms.values())
+        assembly.refuse(plan.spec, vms)
+        if not vms:
+            return
+        await in_thread(partial(assembly.start, new, joined.journal, undo), undo.give_up)
+        self._refuse_if_ended()
+        undo.push("ports", partial(_disconnect, joined.switch, vms), blocks=True)
+        await in_thread(partial(joined.switch.connect, vms, before))
+        back = partial(joined.switch.reroute, before, [*before, *vms], before)
+        undo.push("routes", back, blocks=True)
+        await in_thread(partial(joined.switch.reroute, before, before, [*before, *vms]))
+        self._refuse_if_ended()
+        undo.push("data plane", partial(self._part, vms))
+        host.vms.update(new)
+        joined.dataplane.add(vms)
+        host.attend(vms)
+        await joined.programs.start([name for name, vm in new.items() if vm.spec.run is not None])
+        self._refuse_if_ended()
+        for vm in vms:
+            if not vm.alive:
+                raise HostsimError("apply", f"{vm.spec.name} died while it was started")
+
+    def _numbered(self, plan: Plan) -> dict[str, Vm]:
+        """Those who come, with numbers that nobody has had; these are used anew only if there are
+        no others. Raises HostsimError if there is none at all."""
+        host, uplinks = self._host, self._host.joined.switch.uplinks.values()
+        taken = {vm.index for vm in host.vms.values()} | set(uplinks)
+        self._next = max(self._next, *taken, 0) + 1 if taken else 1
+        fresh = list(range(self._next, records.VM_MAX + 1))
+        numbers = fresh + [one for one in range(1, records.VM_MAX + 1) if one not in taken]
+        if len(set(numbers)) < len(plan.added):
+            raise HostsimError("apply", f"more than {records.VM_MAX} VMs and endpoints")
+        found: dict[str, Vm] = {}
+        for spec, number in zip(plan.added, dict.fromkeys(numbers), strict=False):
+            found[spec.name] = Vm(host.spec.name, spec, number)
+            found[spec.name].names = etc.lines(plan.spec)
+            self._next = max(self._next, number)
+        return found
+
+    # -- those who go -----------------------------------------------------------------------------
+
+    def _part(self, vms: Sequence[Vm]) -> None:
+        """Nobody in the loop knows these VMs any more. Raises OSError."""
+        host, joined = self._host, self._host.joined
+        host.leave(vms)
+        for vm in vms:
+            joined.programs.forget(vm.spec.name)
+            joined.carriers.forget(vm.spec.name)
+            host.vms.pop(vm.spec.name, None)
+        joined.dataplane.remove(vms)
+
+    async def _leave(self, vms: Sequence[Vm]) -> None:
+        """Those that the file has no more. What resists is logged: there is no way back."""
+        if not vms:
+            return
+        before = list(self._host.vms.values())
+        joined = self._host.joined
+        try:
+            self._part(vms)
+        except (OSError, HostsimError):
+            log.exception("apply: VMs that leave")
+        after = list(self._host.vms.values())
+        await in_thread(partial(_end, joined.switch, vms, before, after))
+
+
+def _told(plan: Plan, routes: int, epoch: int, dry_run: bool) -> Json:
+    """The contract's `apply`."""
+    return {
+        "routes": routes,
+        "epoch": epoch,
+        "added": [one.name for one in plan.added],
+        "removed": [one.name for one in plan.removed],
+        "changes": plan.lines,
+        "ignored": list(plan.ignored),
+        "dry_run": dry_run,
+    }
+
+
+def _disconnect(switch: Switch, vms: Iterable[Vm]) -> None:
+    for vm in vms:
+        if vm.port:
+            switch.disconnect(vm)
+
+
+def _end(switch: Switch, vms: Sequence[Vm], before: Sequence[Vm], after: Sequence[Vm]) -> None:
+    """End VMs that have left, with their ports and the routes to them."""
+    for vm in vms:
+        vm.kill()
+    for step in (
+        partial(_disconnect, switch, vms),
+        partial(assembly.stop, {vm.spec.name: vm for vm in vms}),
+        partial(switch.reroute, after, before, after),
+    ):
+        try:
+            step()
+        except (OSError, HostsimError) as error:
+            log.error("apply: VMs that leave: %s", reason(error))
+
+
+def _rename(vms: Iterable[Vm], spec: HostSpec) -> None:
+    """The names that VMs know each other by are those of `spec`."""
+    names = etc.lines(spec)
+    for vm in vms:
+        before, vm.names = vm.names, names
+        private = vm.spec.files == "private" and vm.spec.root is None
+        if private and names != before and vm.runs:
+            with contextlib.suppress(OSError):  # its memory is full, or it ends
+                etc.rename(vm.pid, before, names)

@@ -1,0 +1,41 @@
+"""Rates: what the switch sends to a VM at most (tc-tbf(8) at its port)."""
+
+from collections.abc import Iterator, Mapping
+
+from hostsim.switch import Switch
+from hostsim.vm import Vm
+from netns import tc
+
+
+class Rates(Mapping[int, int]):
+    """bit/s, of the VMs that have one, by number."""
+
+    def __init__(self, switch: Switch) -> None:
+        self._switch = switch
+        self._now: dict[int, int] = {}
+
+    def __getitem__(self, index: int) -> int:
+        return self._now[index]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._now)
+
+    def __len__(self) -> int:
+        return len(self._now)
+
+    def put(self, vm: Vm, rate: int | None) -> bool:
+        """None: as fast as it goes. Whether that changes anything. Raises OSError."""
+        before = self._now.get(vm.index)
+        if rate == before:
+            return False
+        if before is not None:
+            tc.unshape(self._switch.rtnl, vm.port)
+            del self._now[vm.index]
+        if rate is not None:
+            tc.shape(self._switch.rtnl, vm.port, rate)
+            self._now[vm.index] = rate
+        return True
+
+    def forget(self, vm: Vm) -> int | None:
+        """Its port is gone; the rate that it had."""
+        return self._now.pop(vm.index, None)

@@ -1,0 +1,71 @@
+"""What `hostsim apply` would do about a host file: hostsim/hostfile/difference.py."""
+
+from pathlib import Path
+
+import pytest
+
+from hostsim.errors import HostsimError
+from hostsim.hostfile import difference
+from hostsim.hostfile.file import parse
+from hostsim.model import HostSpec
+
+HEAD = '[host]\nname = "x"\n[[endpoint]]\nname = "client"\naddress = "198.18.0.10/24"\n'
+A = '[[vm]]\nname = "a"\npids = 100\n'
+B = '[[vm]]\nname = "b"\nrate = "10mbit"\n'
+UDP = '[[route]]\nmatch = { proto = "udp" }\nthrough = ["a"]\n'
+TCP = '[[route]]\nmatch = { proto = "tcp" }\nthrough = ["a"]\n'
+
+
+def spec(text: str) -> HostSpec:
+    return parse(HEAD + text, Path("x.toml"))
+
+
+def lines(before: str, after: str) -> list[str]:
+    return difference.plan(spec(before), spec(after)).lines
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        (A, A, []),
+        (A, A + B, ["VM b is added"]),
+        (A + B, B, ["VM a is removed"]),
+        (A, A + "[[endpoint]]\nname = 'e'\n", ["endpoint e is added"]),
+        (A + UDP, A + TCP, ["routes: 1 new, 1 gone, 1 in all"]),
+        (A + UDP, A + TCP + UDP, ["routes: 1 new, 0 gone, 2 in all"]),
+        (A + UDP + TCP, A + TCP + UDP, ["routes: in another order"]),
+        (B, B.replace("10", "20"), ["rate of b changes"]),
+        (A, A + "[[link]]\nof = 'a'\nloss = '1%'\n", ["links: 1 new, 0 gone, 1 in all"]),
+    ],
+)
+def test_each_change_is_a_line(before: str, after: str, told: list[str]) -> None:
+    assert lines(before, after) == told
+
+
+def test_who_stays_stays_as_it_runs() -> None:
+    running = spec(A + B)
+    other = A.replace("100", "50") + B.replace("10mbit", "20mbit") + UDP
+    plan = difference.plan(running, spec(other))
+    assert plan.ignored == ("pids of a",)
+    assert [(vm.name, vm.pids, vm.rate) for vm in plan.spec.vms] == [
+        ("a", 100, None),
+        ("b", None, 20_000_000),
+    ]
+    assert len(plan.spec.routes) == 1
+    assert (plan.added, plan.removed) == ((), ())
+    assert difference.plan(plan.spec, spec(other)).lines == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "why"),
+    [
+        ("", A + "[vm.os]\n", "a is an OS, which cannot be added while the host runs"),
+        (A + "[vm.os]\n", "", "a is an OS, which cannot be removed"),
+        (A + "root = '/x'\nboot = true\n", "", "a is an OS, which cannot be removed"),
+        ("", A + "nf = 'count'\n", "a is a packet function, which cannot be added"),
+        (A, A.replace("vm", "endpoint").replace("pids = 100", ""), "a is a VM, and an endpoint"),
+    ],
+)
+def test_what_only_up_does_is_refused(before: str, after: str, why: str) -> None:
+    with pytest.raises(HostsimError, match=why):
+        lines(before, after)
