@@ -20,6 +20,10 @@ class Stage:
         self.clients.append(made)
         return made
 
+    def shows(self, colour: str) -> None:
+        """The screen has this colour, all of it; who draws may be about to."""
+        until(lambda: self.desk.only(colour), DEADLINE, f"the screen is {colour}")
+
     def flip(self, name: str) -> None:
         self.rig.flip(name, seen=False)
 

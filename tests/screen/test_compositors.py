@@ -106,7 +106,7 @@ class Room:
         """The OS has the screen at once, and its terminal the keyboard without any key."""
         before = self.desktops[name].keyboards()
         self.rig.flip(name, seen=False)
-        assert self.desk.only(COLOURS[name])
+        self.shows(name)
         until(
             lambda: self.desktops[name].keyboards() > before, DEADLINE, f"{name} has the keyboard"
         )

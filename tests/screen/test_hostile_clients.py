@@ -40,10 +40,11 @@ def test_clients_that_race_for_the_card_are_seen_in_their_own_turn_only(stage: S
         assert client.asked("deaf") == "deaf"
         assert client.asked("race") == "races"
     for turn in range(TURNS):
-        name = ("work", "play")[turn % 2]
+        name, other = ("work", "play") if turn % 2 == 0 else ("play", "work")
         stage.flip(name)
         for look in range(LOOKS):
-            assert stage.desk.only(COLOURS[name]), (turn, look)
+            assert COLOURS[other] not in stage.desk.colours(), (turn, look)
+        stage.shows(COLOURS[name])
     for client in clients.values():
         assert int(client.asked("calm").removeprefix("raced ")) > TURNS
 
@@ -64,7 +65,7 @@ def test_a_card_that_is_passed_on_or_leased_is_of_no_use_after_the_turn(
     assert friend.asked("master") == NO_RIGHT
     assert friend.asked("peek") == NO_PICTURE
     assert work.asked("lent") == NO_RIGHT
-    assert stage.desk.only(RED)
+    stage.shows(RED)
 
 
 def test_no_program_of_an_os_opens_the_card_in_the_moment_without_a_master(
@@ -138,7 +139,7 @@ def test_without_the_drop_an_os_draws_in_the_turn_of_another(
     monkeypatch.setattr(drm, "drop", lambda fd: None if fd == kept else drop(fd))
     stage.flip("play")
     assert work.asked("paint") == "painted"
-    assert stage.desk.only(GREEN)
+    stage.shows(GREEN)
 
 
 def test_the_card_without_the_kmc_as_master_goes_to_who_opens_it(
