@@ -1,19 +1,22 @@
 """The machine's text consoles, deaf while hosts have its keyboards, and unseen while they have its
-screen (ioctl_console(2), KDSKBMODE and KDSETMODE).
+screen (ioctl_console(2), KDSKBMODE and KDSETMODE); and its SysRq key, off while hosts have its
+keyboards (kernel.sysrq, Documentation/admin-guide/sysrq.rst).
 
 The kernel's console hears every keyboard that there is, and the clone of a grabbed one too. What is
 typed for an OS would be typed into a login on tty1 as well, and Ctrl+Alt+Del would end the machine.
 And it draws: a console that shows text is put on the screen as soon as the kernel sees a chance.
+SysRq hears all keyboards too, and an OS's user 0 may write key events into the node that the OS
+has: with Alt, SysRq and B it would reboot the machine. /proc/sysrq-trigger still works.
 
-    console = Console()            or Console(PICTURE), for the screen
+    console = Console()            or Console(PICTURE), for the screen, or Console(SYSRQ)
     console.quiet()        every console that takes keys is K_OFF (that shows text, KD_GRAPHICS);
                            once more is harmless
     console.give_back()    each is as it was, unless another host still needs quiet
 
-What each was is in /run/hostsim-devices, in a file for each of the two, which every host that needs
-quiet has locked for reading: the last one gives back, and `restore` does it for one that was
+What each was is in /run/hostsim-devices, in a file for each of the three, which every host that
+needs quiet has locked for reading: the last one gives back, and `restore` does it for one that was
 killed. A console that a program manages itself (K_RAW, K_MEDIUMRAW, K_OFF, KD_GRAPHICS: a display
-server's) is left alone, and so is one that comes later. SysRq still works.
+server's) is left alone, and so is one that comes later.
 """
 
 import contextlib
@@ -22,7 +25,7 @@ import fcntl
 import json
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -36,19 +39,22 @@ _FILE_MAX = 4096
 
 
 class Setting(NamedTuple):
-    """One that each console has. name: of its file. get, put: its ioctls. loud: its values of a
-    console that is to be quiet. quiet: the value then."""
+    """One that each console has, or the machine (SYSRQ). name: of its file. get, put: its ioctls,
+    if it has any. loud: its values of a console that is to be quiet. quiet: the value then."""
 
     name: str
     get: int
     put: int
-    loud: tuple[int, ...]
+    loud: Container[int]
     quiet: int
 
 
 KEYS = Setting("console", 0x4B44, 0x4B45, (K_XLATE, K_UNICODE), K_OFF)
 PICTURE = Setting("picture", 0x4B3B, 0x4B3A, (KD_TEXT,), KD_GRAPHICS)
-_SETTINGS = {one.name: one for one in (KEYS, PICTURE)}
+SYSRQ = Setting("sysrq", 0, 0, range(1, 1 << 31), 0)
+"""1: all that it can do; other values are masks."""
+_SETTINGS = {one.name: one for one in (KEYS, PICTURE, SYSRQ)}
+_SYSRQ = Path("/proc/sys/kernel/sysrq")
 
 
 class Terminals(Protocol):
@@ -86,6 +92,22 @@ class Kernel:
             fcntl.ioctl(tty, self._setting.put, mode)
 
 
+class SysRq:
+    """The machine's SysRq, as number 0; none where the kernel has none."""
+
+    def modes(self) -> dict[int, int]:
+        """See `Terminals`."""
+        return {0: int(_SYSRQ.read_text())} if _SYSRQ.exists() else {}
+
+    def set(self, number: int, mode: int) -> None:
+        """See `Terminals`."""
+        _SYSRQ.write_text(f"{mode}\n")
+
+
+def _of(setting: Setting) -> Terminals:
+    return SysRq() if setting is SYSRQ else Kernel(setting)
+
+
 class Console:
     """One host's wish for quiet. `give_back` ends it; twice is harmless."""
 
@@ -96,7 +118,7 @@ class Console:
         folder: Path = FOLDER,
     ) -> None:
         self._setting = setting
-        self._terminals = terminals or Kernel(setting)
+        self._terminals = terminals or _of(setting)
         self._path = folder / setting.name
         self._fd = -1
 
@@ -134,7 +156,7 @@ def restore(path: Path, terminals: Terminals | None = None) -> None:
     setting = _SETTINGS[path.name]
     with contextlib.suppress(FileNotFoundError):
         fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-        _give_back(fd, path, terminals or Kernel(setting), setting)
+        _give_back(fd, path, terminals or _of(setting), setting)
 
 
 def _give_back(fd: int, path: Path, terminals: Terminals, setting: Setting) -> None:

@@ -23,7 +23,7 @@ from hostsim.kmc.osnodes import OsNodes
 from hostsim.model import DeviceSpec, HostSpec, Json
 from netns import nodes
 from netns.claims import CLONE, DEVICE, MADE, ClaimedError, Claims
-from netns.console import Console
+from netns.console import KEYS, SYSRQ, Console
 from netns.evdevices import Source
 from netns.evioctl import EV_KEY
 from netns.hotplug import Hotplug, InputNode
@@ -76,7 +76,7 @@ class Plugs:
         self._readers: list[int] = []
         self._hotplug: Hotplug | None = None
         self._claims = Claims(spec.name)
-        self._console = Console()
+        self._consoles = (Console(KEYS), Console(SYSRQ))
         self._journal = journal
         self._keyboards: set[str] = set()  # of what we have
         self._waiting: dict[str, _Waiting] = {}
@@ -237,13 +237,15 @@ class Plugs:
         return None
 
     def _set_console(self) -> None:
-        """The machine's consoles hear keys, or hear none as long as we have a keyboard."""
+        """The machine's consoles and SysRq hear keys, or hear none as long as we have a
+        keyboard."""
         try:
-            if self._keyboards and not self._console.is_quiet:
-                self._journal.add("console", path=str(self._console.path))
-                self._console.quiet()
-            elif not self._keyboards:
-                self._console.give_back()
+            for console in self._consoles:
+                if self._keyboards and not console.is_quiet:
+                    self._journal.add("console", path=str(console.path))
+                    console.quiet()
+                elif not self._keyboards:
+                    console.give_back()
         except OSError as error:
             log.warning("the machine's consoles: %s", error.strerror)
 

@@ -1,9 +1,10 @@
 """The machine's text console hears nothing of a keyboard that OSes have, and hears it again when
-they have it no more: after `down`, and after kill -9 and `clean`."""
+they have it no more: after `down`, and after kill -9 and `clean`. SysRq does as the console."""
 
 import fcntl
 import os
 import struct
+import subprocess
 import termios
 import tty
 from collections.abc import Iterator
@@ -30,6 +31,15 @@ mode = "{}"
 """
 GET_STATE, GET_MODE = 0x5603, 0x4B44
 K_OFF = 4
+SYSRQ = Path("/proc/sys/kernel/sysrq")
+PRESS = """
+import glob, os, struct
+(node,) = glob.glob("/dev/input/event*")
+fd = os.open(node, os.O_RDWR)
+for code, value in ((56, 1), (99, 1), (35, 1), (35, 0), (99, 0), (56, 0)):
+    os.write(fd, struct.pack("llHHi", 0, 0, 1, code, value) + struct.pack("llHHi", 0, 0, 0, 0, 0))
+"""
+"""Alt, SysRq and H, which has the kernel log what SysRq can do, by an OS's user 0."""
 
 
 @contextmanager
@@ -57,6 +67,11 @@ def heard(fd: int) -> bytes:
         return b""
 
 
+def logged() -> str:
+    """All that the kernel has in its log."""
+    return subprocess.run(["dmesg"], check=True, capture_output=True, text=True).stdout
+
+
 @pytest.mark.parametrize("end", ["down", "kill -9 and clean"])
 def test_the_console_is_deaf_while_an_os_has_the_keyboard(
     tmp_path: Path, mode: str, end: str
@@ -65,21 +80,24 @@ def test_the_console_is_deaf_while_an_os_has_the_keyboard(
     file.write_text(HOST.format(mode))
     keyboard = Typist("keyboard", "Test Keyboard")
     with console() as fd:
-        found = mode_of(fd)
+        found, allowed = mode_of(fd), SYSRQ.read_text()
         assert found != K_OFF
+        assert int(allowed) != 0
         keyboard("tap KEY_A")
         until(lambda: heard(fd) == b"a", DEADLINE, "the console hears the keyboard")
         hostsim("up", str(file))
         try:
             assert mode_of(fd) == K_OFF
             keyboard("tap KEY_B")
+            hostsim("exec", "work", "--", "python3", "-c", PRESS)
+            assert "sysrq: HELP" not in logged()
         finally:
             if end == "down":
                 hostsim("down")
             else:
                 kill_daemon("quiet")
                 hostsim("clean")
-        assert mode_of(fd) == found
+        assert (mode_of(fd), SYSRQ.read_text()) == (found, allowed)
         keyboard("tap KEY_C")
         until(lambda: heard(fd) == b"c", DEADLINE, "it hears that, and has heard nothing between")
     keyboard.unplug()

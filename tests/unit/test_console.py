@@ -16,6 +16,7 @@ from netns.console import (
     KD_TEXT,
     KEYS,
     PICTURE,
+    SYSRQ,
     Console,
     restore,
 )
@@ -136,3 +137,15 @@ def test_a_console_that_shows_text_draws_nothing_while_a_host_has_the_screen(
     os.close(host._fd)
     restore(host.path, consoles)
     assert consoles.now == {1: KD_TEXT, 2: KD_TEXT, 7: KD_GRAPHICS}
+
+
+@pytest.mark.parametrize("found", [1, 0x1B6, 0])
+def test_sysrq_is_off_and_then_as_it_was(tmp_path: Path, found: int) -> None:
+    consoles = Fake()
+    consoles.now = {0: found}
+    host = Console(SYSRQ, consoles, tmp_path)
+    host.quiet()
+    assert consoles.now == {0: 0}
+    os.close(host._fd)  # killed
+    restore(host.path, consoles)
+    assert consoles.now == {0: found}
