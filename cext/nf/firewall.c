@@ -147,13 +147,12 @@ static int judge(struct hs_firewall *f, const struct hs_view *v, uint64_t now) {
         return 0;
     }
     if (v->tuple.family) {
-        int turned = hs_tuple_both_ways(&v->tuple, &key);
+        const uint8_t turned = hs_tuple_both_ways(&v->tuple, &key) ? HS_TRACK_TURNED : 0;
 
-        e = hs_track_room(&f->conns, &key, now);
+        e = hs_track_room(&f->conns, &key, turned, now);
         if (!e)
             return drop(f, HS_FW_TABLE_FULL);
-        hs_track_set(e, &key, now);
-        e->turned = (uint8_t)(turned ? HS_TRACK_TURNED : 0) | (begins(v) ? HS_TRACK_SYN : 0);
+        hs_track_set(&f->conns, e, &key, turned | (begins(v) ? HS_TRACK_SYN : 0), now);
         hs_track_touch(e, 0, v->tcp_flags, now);
     }
     return 1;

@@ -16,6 +16,7 @@ void hs_nat_close(struct hs_nat *n) {
         free(n->ports[c].order);
         free(n->ports[c].where);
         free(n->ports[c].conn);
+        free(n->ports[c].of_source);
     }
     hs_track_close(&n->conns);
     memset(n, 0, sizeof(*n));
@@ -60,10 +61,11 @@ static void take_again(struct hs_nat *n, uint32_t at) {
     p = class_of(n, tuple.proto);
     if (!p || e->state > HS_CLOSING || e->port < n->low || e->port > n->high ||
         p->where[e->port - n->low] >= p->free_count) {
-        e->state = HS_FREE;
+        hs_track_free(&n->conns, e);
         return;
     }
     p->conn[e->port - n->low] = at;
+    p->of_source[hs_track_source(&n->conns, tuple.src)]++;
     p->free_count--;
     swap(p, p->where[e->port - n->low], p->free_count);
 }
@@ -97,7 +99,8 @@ int hs_nat_open(struct hs_nat *n, const uint8_t address[4], const uint8_t mac[6]
         p->order = calloc(count, sizeof(*p->order));
         p->where = calloc(count, sizeof(*p->where));
         p->conn = calloc(count, sizeof(*p->conn));
-        if (!p->order || !p->where || !p->conn)
+        p->of_source = calloc(HS_TRACK_SOURCES, sizeof(*p->of_source));
+        if (!p->order || !p->where || !p->conn || !p->of_source)
             goto out;
         for (uint32_t i = 0; i < count; i++)
             p->order[i] = p->where[i] = (uint16_t)i;
@@ -138,8 +141,9 @@ static void let_go(struct hs_nat *n, struct hs_tracked *e) {
     memcpy(&tuple, e->key, sizeof(tuple));
     p = class_of(n, tuple.proto);
     swap(p, p->where[e->port - n->low], p->free_count);
+    p->of_source[hs_track_source(&n->conns, tuple.src)]--;
     p->free_count++;
-    e->state = HS_FREE;
+    hs_track_free(&n->conns, e);
 }
 
 /* Let go of all that is over, at most once a second. */
@@ -155,21 +159,25 @@ static void sweep(struct hs_nat *n, uint64_t now) {
 static struct hs_tracked *begin(struct hs_nat *n, const struct hs_tuple *tuple, const uint8_t *mac,
                                 uint64_t now) {
     struct hs_nat_ports *p = class_of(n, tuple->proto);
+    uint32_t *mine = &p->of_source[hs_track_source(&n->conns, tuple->src)];
     struct hs_tracked *e;
 
-    if (p->free_count == 0)
+    if (*mine >= HS_NAT_SHARE * p->free_count) /* so, too, if none is free */
         sweep(n, now);
-    e = hs_track_room(&n->conns, tuple, now);
+    if (p->free_count > 0 && *mine >= HS_NAT_SHARE * p->free_count)
+        return NULL;
+    e = hs_track_room(&n->conns, tuple, 0, now);
     if (!e)
         return NULL;
     let_go(n, e);
     if (p->free_count == 0)
         return NULL;
-    hs_track_set(e, tuple, now);
+    hs_track_set(&n->conns, e, tuple, 0, now);
     memcpy(e->mac, mac, 6);
     atomic_signal_fence(memory_order_seq_cst); /* killed before this: port 0 is nobody's */
     e->port = take_port(n, p, ntohs(tuple->sport));
     p->conn[e->port - n->low] = (uint32_t)(e - n->conns.entry);
+    (*mine)++;
     n->counts[HS_NAT_NEW]++;
     return e;
 }

@@ -7,8 +7,9 @@
  * stays so. Frames on the outside carry the translator's MAC address; on the inside, that of
  * whoever began the connection.
  *
- * What is not IPv4 passes as it is. What is, and cannot be translated, is dropped and counted: no
- * inside address gets out.
+ * One that begins connections without end gets no more ports than HS_NAT_SHARE times those that are
+ * still free, in each class: seven eighths if it is alone. What is not IPv4 passes as it is. What
+ * is, and cannot be translated, is dropped and counted: no inside address gets out.
  */
 #ifndef HS_NF_NAT_H
 #define HS_NF_NAT_H
@@ -24,16 +25,18 @@ enum hs_nat_count {
     HS_NAT_UNKNOWN,   /* to the outside address, or a reply, of no connection */
     HS_NAT_ORPHAN,    /* a fragment whose first one was not seen */
     HS_NAT_LOOPED,    /* from the outside address itself */
-    HS_NAT_FULL,      /* no port is free */
+    HS_NAT_FULL,      /* no port is free, or its source has its share of them */
     HS_NAT_COUNTS
 };
 
+enum { HS_NAT_SHARE = 7 };   /* a source may have so many times the ports that are free */
 enum { HS_NAT_CLASSES = 3 }; /* TCP, UDP, ICMP have ports of their own */
 
 /* The ports of a class: free ones first, in `order`; where[p]: the place of port low + p there. */
 struct hs_nat_ports {
     uint16_t *order, *where;
-    uint32_t *conn; /* which entry of the table has the port */
+    uint32_t *conn;      /* which entry of the table has the port */
+    uint32_t *of_source; /* how many each source has (hs_track_source) */
     uint32_t free_count;
 };
 

@@ -1,8 +1,13 @@
 /* The connections a network function remembers: a table of fixed size that forgets what is idle.
  *
  * Sets of HS_TRACK_WAYS entries, chosen by a hash with a secret seed, so that nobody outside can
- * aim at one set. A new connection takes a free or expired entry of its set; where there is none
- * the table is full for it, and the caller says what that means. Memory is touched as it fills.
+ * aim at one set. A new connection takes a free or expired entry of its set. If there is none,
+ * somebody else's gives way (hs_track_room), and else the table is full for it, and the caller says
+ * what that means. Memory is touched as it fills.
+ *
+ * Whoever begins a connection, its source, is known by the address, and the table counts how many
+ * connections each has: one that floods pays with its own. Addresses share HS_TRACK_SOURCES counts
+ * by a hash with the same seed.
  *
  * The table lies in a memfd that the daemon keeps, so that a function that was killed goes on with
  * its connections when it is started again. Nobody but the functions of this one VM writes it, one
@@ -30,6 +35,9 @@
 #define HS_IDLE_OTHER (600 * HS_SECONDS)
 
 enum { HS_TRACK_WAYS = 8 };
+enum { HS_TRACK_SOURCES = 4096 }; /* a power of two */
+enum { HS_TRACK_CROWD = 64 };     /* a source has many if it has this part of the table */
+enum { HS_TRACK_FEW = 8 };        /* connections of a source that are not held against it */
 enum { HS_TRACK_TURNED = 1, HS_TRACK_SYN = 2 }; /* it went against the key; it was a TCP SYN */
 enum hs_track_state { HS_FREE = 0, HS_NEW, HS_OPEN, HS_CLOSING };
 
@@ -58,6 +66,7 @@ struct hs_track {
     struct hs_tracked *entry; /* in it */
     uint32_t entries;         /* a power of two */
     uint64_t seed;
+    uint32_t *of_source; /* entries that are not free; HS_TRACK_SOURCES of them */
 };
 
 /* Room for at least `entries`, in `fd`: an empty memfd, or one that such a table was kept in; it
@@ -70,12 +79,24 @@ void hs_track_close(struct hs_track *t);
 /* The living connection of a tuple; NULL: none. */
 struct hs_tracked *hs_track_find(struct hs_track *t, const struct hs_tuple *key, uint64_t now);
 
+/* Which count is that of an address, 16 bytes. */
+uint32_t hs_track_source(const struct hs_track *t, const uint8_t address[16]);
+
 /* Where a tuple may be remembered: its own entry; one that is free; or one that still holds a
- * connection (state not HS_FREE), which the caller lets go of before hs_track_set makes it the
- * tuple's, in state NEW. That connection is over, or else it is the TCP connection of the set that
- * has waited longest for an answer, and longer than HS_IDLE_SYN. NULL: full. */
-struct hs_tracked *hs_track_room(struct hs_track *t, const struct hs_tuple *key, uint64_t now);
-void hs_track_set(struct hs_tracked *e, const struct hs_tuple *key, uint64_t now);
+ * connection (state not HS_FREE), which hs_track_set lets go of. That connection
+ *     is over,
+ *     or is of a source that has more than an HS_TRACK_CROWD-th of the table, and more than twice
+ *     as many as who wants the place, and HS_TRACK_FEW: one without an answer before one with it,
+ *     or is the TCP connection of the set that has waited longest for an answer, longer than
+ *     HS_IDLE_SYN, unless who wants the place has more than twice as many as its source.
+ * turned: HS_TRACK_TURNED, or 0: the key is against the first packet's way. NULL: full. */
+struct hs_tracked *hs_track_room(struct hs_track *t, const struct hs_tuple *key, uint8_t turned,
+                                 uint64_t now);
+/* Make an entry the tuple's, in state NEW. turned: HS_TRACK_*. */
+void hs_track_set(struct hs_track *t, struct hs_tracked *e, const struct hs_tuple *key,
+                  uint8_t turned, uint64_t now);
+/* Let go of what an entry holds. Twice is harmless. */
+void hs_track_free(struct hs_track *t, struct hs_tracked *e);
 
 /* A packet of the connection. reply: against its first packet's way. */
 void hs_track_touch(struct hs_tracked *e, int reply, uint8_t tcp_flags, uint64_t now);

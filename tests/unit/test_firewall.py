@@ -205,6 +205,33 @@ def test_a_full_table_drops_by_name_and_frees_itself() -> None:
     assert one.pass_(asks[8], 130 * SECOND)
 
 
+def test_a_source_that_floods_pays_with_its_own() -> None:
+    """The connections of others stay, answered or not, and new ones find a place. Defence: in a
+    full set, one of the source that has most gives way (gives_way, nf/track.c)."""
+    inside, flooder, outside = "198.18.0.1", "198.18.0.66", "198.18.1.1"
+    one = firewall((MatchSpec(src=(ip_network("198.18.0.0/24"),)), True), conns=1024)
+
+    def sent(source: str, port: int, make: Any, back: bool = False, **more: Any) -> bytes:
+        source, target = (outside, source) if back else (source, outside)
+        ports = {"sport": 53, "dport": port} if back else {"sport": port, "dport": 53}
+        return frame(IP(src=source, dst=target) / make(**ports, **more))
+
+    for port in range(1, 41):
+        assert one.pass_(sent(inside, port, UDP), 1)
+        assert one.pass_(sent(inside, port, UDP, back=True), 1)
+        assert one.pass_(sent(inside, port, TCP, flags="S"), 1)
+    now = 7 * SECOND  # what waits for an answer gives way to others now, but not to a flood
+    for port in range(1, 2000):
+        one.pass_(sent(flooder, port, UDP), now)
+        one.pass_(sent(flooder, port, UDP, back=True), now)
+    refused = one.counters()["drop-table-full"]
+    for port in range(1, 41):
+        assert one.pass_(sent(inside, port, UDP, back=True), now)
+        assert one.pass_(sent(inside, port, TCP, back=True, flags="SA"), now)
+    assert all(one.pass_(sent(inside, port, UDP), now) for port in range(1001, 1041))
+    assert one.counters()["drop-table-full"] == refused > 0
+
+
 def test_fragments_do_as_the_first_one() -> None:
     whole = IP(src=HOSTS[0], dst=HOSTS[2], id=9) / UDP(sport=1, dport=53) / Raw(b"x" * 3000)
     first, *later = (frame(part) for part in fragment(whole, 1000))  # type: ignore[no-untyped-call]  # scapy's

@@ -169,6 +169,28 @@ def test_ports_run_out_and_come_back() -> None:
     assert one.counters()["connections"] == 6
 
 
+def test_a_source_that_floods_leaves_ports_to_others() -> None:
+    """Seven eighths are the most that it gets, after a restart of the function, too."""
+    fd = os.memfd_create("kept")
+    try:
+        one = nat(4001, 8096, fd)
+
+        def begun(source: str, ports: range) -> int:
+            asks = (IP(src=source, dst=SERVER) / UDP(sport=n, dport=53) for n in ports)
+            asks_bytes = (bytearray(bytes(Ether(src=CLIENT_MAC) / ask)) for ask in asks)
+            return sum(one.pass_(ask, SECOND) for ask in asks_bytes)
+
+        assert begun("198.18.0.66", range(1, 5001)) == 4096 * 7 // 8
+        assert begun(CLIENT, range(1, 101)) == 100
+        assert one.counters()["drop-full"] == 5000 - 4096 * 7 // 8
+        one = nat(4001, 8096, fd)
+        assert begun("198.18.0.66", range(10001, 10101)) == 0
+        assert begun(CLIENT, range(10001, 10101)) == 100
+        assert through(one, IP(src=CLIENT, dst=SERVER) / TCP(dport=80)) is not None
+    finally:
+        os.close(fd)
+
+
 def test_tcp_is_remembered_for_as_long_as_its_state_asks() -> None:
     def answered(open_: bool, after: int, flags: str = "A") -> bool:
         one = nat()
