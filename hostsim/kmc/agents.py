@@ -20,7 +20,7 @@ from hostsim.errors import reason
 from hostsim.kmc import wire
 from hostsim.kmc.wire import Message, Type
 from hostsim.vm import Vm
-from netns import tree
+from netns import rights, tree
 from netns.process import Process, environment
 
 log = logging.getLogger("hostsim.kmc")
@@ -30,6 +30,9 @@ CONNECTIONS = 32
 
 TURN = 16
 """Most messages read from one connection before the others have their turn."""
+
+PAUSE = 0.1
+"""Seconds without new connections while much is to be closed."""
 
 RATE, BURST = 100.0, 200.0
 """Messages a second that one OS may send, and how many at once; then its connection is closed."""
@@ -108,11 +111,13 @@ class AgentPort:
         self._connections: set[Connection] = set()
         self._listener: socket.socket | None = None
         self._bucket = Bucket(RATE, BURST)
+        self._closer = rights.Closer(True)
 
     def open(self) -> bool:
         """Bind the socket and start the agent. False: something of the OS's own is in the way, and
         it goes without. Raises OSError, HostsimError."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        self._closer = rights.Closer(rights.refuse(listener))
         try:
             # every user of the OS may ask; only its own OS gets here
             tree.bind(listener, self._vm.run_fd, wire.NAME, 0o666)
@@ -122,7 +127,7 @@ class AgentPort:
             log.warning("%s goes without its agent: %s", self.name, reason(error))
             return False
         self._listener = listener
-        asyncio.get_running_loop().add_reader(listener, self._accept)
+        self._listen()
         spec = self._vm.spec.os
         hooks = {
             f"HOSTSIM_ON_{state.upper()}": command
@@ -158,7 +163,7 @@ class AgentPort:
             self._drop(connection)
         if self._listener is not None:
             asyncio.get_running_loop().remove_reader(self._listener)
-            self._listener.close()
+            self._closer.close(self._listener)
             self._listener = None
         if self._process is not None:
             asyncio.get_running_loop().remove_reader(self._process.fileno())
@@ -172,15 +177,23 @@ class AgentPort:
         if self._process.poll() is not None:
             asyncio.get_running_loop().remove_reader(self._process.fileno())
 
+    def _listen(self) -> None:
+        if self._listener is not None:
+            asyncio.get_running_loop().add_reader(self._listener, self._accept)
+
     def _accept(self) -> None:
         assert self._listener is not None
+        if self._closer.busy:
+            asyncio.get_running_loop().remove_reader(self._listener)
+            asyncio.get_running_loop().call_later(PAUSE, self._listen)
+            return
         try:
             sock, _ = self._listener.accept()
         except OSError:
             return
         raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         if len(self._connections) >= CONNECTIONS:
-            sock.close()
+            self._closer.close(sock)
             return
         sock.setblocking(False)
         connection = Connection(sock, _CREDENTIALS.unpack(raw)[0])
@@ -190,11 +203,14 @@ class AgentPort:
     def _read(self, connection: Connection) -> None:
         for _ in range(TURN):
             try:
-                data = connection.socket.recv(wire.SIZE_MAX + 1)
+                data, fds = self._closer.receive(connection.socket, wire.SIZE_MAX + 1)
             except BlockingIOError:
                 return
             except OSError:
-                data = b""
+                data, fds = b"", False
+            if fds:
+                self._offence(connection, "descriptors came along")
+                return
             if not data:
                 self._drop(connection)
                 return
@@ -238,6 +254,6 @@ class AgentPort:
         if connection in self._connections:
             self._connections.discard(connection)
             asyncio.get_running_loop().remove_reader(connection.socket)
-            connection.socket.close()
+            self._closer.close(connection.socket)
         if connection is self.resident:
             self.resident = None

@@ -22,7 +22,7 @@ from hostsim.kmc import seatwire
 from hostsim.kmc.agents import Bucket
 from hostsim.kmc.seat import Action, Came, Cut, Left, Open, Seat, Send, Shut, Switch
 from hostsim.vm import Vm
-from netns import tree
+from netns import rights, tree
 
 log = logging.getLogger("hostsim.kmc")
 
@@ -34,6 +34,9 @@ CLIENTS = 8
 
 CHUNK = 512
 """Bytes read from a client in one turn of the loop."""
+
+PAUSE = 0.1
+"""Seconds without new connections while much is to be closed."""
 
 RATE, BURST = 400.0, 1000.0
 """Reads a second from one client, and how many at once; then it is cut off."""
@@ -83,6 +86,7 @@ class SeatPort:
         self._clients: dict[int, tuple[socket.socket, Bucket]] = {}
         self._files: dict[int, tuple[int, str]] = {}  # of a device: our descriptor, and its name
         self._last = 0
+        self._closer = rights.Closer(True)
 
     @property
     def leaving(self) -> bool:
@@ -97,6 +101,7 @@ class SeatPort:
     def open(self) -> None:
         """Bind the socket. If something of the OS's own is in the way, it goes without a seat."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        self._closer = rights.Closer(rights.refuse(listener))
         try:
             # every user of the OS may have it; only its own OS gets here
             tree.bind(listener, self._vm.top_run_fd, NAME, 0o666)
@@ -106,7 +111,7 @@ class SeatPort:
             log.warning("%s goes without a seat: %s", self.name, reason(error))
             return
         self._listener = listener
-        asyncio.get_running_loop().add_reader(listener, self._accept)
+        self._listen()
 
     def enable(self) -> None:
         """The OS is foreground, and is master of its cards already."""
@@ -130,20 +135,28 @@ class SeatPort:
             self._hang_up(client)
         if self._listener is not None:
             asyncio.get_running_loop().remove_reader(self._listener)
-            self._listener.close()
+            self._closer.close(self._listener)
             self._listener = None
         self._seat = Seat(self._answers)
 
     # -- inside ------------------------------------------------------------------------------------
 
+    def _listen(self) -> None:
+        if self._listener is not None:
+            asyncio.get_running_loop().add_reader(self._listener, self._accept)
+
     def _accept(self) -> None:
         assert self._listener is not None
+        if self._closer.busy:
+            asyncio.get_running_loop().remove_reader(self._listener)
+            asyncio.get_running_loop().call_later(PAUSE, self._listen)
+            return
         try:
             sock, _ = self._listener.accept()
         except OSError:
             return
         if len(self._clients) >= CLIENTS:
-            sock.close()
+            self._closer.close(sock)
             return
         sock.setblocking(False)
         self._last += 1
@@ -154,12 +167,15 @@ class SeatPort:
     def _read(self, client: int) -> None:
         sock, bucket = self._clients[client]
         try:
-            data = sock.recv(CHUNK)  # a descriptor that comes along is not taken
+            data, fds = self._closer.receive(sock, CHUNK)
         except BlockingIOError:
             return
         except OSError:
-            data = b""
-        if not data:
+            data, fds = b"", False
+        if fds:
+            self._handler.offence(self.name, "descriptors came along")
+            self._hang_up(client)
+        elif not data:
             self._hang_up(client)
         elif not bucket.take(time.monotonic()):
             self._handler.offence(self.name, f"more than {RATE:g} messages a second")
@@ -238,7 +254,7 @@ class SeatPort:
         sock, _ = self._clients.pop(client, (None, None))
         if sock is not None:
             asyncio.get_running_loop().remove_reader(sock)
-            sock.close()
+            self._closer.close(sock)
 
 
 def _revoke(fd: int) -> None:

@@ -24,6 +24,7 @@ from hostsim.errors import HostsimError
 from hostsim.logs import Logs
 from hostsim.nf import wire
 from hostsim.vm import Vm
+from netns import rights
 
 
 class State(Enum):
@@ -51,6 +52,7 @@ class Instance:
         with contextlib.ExitStack() as undo:
             kind = socket.SOCK_SEQPACKET
             self._control, theirs = socketpair_at(vm.netns_fd, socket.AF_UNIX, kind)
+            self._closer = rights.Closer(rights.refuse(self._control))
             undo.callback(self._control.close)
             with theirs:
                 output = logs.writer(vm.spec.name, vm.spec.log_size)
@@ -73,7 +75,7 @@ class Instance:
         long."""
         if self.state is State.TOLD and self._readable(seconds):
             with contextlib.suppress(wire.WireError):  # `ready` will not understand it either
-                wire.close(wire.receive(self._control)[1])
+                self._receive()
             self.state = State.LOADED
         return self.state is not State.TOLD
 
@@ -90,8 +92,7 @@ class Instance:
             return False
         why = ""
         try:
-            message, fds = wire.receive(self._control)
-            wire.close(fds)
+            message = self._receive()
             if isinstance(message, wire.Ready):
                 self.state = State.READY
                 return True
@@ -131,8 +132,14 @@ class Instance:
     def close(self) -> None:
         """End it, if it runs. Twice is harmless."""
         self._unhear()
-        self._control.close()
+        self._closer.close(self._control)
         self.process.close()
+
+    def _receive(self) -> wire.Message | None:
+        """Raises WireError."""
+        message, fds = wire.receive(self._control, self._closer.shed)
+        self._closer.shed(fds)  # none is asked for
+        return message
 
     def _readable(self, seconds: float) -> bool:
         return bool(select.select([self._control], [], [], seconds)[0])
@@ -142,10 +149,9 @@ class Instance:
         if not self._asked or self._control.fileno() < 0 or not self._readable(0):
             return
         try:
-            message, fds = wire.receive(self._control)
+            message = self._receive()
         except wire.WireError:
             return
-        wire.close(fds)
         if isinstance(message, wire.Counters):
             self._asked = False
             self.counted = dict(message.counters)

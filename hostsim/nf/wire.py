@@ -22,14 +22,14 @@ function.
 import array
 import contextlib
 import json
-import os
 import re
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeVar
 
 from cext.ring.channel import MODES, Shape
+from netns import rights
 
 MESSAGE_MAX = 64 * 1024
 FDS_MAX = 8
@@ -172,38 +172,30 @@ def send(sock: socket.socket, message: Message, fds: Sequence[int] = ()) -> None
         sock.sendmsg([encode(message)], rights, socket.MSG_DONTWAIT)
 
 
-def receive(sock: socket.socket) -> tuple[Message | None, list[int]]:
-    """A message and its descriptors, which are the caller's; None: the other end is closed. Raises
-    WireError, with no descriptor left open."""
-    fds: list[int] = []
+def receive(
+    sock: socket.socket, shed: Callable[[Sequence[int]], None] = rights.close
+) -> tuple[Message | None, list[int]]:
+    """A message and its descriptors, which are the caller's; None: the other end is closed. shed:
+    closes those of what is no message. Raises WireError, with no descriptor left open."""
     try:
         # Not socket.recv_fds, which leaves the flags out.
-        size = socket.CMSG_SPACE(FDS_MAX * array.array("i").itemsize)
-        data, rights, flags, _ = sock.recvmsg(MESSAGE_MAX, size, socket.MSG_CMSG_CLOEXEC)
-        fds = _descriptors(rights)
-        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-            raise WireError("too long")
-        message = decode(data) if data else None
+        size = socket.CMSG_SPACE(rights.SCM_MAX * array.array("i").itemsize)
+        data, beside, flags, _ = sock.recvmsg(MESSAGE_MAX, size, socket.MSG_CMSG_CLOEXEC)
     except ConnectionResetError:  # it has ended, with something unread
         return None, []
+    fds = rights.taken(beside)
+    try:
+        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(fds) > FDS_MAX:
+            raise WireError("too long")
+        message = decode(data) if data else None
     except WireError:
-        close(fds)
+        shed(fds)
         raise
     if message is None:
-        close(fds)
+        shed(fds)
         return None, []
     return message, fds
 
 
-def _descriptors(rights: Sequence[tuple[int, int, bytes]]) -> list[int]:
-    found = array.array("i")
-    for level, kind, data in rights:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            found.frombytes(data[: len(data) - len(data) % found.itemsize])
-    return list(found)
-
-
-def close(fds: Sequence[int]) -> None:
-    """Descriptors that came and are not wanted."""
-    for fd in fds:
-        os.close(fd)
+close = rights.close
+"""Descriptors that came and are not wanted."""
