@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The C half of hostsim, and its BPF programs.
 
 Only the modules of this package import the compiled extension `cext._native`; everything else

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Strings and arrays for C. cffi frees what it has made with its last Python reference, but C keeps
 pointers from one into another; `keep` holds on to all of them until the call is over."""
 

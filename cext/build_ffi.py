@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes the C source of the extension module `cext._native` (cffi, API mode).
 
     build_ffi.py OUT.c FILE.cdef...

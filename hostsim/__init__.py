@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """hostsim: one machine as a communications server and a multi-OS device.
 
 `from hostsim import Host` is the laboratory (hostsim/lab/README.md). It is imported when somebody

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Questions that take long: a child of the daemon answers them, beside its loop.
 
     asides = Asides()

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every host stands on: its VMs, their switch, and the data plane between them.
 
     closing = Teardown("host lab")

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An operating system as it boots and ends (`boot = true`): its process 1 is its root's own init.
 
     booting = Booting(...)      what its process 1 is started with: a console, a socket for its word

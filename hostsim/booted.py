@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Those VMs of a host that boot their own init: waited for at `up`, and again after each reboot.
 
     booted = Booted(vms, programs, on_back)

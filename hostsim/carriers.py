@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What happens to the ports of the virtual switch: VMs that are unplugged and plugged in again, and
 links in the switch's namespace that hostsim has not made.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A host that runs gets the VMs, endpoints and policy of another host file: `hostsim apply`.
 
     Changes(host).apply(file) -> Json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The daemon of one host: builds it, answers the control socket, takes it down.
 
     python -m hostsim.daemon FILE [--text FD] [--ready FD] [--log-level LEVEL]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The project's errors: what failed, why, and what to do about it.
 
 Every layer raises one of these, or OSError from the kernel. What a person asked for fails with it,

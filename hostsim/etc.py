@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The files of /etc that a VM has besides the machine's, written into its own files at each start.
 
     /etc/netns/NAME/X    becomes the VM's /etc/X, as ip-netns(8) has it. NAME is the name of its

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What keeps a VM apart, decided outside of it: its files, its share of the machine, and what it
 sees of the kernel.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One host, built from its model and taken down again: the owner of all its parts.
 
     Host(spec, folder).start() -> stop()

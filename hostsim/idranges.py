@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """User ids for VMs that have ids of their own: 65,536 for each, which no other VM and no user of
 the machine has.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The key of a flow: its tuple as text, and back. Pure.
 
 A key is `proto:source>destination`, as in `tcp:198.18.0.10:40000>198.18.0.20:80`. IPv6 addresses

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a host could leave behind on this machine, as plain sentences: for tests and the demo.
 
 `snapshot` names everything there is of the kinds that hostsim makes; what a later snapshot has

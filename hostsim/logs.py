@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What programs in VMs write: kept in a file for each VM, the newest bytes of it, and no more.
 
     logs = Logs(folder)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The questions that the daemon has a child answer (asides.py): all that read the tables of flows.
 
 Each takes a request, and gives what the child is to say; `last`: also if packets are under way.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The host as its file describes it: plain frozen data, checked by `hostfile`, read by all.
 
 Units: bytes, seconds, CPUs. Addresses are `ipaddress` interfaces (with prefix length). Tuples

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The names of protocols, ethertypes and TCP flags: one table of each, for all that reads or shows
 them. Pure.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a host takes of its machine that the machine has only so many of. Pure: it is given how to
 look.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A VM's own root (`root`, `keep`): found, checked, and opened for the start of a VM.
 
     source = find(name, root)                 where it is and what; raises HostsimError

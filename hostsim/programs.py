@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The programs that a host file gives its VMs and endpoints (`run`): started when the switch
 stands, each with a log of its own (logs.py), and watched until it ends. In a VM with `restart`, one
 that fails is started again, at the pace of restart.VM.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The daemon's control protocol: one JSON object a line, a request and its answer.
 
     -> {"op": "flip", "os": "play"}

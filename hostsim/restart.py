@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """When something that ended by itself is started again, pure: no clock, no process.
 
 A first end is followed by a start at once; each one after it by one after twice the time, up to the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How long the daemon's loop was busy at a stretch, and with what.
 
     stalls = Stalls()                                 the loop's selector

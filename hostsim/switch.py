@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The switch: a network namespace of its own with a Linux bridge, and a veth to each VM.
 
 Namespace `hs-<host>-switch`, bridge `br0`, one port for each VM and endpoint, named like it. Links

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Taking down what was built: step by step, newest first, each step whatever the others raise.
 
     closing = Teardown("host edge")

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A VM: process 1 in namespaces of its own, a named network namespace, a cgroup, a device list.
 
 Life: made -> `start` -> running -> `stop`, and so on again. A VM whose process 1 has ended (killed,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A display's card (/dev/dri/cardN) by its ioctls (linux/drm.h, drm_mode.h). All raise OSError.
 
     card = Card("/dev/dri/card0")      the first open file of a card is its master; EBUSY: not ours

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Control groups: a directory in the v2 tree, and in v1 hierarchies if only they can limit.
 
 A group always has its v2 directory (processes are cloned into it, the device program hangs on it,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The v1 half of a control group: a directory in each v1 hierarchy that holds one of its limits.
 
 netns/cgroup.py uses a v1 hierarchy only for a controller that the v2 tree lacks. Nothing here knows

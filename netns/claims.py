@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which host has which input device of this machine, by locks that end with the daemon that holds
 them (fcntl(2), open file description locks).
 

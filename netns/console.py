@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The machine's text consoles, deaf while hosts have its keyboards, and unseen while they have its
 screen (ioctl_console(2), KDSKBMODE and KDSETMODE); and its SysRq key, off while hosts have its
 keyboards (kernel.sysrq, Documentation/admin-guide/sysrq.rst).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which devices a VM can open: cgroup device programs (see cext/vm/devices.bpf.c).
 
 The fixed list is in the program; `allow` adds to it. VMs that never get more share one loaded

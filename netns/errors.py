@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The one error that every layer raises beside OSError: what failed, why, and what to do about it.
 
 Pure; imports nothing of the project.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Input devices: the real node; a clone of it is in `uinput`, the ioctls in `evioctl`.
 
 The only module that imports evdev, for the names of codes. A `Source` owns the descriptor of a real

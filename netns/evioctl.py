@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """evdev and uinput by their ioctls (linux/input.h, linux/uinput.h): names and descriptions as the
 kernel gives them, in bytes, for a device may say anything of itself. All raise OSError (ENODEV:
 unplugged).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the kernel keeps of an evdev device, and an OS may set: LEDs, autorepeat, key map, and
 calibration of axes (linux/input.h: EVIOCGLED, EVIOCGREP, EVIOCGKEYCODE_V2, EVIOCGABS and their
 setters).

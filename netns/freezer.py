@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The cgroup v2 freezer (Documentation/admin-guide/cgroup-v2.rst, cgroup.freeze).
 
 A frozen process runs no instruction and sits in no system call: what its descriptor table holds

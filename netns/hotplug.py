@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Input devices that come and go (udev through pyudev). The only module that imports pyudev.
 
 Where a udev daemon runs, its messages are used: then the device's properties are complete and its

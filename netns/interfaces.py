@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an interface of a namespace is like, and news that some may have changed (rtnetlink(7)).
 
 For whoever looks often, and at namespaces whose user may have made a thousand interfaces: one

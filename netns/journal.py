@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The journal of a host: every kernel object is written down before it is made.
 
 One JSON object a line, appended and never rewritten while the host lives, so that whoever finds

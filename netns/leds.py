@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The LEDs of input devices, and who else sets them: the machine's console (input-leds and the
 kbd-* LED triggers, Documentation/leds/leds-class.rst).
 

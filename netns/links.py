@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Links, addresses, routes, bridge ports and tc filters: netlink in batches (rtnetlink(7)).
 
 The only module that imports pyroute2's link API. pyroute2 compiles and parses the messages; they

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which processes made an input device, by their cgroups (cext/input/maker.bpf.c).
 
 Every device is noted that is made while a `Makers` is there, by anybody. What was there before is

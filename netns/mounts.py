@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The machine's mounts, as mountinfo tells of them (proc_pid_mountinfo(5)).
 
 Pure.

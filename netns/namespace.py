@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Named network namespaces, as ip-netns(8) keeps them: bind mounts in /run/netns.
 
 What `ip netns add` does, without its process: /run/netns is made a shared mount point once, and a

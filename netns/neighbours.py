@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Neighbours that are told beforehand: a VM then knows the MAC addresses of others without asking.
 
 The kernel has one table of neighbours for all network namespaces of a machine (neighbour.c: arp_tbl

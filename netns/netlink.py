@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Netlink messages as bytes (netlink(7)): packed, walked, and their attributes.
 
 For the few messages that pyroute2 need not compile; links.py has it parse the answers it compiled

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The machine's own nodes of an input device, away while a host has the device.
 
 An OS in direct mode has the device itself, and only an evdev node that is out of reach shuts the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What this machine has so many of: kernel parameters, and limits of our own, by name.
 
 look("kernel.pid_max") -> 32768     None: this kernel, or this namespace, does not have it

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A process that runs before others, with all its threads.
 
     come_first(-10)  the main thread's; children get normal priority

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Programs in a VM: started in all its namespaces and cgroups, without the machine's capabilities.
 
 `Process` is a child of ours held by a pidfd (pidfd_open(2)): no signal goes to a stranger, and an

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bytes carried between our descriptors and those of a program in a VM.
 
 A program of a VM is handed nothing that is the machine's: by a descriptor of a file it may change

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Descriptors that come along with a message though nobody asked for any (unix(7), SCM_RIGHTS).
 
 The last close of some files takes the kernel its time: a packet socket waits until no CPU is in the

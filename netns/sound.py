@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The machine's sound cards, and loops: cards of snd-aloop, at whose device 1 comes out what is
 played on device 0, and the other way round (sound/drivers/aloop.c of Linux).
 

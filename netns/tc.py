@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Traffic control: BPF programs at an interface's clsact qdisc (tc-bpf(8)) and shapers (tc-tbf(8)).
 
 Netlink by links.py; an interface is its number in the namespace behind a descriptor.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A terminal inside a VM, joined to ours: what makes an interactive program in a VM feel at home.
 
 The pseudo-terminal is one of the VM's own devpts (pts(4)), so `tty`, job control and `ps` are right

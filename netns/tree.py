@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the machine puts into a VM's tree: files, links, sockets, directories.
 
 User 0 of the VM may write in the same directories at the same time. So a path is looked up below a

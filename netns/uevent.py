@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Device events for the programs of a VM: kernel and udev messages on its uevent netlink socket.
 
 A VM has no udev daemon; whoever gives it a device says so in its network namespace. The kernel's

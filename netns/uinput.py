@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """uinput: a device like another one (Documentation/input/uinput.rst, linux/uinput.h).
 
 uinput refuses descriptions that the kernel itself lets pass from a driver: an empty name, one of 80

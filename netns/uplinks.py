@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A NIC of the machine, lent to a namespace, and given back as it was.
 
     inspect(name) -> Uplink     raises HostsimError where it is not to be had; changes nothing

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
 # flip.sh [OS]: makes OS the foreground, or, without one, the next OS in order.
 #
 # On the machine itself it asks the daemon (hostsim flip; root), inside an OS the KMC through the

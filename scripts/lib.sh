@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
 # What scripts/run, scripts/test and scripts/testvm share: installs what is missing (apt packages,
 # the .venv in the project root, the build), and does nothing twice.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The one summary of a test run: reads the JUnit files and exit statuses of its parts.
 
     summary.py DIRECTORY

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Run a command as root in the test VM: a stock distribution kernel with uinput, under QEMU.
 
     scripts/testvm [--deadline SECONDS] [--memory MIB] [--cpus N] [--display] [--audio] [--console]

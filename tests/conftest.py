@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every test shares: root where it is needed, and nothing left behind."""
 
 import os

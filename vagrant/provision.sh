@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Provisions the Vagrant machine: the packages that scripts/run and scripts/test want (the one list,
 # scripts/packages), uinput at every boot, and the project's build. Runs as root; twice is harmless.
 # The argument is the project's directory.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* A program that uses input devices of a seat, for `hostsim bench flip`: the same on both sides.
  * And one that works the devices.
  *

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* See bench/port.h. This file: the two ends of a chain: datagrams made and verified, and frames
  * echoed and timed. */
 #include "bench/port.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* The ends of `hostsim bench chain`: of its round trips, one packet at a time, there and back; and
  * of its load, which do what the stacks of two endpoints do with each datagram. */
 #ifndef HS_PORT_BENCH_H

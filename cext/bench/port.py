@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ends of `hostsim bench chain`, as network functions. Wraps bench/port.h."""
 
 from cext import check

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* See bench/ring.h. This file: source and sink of either kind of channel, what the memory would
  * allow, round trips, and waiting. */
 #define _GNU_SOURCE

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* The measured loops of `hostsim bench ring`: one end each, run by two processes on two cores until
  * the parent says stop. They are here because they must not wait for an interpreter; everything
  * else about the bench is hostsim/bench/ring.py. */

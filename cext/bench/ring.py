@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The measured loops of `hostsim bench ring`, to be called in processes of their own. Wraps
 bench/ring.h.
 """

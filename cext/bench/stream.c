@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* See bench/stream.h. This file: numbered datagrams at a rate, and what of them came, when, and in
  * which order. */
 #define _GNU_SOURCE

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* A numbered UDP stream: what benches and tests send to see what a path loses and reorders.
  *
  * Each datagram starts with its number, 64 bits in network order, from 0. The sender and the

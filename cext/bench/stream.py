@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A numbered UDP stream: wraps bench/stream.h. As a program, it is one end of it, in a VM:
 
     python -m cext.bench.stream send ADDRESS PORT SIZE COUNT MS RATE

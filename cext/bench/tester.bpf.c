@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* See bench/tester.h. This file: the source of frames, and the count of those that arrive. */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* See bench/tester.h. This file: the loop that runs the source by BPF_PROG_TEST_RUN, in bursts. */
 #define _GNU_SOURCE
 #include "bench/tester.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* A tester as for RFC 2544, inside the kernel: frames from a VM's eth0, counted at another's.
  *
  * What a path costs shows only as far as sending and receiving cost less. So frames are not made by

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A tester of paths between two VMs, in the kernel: wraps bench/tester.h and bench/tester.bpf.c."""
 
 import mmap

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* See bpf/btf.h. This file: one pass over the enumeration that libbpf finds. */
 #include "bpf/btf.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* What the running kernel's type information (BTF, /sys/kernel/btf/vmlinux) says. */
 #ifndef HS_BTF_H
 #define HS_BTF_H

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which BPF programs and maps this kernel holds: bpf(2), BPF_{PROG,MAP}_GET_NEXT_ID."""
 
 import errno

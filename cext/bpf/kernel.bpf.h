@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* Of the kernel's structures, what programs at its tracepoints read of a packet; libbpf finds the
  * places in the kernel's BTF. */
 #ifndef HS_KERNEL_BPF_H

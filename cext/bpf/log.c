@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* See bpf/log.h. This file: the print function that libbpf calls, and the buffer of each thread
  * that it fills. */
 #include "bpf/log.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* What libbpf and the verifier say, kept for the error message instead of on stderr. */
 #ifndef HS_BPF_LOG_H
 #define HS_BPF_LOG_H

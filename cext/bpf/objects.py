@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """BPF objects, programs and maps, through libbpf (bpf(2), libbpf.h).
 
 An `Object` owns everything it loaded: closing it drops its descriptors, and the kernel frees

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Kernel calls that nothing but a probe makes by itself: what `hostsim check` tries out."""
 
 import os

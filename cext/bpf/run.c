@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* See bpf/run.h. This file: libbpf's two calls, with plain arguments. */
 #include "bpf/run.h"
 

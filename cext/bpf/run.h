@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* Running a BPF program on demand, and reading a hash map by the page (bpf(2)). */
 #ifndef HS_BPF_RUN_H
 #define HS_BPF_RUN_H

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* See bpf/tcx.h. This file: the calls, the one made in the other namespace. */
 #include "bpf/tcx.h"
 #include "ns/netns.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* Attaching a program to an interface's tc hooks without a qdisc (tcx, Linux 6.6): what runs it
  * costs a third of what clsact and cls_bpf do, and the interface stays free for qdiscs of its
  * user's own. The attachment is the interface's, and goes with it; it comes before anything at

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* Sixteen bits in network order, in bytes anywhere. */
 #ifndef HS_BYTES_H
 #define HS_BYTES_H

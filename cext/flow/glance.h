@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* The flow of a packet, told from its IP header and the eight bytes behind it, and nothing else.
  *
  * For a program that meets a packet anywhere in the kernel, with pointers that it must copy from:

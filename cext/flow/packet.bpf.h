@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* From a frame to its flow: what the classifier and the transfer component both read.
  *
  * What a receiver's kernel takes for a packet to it is judged as that packet, whatever its frame

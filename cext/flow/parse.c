@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* See flow/parse.h. This file: the walk over the headers to the tuple. */
 #include "flow/parse.h"
 #include "flow/bytes.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* The flow of a frame, for a port: only what may have a routing rule, and that fast.
  *
  * Whatever flow it finds, flow/view.h finds the same one (tests/c/test_agree.c), and so do the

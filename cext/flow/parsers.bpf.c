@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* The kernel's parsers of frames, each as a program of its own: for tests that hold them against
  * each other and against those of user space. Run by BPF_PROG_TEST_RUN, attached nowhere. */
 #include "flow/packet.bpf.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* What the kernel's parsers tell of a frame, if they are asked by themselves (flow/parsers.bpf.c).
  */
 #ifndef HS_TOLD_H

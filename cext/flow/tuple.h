@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* A flow, one direction: the tuple that every part of the data plane names it by, and what can be
  * done with one. For BPF programs and for user space; needs <linux/types.h> alone.
  *

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* See flow/view.h. This file: the walk over the headers, those that an ICMP error quotes too. */
 #include "flow/view.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* A frame as a network function sees it: which flow, where its headers are, what an ICMP error is
  * about.
  *

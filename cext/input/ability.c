@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* What a device of the input forwarder can do, and how it is when it comes: hs_device_init of
  * input/device.h. */
 #define _GNU_SOURCE

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* hostsim-os-agent: the resident agent of an OS; the daemon starts one in each
  * (hostsim/kmc/agents.py).
  *

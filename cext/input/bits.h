@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* Small things that evdev asks for again and again: bits in its bit maps, contacts in its slots
  * (linux/input.h: EVIOCGKEY, EVIOCGBIT, EVIOCGMTSLOTS). */
 #ifndef HS_BITS_H

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* Which keys of a hotkey are down, as one word of devices for each; the contract is in
  * input/chord.h. */
 #include "input/chord.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* A hotkey: keys that mean something when all of them are down, on whichever device each is. Pure:
  * no device, no clock, no memory of its own.
  *

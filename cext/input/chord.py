@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A hotkey's keys, on whichever device each is. Wraps input/chord.h, which has the rules."""
 
 from collections.abc import Sequence

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* One device of the input forwarder: which of its events the owner gets, and in which form; the
  * state is in input/device.h, the rules in input/forward.h. */
 #define _GNU_SOURCE

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* One device of the input forwarder: what is pressed, touched and lit, for the hardware and for
  * each OS, and what of a frame its owner gets. Not part of the interface: input/forward.c locks and
  * calls. See input/forward.h for the rules. */

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* See input/evict.h. This file: one look at the descriptors of every process. */
 #define _GNU_SOURCE
 #include "input/evict.h"

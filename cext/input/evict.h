@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* The machine's own programs lose an input device that belongs to an OS now (EVIOCREVOKE,
  * drivers/input/evdev.c; pidfd_getfd(2)). */
 #ifndef HS_INPUT_EVICT_H

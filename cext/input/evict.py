@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Takes input devices from the machine's own programs. Wraps input/evict.h."""
 
 from collections.abc import Sequence

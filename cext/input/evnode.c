@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* An evdev device brought to rest by injected events, and its node made; the contract is in
  * input/evnode.h. */
 #define _GNU_SOURCE

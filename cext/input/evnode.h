@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* What a flip does with an evdev node and its device, without the interpreter: a key that is down,
  * a contact, a sound ends; the node appears in a directory (linux/input.h; mknod(2)). */
 #ifndef HS_EVNODE_H

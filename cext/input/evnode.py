@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Devices at rest, and their nodes, without the interpreter. Wraps input/evnode.h."""
 
 import os

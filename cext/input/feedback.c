@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* LEDs, sounds and effects, from the clones to the real device; the contract is in
  * input/feedback.h. */
 #define _GNU_SOURCE

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* What comes back from the OSes: LEDs, sounds, effects (event-codes.rst, EV_LED, EV_SND, EV_FF);
  * the owner's are set on the real device. Not part of the interface: input/forward.c and
  * input/device.c call. */

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* The effects of each OS, uploaded to its clone, put on the hardware and taken off it; the contract
  * is in input/ff.h. */
 #define _GNU_SOURCE

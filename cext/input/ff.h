@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* Force feedback through the input forwarder: each OS's effects and gain, the owner's of which are
  * on the real device (Documentation/input/ff.rst, linux/uinput.h). Not part of the interface:
  * input/device.c calls.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* The input forwarder: its threads, its lock, its table of devices; the contract is in
  * input/forward.h. */
 #define _GNU_SOURCE

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* The input forwarder: moves whole evdev frames from real devices to the clone of the foreground
  * OS, on threads of its own (Linux input protocol: Documentation/input/event-codes.rst,
  * multi-touch-protocol.rst, uinput.rst).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The input forwarder: real evdev devices to the foreground OS's uinput clones, in C on threads
 of its own. Wraps input/forward.h, which has the rules.
 """

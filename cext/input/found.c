@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* See input/found.h. This file: devices, and sockets in sockets. */
 #define _GNU_SOURCE
 #include "input/found.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* What a revoke does to each descriptor that its walk finds (input/revoke.h), and to those that
  * wait in the queue of a UNIX socket (unix(7), SCM_RIGHTS). A walk has a job, which says what is
  * looked for, and how far; it is the walk's, and used by one thread. */

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* See input/hold.h. This file: the cgroup's control files. */
 #define _GNU_SOURCE
 #include "input/hold.h"

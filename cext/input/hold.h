@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* Holds the processes of a cgroup still (cgroup.freeze, Documentation/admin-guide/cgroup-v2.rst).
  */
 #ifndef HS_HOLD_H

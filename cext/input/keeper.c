@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* A queue of files with the time each is to be closed at, and the threads that close them; the
  * contract is in input/keeper.h. One mutex holds the whole state; nothing between threads rests on
  * atomics. */

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* Keeps open files for a while, and closes them on threads of its own. Not part of the interface:
  * input/revoke.c uses it.
  *

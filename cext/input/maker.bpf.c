@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* Which process made an input device: the cgroups that it was in when the kernel was asked for the
  * device (fentry of input_register_device, which runs in that process: UI_DEV_CREATE of uinput(4)
  * does, and so does a driver's probe). No process can choose its cgroup's id, and one in a VM

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """When a file is opened by anybody (inotify(7))."""
 
 import os

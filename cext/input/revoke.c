@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* See input/revoke.h. This file: the walk over a cgroup's processes and their descriptors. */
 #define _GNU_SOURCE
 #include "input/found.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* Takes input devices out of the hands of every process of a cgroup (EVIOCREVOKE, linux/input.h;
  * pidfd_getfd(2); cgroup.freeze, Documentation/admin-guide/cgroup-v2.rst). Revoke is final for an
  * open file: every later call on it says ENODEV, in every process that shares it. */

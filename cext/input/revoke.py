@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Takes open input devices from the processes of a cgroup. Wraps revoke.h and keeper.h."""
 
 import contextlib

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* The messages between an OS's agent and the KMC, as bytes. hostsim/kmc/wire.py says who sends
  * which and when, and encodes the KMC's side; tests/unit/test_wire.py holds its numbers against
  * these. One datagram of a SOCK_SEQPACKET socket is one message: a header, and a body of at most

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* See nf/firewall.h. This file: the rows held against a packet, and the connections. */
 #include "nf/firewall.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* The firewall: an ordered list of rules, and the connections that they let through.
  *
  * A connection's first packet is held against the rules, the first one that matches decides, and

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* See nf/judges.h. This file: batches parted into what goes on and what is dropped, and the loop of
  * the source. */
 #include "nf/judges.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* The network functions that ship, as a port's loop runs them (hs_judge in port/port.h), and the
  * source. Their state and what they decide: nf/firewall.h, nf/nat.h. */
 #ifndef HS_NF_H

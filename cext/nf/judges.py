@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The network functions that ship, their state in C. Wraps nf/judges.h, nf/firewall.h and nf/nat.h.
 
 Each has `run(port)`, its loop until the port's control ends it; `counters()`, what it has done and

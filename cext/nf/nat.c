@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* See nf/nat.h. This file: the ports of the outside address, and the fields that are changed. */
 #include "nf/nat.h"
 

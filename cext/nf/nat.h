@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* The translator: source NAT for IPv4 (RFC 3022), many inside addresses to one outside address.
  *
  * Which side is inside, a connection's first packet says: its sender. It gets a port of the outside

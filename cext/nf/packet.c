@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* See nf/packet.h. This file: the change of a checksum, and the cache of datagrams. */
 #include "nf/packet.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* What a network function does to frames besides reading them (flow/view.h): how to change a field
  * so that the checksums over it stay right, and what became of a datagram's first fragment. */
 #ifndef HS_NF_PACKET_H

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* See nf/track.h. This file: the table in its memfd, its sets, and how long a connection may be
  * silent. */
 #define _GNU_SOURCE

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* The connections a network function remembers: a table of fixed size that forgets what is idle.
  *
  * Sets of HS_TRACK_WAYS entries, chosen by a hash with a secret seed, so that nobody outside can

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Mounts of one's own mount namespace (mount(2), umount(2))."""
 
 import os

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* See ns/netns.h. This file: the way there and back, and a new namespace. */
 #define _GNU_SOURCE
 #include "ns/netns.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* Steps into another network namespace and back (setns(2)). */
 #ifndef HS_NETNS_H
 #define HS_NETNS_H

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sockets, interfaces and kernel parameters of another network namespace, without leaving one's
 own. Wraps ns/netns.h, ns/sock.h, ns/offload.h, ns/sysctl.h and ns/unread.h."""
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* See ns/offload.h. This file: the ioctls. */
 #include "ns/offload.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* What an interface leaves to its hardware (ethtool(8), linux/ethtool.h). */
 #ifndef HS_OFFLOAD_H
 #define HS_OFFLOAD_H

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* See ns/sock.h. This file: the two calls, made in the other namespace. */
 #define _GNU_SOURCE
 #include "ns/sock.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* Sockets that live in another network namespace (setns(2), socket(2)). */
 #ifndef HS_SOCK_H
 #define HS_SOCK_H

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* See ns/sysctl.h. This file: the files of /proc/sys, written in the other namespace. */
 #include "ns/sysctl.h"
 #include "ns/netns.h"

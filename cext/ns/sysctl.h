@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* Kernel parameters of another network namespace (/proc/sys/net follows the namespace of the
  * thread that opens it: proc_sysctl.c asks for current's). */
 #ifndef HS_SYSCTL_H

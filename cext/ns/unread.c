@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* See ns/unread.h. This file: the driver's counts by their names, which are per queue. */
 #include "ns/unread.h"
 

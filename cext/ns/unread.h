@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* What a veth could not hand to the XDP program's socket, as its driver counts it (ethtool -S). */
 #ifndef HS_UNREAD_H
 #define HS_UNREAD_H

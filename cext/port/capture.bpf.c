@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* XDP on the eth0 of a packet NF's VM: every frame goes to the NF's AF_XDP socket; while there is
  * none (the NF is starting, or has died), frames are dropped: whoever routes through a firewall
  * must not get past it because it is down.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* See port/port.h. This file: whose frame is it, and the way home. */
 #define _GNU_SOURCE
 #include "port/parts.h"

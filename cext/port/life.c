@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* See port/port.h. This file: a port from its opening to its close, and what it is given in
  * between. */
 #define _GNU_SOURCE

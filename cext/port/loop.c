@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* See port/port.h. This file: the loop of functions written in C. */
 #define _GNU_SOURCE
 #include "port/parts.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* What the parts of the port do for each other; for nobody else. A part calls only parts to its
  * left:
  *

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* The port: what a network function holds. Behind it the VM's eth0 (an AF_XDP socket) and a channel
  * each way for each neighbour; in it the transfer component, which for each packet that is sent
  * looks for a routing rule: a current one sends it into the neighbour's channel, past the switch;

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The port of a network function. Wraps port/port.h.
 
     for batch in port:                  # ends when hostsim says so

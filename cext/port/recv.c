@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* See port/port.h. This file: the way in, eth0 and the channels in their order, and what came in
  * the tally. */
 #define _GNU_SOURCE

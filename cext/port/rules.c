@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* See port/rules.h. This file: the writer's and the reader's side of the table. */
 #include "port/rules.h"
 

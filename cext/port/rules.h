@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* Where a routing rule sends a flow's packets: a table in shared memory that
  * the daemon writes and one VM reads, without locks.
  *

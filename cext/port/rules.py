@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The table of routing rules that a port looks its packets up in. Wraps port/rules.h.
 
 The daemon writes it (`Rules`); a port maps it for reading and sends what has a rule of the table's

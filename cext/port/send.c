@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* See port/port.h. This file: the way out, for each packet its way, runs of packets with the same
  * way, and what becomes of each in the tally and, if somebody captures, in the tap. */
 #define _GNU_SOURCE

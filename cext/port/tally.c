@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* See port/tally.h. This file: the port's and the daemon's side of the table. */
 #include "port/tally.h"
 

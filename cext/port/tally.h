@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* What became of each flow's packets at one VM's port: a table in shared memory that the VM writes
  * and the daemon reads, without locks.
  *

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The daemon's side of a port's tally: what a VM says became of each flow's packets. Wraps tally.h.
 
 The VM writes the table and may write anything: `read` returns whole snapshots of entries with

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* See port/port.h. This file: waiting for packets, for room in the socket, and for frames. */
 #define _GNU_SOURCE
 #include "port/parts.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* See port/port.h. This file: whom to wake, and when; and giving way to who wants the core. */
 #define _GNU_SOURCE
 #include "port/parts.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* See port/xsk.h. This file: the four rings of the socket, and the calls that make the kernel go
  * on. */
 #define _GNU_SOURCE

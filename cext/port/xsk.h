@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* An AF_XDP socket on an interface of this network namespace, over a process's umem.
  *
  * Documentation/networking/af_xdp.rst. Copy mode (a veth has no other), with need-wakeup. The XDP

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* See ring/bell.h. This file: the pipe written and emptied, and the clock. */
 #include "ring/bell.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* Bells: how one side of a channel wakes the other where it sleeps.
  *
  * A bell is a pipe: whoever sleeps holds the end to read, its peer the end to write, and neither

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* See ring/channel.h. This file: each kind of channel, by copy and by frame, and every check of
  * what the peer wrote. */
 #include "ring/channel.h"

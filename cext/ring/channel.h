@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* A channel: packets one way, from one VM's memory to another's, past switch and kernel.
  *
  * One memfd holds one channel and is mapped by its two VMs and no other. What lies in it:

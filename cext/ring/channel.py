@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Packet memory and channels between VMs, from Python. Wraps ring/umem.h and ring/channel.h.
 
 For setting channels up (the daemon makes them and hands the descriptors over) and for tests; a

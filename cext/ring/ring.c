@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* See ring/ring.h. This file: the size of a ring, and its opening; the rest is inline in the
  * header. */
 #include "ring/ring.h"

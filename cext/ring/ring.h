@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* A ring of packet descriptors in shared memory: one producer, one consumer, neither trusted.
  *
  * The layout is AF_XDP's: free-running 32-bit indices (the slot is index & mask) and a slot for

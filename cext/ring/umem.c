@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* See ring/umem.h. This file: regions, sealed and mapped between guard pages, and the list of free
  * frames. */
 #define _GNU_SOURCE

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* Memory for packets: sealed regions in memfds, and the private book of who owns which frame.
  *
  * A region is a memfd (memfd_create(2)) of fixed size: sealed against shrinking, growing and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A packet that a capture has seen, as Python has it; values of sight.h and of tc. Pure."""
 
 from typing import NamedTuple

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* A capture: sees each packet of a host where it leaves a VM, where it arrives at the switch, and
  * where the kernel drops it.
  *

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* A packet that a capture has seen, as its BPF programs (sight/sight.bpf.c) tell it: this, and then
  * `taken` bytes of the frame, from where the kernel was in it. Host byte order; the tuple is as in
  * the packet. */

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The packets of a running host, wherever they are; wraps sight.h and take.h.
 
 The programs are attached to tracepoints of the kernel, and go with this object or with the process.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* The reader of a capture's records: libbpf's perf buffer, and a memory of fixed size behind it. */
 #define _GNU_SOURCE
 #include "sight/take.h"

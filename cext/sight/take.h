@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* Takes what a capture's BPF programs saw out of their buffers, into one piece of memory.
  *
  * One thread. Records stand behind one another: uint32_t size, then struct hs_sight and the bytes

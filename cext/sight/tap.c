@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* See sight/tap.h. This file: the port's and the reader's side of the region. */
 #include "sight/tap.h"
 

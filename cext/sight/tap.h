@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* What a packet function puts into rings and loses, for those who capture: a region that one port
  * writes and any number of readers read, each at its own pace, without locks.
  *

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a packet function's port puts into rings and loses, for those who capture. Wraps tap.h.
 
 The daemon makes a region for each function (`make_tap`) and hands it to its processes. Whoever

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* A sound card's mixer by its ioctls; the contract is in sound/mixer.h. */
 #define _GNU_SOURCE
 #include "sound/mixer.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* A sound card's mixer by its ioctls (linux sound/asound.h): the elements of the mixer interface
  * that can be read and written and are numbers, switches or choices; and elements like them on
  * another card (user elements, sound/core/control.c). Every function returns a value >= 0 or a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A sound card's mixer: its elements, their values, and elements like them on another card. Wraps
 sound/mixer.h. All raise OSError.
 """

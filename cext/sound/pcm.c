@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* PCM descriptors without alsa-lib; the contract is in sound/pcm.h. */
 #define _GNU_SOURCE
 #include "sound/pcm.h"

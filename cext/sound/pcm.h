@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* PCM descriptors without alsa-lib: parameters, positions, frames (linux sound/asound.h). Every
  * function returns a value >= 0 or a negative errno. */
 #ifndef HS_PCM_H

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* The sound pump: its thread, its lock, its loops; the contract is in sound/pump.h. */
 #define _GNU_SOURCE
 #include "sound/pump.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* The sound pump: what the foreground OS plays, from its loop to the machine's sound card, on a
  * thread of its own (linux sound/asound.h; snd-aloop: sound/drivers/aloop.c).
  *

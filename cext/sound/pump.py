@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The sound pump: what the foreground OS plays, to the machine's card, in C on a thread of its own.
 Wraps sound/pump.h, which has the rules.
 """

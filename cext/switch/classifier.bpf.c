@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* The switch's classifier, and the VMs' transfer component.
  *
  *   classify      tc ingress of each port of the switch: next VM of the flow's chain, or bridge

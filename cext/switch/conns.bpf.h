@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* The connections that are known. One entry is of both directions, and is replaced whole, so that
  * nobody reads half of one.
  *

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* What the daemon runs in the kernel: the sweeper, and what it tells and asks.
  *
  *   sweep   removes idle flows, rules and connections

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* The decision at a flow's first packet: connection, policy row, next VM of the chain.
  *
  * The same decision in Python is hostsim/routing/policy.py; tests hold the two against each other.

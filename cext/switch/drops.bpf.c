@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* What the kernel drops in the namespaces of a host, by its own reason: at the tracepoint
  * skb:kfree_skb, where only what is lost comes by; what is consumed goes by another.
  *

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* What the program at the kernel's drops (switch/drops.bpf.c) and the daemon agree on.
  *
  * Everything is in host byte order, but for the tuple (flow/tuple.h). Reasons are the kernel's

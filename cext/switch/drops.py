@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the kernel drops in the namespaces of a host, counted by drops.bpf.c; wraps drops.h.
 
 The program runs where packets are lost and nowhere else (tracepoint skb:kfree_skb), and goes with

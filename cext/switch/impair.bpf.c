@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* Impaired links: loss, copies, wrong bits, delay, at the exits of the switch's ports.
  *
  *   impair   tc egress of each port of the switch, while any link of the host is impaired

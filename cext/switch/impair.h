@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* What the program at the ports' exits (switch/impair.bpf.c) and the daemon agree on.
  *
  * A link is a VM's or an endpoint's, in one direction. Whether its packet number n is lost, copied,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Impaired links, one by one, in the map of impair.bpf.c; wraps impair.h."""
 
 from dataclasses import dataclass

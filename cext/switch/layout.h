@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* What the BPF data plane and the daemon agree on: the layout of every map's key and value.
  *
  * Included by the BPF programs (switch/classifier.bpf.c) and by the extension module, whose

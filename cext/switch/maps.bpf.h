@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* The maps of the data plane, and its counters. */
 #ifndef HS_MAPS_BPF_H
 #define HS_MAPS_BPF_H

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The BPF data plane's maps as Python sees them: packing and unpacking layout.h's structures.
 
 No policy here. Addresses are packed bytes in network order, VM numbers are the VMs' indices,

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* See switch/pick.h. This file: one pass over the two arrays, for each map. */
 #include "switch/pick.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* Picking what is wanted out of a page of a map, before each entry becomes an object: a look at a
  * million flows is done ten times a second, and a look at all drops beside the daemon's loop, which
  * waits for the interpreter meanwhile. */

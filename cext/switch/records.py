@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The words of the data plane: flow, verdict, rule and row as plain values. Pure.
 
 What switch/layout.h calls them, for the modules that decide and explain without touching a map.

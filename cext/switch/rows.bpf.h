@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* The walk of a policy's rows: the first that matches what is known of a packet.
  *
  * The same in Python is first_match in hostsim/routing/policy.py. */

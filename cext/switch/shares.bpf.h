@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* Every VM has its share of the tables of flows and connections, and of the ring buffer to the
  * daemon: a flood from one costs that one.
  *

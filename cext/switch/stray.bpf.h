@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* Packets that have no flow's entry, for they have no flow: those to a group, which filters and
  * mirrors look at; and fragments whose ports are not known. */
 #ifndef HS_STRAY_BPF_H

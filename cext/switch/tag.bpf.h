@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* The epoch that a packet was first judged by, which it carries through its chain.
  *
  * A policy is replaced while packets are in flight, and each packet must meet the old

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* A verdict in one 64-bit word, which is read and written whole: epoch, flags (HS_F_*), action
  * (enum hs_action), and the VM that it is to. For BPF programs and for user space. */
 #ifndef HS_VERDICT_H

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* See vm/spawn.h. This file: the mount namespace that every VM starts from. */
 #define _GNU_SOURCE
 #include "vm/spawn.h"

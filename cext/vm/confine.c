@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* See vm/confine.h. This file: which capabilities a VM keeps. */
 #define _GNU_SOURCE
 #include "vm/confine.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* What keeps root of a VM from being root of the machine, for a process about to execute a program
  * there: capabilities(7) and seccomp(2).
  *

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* See vm/fence.h. This file: a short-lived process that makes the namespaces and holds them while
  * its caller writes the id maps, which only a process outside may do, and opens them. */
 #define _GNU_SOURCE

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* The fence of a VM: a user namespace, and the network and IPC namespaces that it owns
  * (user_namespaces(7)).
  *

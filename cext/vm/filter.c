@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* See vm/filter.h. This file: the tables, and the program that libseccomp makes of them. */
 #define _GNU_SOURCE
 #include "vm/filter.h"

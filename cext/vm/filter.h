@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* The system calls that a VM's programs do not get (seccomp(2)): what capabilities do not govern.
  *
  * The tables in vm/filter.c say which, with which errno, and why. libseccomp makes the program, for

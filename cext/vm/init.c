@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* hostsim-init: process 1 of a VM. It adopts and reaps what the VM's programs leave behind, ends
  * everything on SIGTERM, and costs nothing in between: it sleeps in sigwaitinfo(2), allocates no
  * memory, and holds no file but /dev/null and, as its standard input, the daemon's pipe that tells

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* See vm/lower.h. This file: the system calls, and the loop device. */
 #define _GNU_SOURCE
 #include "vm/lower.h"

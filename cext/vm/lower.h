@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* What a VM's own root shows: a directory of the machine, or an image of a file system, as a mount
  * that is attached nowhere yet (open_tree(2), fsmount(2)); and the owners of files in it.
  *

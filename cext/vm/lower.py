@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a VM's own root is made of: mounts that are attached nowhere yet. Wraps vm/lower.h.
 
 Functions raise OSError. Those that open something return a descriptor, the caller's.

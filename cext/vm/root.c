@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* See vm/root.h. This file: the mounts of process 1. */
 #define _GNU_SOURCE
 #include "vm/root.h"

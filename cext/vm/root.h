@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* What a VM sees of files: its root, and what is its own in it.
  *
  * The root. Private: an overlay over the machine's (overlayfs, Documentation/filesystems), whose

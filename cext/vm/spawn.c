@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* See vm/spawn.h. This file: the steps of a new process between clone and exec, and the wait for
  * it. */
 #define _GNU_SOURCE

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* VMs and the programs in them: processes in namespaces, a cgroup and capabilities of their own.
  *
  * clone3(2) with CLONE_INTO_CGROUP makes the process where it belongs, so that it never runs a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Processes in namespaces of their own. Wraps vm/spawn.h."""
 
 import os

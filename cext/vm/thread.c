@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* See vm/thread.h. This file: the thread, and the wait for it. */
 #define _GNU_SOURCE
 #include "vm/thread.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* A thread for a step that changes what a thread is: its namespaces, its user ids. It ends with the
  * step, and takes the change with it. */
 #ifndef HS_THREAD_H

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* See vm/tree.h. This file: the one system call, which libc does not wrap. */
 #define _GNU_SOURCE /* O_PATH */
 #include "vm/tree.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* Files in a VM's tree, where the VM's user 0 may put anything in our way: a link, a FIFO, a mount.
  *
  * A path is looked up by openat2(2): never above the directory it starts in, never through a link

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Opening files in a VM's tree. Wraps vm/tree.h."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Packets through a chain of VMs, end to end and there and back; peer: the same by the switch.
 
     N/switch, N/veth, N/ring, N/ring-isolated   million packets of 1500 bytes a second

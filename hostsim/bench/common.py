@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the benches share: runs that alternate, medians, and the document they print.
 
 A case measures one thing with hostsim and with each peer that is installed. The runs alternate

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A flip as its users feel it: from an agent's message to the first event in the new OS.
 
 Ours: a host of two OSes and N devices, brought up by `hostsim up`; a small C program in each OS

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How many new flows a second the switch decides, and steers through a VM.
 
 `new`: from VM a through the VM `hop`, which forwards with its kernel's stack, to VM b: UDP packets,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The folder of what a bench sets up: its journal is there, as a host's is in /run/hostsim/HOST.
 
 While the bench lives it holds a write lock on the file `lock` (fcntl(2), F_SETLK): a folder whose

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Forwarding of input events: how late an event is at the clone, and how many pass in a second.
 
 A device made through uinput is forwarded to one clone, once by hostsim's forwarder and once by

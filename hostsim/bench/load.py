@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What loads the data plane in `bench path` and `bench flows`: the kernel's tester
 (cext/bench/tester.h) between a rig's two ends, out by a's eth0, counted where b's eth0 takes frames
 in."""

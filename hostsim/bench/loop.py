@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How long the daemon's loop is busy at a stretch while much is asked of it, and done to it.
 
 A host of many VMs with a route through each; an endpoint that has opened as many flows as its ports

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What becomes of each event while two OSes flip: every one is numbered, and is looked for at both
 readers afterwards.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A compositor as small as can be, for `hostsim bench flip`: the same one in an OS of a host and as
 a client of a seatd. It speaks seatd's protocol, and fills the screen with its colour in each turn.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a packet pays for each path between two VMs: the switch's, the veth bypass, a plain bridge.
 
     bridge   hostsim's switch, the classifier on its ports, a flow that no route concerns

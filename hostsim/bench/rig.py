@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the benches of the data plane run on: a host without a daemon, and the peers' switches.
 
 A rig has two ends, the VMs `a` and `b` at 198.18.0.10 and .20; `start` runs a program in one. The

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ring between two processes on two cores: throughput, round trips, and what idling costs.
 
 `SIZE/isolated` copies every byte in and out, `SIZE/shared` writes and reads 48 bytes of header.

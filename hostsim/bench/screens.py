@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two compositors on one screen by turns, for `hostsim bench flip`: of OSes of a
 host, or clients of a seatd. Both are `painter`s, and both ask for the flip by the same message.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two clients that hold the same input devices by turns, for `hostsim bench flip`: OSes of a host,
 or clients of a seatd. And the devices, which move by themselves.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How long a host takes to come up and go down: N plain VMs with addresses on one switch.
 
 Ours is the sum of `hostsim up FILE` and `hostsim down`, whole processes with all they start. In

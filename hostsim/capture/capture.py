@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A capture of a running host, into a file or a pipe, until it is ended.
 
 It is a process of its own (source.py says what it asks of the daemon). Killed at any moment it

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The blocks of a pcapng file (IETF draft-ietf-opsawg-pcapng), little-endian. Pure.
 
 A file is a section header, and then interfaces, packets and statistics in any order: whoever is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The packets of a running host, each with what there is to say of it, while somebody looks.
 
 The daemon says which programs and maps it has (`sight`); everything else happens here, in the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a capture says of a packet: its interface, path, route, epoch and end. Pure.
 
 fw eth0        it left fw for the switch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One packet's way through a host, of all that was seen of a flow. Pure.
 
 A packet is known again by its id (`story.packet_id`): a router may have had it, a translator not.

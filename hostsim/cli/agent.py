@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """hostsim-agent: the OS selection agent, inside an OS.
 
     hostsim-agent flip OS | next | status | watch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`hostsim check`: what this kernel offers, found out by doing it, and what works without it.
 
 Each probe tries the thing itself: it makes a namespace, a link, a map, an input device, and lets

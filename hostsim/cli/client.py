@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command line's side of a host: finds hosts, starts their daemon, asks it, cleans up.
 
 Stands on files under /run/hostsim/HOST: a daemon that lives holds a write lock (fcntl(2), F_SETLK)

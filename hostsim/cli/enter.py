@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`hostsim exec` and `hostsim shell`: one command in a VM, with our terminal, to its end.
 
 For a process of its own, in its main thread: signals are passed on, and the command dies with us.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The grammar of the command line: what its commands have in common.
 
     Commands(parser).add(name, run, text, ...) -> Parser   one more command

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """hostsim image: root file systems by name, made, listed and removed."""
 
 import argparse

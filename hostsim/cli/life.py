@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Commands that bring a host up, flip it and take it down."""
 
 import argparse

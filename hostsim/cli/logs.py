@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`hostsim logs`: what a VM's program and hooks have written, and go on writing."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Commands that show a host that is up, its policy and its books; and the command that changes the
 policy."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # PYTHON_ARGCOMPLETE_OK
 """The command line: parses, asks through `client`, prints through `show`.
 

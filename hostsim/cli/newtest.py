@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What `hostsim new-test FILE` writes: a test that passes as it stands. Pure."""
 
 TEXT = '''"""A test of the host edge: what the client asks of the server goes past the switch."""

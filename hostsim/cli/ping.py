@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`hostsim ping`: whether every VM and endpoint with an address hears every other."""
 
 import argparse

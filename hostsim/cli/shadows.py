@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A warning about routes that never match."""
 
 import sys

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the command line prints for a person: rich tables of the contract's JSON."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A VM that somebody wants to start a program in, from what its daemon says of it.
 
 with opened({"pid": ..., "cgroups": [...]}) as vm:

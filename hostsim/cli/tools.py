@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Commands that need no host: benches, the schema of the host file, what a network
 function in C is built with, completion."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`hostsim trace FLOW`: one packet's way, hop by hop, with times."""
 
 import argparse

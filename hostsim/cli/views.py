@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The commands that look at a host again and again: metrics, graph, top."""
 
 import argparse

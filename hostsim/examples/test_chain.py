@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A chain of two VMs: a connection passes both, and leaves the switch; no policy is skipped."""
 
 import pytest

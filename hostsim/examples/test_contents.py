@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Routing by contents: what a client asks a web server for decides the way of its connection."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A VM of a chain dies: the route's on_failure decides. A restart brings the VM back into it."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Odd packets by scapy, from a VM through a chain: nothing is lost without a name."""
 
 import random

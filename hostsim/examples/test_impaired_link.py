@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An impaired link: a share of packets is lost, and the same seed loses the same packets again."""
 
 import re

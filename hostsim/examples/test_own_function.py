@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A packet function of one's own, in Python and in C: it drops what is to UDP port 9."""
 
 import shlex

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A policy is changed while packets flow: from the next packet on, they take the new way."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two operating systems: the foreground changes, by the program and by an agent inside."""
 
 import pytest

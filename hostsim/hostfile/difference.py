@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a host file says otherwise than the running host: what `hostsim apply` does about it, and
 what only `up` does. Pure.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The equipment of a host file: [[device]] and [kmc].
 
     nic(table, match, taken) -> str          a network interface that goes to the foreground OS

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads a host file (TOML) into the model, and refuses a wrong one before anything is made.
 
     load(file) -> HostSpec   raises HostFileError: file, line, table, why, what is allowed

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tables of a host file that are a shipped network function's: [[vm.rule]], [vm.nat],
 [vm.source]. Pure.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Impaired links: [[link]] of a host file, and the same values as words of a command. Pure.
 
     link(table, names) -> LinkSpec                 one [[link]]

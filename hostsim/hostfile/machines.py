@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tables [[vm]] and [[endpoint]] of a host file.
 
     machine(table, file, folder, endpoint) -> VmSpec   raises HostFileError

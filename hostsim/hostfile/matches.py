@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tables of a host file that are about packets: [[route]], [[filter]], [[mirror]]. Pure.
 
 Each function takes the checked-out Table and the names that exist, and returns the model's part,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The keys of a [[vm]] or [[endpoint]] about its own network: mtu, gateway, routes, offload. Pure.
 
     mtu(table, addresses) -> int                        bytes

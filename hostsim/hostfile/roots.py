@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The keys of a [[vm]] that give it a root of its own: root, keep, boot, users.
 
     root(table, folder) -> RootSpec | None   raises HostFileError

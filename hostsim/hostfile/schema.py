@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The JSON schema of the host file, for editors that complete and check TOML by one. Pure.
 
     schema() -> the document (JSON Schema 2020-12)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One table of a host file, while it is being checked. Pure.
 
 Hands out its values, each with its check, then refuses the rest: an unknown key is an error.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Values of a host file that are checked by themselves: sizes in bytes, MAC addresses. Pure."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How an image is made: of a Debian suite, or of what somebody has.
 
     build(name, suite, include, mirror, tell)     mmdebstrap, then mkfs.erofs

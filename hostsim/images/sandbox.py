@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Programs that read archives nobody vouches for: run as a user who owns nothing outside a folder.
 
     with Sandbox(folder) as sandbox:

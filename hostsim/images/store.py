@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where images are kept, and what is known of each.
 
     image = resolve("trixie")      raises HostsimError: no such image, damaged

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """The kernel mode controller: which OS is foreground, and the equipment that follows it."""

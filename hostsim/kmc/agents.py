@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The KMC's ends of the agent sockets: one listening socket for each OS, in its own /run/hostsim.
 
 Whom a message is from is known by the listener it came through. What an OS sends is not trusted:

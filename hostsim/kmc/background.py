@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an OS may do in the background: run, be throttled, or be frozen (`[vm.os] background`).
 
 throttle: cpu.weight 1 of the OS's cgroup, so that it runs when nobody else wants the CPU; freeze:

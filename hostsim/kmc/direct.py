@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """direct: the evdev node itself moves from OS to OS.
 
 Between two owners the KMC releases every key that is down and lifts every contact, which also

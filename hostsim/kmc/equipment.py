@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The drivers' side of a flip: the interface that everything an OS can own implements.
 
 A driver looks after all devices of its kind. The KMC calls, in this order and never for two OSes

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Flips: who asks for one, and the actions that make it.
 
 The state machine (`foreground`) decides; this does what it says, with the drivers and the agents,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which OS is foreground: the state machine of the KMC, pure.
 
 Events go in by method, actions come out as a list, to be done in order. The machine does nothing

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether the agents live: a PING to each every BEAT seconds, and what has come of it."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The KMC (kernel mode controller): decides which OS is foreground, and moves the equipment.
 
 It puts the parts together, and is what the OSes' agents speak to (`agents.Handler`); all in the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Devices that programs of an OS make through /dev/uinput ([vm.os] uinput = true).
 
     made in      by /dev/uinput in an OS, which only that OS's programs can open

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """mirror: the KMC holds the device, and every OS has a uinput clone of it.
 
 The clones are there as long as the device is plugged in, in the background too; only the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Each OS's mixer: elements on its loop that look like those of the machine's card, and mean them
 while the OS is the foreground.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """interface: a network interface of the machine that belongs to the foreground OS.
 
 Between two owners it is in a namespace of the KMC's own, down. An OS has it under its own name,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The input nodes that one OS has: in its /dev/input, its device list, its udev.
 
 A VM has no udev daemon. What libudev's readers (libinput, pyudev, ...) want is kept for them: links

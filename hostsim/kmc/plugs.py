@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which device belongs to which driver: what is plugged in, at the start and later.
 
 A device goes to the driver that the first matching `[[device]]` names. One that no table means is

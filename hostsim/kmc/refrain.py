@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is logged of a crowd of like lines: the first ones in full, the rest as one number.
 
 An OS that asks and asks, to be refused each time, must not fill the machine's disk. Of each OS and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """screen: the machine's display belongs to the foreground OS, and each OS keeps its picture.
 
 Compositors ask for the card through the seat server (`seats`); the KMC opens it, one file for each

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One OS's seat, as its compositor sees it: the state machine of seatd's protocol, pure.
 
 What clients send and what the KMC does go in by method; actions come out as a list, to be done in

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The seat server: one listening socket for each OS, /run/seatd.sock, that libseat's clients use.
 
 Which OS asks is known by the listener. What it sends is judged by `seat`; here are the sockets and

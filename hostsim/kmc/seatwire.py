@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The bytes of seatd's protocol, versions 0.7 to 0.9 (seatd, include/protocol.h). Pure.
 
 A message is a header of two numbers, what it is and how many bytes follow, and these bytes; all in

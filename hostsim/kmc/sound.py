@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """sound: what is heard is what the foreground OS plays.
 
 Each OS has a sound card of its own, a loop of snd-aloop, and no other; no OS has the machine's. The

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The messages between an OS's agent and the KMC: encode and decode, pure. Their numbers are those
 of cext/input/wire.h, which the C ends include.
 

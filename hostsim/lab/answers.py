@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a host answers, as frozen objects, with the names of the JSON of `hostsim ... --json`.
 
     read(Flow, {...}) -> Flow      raises HostsimError if the answer is another one

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Packets that a capture has seen, for a Python program.
 
     with host.capture("fw", match='proto = "icmp"') as seen:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A host, from a Python program: brought up and down as the command line does it, asked, changed.
 
     with Host("edge") as host: ...               up, and down at the end

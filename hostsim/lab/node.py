@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One VM or endpoint of a host: programs, sockets and scapy in it.
 
     client = host["client"]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """scapy in a VM: its functions run in the calling process and thread, its packets are the VM's.
 
     answer = client.scapy.sr1(IP(dst="198.18.0.20") / TCP(dport=80), timeout=2)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where a VM is, for this process: its process 1 and its network namespace, while that lives.
 
 The daemon says which process it is; the two descriptors are ours from then on, so a VM that has

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pytest plugin (entry point `pytest11`): a host for a test.
 
     @pytest.mark.hostsim("edge")        or a path beside the test's file, or a host file's text

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Programs in VMs, as subprocess has them: a `Completed` was run, a `Program` runs.
 
 What a program writes is kept in memory, unless the caller asks for a pipe: it never gets our own

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """scapy's configuration, for each VM its own: routes, interfaces, caches, socket classes.
 
 scapy has one `conf` for a process, and reads routes and interfaces of the machine into it. Here a

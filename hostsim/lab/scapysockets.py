@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """scapy's own socket classes, opened in a VM: the packets are there, the descriptors are ours.
 
 A thread of ours is in the VM's network namespace while a class of scapy's makes its socket, and at

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Frames as they are on a wire, from what a packet socket gives. Pure.
 
 The kernel keeps beside a packet what a network card would do: a checksum that is not computed yet,

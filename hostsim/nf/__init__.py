@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Packet network functions: their processes, rings, settings and books.
 
 A function in Python needs `from hostsim.nf import Batch, Port` (cext/port/port.py) and no more.

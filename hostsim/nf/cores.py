@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which cores the packet functions of a host run on, if they want more than there is. Pure.
 
 The kernel's scheduler leaves one core idle while functions wait for the other: it does not look for

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A packet function's eth0: an XDP program hands every frame to the function's AF_XDP socket.
 
 It drops while there is none; ARP and broadcasts are the kernel's, which answers for the VM's own

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How large the frames of packet functions are, and how many each has. No I/O.
 
     shape(mtus) -> Frames    of a host whose functions have these MTUs

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One packet network function, the daemon's side: its processes in the VM, and what they are given.
 
 A VM with `nf` has: an eth0 whose frames go to the function (hostsim/nf/eth0.py); a process that is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The network functions of a host: starts them in their VMs, joins neighbours by rings, gives them
 their routing rules, starts again what has died, and keeps their books.
 

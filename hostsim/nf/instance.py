@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One process of a network function, the daemon's side: started in the VM, told what it is to be,
 begun, listened to, ended. The other side is hostsim/nf/runner.py, what they say nf/wire.py.
 

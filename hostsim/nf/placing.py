@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Looks how much the packet functions use, and tells the kernel their cores. cores.py says what
 for, and how to switch it off.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Network functions in C that do not ship: a shared library with hs_nf (cext/include/hostsim/nf.h).
 
 A plug-in says with which version of that header it was built (HS_NF_PLUGIN); one of another version

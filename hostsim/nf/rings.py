@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which packet functions have rings to each other, and which share their packet memory. Pure.
 
 Two functions that follow each other in a route have a pair of rings, one pair for all routes; it

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A network function in its VM: the process that the daemon starts there.
 
 Descriptor 0 is a socket to the daemon (hostsim/nf/instance.py), which is the only one it talks to,

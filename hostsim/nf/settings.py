@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a shipped network function is told of its VM's tables: the document that the daemon gives
 its process (hostsim/nf/functions.py -> hostsim/nf/shipped.py).
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The network functions that ship with hostsim, by name, as the process in the VM runs them.
 
 `forward`, `sink`, `firewall`, `nat` and `source` touch packets in C (cext/nf/judges.h,

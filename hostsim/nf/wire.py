@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The messages between the daemon and a network function's process, and how they travel.
 
 A SOCK_SEQPACKET socket, the process's descriptor 0. One datagram is one message: a JSON object

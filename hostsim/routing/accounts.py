@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The books of a host's packet functions: what their ports counted of each flow, since when. Pure.
 
 A port's counts grow for as long as its VM lives; the switch forgets an idle flow with its counts.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Direct links: from one VM to another, past the switch.
 
 A pair of VMs gets its links when the classifier first wants a rule for a hop between them (its

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a VM needs to be in a chain: it forwards, knows the way to everybody, and has the transfer
 component at its eth0."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names in the first bytes of a connection: TLS SNI, HTTP Host, DNS question. Pure.
 
 Each parser takes what the initiator sent so far and returns the name in lower case, MORE where the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The data plane of a host: loads the programs, keeps their maps in step with the host, and answers
 the kernel's events.
 

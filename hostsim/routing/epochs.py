@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The policy in force in the kernel's maps, and the epochs that name it.
 
 Each change of policy, and each VM that goes or comes back, gets the next epoch. The newest EPOCHS

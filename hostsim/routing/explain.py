@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`hostsim explain`: what would happen to a flow, live or imagined, and why. Pure.
 
 It asks what decides: policy.py for the route and the next VM, flows.py for the path of each hop.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A bounded table with a share for everybody: when it is full, whoever has most in it gives up his
 oldest entry. So a flood from one VM costs that VM's entries, and nobody else's. Pure.
 """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Flows in words: the rows of `hostsim flows` and `hostsim rules`, and the path of each hop. Pure.
 
 It is given what the maps hold (cext/switch/maps.py) and what is known of the host (`View`), and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether a VM's own network is as hostsim made it, and for how long it must be again. Pure.
 
 User 0 of a VM may do with its interfaces what it likes. What takes packets past that, the direct

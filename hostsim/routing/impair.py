@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Impaired links: the program at the exits of the switch's ports, and which link it does what to.
 
     Impairments(switch, vms).put(ends(links))   these are impaired from now on, and no others

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Routing by contents: takes what the classifier sent up, finds names, moves flows to their route.
 
 The classifier sends the first bytes of a connection whose route contents could still change

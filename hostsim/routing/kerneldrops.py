@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the kernel drops in a host's namespaces, with its own reasons, where the kernel tells them.
 
 Owns the program at the kernel's drops (cext/switch/drops.bpf.c) from `load` to `close`, and knows

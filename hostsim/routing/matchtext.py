@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Matches in words, and routes that can never match. Pure."""
 
 from collections.abc import Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where the memory of the tables of flows and connections comes from.
 
 The kernel finds it for each new flow (BPF_F_NO_PREALLOC), or takes all of it when the tables are

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The names that contents told, by number, and the rows of policies that each matches: the map
 `names`, by which the kernel decides when a later policy judges a connection again.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which flows somebody asks for. Pure."""
 
 from collections.abc import Iterable

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which route a flow takes, and which VM is next: the decision. Pure; no I/O.
 
 `compile_lists` turns the routes into the rows that the classifier walks; `judge` and `next_hop` are

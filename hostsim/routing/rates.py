@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rates: what the switch sends to a VM at most (tc-tbf(8) at its port)."""
 
 from collections.abc import Iterator, Mapping

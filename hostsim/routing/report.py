@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is shown of the data plane: flows, rules, routes, an explanation, the books, counters.
 
 Reads the kernel's maps and changes nothing. What the rows mean is said by flows.py, explain.py and

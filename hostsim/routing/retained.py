@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is kept of flows that are forgotten, so that `verify` still sees what became of them. Pure.
 
 A flow that has been silent for FLOW_IDLE goes from the tables, and so do those of a VM that has

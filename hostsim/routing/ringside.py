@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The other side of the rings: what the data plane asks of the packet functions.
 
 `Dataplane.join` takes whoever plays it: hostsim/nf/functions.py, where a host has packet functions.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Conservation: what each VM sent of each flow is what the switch, the direct links and the drops
 by name account for. Pure.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A thread that makes the direct links, and watches what VMs do to their own network.
 
 Both take as long as the kernel's locks and a VM's own interfaces make them take, and so the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A picture in graphviz's language, and the style sheet for the SVG that graphviz makes. Pure.
 
 Every node and edge has a class. The SVG gets a style sheet for them that follows the reader's

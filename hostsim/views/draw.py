@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A picture of a host into a file: graphviz's `dot` draws; the file appears whole or not at all."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Metrics as Prometheus reads them: as text, or over HTTP (prometheus-client).
 
     text(host, ask)                     once

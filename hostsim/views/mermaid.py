@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A picture as a mermaid flowchart (for pages that draw them: GitHub, GitLab, wikis). Pure."""
 
 from collections.abc import Iterator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The contract's `status` as Prometheus metrics: names, units and labels. Pure.
 
 Names are as Prometheus' "Metric and label naming" and "Writing exporters" want them: base units,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a picture of a host shows: boxes, cables and arrows, before any language draws it. Pure.
 
     picture(was, status, before, after, seconds) -> Picture

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Packets a second, of two answers to the same question. Pure.
 
 Counters of the host only grow, but a flow that is forgotten and comes again begins at 0: what

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The terminal of the live view: keys are read one by one, the picture is drawn again and again.
 
 The terminal is as it was at the end, however the view ends. A daemon that does not answer any more

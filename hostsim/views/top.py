@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The live view of a host: what is shown, in how many lines and columns. Pure: rich draws it.
 
     state = State()

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The closing table: what the demos saw, and the command that shows each again."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The demo of host `duo`: two operating systems, one keyboard and one screen, and three ways to
 flip. It runs in the test VM, whose screen QEMU shows (tests/help/desk.py)."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The demo of host `edge`: real traffic through a chain of VMs, by the switch and past it."""
 
 import ctypes

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The demo of the paths: what a hop costs by the switch, and past it.
 
 Both are `hostsim bench`, which runs the two by turns in one call. A few runs of each say how it is;

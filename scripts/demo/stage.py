@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the demos share: the command line as a person types it, measured and shown.
 
 Everything goes through .venv/bin/hostsim and ordinary tools; a demo that does not see what it

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* What the C tests share: a check that stays on in every build, and numbers that look random but
  * are the same in each run. */
 #ifndef CHECK_H

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* Frames of every kind that a parser has to tell apart: most are well formed, some lie. */
 #ifndef FRAMES_H
 #define FRAMES_H

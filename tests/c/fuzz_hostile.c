@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* The hostile peer: it writes whatever it likes into the region, at any moment, while this side
  * goes on sending, receiving, returning and reclaiming. This side must not crash, hang, touch
  * memory outside its frames and the region (AddressSanitizer watches the heap; region and umem lie

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* The parsers find the same flow in any frame: a port's, a packet function's and the kernel's,
  * which is compiled for user space here (shim/bpf/bpf_helpers.h).
  *

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* One process holds both ends: what a channel does between honest peers, and what it refuses.
  * Every index starts just below 2^32, so that each case also crosses the wrap. */
 #define _GNU_SOURCE

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* A hotkey, held against the plainest model there is: a table of which key is down on which device.
  */
 #include "input/chord.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* Rules: what a reader may find, while a writer changes them; and the parser of flows against any
  * bytes, each frame in memory of exactly its size, so that AddressSanitizer sees one byte too far.
  */

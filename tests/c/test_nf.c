@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* The network functions against any bytes: each frame in memory of exactly its size, so that
  * AddressSanitizer sees one byte too far. Frames are well-formed ones with something broken, for
  * bytes that are only random get no further than the first check.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* A port that is sent more by eth0 than it takes: the rings come to their turn all the same, and
  * never before what waited at eth0 when they were looked at. The socket's ring is memory of the
  * test's, which plays the kernel. */

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* The tally: a reader finds whole rows of the right flow, and counts that only grow, while a writer
  * counts and gives places to other flows; a hostile writer's table is read without harm. */
 #include "port/tally.h"

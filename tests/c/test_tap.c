@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* A tap: what is told is read, in order and whole, or counted as lost; whatever stands in it, a
  * reader stays inside. */
 #include "check.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* Two threads, one end each: numbered packets arrive whole, once and in order, in both modes, and
  * whoever sleeps is woken. Meant for ThreadSanitizer; argument: packets (default 200000). */
 #define _GNU_SOURCE

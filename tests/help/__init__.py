@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What tests share. A test says `from help.net import Net`: pyproject.toml puts tests/ on the path
 of pytest and of mypy. The name is no clash with the builtin, which is no module.
 

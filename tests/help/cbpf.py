@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs classic BPF (linux/filter.h, Documentation/networking/filter.rst), as the kernel does for
 socket filters and seccomp: what a program decides is seen without a socket or a process for it."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A Net with packet network functions, without a daemon: what their tests run on."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The classifier without a switch: its programs are loaded, and run on frames (BPF_PROG_TEST_RUN)
 at ports of a namespace that has nothing else. A frame is followed from port to port as the verdicts
 say.

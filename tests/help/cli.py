@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command line as a user calls it, hosts that are up for a while, and a NIC of the machine."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is to be seen and heard of the test VM, by QEMU's own account (scripts/testvm.py, Desk)."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The hardware's side of force feedback, for devices that tests make through uinput."""
 
 from evdev import UInput, ecodes

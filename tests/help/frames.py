@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Frames of every kind that a parser has to tell apart, made by a `random.Random`: tags up to ten
 deep, every kind of destination, IPv4 options, IPv6 extension headers, ICMP errors, fragments in any
 order, lengths that lie. Most are well formed, so that they get past the first check.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A switch, VMs and a data plane without a daemon: what the data plane's tests run on.
 
 The test plays the daemon: `pump` does what the classifier asked for. Everything is taken down by

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An endpoint that sends frames as they are, and another that is given every packet its kernel
 accepts."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A multi-OS device for the input tests: two OSes, a KMC, and devices made through uinput.
 
 Everything real: `Vm`s with their namespaces, the KMC in an asyncio loop on a thread of its own,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Roots of VMs' own for tests: busybox, made in no time; systemd, of packages installed here."""
 
 import os

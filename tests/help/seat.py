@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """seatclient.py in an OS, for tests of the seat and the screen."""
 
 import os

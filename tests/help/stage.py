@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The OSes of a screen test, their clients of the seat, and the screen."""
 
 from help.desk import Desk

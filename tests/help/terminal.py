@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A terminal (pty(7)) with a person at it, who types and reads."""
 
 import os

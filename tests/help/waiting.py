@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The one way in which tests wait: for a condition, with a deadline."""
 
 import threading

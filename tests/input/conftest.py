@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fixtures of the input tests; see rig.py."""
 
 from collections.abc import Iterator

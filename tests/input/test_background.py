@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Background policies, and OSes that hang: frozen from outside, every process stopped."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The shipped host `both`: flips do not disturb the flows of its chain, and a frozen OS's flows
 keep their place there and leave no rules behind. By the command line, as a user does it."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`hostsim check` where there is uinput: the probes for input devices really work."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The machine's text console hears nothing of a keyboard that OSes have, and hears it again when
 they have it no more: after `down`, and after kill -9 and `clean`. SysRq does as the console."""
 

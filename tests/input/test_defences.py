@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a hostile OS tries, each twice: it fails, and with the one defence against it taken out it
 succeeds. So each of these tests can fail, and for the reason that it names.
 

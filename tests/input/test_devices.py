@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every kind of input device: a clone equals its original, libinput lives on across flips, effects
 and switches belong to the foreground.
 

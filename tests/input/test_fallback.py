@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """kill -9 of the foreground OS's process 1: a whole host, with its daemon."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A flip moves the equipment: who reads what, before and after, in both modes."""
 
 import sys

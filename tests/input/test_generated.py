@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Devices nobody would think of (help/programs/generated.py), in mirror mode: each is taken whole,
 so that the clone in an OS is what the device is, or it is named with the reason.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A hostile OS gets no event that is not its own, and stops nobody else's flip."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A daemon that is killed (kill -9): what its OSes have set on a device of theirs is set back by
 `hostsim clean`, as `hostsim down` sets it back."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Flips in a row under typing, agents that hang, devices and OSes that go, in both modes."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What programs of an OS make through /dev/uinput is that OS's, and nobody else's."""
 
 import subprocess

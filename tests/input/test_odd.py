@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Devices that say odd things of themselves, that somebody else has, or that another host made."""
 
 import fcntl

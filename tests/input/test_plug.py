@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Devices that come and go, again and again, while the OSes flip: nothing is left or grows.
 
 `--plug-cycles N` sets how often; with many, `--timeout` too.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An OS that is started again finds its devices: in both modes, with a keyboard."""
 
 import os

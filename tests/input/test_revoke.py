@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an OS does to keep a device that it has opened, past the look through open files
 (cext/input/revoke.c and found.c): each try fails, and succeeds where the one piece of that code
 against it is left out. The product has no switch for this: a copy of the source is changed and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What each OS has of its own on one device, in both modes: modifiers that are carried, autorepeat,
 key map, calibration, sounds, gain, LEDs of a device that comes back. What is down or touched when a
 device changes hands."""

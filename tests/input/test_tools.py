@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The programs that users have, in an OS: evemu, fftest, and a device's stable name."""
 
 import os

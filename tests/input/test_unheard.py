@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The machine does not listen in: a program of it that opens every node as soon as it is there, as
 a compositor does, hears nothing of what is typed for an OS."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """VMs for kernel tests: made under a host name of the test's own, and checked to leave no open
 file. That nothing else stays is checked for every test, one conftest up."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """hostsim-agent inside an OS: `watch` says each flip, once, to each who watches and to no other;
 and what `flip`, `next` and `status` answer while others do."""
 

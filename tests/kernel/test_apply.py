@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Policies that change while traffic flows: whole policies, filters, mirrors, rates, contents."""
 
 import json

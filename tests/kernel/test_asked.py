@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Long answers: a child of the daemon gives them, while the daemon goes on; they come whole, or in
 the part that was asked for."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is done behind hostsim's back shows in `status`, touches no other VM, leaves nothing."""
 
 from collections.abc import Iterator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A bench that is ended from outside leaves nothing; one that is killed, what `clean` removes."""
 
 import signal

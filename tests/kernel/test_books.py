@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The books at any size: flows over all three paths at once, other policies and a scan from one
 endpoint in the middle. Nothing is missing, to the packet, and everybody else's flows keep their
 chains.

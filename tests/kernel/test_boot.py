@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Operating systems with an init of their own: systemd as process 1, how it comes up and ends."""
 
 import os

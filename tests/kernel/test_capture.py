@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A capture of a host: what is in the file is what `verify` counts, flow by flow."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`hostsim check` says what is there: held against the kernel and the machine themselves."""
 
 import shutil

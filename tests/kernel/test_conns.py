@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is known of a connection is never lost to somebody who changes it at the same time: the
 kernel on any CPU, and the daemon, which tells what contents said.
 """

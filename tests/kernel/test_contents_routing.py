@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Routing by what is said above L4: real TLS, HTTP and DNS clients, through different VMs."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A daemon's life: whenever and however it ends, nothing is left, nothing of others is touched, and
 whoever asked reads one line that says what happened and what to do."""
 

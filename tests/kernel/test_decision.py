@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The kernel's decision and Python's are the same, for any policy and any first packet."""
 
 from collections.abc import Iterator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the kernel drops has the kernel's name, to the packet: in a VM, on its way out, in the
 switch; and nothing has that is not lost, is another's, or has a name already."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The shipped host `edge`, from outside: the commands a person types, real traffic, real tools."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`enter`, what stands behind `hostsim exec` and `hostsim shell`, as a user has it."""
 
 import json

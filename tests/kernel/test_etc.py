@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A VM's own files of /etc: those of /etc/netns/NAME, and links into the machine's /run."""
 
 import shutil

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The examples that ship pass, as their reader runs them."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A VM's fence: what its user 0 tries against the switch, the machine and other VMs fails, and
 succeeds where the fence is not there (a network namespace of the machine's own user namespace)."""
 

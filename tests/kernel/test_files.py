@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A VM's files: what it writes stays in it, what it has in common with the machine is a list."""
 
 import json

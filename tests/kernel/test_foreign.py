@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A link that somebody puts into the switch's namespace does not stay there: it would be a port
 that no route and no filter sees."""
 

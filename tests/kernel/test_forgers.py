@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A connection cannot be talked out of its chain: clients, servers and forgers against the
 classifier itself, and against the pure model of what the policy says.
 

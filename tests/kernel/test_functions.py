@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Packet network functions in a chain, on AF_XDP sockets and rings, between kernel-stack endpoints
 that have every offload on: what arrives is whole, and the paths are what the counters say."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Frames that do not look like what they are: packets to one host in frames to a group, behind
 priority tags, in fragments; and packets to groups, which filters and mirrors can name. Each is
 judged as what its receiver takes it for, or dropped by a name of its own.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Images made of what people have, and of what nobody should have; VMs that use them."""
 
 import io

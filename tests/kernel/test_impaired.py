@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Impaired links: what is lost, copied and spoiled is what was asked for, on every path; and the
 books name it. The witness is ping, whose replies have numbers."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Frames of up to 9000 bytes through packet functions: over the switch, and by both kinds of rings.
 
 The kernel hands them over in pieces of a page, and takes them so (cext/port/xsk.h).

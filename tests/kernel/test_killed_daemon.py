@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """kill -9 of the daemon at any moment: `hostsim clean` removes all that there was, and gives back
 what was the machine's.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The laboratory: programs, sockets and scapy in VMs of a host that a program brings up."""
 
 import contextlib

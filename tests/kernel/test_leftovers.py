@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whatever a host could leave is seen, kind by kind, and seen to be gone."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """cgroup limits hold, through whichever tree has the controller here."""
 
 import errno

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Batches of netlink messages, on the receive buffer that a stock kernel allows."""
 
 import errno

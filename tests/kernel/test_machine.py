@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a host takes of its machine: addresses that no other machine has, no way to the world that
 is not given, and room for logs that is bounded."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Packets that lie, through the classifier: nothing crashes, nothing gets stuck, all is counted.
 
 The frames are made by hand, so that no library mends them, and sent from the client's eth0.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A host of many VMs, through the command line."""
 
 import subprocess

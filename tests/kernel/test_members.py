@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`hostsim apply`: VMs, endpoints and links that come and go while the rest of the host runs.
 
 HOSTSIM_APPLY_PACKETS: how many packets the others send meanwhile; HOSTSIM_APPLY_RATE: a second.

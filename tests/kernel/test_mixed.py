@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Chains of kernel-stack VMs and packet functions side by side: everything arrives, both ways, each
 hop takes the way it can, and `flows` says why."""
 

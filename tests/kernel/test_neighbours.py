@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A host of many that all talk has room in the kernel's table of neighbours, whatever its limit."""
 
 import json

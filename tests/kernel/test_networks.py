@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a host file says of a VM's own network: mtu, gateway, routes, offload; and names in VMs."""
 
 import contextlib

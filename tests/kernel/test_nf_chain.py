@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The functions that ship, in the chain client -> firewall -> count -> nat -> server: the server
 sees the translator's address alone, replies find their way back through the whole chain, and the
 hops between the functions leave the switch for the rings. And the source, which is counted to the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Network functions of a host as its user sees them: the README's examples, as printed, and what
 `status` says of a function that fails."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A network interface that belongs to the foreground OS: a veth of the test's own stands for it.
 The witness is ip(8), in the OSes and, afterwards, on the machine."""
 

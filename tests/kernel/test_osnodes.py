@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Nodes that an OS is given: whose they are, and what its user 0 can put in the way of them: then
 it goes without, and nothing else happens. No device is behind this one."""
 

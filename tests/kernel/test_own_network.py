@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What user 0 of a VM does to its own network costs that VM its direct links, and nobody a packet.
 
 Each case changes something in fw, in the chain fw -> ids of pings from client to server, while the

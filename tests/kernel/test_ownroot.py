@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """VMs with a root of their own: what they see, whom their files belong to, what stays of them."""
 
 import os

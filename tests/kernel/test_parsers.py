@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every parser of frames finds the same flow: those of the loaded BPF programs, a port's and a
 packet function's. The frames are hypothesis's, run through the programs by BPF_PROG_TEST_RUN.
 """

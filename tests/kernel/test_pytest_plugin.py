@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pytest plugin, as its user has it: the test that `hostsim new-test` writes, tests that fail,
 and what their reports say."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the receiver's stack accepts, the policy has judged.
 
 Frames of every kind go from one endpoint to another that listens to everything, past a policy that

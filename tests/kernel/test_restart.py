@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An OS that dies is started again, whole: namespaces, link, rules, agent; within its limit."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`restart` of a [[vm]] that is no OS, and of its program; what a host's log is asked to have."""
 
 import os

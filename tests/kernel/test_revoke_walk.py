@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The look through the processes of an OS that loses its devices (cext/input/revoke.h) comes to an
 end, whatever they hold, and takes no error for an answer. No input device is needed: /dev/full is
 in its place, and who hides it in a way that nobody can look into is killed.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A packet function that does its worst to its neighbour: it writes anything into what they share,
 rings its bell without end, never takes a packet, hangs up, dies. The neighbour goes on serving
 everybody else, to the packet, and counts what it refused."""

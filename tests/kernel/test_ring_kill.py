@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Packet functions of a whole host are killed under load, again and again: the traffic is back by
 the switch at once, the function gets its rings back, and the daemon does not grow.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What users do through a chain of three packet functions, between endpoints with every offload on,
 while the flows' rules flip between switch and ring every 50 ms: it arrives whole, and every packet
 is accounted for."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rings between packet functions: every packet is accounted for, in both memory modes; what a full
 ring does; rules that age; functions that take packets and lie."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Chains of VMs through switch and direct links: what outside witnesses see of them."""
 
 from collections.abc import Iterator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`routes apply FILE`, as a person types it."""
 
 import subprocess

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """1,000 routes and 100,000 flows at once: each is decided, remembered and delivered."""
 
 from collections import Counter

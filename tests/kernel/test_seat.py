@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The seat server in a real OS: sockets, descriptors, and clients that break the rules."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every VM has its share of the tables, and a connection is remembered for as long as it may go on:
 the classifier and the sweeper themselves.
 """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`hostsim shell`: an interactive shell in a VM or endpoint, at the terminal of whoever asks."""
 
 from collections.abc import Iterator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Each step that takes a host down is broken in turn, in a daemon that goes down and in one that
 cannot build its host: the other steps are run, the daemon leaves nothing, and its error names the
 step. The steps are those that the daemon itself pushes, so a new one is tested too."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A numbered stream while its path changes, and frames that are none, on a switch under load."""
 
 from collections.abc import Iterator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """VLAN tags and packet functions: a function sees the tag of a tagged frame, its rules with `vlan`
 hold, and the frame leaves with its tag."""
 

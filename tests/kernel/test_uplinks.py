@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A NIC of the machine as a port of the switch: a veth of the test's own stands for it. The witness
 is ip(8), which must say the same of it afterwards as before."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """User 0 of a plain VM, an endpoint, a packet function and an OS tries to get out, by everything
 that was ever thought of and by system calls at random: none of it succeeds, and outside nothing
 changes. What the same tries do without the fence is in tests/kernel/test_fence.py and its kin.

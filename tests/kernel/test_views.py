@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """metrics, graph and top of a host that is up, as a person and as Prometheus use them."""
 
 import socket

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """VMs on the real kernel: what is its own, what it cannot reach, and that nothing stays."""
 
 import os

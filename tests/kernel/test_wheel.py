@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A wheel in a new environment outside the checkout: nothing of the checkout is needed."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Flips and refusals are in the daemon's log, with who asked for it; a flood of refusals is a few
 lines and a number; who comes first."""
 

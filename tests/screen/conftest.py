@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Options and fixtures of the screen tests."""
 
 import contextlib

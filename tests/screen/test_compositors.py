@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Debian's own compositors, unmodified: sway in one OS and cage in the other, on one screen, with
 one keyboard. What is to be seen is QEMU's word, and what is typed comes from QEMU too.
 

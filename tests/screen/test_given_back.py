@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A host that was killed has left its screen to the OS that had it, and the machine's consoles
 unseen; `hostsim clean` gives back both. What `down` gives back, each test of a screen sees.
 

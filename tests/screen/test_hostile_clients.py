@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Clients that do all they can to stay on the screen, or to see what is not theirs: nothing but the
 right OS's picture is on it. And each defence is needed: with it taken out, the attack succeeds."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compositors that are frozen or killed, and OSes that end: the next OS has the screen, and who
 comes back has its picture and its mode."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The screen moves with the foreground: two OSes with a client of the seat each, and what is to be
 seen by QEMU's own account."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is heard is what the foreground OS plays: two OSes with an ordinary player each (aplay), and
 the loudspeaker by QEMU's own account."""
 

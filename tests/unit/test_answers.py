@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The daemon's answers as objects (hostsim/lab/answers.py)."""
 
 import dataclasses

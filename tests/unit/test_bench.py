@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The benches' arithmetic and documents, with measurements that are made up."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How an OS that boots is waited for, and what its end means."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a capture writes: blocks that tshark reads, and what they say of a packet."""
 
 import os

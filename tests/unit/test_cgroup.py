@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which cgroup tree a limit goes through, from what mountinfo says."""
 
 from pathlib import Path

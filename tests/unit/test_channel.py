@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A channel is a bounded queue: hypothesis plays it against a deque, in both modes."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A hotkey over many devices, held against a model of three lines: 100,000 steps and more."""
 
 from random import Random

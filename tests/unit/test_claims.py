@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Claims of input devices: one host each, known by name, gone with their owner."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command line's manners: help, exit statuses, one line of error and no traceback."""
 
 import importlib

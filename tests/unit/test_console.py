@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The machine's consoles are deaf as long as any host has a keyboard, and unseen as long as one has
 the screen; and then as they were."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Parsers of contents: what real clients send, and every kind of nonsense."""
 
 import ssl

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where packet functions run: who stands where on the line, and what the kernel is told."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What `hostsim apply` would do about a host file: hostsim/hostfile/difference.py."""
 
 from pathlib import Path

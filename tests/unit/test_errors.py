@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a person reads of an error: one line, with what there is to say."""
 
 import errno

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is remembered of devices that were unplugged."""
 
 from pathlib import Path

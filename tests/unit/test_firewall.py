@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The firewall's decisions: against the policy's matcher in Python, over any rules and frames; and
 what becomes of connections, fragments and ICMP errors after the first packet."""
 

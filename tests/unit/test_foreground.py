@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The foreground state machine: the rules hold after any sequence of events."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The input forwarder's rules, with sockets in place of nodes: no root, no uinput.
 
 A socket answers no evdev ioctl, so the device tells nothing of itself: no axes, no LEDs, no repeat

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A VM's network, as it was made and not: the moves of a hold, and what is unlike."""
 
 from dataclasses import dataclass, replace

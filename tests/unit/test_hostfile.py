@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A host file is read whole, or refused with its place, the reason and what is allowed."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tables of shipped network functions: what the file says, and what is refused; and what the
 functions are told of it."""
 

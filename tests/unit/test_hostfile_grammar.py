@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Host files made from the grammar, mostly right: each is read, or refused in one line that has the
 file and why. HOSTSIM_FILES=100000 in the environment tries so many.
 

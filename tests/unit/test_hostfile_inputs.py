@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a host file must not say: each of these is refused before anything is made, in one line that
 names the place and what is allowed. And whatever else a file has, it is read or refused."""
 

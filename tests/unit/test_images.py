@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Images: names, what is kept of them, damage, use, makers that broke off. No root."""
 
 import json

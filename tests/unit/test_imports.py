@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The house, kept by a test: which module may import which (hostsim/README.md, "The house").
 
 `cli -> client -> protocol`; `daemon -> host -> parts -> {netns, cext} -> model, errors`. Reads the

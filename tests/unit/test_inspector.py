@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Routing by contents without a kernel: names, connections, floods; the maps are dictionaries."""
 
 import errno

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The journal: what `undo` removes, in which order, and what it does about what resists."""
 
 import errno

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What can be said of an impaired link: in a host file, and as words of a command."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Style and types, as tests: ruff, mypy, clang-format, shellcheck, and the rules of the house."""
 
 import re
@@ -90,16 +91,35 @@ def test_files_stay_short() -> None:
     assert not {str(path): count for path, count in lengths.items() if count > LINES_MAX}
 
 
+def opening(path: Path) -> str:
+    """A source file without its first lines: how to run it, and its licence."""
+    lines = path.read_text().splitlines(keepends=True)
+    while lines and lines[0].startswith(("#!", "# SPDX-", "// SPDX-", "# PYTHON_ARGCOMPLETE_OK")):
+        del lines[0]
+    return "".join(lines)
+
+
 def test_every_file_opens_with_what_it_is() -> None:
-    openings = ('"""', "#!", "# PYTHON_ARGCOMPLETE_OK\n", "//", "/*")
     files = [path for path in sources(".py", ".c", ".h") if path.read_text()]
-    silent = [path.name for path in files if not path.read_text().startswith(openings)]
+    silent = [path.name for path in files if not opening(path).startswith(('"""', "//", "/*"))]
     assert not silent
+
+
+def test_every_file_says_its_licence() -> None:
+    """The project's is in LICENSE. What is loaded into the kernel may be had by the kernel's too
+    (its own word for it, in each object: Dual BSD/GPL)."""
+    wrong = []
+    for path in (*sources(".py", ".c", ".h", ".sh", "meson.build"), *shell_scripts()):
+        kernel = path.name.endswith((".bpf.c", ".bpf.h"))
+        licence = "GPL-2.0-only OR BSD-2-Clause" if kernel else "Apache-2.0"
+        line = re.compile(rf"^(#|//) SPDX-License-Identifier: {re.escape(licence)}$", re.MULTILINE)
+        text = path.read_text()
+        if text and not line.search(text[:200]):
+            wrong.append(str(path.relative_to(ROOT)))
+    assert not wrong
 
 
 def test_a_c_file_says_which_part_of_its_headers_contract_it_holds() -> None:
     """ "See x.h." alone says nothing that the name of the file does not."""
-    files = [
-        path for path in sources(".c") if re.match(r"/\* See \S+\.h\. \*/\n", path.read_text())
-    ]
+    files = [path for path in sources(".c") if re.match(r"/\* See \S+\.h\. \*/\n", opening(path))]
     assert not [str(path.relative_to(ROOT)) for path in files]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What programs write is kept up to a size, whoever writes it and however fast."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What `hostsim logs` and `hostsim ping` make of what VMs wrote."""
 
 import threading

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """MAC addresses: the same at every start, others on another machine, another host, another VM."""
 
 from pathlib import Path

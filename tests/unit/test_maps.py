@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The data plane's keys, as Python writes them."""
 
 import pytest

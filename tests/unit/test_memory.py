@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A large machine takes the memory of its flows at once, a small one as they come."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which of the machine's mounts a VM's files are made of."""
 
 from netns.mounts import Mount, parse, with_files

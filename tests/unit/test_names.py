@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What hostsim shows of a match or a flow by name, it reads back to the same match or flow."""
 
 from ipaddress import ip_network

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The translator: every header and checksum of what it lets through, held against scapy's."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a host takes of its machine, against machines that have too little of one thing."""
 
 from collections.abc import Mapping

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The messages between the daemon and a packet function: there and back, and what is no message."""
 
 import json

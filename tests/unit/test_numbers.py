@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Interface numbers that hostsim gives: those of one kind are never those of another."""
 
 from itertools import combinations

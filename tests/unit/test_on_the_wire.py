@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Frames of a packet socket as a wire has them (hostsim/lab/wire.py), held against scapy's."""
 
 import struct

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """hostsim/nf.h, the one header of a plug-in in C, and what is refused when one is loaded."""
 
 import contextlib

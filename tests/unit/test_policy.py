@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The decision in Python: which row, which way round, which VM is next."""
 
 from ipaddress import ip_address

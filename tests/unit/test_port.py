@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A port without eth0: rules, batches, and two ports joined by rings in one process."""
 
 import mmap

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ends of `hostsim bench chain`: what they make is right, and what is wrong is seen.
 Two ports in one process, whose loops sleep and wake each other."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Ports over one umem: frames go down a chain of three uncopied, and come home whatever happens."""
 
 import os

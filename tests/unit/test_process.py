@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where a program is looked for."""
 
 from netns.process import candidates

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The control protocol: what goes in comes out, errors included; nonsense is refused."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The READMEs name files, commands and keys: all of them exist. README.md is the door; each room
 has its own."""
 

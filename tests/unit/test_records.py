@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What Python calls the data plane's numbers is what the headers of C call them."""
 
 import pytest

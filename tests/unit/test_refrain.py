@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which lines of a crowd are logged, and that none is lost from the count."""
 
 import logging

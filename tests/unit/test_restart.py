@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """When what died is started again: the pace of operating systems, and that of packet functions."""
 
 import pytest

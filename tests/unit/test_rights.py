@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Descriptors that nobody asked for: the kernel refuses them, or a thread of their own closes them,
 and never who receives the message or closes the socket."""
 

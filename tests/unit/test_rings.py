@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who has rings and who shares memory; what ports counted, held against each other."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The rooms of cext, kept by a test: cext/meson.build lists them, and the order is a law.
 
 A file of a room includes only its own room and the rooms that stand before it; includes in quotes

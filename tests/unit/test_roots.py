@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A VM's own root in the host file, and the ids that such VMs take."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The JSON schema of the host file against the reader, which is the judge."""
 
 import json

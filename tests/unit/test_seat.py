@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The seat's state machine: the protocol step by step, and its rules whatever a client says."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a person sees: keys as they are, whatever brackets and colons they have."""
 
 import pytest

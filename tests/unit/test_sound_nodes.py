@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The nodes of a loop, out of the way and back (netns/sound.py)."""
 
 from pathlib import Path

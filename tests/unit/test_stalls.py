@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The loop's longest stretch without a look at events, and what it was."""
 
 import asyncio

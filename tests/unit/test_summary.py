@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """scripts/summary.py and scripts/test's `part`, which decide whether a run has passed: each way in
 which a part can fail is a failure of the run."""
 

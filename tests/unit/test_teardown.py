@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Steps of taking down: all are run, newest first, and the error that comes out names the first
 that failed."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is put into a directory where others may put things too: it replaces what is there, follows
 nothing, waits for nothing, and leaves nothing else."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Device events as libudev takes them: its own socket filters, read back from the kernel, are run
 over the messages that an OS gets. Hashes and Bloom filters are libudev's there, not ours."""
 

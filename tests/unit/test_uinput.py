@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What uinput is told of a device whose description it would refuse."""
 
 from hypothesis import given

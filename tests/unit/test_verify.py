@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Conservation with the kernel's drops, and with what is kept of flows that are forgotten."""
 
 from dataclasses import replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Metrics, pictures and the live view: what they make of the daemon's answers."""
 
 import io

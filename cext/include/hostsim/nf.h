@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* A network function in C, the one header that a plug-in includes. C11 or C++; needs no other.
  *
  *     #include <hostsim/nf.h>

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Network functions of a user's own, for tests: `put` one beside a host file, and name it there as
 `nf = "MODULE:FUNCTION"`."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Network functions that harm their neighbours as far as shared memory and descriptors let them."""
 
 import os

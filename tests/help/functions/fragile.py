@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Network functions that break."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Network functions that are slow, or do not do as the others do."""
 
 import select

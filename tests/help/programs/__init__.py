@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Programs that tests run as processes of their own: in a VM, which sees the same files, or on the
 machine itself.
 

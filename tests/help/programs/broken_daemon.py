@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A host's daemon in which one step of taking things down is broken.
 
     broken_daemon.py FILE BROKEN FAILING [unexpected]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DNS by UDP (RFC 1035), at port 53.
 
 dns.py serve            says `up`, and answers every question with 198.18.0.99

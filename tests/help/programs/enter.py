@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What `hostsim exec` does once the daemon has answered.
 
 enter.py TARGET WORD...   TARGET: the answer, in JSON

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What user 0 of a VM may try against the rest of the machine, as a program that runs in the VM.
 
     escape.py netnsid INDEX     links of the namespace at the other end of eth0: listed, one added,

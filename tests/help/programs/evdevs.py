@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a program does with the input devices of its OS, by python-evdev; answers are JSON, a line
 each. The device is the OS's first one, but for those whose names have WORD in them.
 

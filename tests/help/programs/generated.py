@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Devices nobody would think of, made through uinput: generated.py SEED COUNT [NAME]
 
 Each has a name, ids, kinds of events, codes, properties and axes drawn from SEED: names that are

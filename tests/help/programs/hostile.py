@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a hostile OS does; run inside an OS by test_hostile.py.
 
     hostile.py keep NODE         opens NODE, dups it, hides copies of it, and reports what is read

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tries to reach a program of the machine's from a VM.
 
     knock.py SOCKET FIFO     connects to a UNIX socket, opens a FIFO for writing without waiting

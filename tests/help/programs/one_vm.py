@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One VM, started from this process's mounts, and a command in it.
 
     one_vm.py FOLDER CMD...     FOLDER: for its journal

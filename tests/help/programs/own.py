@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A keyboard that a program of an OS makes itself: own.py NAME
 
 asks for every key, prints `EVENT` of its node (`event5`) as sysfs has it, and taps a key for each

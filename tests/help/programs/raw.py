@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Frames, put on a device as they are (packet(7)).
 
 raw.py frames DEVICE               those in a JSON list on standard input, in hexadecimal

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads every evdev node in /dev/input, with plain read(2); run inside an OS by the tests.
 
     reader.py FILE [keys]

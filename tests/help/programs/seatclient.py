@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A client of the seat at /run/seatd.sock, as small as can be: it speaks the protocol itself.
 
     seatclient.py [COLOUR]

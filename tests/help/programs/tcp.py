@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Connections.
 
 tcp.py echo ADDRESS PORT             says `ready`, and sends back what comes, to many at once

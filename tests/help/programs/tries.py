@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a program may try, or use up.
 
 tries.py paths WORD...       opens PATH, or makes the character device PATH=NUMBER, for each;

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A pair of hands: makes an input device through uinput and works it as told on standard input.
 
     typist.py keyboard|mouse NAME

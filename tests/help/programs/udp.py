@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Datagrams.
 
 udp.py send HOST PORT COUNT [SOURCE [SIZE]]  numbered, from one port (0: any); SIZE: bytes

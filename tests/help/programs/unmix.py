@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """unmix.py NODE: sets all of a sound card's mixer to what is out of range, and removes what can be
 (linux sound/asound.h). Says how many elements it has removed."""
 

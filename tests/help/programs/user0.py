@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """User 0 of a VM who wants out of it: tries what reaches the machine, and system calls at random.
 
     user0.py SEED COUNT NAME=NUMBER...

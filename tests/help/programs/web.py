@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """HTTP.
 
 web.py ok PORT                     says `up`, and answers every request with `ok`

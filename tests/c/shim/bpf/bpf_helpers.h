@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* libbpf's header of this name, as far as flow/packet.bpf.h needs it, for user space: so that a
  * test runs the kernel's parser under a sanitizer, on frames that end where their memory does.
  *
