@@ -32,7 +32,7 @@ from netns import namespace, neighbours, uplinks
 from netns.interfaces import Counted, counted
 from netns.journal import Journal
 from netns.links import Batch, Rtnl, batch_in
-from netns.tc import add_hook, add_hook_to_users
+from netns.tc import INGRESS, add_hook, add_hook_to_users, add_program
 
 log = logging.getLogger("hostsim.switch")
 
@@ -95,6 +95,10 @@ class Links(NamedTuple):
     foreign: Mapping[int, str]
 
 
+CLASSIFIER = "hostsim:classify"
+"""The name of the classifier's filter on a port."""
+
+
 class Switch:
     """Owns the namespace and what is in it."""
 
@@ -112,6 +116,9 @@ class Switch:
         self._found: frozenset[int] = frozenset()  # the kernel's own links of any namespace
         self._made: dict[int, str] = {}  # the VMs' ports
         self.uplinks: dict[str, int] = {}
+        self.classifier = -1
+        """The program that ports made from now on have before they are up, the data plane's; -1:
+        none, there is no data plane yet or any more."""
 
     @property
     def rtnl(self) -> Rtnl:
@@ -276,6 +283,8 @@ class Switch:
             info_peer={"index": vm.eth0, "attrs": peer},
         )
         add_hook(batch, vm.port)
+        if self.classifier >= 0:
+            add_program(batch, vm.port, self.classifier, CLASSIFIER, INGRESS)
         batch.link("set", index=vm.port, state="up")
         batch.brport("set", index=vm.port, group_fwd_mask=LACP)
         batch.fdb(

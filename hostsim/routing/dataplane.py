@@ -38,7 +38,7 @@ from hostsim.routing.report import Members, Report
 from hostsim.routing.retained import Retained
 from hostsim.routing.ringside import NoFunctions, RingSide
 from hostsim.routing.watch import Standing, Watch
-from hostsim.switch import Switch
+from hostsim.switch import CLASSIFIER, Switch
 from hostsim.vm import Vm
 from netns import tc
 from netns.links import Batch
@@ -138,9 +138,10 @@ class Dataplane:
         def fill(batch: Batch) -> None:
             uplinks = [records.IFINDEX + number for number in self._switch.uplinks.values()]
             for port in (*(vm.port for vm in self._vms.values()), *uplinks):
-                tc.add_program(batch, port, classify, "hostsim:classify", tc.INGRESS)
+                tc.add_program(batch, port, classify, CLASSIFIER, tc.INGRESS)
 
         self._switch.rtnl.batch(fill)
+        self._switch.classifier = classify
         self._impair(self._links)
 
     def close(self) -> None:
@@ -157,6 +158,7 @@ class Dataplane:
             self._ring.close()
             self._ring = None
         if self._object is not None:
+            self._switch.classifier = -1
             self._object.close()
             self._object = None
 
@@ -254,17 +256,12 @@ class Dataplane:
         self._rate(vm, self._rates.forget(vm))
         self._impairments.port_back(vm)
         self._prepare(self._epochs.policy.routes)
-        classify = self._object.program("classify")
-        self._switch.rtnl.batch(
-            lambda batch: tc.add_program(batch, vm.port, classify, "hostsim:classify", tc.INGRESS)
-        )
         self.link_back(name)
 
     def add(self, vms: Sequence[Vm]) -> None:
         """VMs that are new have joined the switch. Raises OSError, HostsimError; `remove` takes
         away what was done."""
         assert self._object is not None
-        classify = self._object.program("classify")
         for vm in vms:
             self._former.pop(vm.index, None)
             self._vms[vm.spec.name] = self._by_number[vm.index] = vm
@@ -275,12 +272,6 @@ class Dataplane:
         mine = {a.ip.packed: vm.index for vm in vms for a in vm.spec.addresses}
         self._owners.update(mine)
         self._write_owners(mine)
-
-        def fill(batch: Batch) -> None:
-            for vm in vms:
-                tc.add_program(batch, vm.port, classify, "hostsim:classify", tc.INGRESS)
-
-        self._switch.rtnl.batch(fill)
         for vm in vms:
             self._write_vm(vm)
 
