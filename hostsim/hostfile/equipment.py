@@ -56,28 +56,43 @@ def nic(table: Table, match: dict[str, Any], taken: list[str]) -> str:
 
 def screen(table: Table, match: dict[str, Any]) -> str:
     """A display as equipment: a pattern of its card's name, and nothing else."""
-    pattern = match["screen"]
-    if len(match) > 1:
-        table.fail("match has screen and other keys", "a screen is meant by its card's name")
-    if not isinstance(pattern, str) or not _CARD.fullmatch(pattern):
-        table.fail(
-            f"match: screen = {str(pattern)[:NAME_SHOWN]!r} names no card",
-            'a name in /dev/dri such as "card0", or "*"',
-        )
-    table.done()
-    return pattern
+    return _pattern(
+        table,
+        match,
+        "screen",
+        _CARD,
+        ("a screen is meant by its card's name", "card"),
+        'a name in /dev/dri such as "card0", or "*"',
+    )
 
 
 def sound(table: Table, match: dict[str, Any]) -> str:
     """A sound card as equipment: a pattern of its name, and nothing else."""
-    pattern = match["sound"]
+    return _pattern(
+        table,
+        match,
+        "sound",
+        _SOUND,
+        ("a sound card is meant by its name", "sound card"),
+        'the first word of a card in /proc/asound/cards such as "PCH" or "card0", or "*"',
+    )
+
+
+def _pattern(
+    table: Table,
+    match: dict[str, Any],
+    key: str,
+    allowed: re.Pattern[str],
+    said: tuple[str, str],
+    hint: str,
+) -> str:
+    """The value of a match that has this key alone. said: why it stands alone, and the kind of
+    thing that it names; hint: the values that are allowed."""
+    pattern, (alone, kind) = match[key], said
     if len(match) > 1:
-        table.fail("match has sound and other keys", "a sound card is meant by its name")
-    if not isinstance(pattern, str) or not _SOUND.fullmatch(pattern):
-        table.fail(
-            f"match: sound = {str(pattern)[:NAME_SHOWN]!r} names no sound card",
-            'the first word of a card in /proc/asound/cards such as "PCH" or "card0", or "*"',
-        )
+        table.fail(f"match has {key} and other keys", alone)
+    if not isinstance(pattern, str) or not allowed.fullmatch(pattern):
+        table.fail(f"match: {key} = {str(pattern)[:NAME_SHOWN]!r} names no {kind}", hint)
     table.done()
     return pattern
 

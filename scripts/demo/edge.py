@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The demo of host `edge`: real traffic through a chain of VMs, by the switch and past it."""
 
-import ctypes
 import json
 import subprocess
 import sys
@@ -29,6 +28,9 @@ from stage import (
 )
 
 import hostsim
+
+sys.path.insert(0, str(ROOT / "tests"))
+from help.syscalls import numbers
 
 SERVER = "198.18.0.20"
 PORT = 40001
@@ -162,15 +164,6 @@ def refuse() -> None:
             expect(True, "tcp/23: without fw's rule the same connection gets its prompt")
         finally:
             listener.terminate()
-
-
-def numbers() -> list[str]:
-    """NAME=NUMBER of this machine's system calls, by libseccomp."""
-    library = ctypes.CDLL("libseccomp.so.2")
-    library.seccomp_syscall_resolve_num_arch.restype = ctypes.c_char_p
-    native = library.seccomp_arch_native()
-    named = {n: library.seccomp_syscall_resolve_num_arch(native, n) for n in range(480)}
-    return [f"{name.decode()}={number}" for number, name in named.items() if name]
 
 
 def attack() -> None:

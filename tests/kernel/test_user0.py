@@ -24,6 +24,7 @@ from help import cli
 from help.cli import HOSTSIM, ask
 from help.net import endpoint
 from help.programs import PROGRAMS
+from help.syscalls import numbers
 from help.waiting import until
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
@@ -64,15 +65,6 @@ def play(port):
 
 MOVING = ("kernel/random", "kernel/ns_last_pid", "fs/dentry", "fs/inode", "fs/file-nr", "net/")
 """Of the kernel's parameters, those that move by themselves, or are of some namespace."""
-
-
-def numbers() -> list[str]:
-    """NAME=NUMBER of this machine's system calls."""
-    library = ctypes.CDLL("libseccomp.so.2")
-    library.seccomp_syscall_resolve_num_arch.restype = ctypes.c_char_p
-    native = library.seccomp_arch_native()
-    named = {n: library.seccomp_syscall_resolve_num_arch(native, n) for n in range(480)}
-    return [f"{name.decode()}={number}" for number, name in named.items() if name]
 
 
 def hashed(*folders: Path) -> dict[str, str]:
