@@ -24,17 +24,18 @@ from hostsim.assembly import Assembly, assemble, numbered, refuse
 from hostsim.booted import Booted
 from hostsim.carriers import Carriers
 from hostsim.changes import Changes, Joined
+from hostsim.condition import Condition
 from hostsim.errors import HostsimError, reason
 from hostsim.model import HostSpec, Json
 from hostsim.programs import Programs
-from hostsim.restart import Backoff
+from hostsim.restarts import Restarts
 from hostsim.routing.dataplane import Dataplane
 from hostsim.routing.policy import refuse_too_many
 from hostsim.stalls import Stalls
 from hostsim.switch import Switch
 from hostsim.teardown import Teardown, in_thread
 from hostsim.vm import Vm
-from netns import namespace, priority, uplinks
+from netns import priority, uplinks
 from netns.journal import Journal
 
 if TYPE_CHECKING:
@@ -88,10 +89,9 @@ class Host:
         self._ticking: list[asyncio.Task[None]] = []
         self._booted = Booted(self.vms, self._programs, self._os_back)
         self._watched: list[int] = []
-        self._backoffs = {
-            vm.name: Backoff() for vm in spec.vms if vm.os is not None or vm.boots or vm.restarts
-        }
-        self._restarts: dict[str, asyncio.TimerHandle] = {}
+        self._restarts = Restarts(
+            vm.name for vm in spec.vms if vm.os is not None or vm.boots or vm.restarts
+        )
         self._up = False
 
     # -- life -------------------------------------------------------------------------------------
@@ -174,8 +174,7 @@ class Host:
         while self._ticking:
             self._ticking.pop().cancel()
         self._booted.close()
-        while self._restarts:
-            self._restarts.popitem()[1].cancel()
+        self._restarts.close()
         loop = asyncio.get_running_loop()
         while self._watched:
             loop.remove_reader(self._watched.pop())
@@ -278,18 +277,11 @@ class Host:
             self._restart_later(vm)
 
     def _restart_later(self, vm: Vm) -> None:
-        name = vm.spec.name
-        loop = asyncio.get_running_loop()
-        delay = self._backoffs[name].died(loop.time())
-        if delay is None:
-            log.error("%s: given up after %d starts in a row", name, restart.VM.limit)
-            return
-        self._restarts[name] = loop.call_later(delay, self._restart, vm)
+        self._restarts.later(vm.spec.name, partial(self._restart, vm))
 
     def _restart(self, vm: Vm) -> None:
         """In the loop, since everything here may ask a VM how it is; takes some 50 ms."""
         name = vm.spec.name
-        del self._restarts[name]
         try:
             with self._doing(f"restart of {name}"):
                 self._rebuild(vm)
@@ -300,7 +292,7 @@ class Host:
             self._restart_later(vm)
             return
         self._watch_vm(vm)
-        self._backoffs[name].started(asyncio.get_running_loop().time())
+        self._restarts.started(name)
         log.info("%s: started again", name)
 
     def _rebuild(self, vm: Vm) -> None:
@@ -361,7 +353,7 @@ class Host:
         """A living VM or endpoint. Raises HostsimError."""
         vm = self._known(name)
         if not vm.alive:
-            if name in self._restarts:
+            if self._restarts.waits(name):
                 raise HostsimError(
                     name, "is gone (its init died)", "it is about to be started again"
                 )
@@ -391,9 +383,7 @@ class Host:
             )
         if self._parts.kmc is not None and self._parts.kmc.status()["foreground"] == name:
             raise HostsimError(name, "is the foreground OS", "hostsim flip OS, then restart it")
-        waiting = self._restarts.pop(name, None)
-        if waiting is not None:
-            waiting.cancel()
+        self._restarts.cancel(name)
         if vm.life_fd in self._watched or (vm.spec.boots and vm.pidfd in self._watched):
             self._vm_ends(vm)
         if vm.pidfd in self._watched:
@@ -422,15 +412,12 @@ class Host:
         for vm in vms:
             self._watch_vm(vm)
             if vm.spec.restarts:
-                self._backoffs[vm.spec.name] = Backoff()
+                self._restarts.join(vm.spec.name)
 
     def leave(self, vms: Iterable[Vm]) -> None:
         """These VMs leave: their ends are nobody's concern, and they are not started again."""
         for vm in vms:
-            waiting = self._restarts.pop(vm.spec.name, None)
-            if waiting is not None:
-                waiting.cancel()
-            self._backoffs.pop(vm.spec.name, None)
+            self._restarts.leave(vm.spec.name)
             for fd in (vm.pidfd, vm.life_fd):
                 if fd in self._watched:
                     self._unwatch(fd)
@@ -450,71 +437,10 @@ class Host:
             "foreground": parts.kmc.status()["foreground"] if parts.kmc else None,
             "devices": self.devices(),
         }
-        return lambda: self._status(parts, reports) | mine
-
-    def _status(self, parts: _Parts, reports: Json) -> Json:
-        drops = parts.dataplane.report.kernel_drops()
-        unlike = parts.dataplane.report.unlike()
-
-        def node(name: str) -> Json:
-            return self._node(name, reports.get(name)) | {
-                "drops": None if drops is None else drops[name],
-                "unlike": unlike.get(name, ""),
-            }
-
-        return {
-            "host": self.spec.name,
-            "vms": [
-                node(spec.name) | ({"nf": reports[spec.name]} if spec.name in reports else {})
-                for spec in self.spec.vms
-            ],
-            "endpoints": [node(spec.name) for spec in self.spec.endpoints],
-            "switch": {
-                "netns": parts.switch.netns,
-                "bridge": parts.switch.bridge,
-                "ports": parts.switch.ports(),
-                "counters": parts.dataplane.report.counters(),
-                "drops": None if drops is None else drops[""],
-            },
-        }
-
-    def _node(self, name: str, function: Json | None) -> Json:
-        vm = self.vms[name]
-        backoff = self._backoffs.get(name)
-        return {
-            **({"restarts": backoff.total} if backoff is not None else {}),
-            "name": name,
-            "netns": vm.netns,
-            "cgroup": str(vm.cgroup),
-            "pid": vm.pid,
-            "state": self._state(vm, function),
-            "os": vm.spec.os is not None,
-            "files": vm.spec.files,
-            "limits": {
-                "memory": vm.limits.memory,
-                "cpus": vm.limits.cpus,
-                "pids": vm.limits.pids,
-            },
-            "addresses": [str(address) for address in vm.spec.addresses],
-        }
-
-    def _state(self, vm: Vm, function: Json | None) -> str:
-        """`running`; or what is wrong with it, the worst first: `dead` (its init), `off` (its OS
-        has powered off), `restarting` (dead, or its network function is, and about to be started
-        again), `booting` (its OS is not up yet), `unplugged` (its port or the port's carrier),
-        `unnamed` (its name in /run/netns), `failed` (its program, or its network function for
-        good)."""
-        if (state := self._booted.state(vm)) != "":
-            return state
-        if not vm.runs:
-            return "restarting" if vm.spec.name in self._restarts else "dead"
-        if self._parts.carriers.away(vm.spec.name):
-            return "unplugged"
-        if not namespace.names(vm.netns, vm.netns_fd):
-            return "unnamed"
-        if function is not None:
-            return str(function["state"])
-        return "failed" if vm.spec.name in self._programs.failed else "running"
+        condition = Condition(
+            self.spec, self.vms, self._booted, self._programs, self._restarts, parts
+        )
+        return lambda: condition.report(reports) | mine
 
 
 def _swept(done: Future[None]) -> None:

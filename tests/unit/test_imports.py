@@ -32,7 +32,8 @@ ROOMS = {
     "nf":       ("nf",                                          "ground hostfile machine routing"),
     "kmc":      ("kmc",                                         "ground machine"),
     "assembly": ("assembly",                                    "ground machine routing nf"),
-    "host":     ("host changes carriers daemon stalls asides longwinded",
+    "host":     ("host changes condition restarts carriers daemon stalls asides "
+                 "longwinded",
                                 "ground hostfile machine routing nf kmc assembly"),
     "views":    ("views",                                       "ground"),
     "capture":  ("capture",                                     "ground hostfile routing"),
