@@ -73,6 +73,7 @@ class Condition:
                 "bridge": parts.switch.bridge,
                 "ports": parts.switch.ports(),
                 "counters": parts.dataplane.report.counters(),
+                "taken_off": parts.dataplane.report.taken_off(),
                 "drops": None if drops is None else drops[""],
             },
         }

@@ -112,6 +112,47 @@ class LinkMonitor:
         self._socket.close()
 
 
+class FilterMonitor:
+    """Tells that queueing disciplines or tc filters of a namespace's interfaces came, went or
+    changed. `fileno` is readable then, until `touched` has told all."""
+
+    def __init__(self, netns_fd: int) -> None:
+        self._socket = socket_at(netns_fd, socket.AF_NETLINK, socket.SOCK_RAW, 0)
+        self._socket.bind((0, RTMGRP_TC))
+        self._socket.setblocking(False)
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def touched(self) -> set[int] | None:
+        """The numbers of those interfaces, of READS datagrams at most; None: some were not told,
+        so that it may be any."""
+        found: set[int] | None = set()
+        for _ in range(READS):
+            try:
+                data = self._socket.recv(1 << 16)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                found = None
+                continue
+            if found is not None:
+                found |= set(_touched(data))
+        return found
+
+    def close(self) -> None:
+        """Twice is harmless."""
+        self._socket.close()
+
+
+def _touched(data: bytes) -> Iterator[int]:
+    for _, message in netlink.messages(data):
+        if len(message) >= netlink.HEADER.size + _TC.size:
+            yield _TC.unpack_from(message, netlink.HEADER.size)[1]
+
+
 def _changes(data: bytes) -> Iterator[Change]:
     for kind, message in netlink.messages(data):
         if kind in (RTM_NEWLINK, RTM_DELLINK) and len(message) >= _HEAD:

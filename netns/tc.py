@@ -24,7 +24,9 @@ def add_hook(batch: Batch, index: int) -> None:
 
 
 def add_program(batch: Batch, index: int, program_fd: int, name: str, parent: int) -> None:
-    """Put a direct-action program at an interface's clsact qdisc (tc-bpf(8), `add_hook`)."""
+    """Put a direct-action program first at an interface's clsact qdisc (tc-bpf(8), `add_hook`). The
+    kernel answers EEXIST if it is there: filters of other kinds cannot come before it, and of its
+    own kind only with a lower number than 1, of which there is none."""
     batch.tc(
         "add-filter",
         "bpf",
@@ -33,7 +35,20 @@ def add_program(batch: Batch, index: int, program_fd: int, name: str, parent: in
         name=name,
         parent=parent,
         direct_action=True,
+        prio=1,
+        handle=1,
     )
+
+
+def put_back(rtnl: Rtnl, index: int, program_fd: int, name: str, parent: int) -> None:
+    """`add_hook` and `add_program`, of whatever of them is not there. Raises OSError: ENODEV if
+    there is no such interface."""
+
+    def fill(batch: Batch) -> None:
+        add_hook(batch, index)
+        add_program(batch, index, program_fd, name, parent)
+
+    rtnl.batch(fill, (errno.EEXIST,))
 
 
 def add_to_own(rtnl: Rtnl, netns_fd: int, index: int, program_fd: int, name: str) -> None:
@@ -58,12 +73,20 @@ def add_hook_to_users(batch: Batch, index: int) -> None:
 
 
 def attach(netns_fd: int, index: int, program_fd: int, name: str, parent: int) -> None:
-    """Put a program at clsact in a namespace whose user may have taken the hook away. Raises
-    OSError."""
+    """Put a program at clsact in a namespace whose user may have taken the hook away, and may have
+    filters of their own. Raises OSError."""
 
     def fill(batch: Batch) -> None:
         add_hook(batch, index)
-        add_program(batch, index, program_fd, name, parent)
+        batch.tc(
+            "add-filter",
+            "bpf",
+            index=index,
+            fd=program_fd,
+            name=name,
+            parent=parent,
+            direct_action=True,
+        )
 
     batch_in(netns_fd, fill, (errno.EEXIST,))  # the hook is there
 

@@ -113,6 +113,8 @@ def status(found: dict[str, Any]) -> None:
         counts = (port[f"{way}_{unit}"] for way in ("rx", "tx") for unit in ("packets", "bytes"))
         table.add_row(port["name"], _state(port["state"]), *(f"{count:,}" for count in counts))
     _put(table, "the switch has no ports")
+    for one in switch.get("taken_off", []):
+        Console().print(one["said"], markup=False, highlight=False, soft_wrap=True)
     known = [f"{name} {n:,}" for name, n in found["switch"].get("counters", {}).items() if n]
     if known:
         console().print(f"switch: {', '.join(known)}")

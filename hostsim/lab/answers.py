@@ -158,6 +158,24 @@ class PortStatus:
 
 
 @dataclass(frozen=True)
+class TakenOff:
+    """A program that somebody took off a port of the switch by hand, and that was put back.
+
+    side: `in` or `out`
+    times: how often
+    there: it is back
+    said: all of that in words
+    """
+
+    port: str
+    program: str
+    side: str
+    times: int
+    there: bool
+    said: str
+
+
+@dataclass(frozen=True)
 class SwitchStatus:
     """The switch. counters: packets by name."""
 
@@ -166,6 +184,7 @@ class SwitchStatus:
     ports: tuple[PortStatus, ...]
     counters: dict[str, int] = field(default_factory=dict)
     drops: dict[str, int] | None = None
+    taken_off: tuple[TakenOff, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -23,14 +23,17 @@ from collections.abc import Mapping
 from functools import partial
 from typing import NamedTuple
 
-from cext.bpf.objects import Map
+from cext.bpf.objects import Map, has_tcx
 from cext.switch import maps, records
+from hostsim.routing.guard import Guard
 from netns import namespace
 from netns.links import Batch, Rtnl, batch_in
-from netns.tc import add_to_own
+from netns.tc import INGRESS, add_to_own
 
 log = logging.getLogger("hostsim.bypass")
 
+ARRIVAL = "hostsim:transfer_in"
+"""The name of the filter at a link's far end, where it is one."""
 NEAR_MTU = 65535
 """Of a VM's own end: whatever eth0 carries, it carries. The far end has the MTU of the eth0 that it
 leads to, so that what is too long for the switch's port is too long for the direct link."""
@@ -54,11 +57,19 @@ class End(NamedTuple):
 
 
 class DirectLinks:
-    """Makes the links, each once. They are removed with the VMs. ends: the VMs by number; netns_fd:
-    the switch's namespace, which stays the caller's. A packet function gets none: its frames come
-    by its eth0's XDP program, which such a link would pass by."""
+    """Makes the links, each once. They are removed with the VMs.
 
-    def __init__(self, ends: Mapping[int, End], netns_fd: int, program_fd: int, pairs: Map) -> None:
+    ends: the VMs by number
+    netns_fd: the switch's namespace, which stays the caller's
+    guard: keeps the programs at the far ends
+
+    A packet function gets none: its frames come by its eth0's XDP program, which such a link would
+    pass by."""
+
+    def __init__(
+        self, ends: Mapping[int, End], netns_fd: int, program_fd: int, pairs: Map, guard: Guard
+    ) -> None:
+        self._guard = guard
         self._ends = ends
         self._rtnl = Rtnl(netns_fd)
         self._netns_fd = netns_fd
@@ -125,14 +136,19 @@ class DirectLinks:
             batch.link("del", index=direct_index(a, b))
             batch.link("del", index=direct_index(b, a))
 
+        for index in (direct_index(a, b), direct_index(b, a)):
+            self._guard.forget(index, INGRESS)
+
         self._rtnl.batch(fill, (errno.ENODEV,))
 
     def _make(self, a: End, b: End) -> None:
         self._rtnl.batch(lambda batch: self._fill_ends(batch, a, b))
         for vm, peer in ((a, b), (b, a)):
             index = direct_index(vm.number, peer.number)
-            name = "hostsim:transfer_in"
-            add_to_own(self._rtnl, self._netns_fd, index, self._program_fd, name)
+            add_to_own(self._rtnl, self._netns_fd, index, self._program_fd, ARRIVAL)
+            if not has_tcx():
+                of = f"{vm.name}, the link to {peer.name}"
+                self._guard.expect(index, INGRESS, of, ARRIVAL, self._program_fd)
         self._rtnl.batch(lambda batch: self._fill_up(batch, a, b))
         for vm, peer in ((a, b), (b, a)):
             off = {f"net.ipv6.conf.hsd{peer.number}.disable_ipv6": "1"}

@@ -2,18 +2,20 @@
 """The data plane of a host: loads the programs, keeps their maps in step with the host, and answers
 the kernel's events.
 
-`Dataplane` owns the loaded BPF object (cext/switch/classifier.bpf.c); what happens to a packet is
-decided in the kernel. The parts:
+What happens to a packet is decided in the kernel (cext/switch/classifier.bpf.c). The parts:
 
+    loaded.py     the programs in the kernel, their maps, and what is run in them
     epochs.py     the policy in force, and the epochs that name it
     bypass.py     the direct links
     watch.py      the thread that makes them, and sees what VMs do to their own network
+    guard.py      in that thread: the programs at the switch's ports stay there
     inspector.py  routing by contents
     report.py     what is shown
     impair.py     impaired links
-    ringside.py   what is asked of the packet functions, if the host has any
+    ringside.py   what is asked of the packet functions, if the host has any, and what they ask
 """
 
+import errno
 import logging
 import os
 import select
@@ -26,13 +28,14 @@ from cext.switch import maps, records
 from cext.switch.drops import SWITCH
 from hostsim.errors import HostsimError
 from hostsim.model import HostSpec, Json, LinkSpec, RouteSpec
-from hostsim.routing import chains, memory
+from hostsim.routing import chains, ringside
 from hostsim.routing.accounts import Snapshot
 from hostsim.routing.bypass import End
 from hostsim.routing.epochs import Epochs, Policy
-from hostsim.routing.impair import Ends, Impairments, ends
+from hostsim.routing.impair import Ends, Impairments, ends, impaired_by
 from hostsim.routing.inspector import Inspector
 from hostsim.routing.kerneldrops import KernelDrops
+from hostsim.routing.loaded import Loaded
 from hostsim.routing.rates import Rates
 from hostsim.routing.report import Members, Report
 from hostsim.routing.retained import Retained
@@ -51,8 +54,7 @@ FLOW_IDLE = 30.0
 Beside = Callable[[Callable[[], None]], object]
 """Has a job done in another thread, and does not wait for it."""
 
-NOTHING_TOLD = Standing("", "")
-"""How a VM stands that has not been looked at."""
+NOTHING_TOLD = Standing("", "")  # of a VM that has not been looked at
 
 
 class Dataplane:
@@ -73,7 +75,8 @@ class Dataplane:
         self._taken: dict[int, int] = {}  # events with contents, by VM
         self._attached: set[int] = set()
         self._ring_side: RingSide = NoFunctions()
-        self._object: bpf.Object | None = None
+        self._loaded = Loaded()
+        self._map = self._loaded.map
         self._ring: bpf.Ring | None = None
         self._watch: Watch | None = None
         self._poll: select.epoll | None = None
@@ -81,7 +84,8 @@ class Dataplane:
         self._beside: Beside = lambda job: job()
         self._drops = KernelDrops()
         self._retained = Retained()
-        self._inspector = Inspector(self._map, self._tell, self._forget, self._ports_of)
+        loaded = self._loaded
+        self._inspector = Inspector(self._map, loaded.tell, loaded.forget, self._ports_of)
         self._numbers = {name: vm.index for name, vm in vms.items()}
         self._owners = {a.ip.packed: vm.index for vm in vms.values() for a in vm.spec.addresses}
         self._epochs = Epochs(
@@ -106,18 +110,18 @@ class Dataplane:
     def load(self) -> None:
         """Load the programs; the verifier takes its time. Blocks, and needs nothing but this
         object, so that another thread can do it early. Raises OSError."""
-        self._object = bpf.Object("classifier", flags=memory.flags(memory.memory()))
+        self._loaded.load()
         self._drops.load()
 
     def start(self) -> None:
         """Attach the programs, loaded or not, and write the policy. Raises OSError,
         HostsimError."""
-        if self._object is None:
+        if not self._loaded.there:
             self.load()
-        assert self._object is not None
         self._watch = Watch(
-            self._switch.netns_fd, self._object.program("transfer_in"), self._map("pairs")
+            self._switch.netns_fd, self._loaded.program("transfer_in"), self._map("pairs")
         )
+        self._impairments.guarded_by(self._watch)
         self._ring = bpf.Ring(self._map("events"), self._event)
         self._poll = select.epoll()
         self._poll.register(self._ring.fileno(), select.EPOLLIN)
@@ -127,21 +131,14 @@ class Dataplane:
             self._drops.watch(vm.index, vm.netns_fd)
             self._write_vm(vm)
             self._rate(vm, vm.spec.rate)
-        self._write_owners(self._owners)
-        for number in self._switch.uplinks.values():  # what is outside says nothing of epochs
-            outside = records.VM_ALIVE | records.VM_ENDPOINT
-            self._map("vms").set(maps.pack_u32(number), maps.pack_vm("00:00:00:00:00:00", outside))
+        self._loaded.write_owners(self._owners)
+        for number in self._switch.uplinks.values():
+            self._loaded.write_uplink(number)
         self._prepare(self._first.routes)
         self._put(self._first, self._epochs.compile(self._first))
-        classify = self._object.program("classify")
-
-        def fill(batch: Batch) -> None:
-            uplinks = [records.IFINDEX + number for number in self._switch.uplinks.values()]
-            for port in (*(vm.port for vm in self._vms.values()), *uplinks):
-                tc.add_program(batch, port, classify, CLASSIFIER, tc.INGRESS)
-
-        self._switch.rtnl.batch(fill)
-        self._switch.classifier = classify
+        uplinks = {records.IFINDEX + n: name for name, n in self._switch.uplinks.items()}
+        self._classify({vm.port: name for name, vm in self._vms.items()} | uplinks)
+        self._switch.classifier = self._loaded.program("classify")
         self._impair(self._links)
 
     def close(self) -> None:
@@ -157,10 +154,9 @@ class Dataplane:
         if self._ring is not None:
             self._ring.close()
             self._ring = None
-        if self._object is not None:
+        if self._loaded.there:
             self._switch.classifier = -1
-            self._object.close()
-            self._object = None
+            self._loaded.close()
 
     def fileno(self) -> int:
         """Readable when the classifier wants something, or a VM's network has changed; then call
@@ -207,7 +203,7 @@ class Dataplane:
         """Sweep what has been idle; its counts are retained. Raises OSError."""
         self._sweep(0)
         idle = time.clock_gettime_ns(time.CLOCK_MONOTONIC) - int(FLOW_IDLE * 1e9)
-        self._retained.fold_drops(self._drops.take(idle, self._remembered))
+        self._retained.fold_drops(self._drops.take(idle, self._loaded.remembers))
 
     def vm_gone(self, name: str) -> None:
         """A VM's init died: its links are gone for good."""
@@ -215,6 +211,7 @@ class Dataplane:
         self.link_lost(name, "dead")
         if self._watch is not None:
             self._watch.remove(vm.index)
+            self._unguard(vm)
 
     def link_lost(self, name: str, why: str = "link") -> None:
         """A VM cannot be reached by the switch: rules to and from it are stale at once, and go;
@@ -222,7 +219,7 @@ class Dataplane:
         for any flow that has become idle. why: a word that `link_back` takes away again. Twice is
         harmless."""
         vm = self._vms[name]
-        if self._object is None:
+        if not self._loaded.there:
             return
         known = vm.index in self._gone
         self._gone.setdefault(vm.index, set()).add(why)
@@ -235,7 +232,7 @@ class Dataplane:
     def link_back(self, name: str, why: str = "link") -> None:
         """A living VM's link is back, if that was the only reason. Twice is harmless."""
         vm = self._vms[name]
-        if vm.index not in self._gone or self._object is None:
+        if vm.index not in self._gone or not self._loaded.there:
             return
         self._gone[vm.index].discard(why)
         if self._gone[vm.index]:
@@ -247,7 +244,6 @@ class Dataplane:
     def vm_back(self, name: str) -> None:
         """A VM was started again, with a namespace, an eth0 and a port that are new. Raises
         OSError, HostsimError."""
-        assert self._object is not None
         vm = self._vms[name]
         self._attached.discard(vm.index)
         self._standing.pop(vm.index, None)
@@ -256,12 +252,12 @@ class Dataplane:
         self._rate(vm, self._rates.forget(vm))
         self._impairments.port_back(vm)
         self._prepare(self._epochs.policy.routes)
+        self._classify({vm.port: name})
         self.link_back(name)
 
     def add(self, vms: Sequence[Vm]) -> None:
         """VMs that are new have joined the switch. Raises OSError, HostsimError; `remove` takes
         away what was done."""
-        assert self._object is not None
         for vm in vms:
             self._former.pop(vm.index, None)
             self._vms[vm.spec.name] = self._by_number[vm.index] = vm
@@ -269,9 +265,10 @@ class Dataplane:
             self._drops.watch(vm.index, vm.netns_fd)
             self._rate(vm, vm.spec.rate)
             self._impairments.port_back(vm)
+        self._classify({vm.port: vm.spec.name for vm in vms})
         mine = {a.ip.packed: vm.index for vm in vms for a in vm.spec.addresses}
         self._owners.update(mine)
-        self._write_owners(mine)
+        self._loaded.write_owners(mine)
         for vm in vms:
             self._write_vm(vm)
 
@@ -285,27 +282,43 @@ class Dataplane:
                 continue
             if self._watch is not None:
                 self._watch.remove(vm.index)
+                self._unguard(vm)
             del self._vms[vm.spec.name], self._by_number[vm.index], self._numbers[vm.spec.name]
             self._former[vm.index] = vm.spec.name
-            self._map("vms").set(maps.pack_u32(vm.index), maps.pack_vm("00:00:00:00:00:00", 0))
+            self._loaded.forget_vm(vm.index)
             self._drops.leave(vm.index)
             self._rates.forget(vm)
             self._attached.discard(vm.index)
             self._standing.pop(vm.index, None)
             self._gone.pop(vm.index, None)
         left = {a.ip.packed: vm.index for vm in self._vms.values() for a in vm.spec.addresses}
-        for address in self._owners.keys() - left.keys():
-            self._map("owners").delete(maps.pack_owner(address))
+        self._loaded.forget_owners(self._owners.keys() - left.keys())
         self._owners.clear()
         self._owners.update(left)
-        self._write_owners(left)
+        self._loaded.write_owners(left)
         self._new_epoch()
         for vm in vms:
             self._beside(partial(self._sweep, vm.index))
 
-    def _write_owners(self, owners: Mapping[bytes, int]) -> None:
-        for address, number in owners.items():
-            self._map("owners").set(maps.pack_owner(address), maps.pack_u32(number))
+    def _classify(self, ports: Mapping[int, str]) -> None:
+        """Have the classifier at these ports, where it may be already, and have it kept there. Each
+        port's number, and whose it is."""
+        assert self._watch is not None
+        program = self._loaded.program("classify")
+
+        def fill(batch: Batch) -> None:
+            for port in ports:
+                tc.add_program(batch, port, program, CLASSIFIER, tc.INGRESS)
+
+        self._switch.rtnl.batch(fill, (errno.EEXIST,))
+        for port, name in ports.items():
+            self._watch.expect(port, tc.INGRESS, name, CLASSIFIER, program)
+
+    def _unguard(self, vm: Vm) -> None:
+        """A VM's port goes, or another takes its place."""
+        assert self._watch is not None
+        for side in (tc.INGRESS, tc.EGRESS):
+            self._watch.forget(vm.port, side)
 
     # -- policy -----------------------------------------------------------------------------------
 
@@ -349,12 +362,7 @@ class Dataplane:
             raise HostsimError(
                 f"link {spec.of}", "no VM or endpoint", f"there are: {', '.join(self._vms)}"
             )
-        kept = {
-            key: end
-            for key, end in self._impairments.now().items()
-            if key[0] != spec.of or spec.direction not in (key[1], "both")
-        }
-        self._impair(kept | ends((spec,)))
+        self._impair(impaired_by(self._impairments.now(), spec))
         return self.links()
 
     def _impair(self, wanted: Ends) -> None:
@@ -382,8 +390,7 @@ class Dataplane:
 
     def _prepare(self, routes: Sequence[RouteSpec]) -> None:
         """Make the VMs of the chains ready: forwarding, routes, transfer component."""
-        assert self._object is not None
-        program = self._object.program("transfer_out")
+        program = self._loaded.program("transfer_out")
         everybody = list(self._vms.values())
         for name in dict.fromkeys(name for route in routes for name in route.through):
             vm = self._vms[name]
@@ -396,26 +403,18 @@ class Dataplane:
             self._watch.add(end)
 
     def _write_vm(self, vm: Vm) -> None:
-        flags = 0 if vm.index in self._gone else records.VM_ALIVE
-        if vm.spec.endpoint:
-            flags |= records.VM_ENDPOINT
-        elif vm.spec.nf is None:  # a packet NF is transparent
-            flags |= records.VM_ROUTES
-        flags |= records.VM_PORT if vm.spec.nf is not None else 0
-        seen = vm.index in self._rates or vm.index in self._impairments.impaired
-        seen |= not vm.spec.offload
-        flags |= records.VM_ON_SWITCH if seen else 0
         standing = self._standing.get(vm.index, NOTHING_TOLD)
-        flags |= records.VM_UNLIKE if standing.why else 0
-        mac = standing.mac or vm.mac
-        self._map("vms").set(maps.pack_u32(vm.index), maps.pack_vm(mac, flags))
+        impaired = vm.index in self._impairments.impaired
+        self._loaded.write_vm(
+            vm.index,
+            standing.mac or vm.mac,
+            vm.spec,
+            alive=vm.index not in self._gone,
+            on_switch=vm.index in self._rates or impaired or not vm.spec.offload,
+            unlike=bool(standing.why),
+        )
 
     # -- the kernel's side ------------------------------------------------------------------------
-
-    def _map(self, name: str) -> bpf.Map:
-        if self._object is None:
-            raise HostsimError("data plane", "it is not there")
-        return self._object.map(name)
 
     def _event(self, data: bytes) -> None:
         kind, a, b = maps.unpack_event(data)
@@ -428,14 +427,6 @@ class Dataplane:
             maps.note_taken(self._map("taken"), content.vm, self._taken[content.vm])
             self._inspector.saw(content)
 
-    def _tell(self, flow: records.Tuple, content: int) -> bool:
-        assert self._object is not None
-        return maps.tell(self._object.program("tell"), flow, content)
-
-    def _forget(self, vm: int, flow: records.Tuple) -> None:
-        assert self._object is not None
-        maps.forget(self._object.program("forget"), vm, flow)
-
     def _ports_of(self, conn: records.Conn) -> set[int]:
         """Where something may have been decided for a connection: its two ends, and its chain."""
         routes = self._epochs.policy.routes
@@ -445,33 +436,20 @@ class Dataplane:
         return found
 
     def _sweep(self, gone: int) -> None:
-        if self._object is None:
-            return
-        maps.sweep(
-            self._object.program("sweep"),
-            time.clock_gettime_ns(time.CLOCK_MONOTONIC),
-            int(FLOW_IDLE * 1e9),
-            gone,
-        )
-
-    def _remembered(self, vm: int, flow: records.Tuple) -> bool:
-        """Whether anything is known of a flow that a VM sends."""
-        return self._map("flows").get(maps.pack_key(vm, flow)) is not None
+        self._loaded.sweep(FLOW_IDLE, gone)
 
     def _members(self) -> Members:
         assert self._watch is not None
+        plain = [vm.index for vm in self._vms.values() if not vm.spec.offload]
         return Members(
             uplinks=self._switch.uplinks,
             alive=frozenset(self._by_number) - self._gone.keys(),
             direct=self._watch.made,
             on_switch=dict.fromkeys(self._impairments.impaired, "has an impaired link")
             | dict.fromkeys(self._rates, "has a rate")
-            | {
-                one.index: "has offload = false"
-                for one in self._vms.values()
-                if not one.spec.offload
-            },
+            | dict.fromkeys(plain, "has offload = false"),
             unlike={vm: one.why for vm, one in self._standing.items() if one.why},
+            taken_off=self._watch.taken_off,
         )
 
     # -- what packet functions ask ----------------------------------------------------------------
@@ -493,17 +471,13 @@ class Dataplane:
         """What a capture, which is another process of root's, needs: this process, its descriptor
         of `flows` (pidfd_getfd(2)) and of each packet function's tap, the host's network namespaces
         by inode, everybody's number."""
-        namespaces = [self._switch.netns_fd]
-        namespaces += [vm.netns_fd for vm in self._vms.values() if vm.netns_fd >= 0]
+        living = [vm.netns_fd for vm in self._vms.values() if vm.netns_fd >= 0]
         return {
             "pid": os.getpid(),
             "flows": self._map("flows").fd,
             "taps": dict(self._ring_side.taps),
-            "homes": [os.fstat(one).st_ino for one in namespaces],
-            "numbers": {
-                **{name: vm.index for name, vm in self._vms.items()},
-                **self._switch.uplinks,
-            },
+            "homes": [os.fstat(one).st_ino for one in (self._switch.netns_fd, *living)],
+            "numbers": self._numbers | self._switch.uplinks,
         }
 
     def function_flows(self) -> list[records.Flow]:
@@ -513,23 +487,11 @@ class Dataplane:
     def ring_hops(self, seen: Sequence[records.Flow]) -> list[tuple[records.Flow, RouteSpec]]:
         """Of these flows, those that may leave the switch for a ring now, with their route. The
         classifier has said so for each: no filter, mirror or rate concerns it."""
-        routes = self._epochs.policy.routes
-        return [
-            (flow, routes[flow.route])
-            for flow in seen
-            if flow.verdict.epoch == self._epochs.newest
-            and flow.verdict.action == records.STEER
-            and flow.verdict.flags & records.F_BYPASS
-            and flow.packets >= records.RULE_AFTER
-            and flow.route is not None
-            and flow.route < len(routes)
-            and routes[flow.route].bypass in ("auto", "ring")
-        ]
+        return ringside.hops(seen, self._epochs.policy.routes, self._epochs.newest)
 
     def drop_flow(self, vm: int, flow: records.Tuple) -> None:
         """A packet function's flow is idle: forget it and its counts."""
-        assert self._object is not None
-        maps.drop_flow(self._object.program("drop"), vm, flow)
+        self._loaded.drop_flow(vm, flow)
 
     def retain(self, gone: Snapshot, dropped: Sequence[records.Flow]) -> None:
         """Keep the sums of flows that were dropped, and of what their ports had counted."""

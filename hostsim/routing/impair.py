@@ -11,6 +11,7 @@ plane's part (dataplane.py). Delay, jitter and rate need the queue fq (tc-fq(8))
 import contextlib
 import errno
 from dataclasses import replace
+from typing import Protocol
 
 from cext.bpf import objects as bpf
 from cext.ns.netns import offload
@@ -53,6 +54,23 @@ def ends(links: tuple[LinkSpec, ...]) -> Ends:
     return found
 
 
+def impaired_by(now: Ends, link: LinkSpec) -> Ends:
+    """What is impaired if, beside `now`, this link is in the directions that it names. Pure."""
+    others = {
+        key: end
+        for key, end in now.items()
+        if key[0] != link.of or link.direction not in (key[1], "both")
+    }
+    return others | ends((link,))
+
+
+class Keeps(Protocol):
+    """Keeps a program at a port (watch.py)."""
+
+    def expect(self, port: int, parent: int, of: str, name: str, program_fd: int) -> None: ...
+    def forget(self, port: int, parent: int) -> None: ...
+
+
 class Impairments:
     """Of one host. `close` twice is harmless."""
 
@@ -62,6 +80,11 @@ class Impairments:
         self._object: bpf.Object | None = None
         self._now: Ends = {}
         self._queued: set[int] = set()  # ports that have the queue
+        self._guard: Keeps | None = None
+
+    def guarded_by(self, guard: Keeps) -> None:
+        """Before anything is impaired: `guard` keeps the program at the ports."""
+        self._guard = guard
 
     @property
     def impaired(self) -> frozenset[int]:
@@ -81,7 +104,7 @@ class Impairments:
         if wanted and self._object is None:
             self._attach()
         if timed and not self._queued:
-            self._hold(self._exits())
+            self._hold(list(self._exits()))
         if self._object is not None:
             links = self._object.map("links")
             for name, direction in self._now.keys() | wanted.keys():
@@ -101,7 +124,7 @@ class Impairments:
         """A VM has a new port, and a new eth0. Raises OSError."""
         self._queued.discard(vm.port)
         if self._object is not None:
-            self._run_at([vm.port], self._object.program("impair"))
+            self._run_at({vm.port: vm.spec.name}, self._object.program("impair"))
         if any(end.timed for end in self._now.values()):
             self._hold([vm.port])
         if any(end.corrupt for end in self._now.values()):
@@ -151,21 +174,27 @@ class Impairments:
         self._object = bpf.Object("impair")
         self._run_at(self._exits(), self._object.program("impair"))
 
-    def _exits(self) -> list[int]:
-        """The switch's ports."""
-        uplinks = [records.IFINDEX + number for number in self._switch.uplinks.values()]
-        return [*(vm.port for vm in self._vms.values()), *uplinks]
+    def _exits(self) -> dict[int, str]:
+        """The switch's ports, and whose they are."""
+        uplinks = {records.IFINDEX + n: name for name, n in self._switch.uplinks.items()}
+        return {vm.port: name for name, vm in self._vms.items()} | uplinks
 
-    def _run_at(self, ports: list[int], program: int) -> None:
+    def _run_at(self, ports: dict[int, str], program: int) -> None:
         def fill(batch: Batch) -> None:
             for port in ports:
                 tc.add_program(batch, port, program, PROGRAM, tc.EGRESS)
 
-        self._switch.rtnl.batch(fill)
+        self._switch.rtnl.batch(fill, (errno.EEXIST,))  # where a dead VM's was put back just now
+        assert self._guard is not None
+        for port, name in ports.items():
+            self._guard.expect(port, tc.EGRESS, name, PROGRAM, program)
 
     def _detach(self) -> None:
         if self._object is None:
             return
+        assert self._guard is not None
+        for port in self._exits():
+            self._guard.forget(port, tc.EGRESS)
 
         def fill(batch: Batch) -> None:
             for port in self._exits():

@@ -6,7 +6,7 @@ verify.py, which are pure.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cext.bpf import objects as bpf
@@ -19,6 +19,7 @@ from hostsim.model import Json
 from hostsim.routing import explain, matchtext, verify
 from hostsim.routing.epochs import Epochs
 from hostsim.routing.flows import NOBODY, View, Watched, flow_rows, rule_rows, watched
+from hostsim.routing.guard import TakenOff
 from hostsim.routing.inspector import Inspector
 from hostsim.routing.kerneldrops import KernelDrops
 from hostsim.routing.only import EVERY, Only
@@ -38,6 +39,7 @@ class Members:
     direct: frozenset[frozenset[int]]  # pairs with a direct link
     on_switch: Mapping[int, str]  # those whose packets the switch must see, and why
     unlike: Mapping[int, str]  # VMs whose network is not as it was made: what is unlike
+    taken_off: Sequence[TakenOff]  # what somebody took off the switch's ports
 
 
 class Report:
@@ -161,6 +163,10 @@ class Report:
         """VMs whose own network is not as hostsim made it, by name, and what is unlike."""
         numbers = self._members().unlike
         return {vm: numbers[one.index] for vm, one in self._vms.items() if one.index in numbers}
+
+    def taken_off(self) -> list[Json]:
+        """The programs that somebody has taken off the switch's ports since these were made."""
+        return [one.row() for one in self._members().taken_off]
 
     def _view(self) -> View:
         members, ring_side = self._members(), self._ring_side()

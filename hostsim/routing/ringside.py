@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The other side of the rings: what the data plane asks of the packet functions.
+"""The other side of the rings: what the data plane asks of the packet functions, and which hops it
+lets them take to a ring.
 
 `Dataplane.join` takes whoever plays it: hostsim/nf/functions.py, where a host has packet functions.
 The data plane knows them by this Protocol alone. Pure.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from cext.switch.records import Tuple
+from cext.switch import records
+from cext.switch.records import Flow, Tuple
+from hostsim.model import RouteSpec
 from hostsim.routing.accounts import Snapshot
 
 Rings = Mapping[tuple[int, Tuple], int]
@@ -47,3 +50,21 @@ class NoFunctions:
     def snapshot(self) -> Snapshot:
         """There are no ports."""
         return Snapshot()
+
+
+def hops(
+    seen: Sequence[Flow], routes: Sequence[RouteSpec], epoch: int
+) -> list[tuple[Flow, RouteSpec]]:
+    """Of these flows, those that may leave the switch for a ring in this epoch, with their route.
+    The classifier has said so for each: no filter, mirror or rate concerns it."""
+    return [
+        (flow, routes[flow.route])
+        for flow in seen
+        if flow.verdict.epoch == epoch
+        and flow.verdict.action == records.STEER
+        and flow.verdict.flags & records.F_BYPASS
+        and flow.packets >= records.RULE_AFTER
+        and flow.route is not None
+        and flow.route < len(routes)
+        and routes[flow.route].bypass in ("auto", "ring")
+    ]

@@ -7,6 +7,8 @@ what has changed (`fileno`, `take`). A VM is looked at when its namespace has ne
 queueing disciplines or filters, and once in PAUSE at most; how it stands then is settled by
 holddown.py.
 
+What somebody takes off the switch's ports is put back in the same thread (guard.py).
+
 A direct link that a VM's user 0 has deleted is made again after the hold; one that they have taken
 down is theirs to take up.
 """
@@ -17,7 +19,7 @@ import os
 import selectors
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from queue import SimpleQueue
@@ -27,6 +29,7 @@ from cext.bpf import objects
 from cext.bpf.objects import Map
 from cext.switch import records
 from hostsim.routing.bypass import DirectLinks, End
+from hostsim.routing.guard import Guard, TakenOff
 from hostsim.routing.holddown import Holddown, Made, unlike
 from netns import interfaces, priority, tc
 from netns.interfaces import Interfaces, LinkMonitor
@@ -77,7 +80,8 @@ class Watch:
     def __init__(self, netns_fd: int, program_fd: int, pairs: Map) -> None:
         self._netns_fd = os.dup(netns_fd)
         self._ends: dict[int, End] = {}
-        self._links = DirectLinks(self._ends, self._netns_fd, program_fd, pairs)
+        self._guard = Guard(self._netns_fd)
+        self._links = DirectLinks(self._ends, self._netns_fd, program_fd, pairs, self._guard)
         self._ports = Interfaces(self._netns_fd)
         self._watched: dict[int, _Watched] = {}
         self._jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
@@ -87,6 +91,7 @@ class Watch:
         self._news: dict[int, Standing] = {}
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._wake, selectors.EVENT_READ)
+        self._selector.register(self._guard, selectors.EVENT_READ)
         self._ending = False
         self._thread: threading.Thread | None = threading.Thread(
             target=self._run, name="watch", daemon=True
@@ -125,6 +130,21 @@ class Watch:
         """Make the direct links between two VMs."""
         self._do(partial(self._want, a, b))
 
+    def expect(self, port: int, parent: int, of: str, name: str, program_fd: int) -> None:
+        """A program has been put at the switch's port of that VM: have it put back if somebody
+        takes it off. program_fd is not kept."""
+        self._guard.expect(port, parent, of, name, program_fd)
+        os.eventfd_write(self._wake, 1)
+
+    def forget(self, port: int, parent: int) -> None:
+        """That program is going to be taken off, or the port."""
+        self._guard.forget(port, parent)
+
+    @property
+    def taken_off(self) -> Sequence[TakenOff]:
+        """What somebody has taken off the switch's ports; see guard.py."""
+        return self._guard.taken_off
+
     @property
     def made(self) -> frozenset[frozenset[int]]:
         """The pairs that have direct links."""
@@ -147,6 +167,7 @@ class Watch:
         for watched in self._watched.values():
             watched.close()
         self._selector.close()
+        self._guard.close()
         self._links.close()
         self._ports.close()
         for fd in (self._wake, self._told, self._netns_fd):
@@ -162,10 +183,14 @@ class Watch:
         priority.keep_up()
         while True:
             times = [one.due for one in self._watched.values() if one.due is not None]
+            if (look := self._guard.due) is not None:
+                times.append(look)
             limit = max(0.0, min(times) - time.monotonic()) if times else None
             for key, _ in self._selector.select(limit):
                 if key.fd == self._wake:
                     os.eventfd_read(self._wake)
+                elif key.fileobj is self._guard:
+                    self._guard.hear()
                 else:
                     self._heard(key.data)
             if self._ending:
@@ -175,6 +200,8 @@ class Watch:
                     return
                 self._try(self._jobs.get())
             now = time.monotonic()
+            if (look := self._guard.due) is not None and look <= now:
+                self._try(partial(self._guard.look, now))
             for watched in list(self._watched.values()):
                 if watched.due is not None and watched.due <= now:
                     self._try(partial(self._look, watched, now))

@@ -260,7 +260,8 @@ def _rings(was: Json, status: Json, seconds: float) -> list[str]:
 def _ill(status: Json) -> list[str]:
     nodes = (*status["vms"], *status["endpoints"])
     found = [f"{node['name']} {node['state']}" for node in nodes if node["state"] != "running"]
-    return found + [f"{node['name']}: {node['unlike']}" for node in nodes if node.get("unlike")]
+    found += [f"{node['name']}: {node['unlike']}" for node in nodes if node.get("unlike")]
+    return found + [one["said"] for one in status["switch"].get("taken_off", [])]
 
 
 def _devices(status: Json) -> list[str]:

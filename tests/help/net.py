@@ -18,6 +18,7 @@ from hostsim import assembly
 from hostsim.hostfile.file import parse
 from hostsim.teardown import Teardown
 from hostsim.vm import Vm
+from netns import tc
 from netns.journal import Journal
 from netns.process import Process
 
@@ -112,6 +113,12 @@ class Net:
     def hops(self, start: str) -> list[tuple[str, str, str]]:
         """The hops of that flow: VM, where to, path."""
         return [(hop["vm"], hop["to"], hop["path"]) for hop in self.flow(start)["hops"]]
+
+    def unguarded(self, vm: str) -> None:
+        """From now on nobody puts back what the test takes off a VM's port."""
+        watch = self.dataplane._watch
+        assert watch is not None
+        watch.forget(self.vms[vm].port, tc.INGRESS)
 
     def settled(self) -> list[dict[str, Any]]:
         """The rows of `verify`, once nothing is under way; nothing is missing then."""

@@ -199,6 +199,7 @@ def test_packets_that_vanish_are_missed(net: Net, sink: None) -> None:
     """The classifier is taken off a's port for a while: what a sent then is accounted by nobody."""
     busy(net, 2)
     conserved(net)
+    net.unguarded("a")
     command = ("ip", "netns", "exec", net.switch.netns, "tc", "filter")
     subprocess.run((*command, "del", "dev", "a", "ingress"), check=True)
     busy(net, 7)

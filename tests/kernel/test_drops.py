@@ -175,6 +175,7 @@ def test_a_filters_drops_stay_a_filters(net: Net) -> None:
     """When it is taken away, what it dropped of a flow is not put down to a VM that is gone."""
     send(net, 9, 5)
     text = HOST + '[[filter]]\nmatch = { proto = "udp", dport = 9 }\n'
+    net.unguarded("client")
     program = ("tc", "-n", net.switch.netns, "filter", "del", "dev", "client", "ingress")
     subprocess.run(program, check=True)  # so that it reaches fw, and is dropped behind it
     net.ip("client", "neigh", "replace", "198.18.0.20", "lladdr", net.vms["fw"].mac, "dev", "eth0")
@@ -256,6 +257,7 @@ def test_counts_outlive_the_vm_and_its_flows(net: Net, monkeypatch: pytest.Monke
     nft(net, "fw", hook, "add rule inet t f udp dport 11 drop")
     send(net, 9, 10)
     send(net, 11, 6)
+    net.unguarded("fw")
     tc = ("ip", "netns", "exec", net.switch.netns, "tc", "filter", "del", "dev", "fw", "ingress")
     subprocess.run(tc, check=True)
     send(net, 9, 7)

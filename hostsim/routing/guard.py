@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Programs that somebody has taken off the switch's ports by hand are put back, and that is said.
+
+    Guard(netns_fd)       of the switch's namespace; the descriptor stays the caller's
+    expect(port, ...)     from now on this program has to be at that port
+    forget(port, parent)  from now on none has to
+    fileno(), hear()      the kernel has news of filters (rtnetlink(7), RTNLGRP_TC)
+    due, look(now)        look at the ports that it has news of, and put back what is missing
+    taken_off             what has been, for `status`
+
+What came in by a port without its classifier has passed no route and no filter. The machine's root
+alone can do that, and no other part of hostsim would see it. One thread hears and looks, that of
+watch.py; any may say what is expected. Where the kernel has tcx, what hangs there makes no news,
+and is not looked at.
+"""
+
+import errno
+import logging
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from hostsim.model import Json
+from netns import interfaces, tc
+from netns.interfaces import FilterMonitor
+from netns.links import Rtnl
+
+log = logging.getLogger("hostsim.guard")
+
+PAUSE = 0.05
+"""Seconds between two looks."""
+LOOKS = 2
+"""At a port, after news of it: the kernel may tell of a removal before it is done."""
+AGAIN = 1.0
+"""Seconds until the next look after one that failed."""
+SIDES = {tc.INGRESS: "in", tc.EGRESS: "out"}
+UNJUDGED = {
+    "in": "what came in meanwhile was not judged",
+    "out": "what went out meanwhile was not impaired",
+}
+"""By side, what has happened without the program."""
+
+
+class Place(NamedTuple):
+    """One side of a port: INGRESS or EGRESS."""
+
+    port: int
+    parent: int
+
+
+class Expected(NamedTuple):
+    """of: whose port, for the log; program_fd is the Guard's own."""
+
+    of: str
+    name: str
+    program_fd: int
+
+
+class TakenOff(NamedTuple):
+    """A program that was taken off its port, so many times. there: it is back."""
+
+    of: str
+    program: str
+    side: str
+    times: int
+    there: bool
+
+    def row(self) -> Json:
+        """For `status`. `said` is a whole sentence."""
+        what = f"{self.of}: {self.program}"
+        if self.there:
+            said = f"{what} was taken off its port and put back, {self.times} times"
+            said += f": {UNJUDGED[self.side]}"
+        else:
+            said = f"{what} is not at its port"
+        return {
+            "port": self.of,
+            "program": self.program,
+            "side": self.side,
+            "times": self.times,
+            "there": self.there,
+            "said": said,
+        }
+
+
+class Guard:
+    """See the module. `close` twice is harmless."""
+
+    def __init__(self, netns_fd: int) -> None:
+        self._netns_fd = netns_fd
+        self._monitor = FilterMonitor(netns_fd)
+        self._rtnl = Rtnl(netns_fd)
+        self._lock = threading.Lock()
+        self._expected: dict[Place, Expected] = {}
+        self._touched: dict[int, int] = {}  # ports, and how often each is still to be looked at
+        self._again: dict[int, float] = {}  # ports, and when to look after one that failed
+        self._looked = float("-inf")
+        self._taken_off: Mapping[Place, TakenOff] = {}  # replaced, never changed
+
+    def close(self) -> None:
+        self._monitor.close()
+        self._rtnl.close()
+        for place in list(self._expected):
+            self.forget(*place)
+
+    def fileno(self) -> int:
+        return self._monitor.fileno()
+
+    @property
+    def taken_off(self) -> Sequence[TakenOff]:
+        """Of the programs that are expected now. Waits for nobody: a child that was forked
+        (asides.py) may ask."""
+        return list(self._taken_off.values())
+
+    @property
+    def due(self) -> float | None:
+        """When to look, if there is anything to look at; seconds of the clock that `look` gets."""
+        with self._lock:
+            times = list(self._again.values())
+            if self._touched:
+                times.append(self._looked + PAUSE)
+            return min(times, default=None)
+
+    def expect(self, port: int, parent: int, of: str, name: str, program_fd: int) -> None:
+        """The program is there now. program_fd is not kept."""
+        self.forget(port, parent)
+        with self._lock:
+            self._expected[Place(port, parent)] = Expected(of, name, os.dup(program_fd))
+            self._touched[port] = LOOKS  # it may have been taken off before news were heard
+
+    def forget(self, port: int, parent: int) -> None:
+        """It may go from now on. Twice is harmless."""
+        with self._lock:
+            expected = self._expected.pop(Place(port, parent), None)
+            if expected is None:
+                return
+            os.close(expected.program_fd)
+            others = {at: one for at, one in self._taken_off.items() if at != (port, parent)}
+            self._taken_off = others
+
+    def hear(self) -> None:
+        """Take the news."""
+        touched = self._monitor.touched()
+        with self._lock:
+            ports = {place.port for place in self._expected}
+            self._touched |= dict.fromkeys(ports if touched is None else touched & ports, LOOKS)
+
+    def look(self, now: float) -> None:
+        """One that cannot be put back is told, and tried again after AGAIN."""
+        with self._lock:
+            due = {port: 1 for port, again in self._again.items() if again <= now}
+            self._again = {port: again for port, again in self._again.items() if port not in due}
+            self._looked, touched = now, due | self._touched
+            self._touched = {port: looks - 1 for port, looks in touched.items() if looks > 1}
+            places = {place: one for place, one in self._expected.items() if place.port in touched}
+        for place, expected in places.items():
+            try:
+                self._look_at(place, expected)
+            except OSError as error:
+                log.error("%s: %s is not at its port: %s", expected.of, expected.name, error)
+                self._note(place, expected, there=False)
+                with self._lock:
+                    self._again[place.port] = now + AGAIN
+
+    def _look_at(self, place: Place, expected: Expected) -> None:
+        if expected.name in interfaces.filters(self._netns_fd, *place):
+            return
+        with self._lock:  # whoever forgets it removes it next
+            if self._expected.get(place) is not expected:
+                return
+            try:
+                tc.put_back(
+                    self._rtnl, place.port, expected.program_fd, expected.name, place.parent
+                )
+            except OSError as error:
+                if error.errno == errno.ENODEV:  # the port has gone, and its VM with it
+                    return
+                raise
+        log.error("%s", self._note(place, expected, there=True).row()["said"])
+
+    def _note(self, place: Place, expected: Expected, there: bool) -> TakenOff:
+        before = self._taken_off.get(place)
+        times = before.times if before else 0
+        if before is None or before.there:  # else it is the same time
+            times += 1
+        made = TakenOff(expected.of, expected.name, SIDES[place.parent], times, there)
+        with self._lock:
+            if self._expected.get(place) is expected:
+                self._taken_off = {**self._taken_off, place: made}
+        return made
