@@ -5,7 +5,8 @@
 
 With --text it reads the host file from the descriptor, to its end; FILE says where it came from.
 With --ready it detaches its output to the host's log and tells the descriptor, in one line of the
-control protocol, whether the host stands; without, it stays in the foreground and logs to stderr.
+control protocol, whether the host stands; without, it stays in the foreground and logs to stderr:
+to the journal, if it is a service's, and the service's manager is told (hostsim/service.py).
 SIGTERM and SIGINT end it at any time: a host that is still being built is taken down again. What a
 request or `up` fails with is caught here and becomes the answer, one line.
 
@@ -16,6 +17,7 @@ clean`, and its file `left` says what it was.
 import argparse
 import asyncio
 import contextlib
+import faulthandler
 import fcntl
 import gc
 import inspect
@@ -32,7 +34,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
-from hostsim import asides, longwinded, protocol
+from hostsim import asides, longwinded, protocol, service
 from hostsim.asides import Asides
 from hostsim.errors import HostsimError, reason
 from hostsim.host import Host
@@ -257,7 +259,9 @@ def _lock(folder: Path) -> int:
         os.close(lock)
 
 
-async def _run(spec: HostSpec, folder: Path, ready: "_Ready", stalls: Stalls) -> None:
+async def _run(
+    spec: HostSpec, folder: Path, ready: "_Ready", manager: service.Manager, stalls: Stalls
+) -> None:
     """The host's life: built, served, and taken down again however it ends."""
     end = asyncio.Event()
     for number in ENDING:
@@ -273,8 +277,10 @@ async def _run(spec: HostSpec, folder: Path, ready: "_Ready", stalls: Stalls) ->
     try:
         await daemon.open(folder / "control.sock")
         ready.up(spec.name)
+        manager.ready(f"host {spec.name} is up")
         await end.wait()
     finally:
+        manager.stopping()
         daemon.shut()
         try:
             await host.stop()
@@ -307,22 +313,26 @@ def _raise_files_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _log_to(stream: TextIO, level: str) -> None:
+def _log_to(stream: TextIO, level: str, journal: bool) -> None:
     # Do not collect record fields that the format does not print (logging HOWTO, "Optimization").
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.basicConfig(
         stream=stream, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
     )
+    if journal:
+        for handler in logging.getLogger().handlers:
+            handler.setFormatter(service.Lines())
     for room in ("hostsim", "netns"):  # not of libraries, which have much to say
         logging.getLogger(room).setLevel(level.upper())
 
 
 class _Ready:
     """Whoever started the daemon, who waits at the descriptor `fd` for one line; None: nobody does,
-    and the daemon stays in the foreground."""
+    and the daemon stays in the foreground. journal: stderr leads to the journal."""
 
-    def __init__(self, fd: int | None) -> None:
+    def __init__(self, fd: int | None, journal: bool) -> None:
         self._fd = fd
+        self._journal = journal
         self.told = False
         if fd is not None:
             os.set_inheritable(fd, False)
@@ -344,7 +354,8 @@ class _Ready:
     def failed(self, error: HostsimError) -> None:
         """It could not be built, or not be taken down."""
         if self.told or self._fd is None:
-            print(f"hostsim: {error}", file=sys.stderr, flush=True)
+            text = f"hostsim: {error}"
+            print(service.prefixed(text, 3) if self._journal else text, file=sys.stderr, flush=True)
         else:
             with contextlib.suppress(BrokenPipeError):
                 self._tell(protocol.failure(error))
@@ -372,7 +383,8 @@ def main() -> int:
     options = parser.parse_args()
     for number in ENDING:
         signal.signal(number, _end_early)  # until there is a loop
-    ready = _Ready(options.ready)
+    manager = service.Manager.of(os.environ)
+    ready = _Ready(options.ready, manager.journal)
     folder: Path | None = None
     failure: HostsimError | None = None
     try:
@@ -381,10 +393,12 @@ def main() -> int:
         _raise_files_limit()
         priority.come_first(NICE)
         ready.detach(folder / "log")
-        _log_to(sys.stderr, options.log_level)
+        _log_to(sys.stderr, options.log_level, manager.journal)
+        if manager.watched:
+            faulthandler.enable()  # the watchdog's SIGABRT then tells where the loop hangs
         stalls = Stalls()
         with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(stalls)) as runner:
-            runner.run(_run(spec, folder, ready, stalls))
+            runner.run(_run(spec, folder, ready, manager, stalls))
     except Exception as error:
         failure = _as_answer(error, options.file)
     for number in ENDING:
@@ -397,6 +411,7 @@ def main() -> int:
             f"{why}could not remove: {'; '.join(left)}",
             "hostsim clean tries again",
         )
+    manager.close()
     if failure is not None:
         ready.failed(failure)
     return failure.status if failure is not None else 0

@@ -18,6 +18,7 @@ from hostsim.cli import (
     client,
     images,
     inside,
+    install,
     life,
     logs,
     looks,
@@ -37,7 +38,7 @@ ROOMS = (life, looks, views, capture, trace, inside, logs, ping, images, tools)
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `hostsim`; returns the exit status."""
     try:
-        parser = _parser()
+        parser = command_line()
         _complete(parser)
         arguments = parser.parse_args(argv)
         run: Callable[[argparse.Namespace], int] = arguments.run
@@ -65,7 +66,8 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def _parser() -> Parser:
+def command_line() -> Parser:
+    """The parser of all commands."""
     parser = Parser(
         prog="hostsim",
         description="One Linux machine as a communications server and a multi-OS device.",
@@ -76,6 +78,7 @@ def _parser() -> Parser:
     commands = Commands(parser)
     for room in ROOMS:
         room.add(commands)
+    install.add(commands, parser)
     return parser
 
 

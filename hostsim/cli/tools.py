@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+from typing import Any
 
 from hostsim.cli.grammar import Commands, Docstring, Parser, print_answer
 from hostsim.errors import HostsimError
@@ -55,21 +56,8 @@ def add(commands: Commands) -> None:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    import importlib
-
-    try:
-        module = importlib.import_module(f"hostsim.bench.{arguments.name}")
-    except ModuleNotFoundError as error:
-        if error.name != f"hostsim.bench.{arguments.name}":
-            raise
-        raise HostsimError(f"bench {arguments.name}", "is not part of this version") from None
-    parser = Parser(
-        prog=f"hostsim bench {arguments.name}",
-        description=module.__doc__,
-        formatter_class=Docstring,
-    )
-    parser.add_argument("--json", action="store_true", default=arguments.json)
-    module.add_arguments(parser)
+    module, parser = bench_parser(arguments.name)
+    parser.set_defaults(json=arguments.json)
     options = parser.parse_args(arguments.options)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end_bench)
@@ -80,6 +68,24 @@ def _bench(arguments: argparse.Namespace) -> int:
         # interpreter would wait for it for ever.
         os._exit(int(str(ended.code)))
     return print_answer(options, found, "bench")
+
+
+def bench_parser(name: str) -> tuple[Any, Parser]:
+    """A bench's module, and the parser of its options. Raises HostsimError."""
+    import importlib
+
+    try:
+        module = importlib.import_module(f"hostsim.bench.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"hostsim.bench.{name}":
+            raise
+        raise HostsimError(f"bench {name}", "is not part of this version") from None
+    parser = Parser(
+        prog=f"hostsim bench {name}", description=module.__doc__, formatter_class=Docstring
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON document, nothing else")
+    module.add_arguments(parser)
+    return module, parser
 
 
 def _end_bench(number: int, frame: object) -> None:

@@ -29,6 +29,10 @@ OSES_MAX = 16
 """HS_FWD_OSES (cext/input/forward.h)."""
 
 
+MACHINE = Path("/etc/hostsim")
+"""Where a machine keeps its own hosts, by name: NAME.toml."""
+
+
 def shipped() -> dict[str, Path]:
     """The hosts that come with hostsim: file by name."""
     folder = Path(str(resources.files("hostsim") / "hosts"))
@@ -48,8 +52,9 @@ def load(name: str) -> HostSpec:
 
 
 def read(name: str) -> Source:
-    """The host file `name`: a path, the name of a shipped host, or `-` for standard input. Where it
-    is no regular file, but a pipe, programs run in the current directory. Raises HostFileError."""
+    """The host file `name`: a path, the name of one in MACHINE or of a shipped host, or `-` for
+    standard input. If it is no regular file, but a pipe, programs run in the current directory.
+    Raises HostFileError."""
     path = Path(name)
     known = shipped()
     try:
@@ -57,8 +62,9 @@ def read(name: str) -> Source:
             path = Path.cwd() / "standard input"
             raw = sys.stdin.buffer.read(FILE_MAX + 1)
         else:
-            if name in known and not path.exists():
-                path = known[name]
+            if name == path.name and not path.exists():
+                of_machine = MACHINE / f"{name}.toml"
+                path = of_machine if of_machine.exists() else known.get(name, path)
             with path.open("rb") as file:
                 raw = file.read(FILE_MAX + 1)
             path = path.resolve() if path.is_file() else Path.cwd() / path.name

@@ -22,7 +22,7 @@ ONE_USER = {"pyroute2": "netns.links", "evdev": None, "pyudev": None}
 
 ROOMS = {
     # room        its modules and folders                       the rooms it may import
-    "ground":   ("errors model names keys needs restart protocol",    ""),
+    "ground":   ("errors model names keys needs restart protocol service",    ""),
     "hostfile": ("hostfile",                                    "ground"),
     "images":   ("images",                                      "ground"),
     "machine":  ("boot booted etc fence idranges ownroot vm switch logs programs teardown "
@@ -56,6 +56,7 @@ COMMANDS = (
     "capture",
     "images",
     "inside",
+    "install",
     "life",
     "logs",
     "looks",
