@@ -17,6 +17,7 @@ import mmap
 import os
 import struct
 from array import array
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -143,6 +144,8 @@ class Pen:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._buffers: dict[tuple[int, int, int], int] = {}
+        self._planes: list[int] = []
+        self._room = 0, 0  # how many CRTCs and connectors there were
 
     def light(self, colour: int = 0) -> None:
         """A buffer of one colour (0xRRGGBB) on a CRTC for each connector with a screen, in the
@@ -175,18 +178,23 @@ class Pen:
     def _objects(self) -> dict[int, list[int]]:
         """All there are, by kind: those that others are bound to first."""
         crtcs, connectors = self._resources()
-        count = _PLANES.unpack(_both(self._fd, 0xB5, _PLANES.pack(0, 0)))[1]
-        planes = array("I", [0] * count)
-        _both(self._fd, 0xB5, _PLANES.pack(planes.buffer_info()[0], count))
-        return {_CRTCS: crtcs, _CONNECTORS: connectors, _PLANE: planes.tolist()}
+        if not self._planes:  # a driver makes none later
+            count = _PLANES.unpack(_both(self._fd, 0xB5, _PLANES.pack(0, 0)))[1]
+            planes = array("I", [0] * count)
+            _both(self._fd, 0xB5, _PLANES.pack(planes.buffer_info()[0], count))
+            self._planes = planes.tolist()
+        return {_CRTCS: crtcs, _CONNECTORS: connectors, _PLANE: self._planes}
 
     def _resources(self) -> tuple[list[int], list[int]]:
-        """CRTCs and connectors."""
-        found = _RES.unpack(_both(self._fd, 0xA0, _RES.pack(*[0] * 12)))
-        crtcs, connectors = (array("I", [0] * found[at]) for at in (5, 6))
-        at = (0, crtcs.buffer_info()[0], connectors.buffer_info()[0], 0)
-        _both(self._fd, 0xA0, _RES.pack(*at, 0, len(crtcs), len(connectors), *[0] * 5))
-        return crtcs.tolist(), connectors.tolist()
+        """CRTCs and connectors, which come and go with what is plugged."""
+        while True:
+            crtcs, connectors = (array("I", [0] * room) for room in self._room)
+            at = (0, crtcs.buffer_info()[0], connectors.buffer_info()[0], 0)
+            words = (*at, 0, len(crtcs), len(connectors), *[0] * 5)
+            found = _RES.unpack(_both(self._fd, 0xA0, _RES.pack(*words)))
+            before, self._room = self._room, (found[5], found[6])
+            if all(now <= room for now, room in zip(self._room, before, strict=True)):
+                return crtcs.tolist()[: found[5]], connectors.tolist()[: found[6]]
 
     def _screen(self, connector: int) -> tuple[bytes, list[int]]:
         """Its screen's preferred mode (the first one), empty if there is none; its encoders."""
@@ -234,6 +242,7 @@ class Card(Pen):
         self.path = path
         super().__init__(open_card(path))
         self._names: dict[int, tuple[str, int]] = {}  # of properties: name and flags
+        self._counts: dict[int, int] = {}  # of an object's properties
         self._home = Snapshot()
         try:
             self.claim()
@@ -280,7 +289,9 @@ class Card(Pen):
         return kept
 
     def forget(self, kept: Snapshot) -> None:
-        """Let go of a snapshot. Twice is harmless."""
+        """Let go of a snapshot; of one that went with the descriptor, too. Twice is harmless."""
+        if self._fd < 0:
+            return
         while kept.buffers:
             _both(self._fd, 0xAF, struct.pack("=I", kept.buffers.pop()))
         while kept.blobs:
@@ -311,12 +322,14 @@ class Card(Pen):
 
     def _properties(self, number: int, kind: int) -> list[tuple[int, int]]:
         """Of an object: property and value."""
-        asked = _PROPERTIES.pack(0, 0, 0, number, kind)
-        count = _PROPERTIES.unpack(_both(self._fd, 0xB9, asked))[2]
-        properties, values = array("I", [0] * count), array("Q", [0] * count)
-        at = (properties.buffer_info()[0], values.buffer_info()[0])
-        _both(self._fd, 0xB9, _PROPERTIES.pack(*at, count, number, kind))
-        return list(zip(properties, values, strict=True))
+        while True:
+            room = self._counts.get(number, 0)
+            properties, values = array("I", [0] * room), array("Q", [0] * room)
+            at = (properties.buffer_info()[0], values.buffer_info()[0])
+            found = _both(self._fd, 0xB9, _PROPERTIES.pack(*at, room, number, kind))
+            count = self._counts[number] = _PROPERTIES.unpack(found)[2]
+            if count <= room:  # else the kernel has written none
+                return list(zip(properties[:count], values[:count], strict=True))
 
     def _property(self, number: int) -> tuple[str, int]:
         """Name and flags; they do not change."""
@@ -351,12 +364,10 @@ class Card(Pen):
         return held
 
     def _commit(self, values: Sequence[tuple[int, int, str, int]]) -> None:
-        """All of it at once, or nothing."""
-        objects = list(dict.fromkeys(number for number, *_ in values))
-        grouped = [[one for one in values if one[0] == number] for number in objects]
-        names = array("I", objects)
-        counts = array("I", [len(group) for group in grouped])
-        properties = array("I", [prop for group in grouped for _, prop, _, _ in group])
-        settings = array("Q", [value for group in grouped for *_, value in group])
+        """All of it at once, or nothing; an object's values stand side by side."""
+        numbers, its, _, found = zip(*values, strict=True)
+        each = Counter(numbers)  # in their order
+        names, counts = array("I", each), array("I", each.values())
+        properties, settings = array("I", its), array("Q", found)
         at = [x.buffer_info()[0] for x in (names, counts, properties, settings)]
         _both(self._fd, 0xBC, _ATOMIC.pack(_ALLOW_MODESET, len(names), *at, 0, 0))

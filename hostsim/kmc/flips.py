@@ -73,6 +73,7 @@ class Flips:
         self._asked: list[_Asked] = []
         self._owners: set[str] = set()  # what the machine's owner waits for
         self._deadline: asyncio.TimerHandle | None = None
+        self._look: asyncio.TimerHandle | None = None  # the next one at what is unread
         self._release_number = 0
         self._by = "start"  # of a flip that nobody asked for
         self.machine = Foreground(list(oses), (spec.fallback,) if spec.fallback else ())
@@ -123,9 +124,16 @@ class Flips:
                 driver.lift(name)
             self._released(name, sequence)
 
+    def settled(self, name: str) -> None:
+        """A driver knows that less is unread (`Equipment.unread`): a flip away from the OS need not
+        wait for the next look."""
+        if self._look is not None and self.machine.state(name) is State.RELEASING:
+            self._released(name, self._release_number)
+
     def stop(self) -> None:
         """The host goes down: nothing counts any more, and nobody waits. Twice is harmless."""
         self._release_number += 1  # no answer counts any more
+        self._look_no_more()
         if self._deadline is not None:
             self._deadline.cancel()
         for asked in self._asked:
@@ -183,16 +191,24 @@ class Flips:
             log.warning("%s did not release within %g s: overruled", name, self._timeout)
 
     def _released(self, name: str, sequence: int) -> None:
-        """Go on once its programs have read what came before. Nothing tells when, so it is looked
-        at again. An older question's answer is ignored."""
+        """Go on once its programs have read what came before. Not every driver can tell when, so
+        it is looked at again. An older question's answer is ignored."""
+        self._look_no_more()
         if sequence != self._release_number:
             return
         if self._deadline is not None and any(driver.unread(name) for driver in self._drivers()):
-            asyncio.get_running_loop().call_later(AGAIN, self._released, name, sequence)
+            loop = asyncio.get_running_loop()
+            self._look = loop.call_later(AGAIN, self._released, name, sequence)
         else:
             self._act(self.machine.agent_released(name))
 
+    def _look_no_more(self) -> None:
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
+
     def _release(self, name: str) -> None:
+        self._look_no_more()
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None

@@ -94,7 +94,12 @@ class Kmc:
         self._plugs.start()
         if self._spec.screens:
             self._screens = Screens(
-                self._oses, self._open_event, self._switch, self.offence, self._journal
+                self._oses,
+                self._open_event,
+                self._switch,
+                self._flips.settled,
+                self.offence,
+                self._journal,
             )
             self._screens.start(self._spec.screens)
         if self._spec.sounds:

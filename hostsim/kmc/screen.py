@@ -8,9 +8,12 @@ opens it, and could read what is shown.
 
     ask      the OS's client hears DISABLE_SEAT, and has release_timeout to acknowledge
     save     every property of the card is noted, and the buffers on it are held by the KMC itself
-    release  the OS is master no more, the KMC is; black, so that the next one reads no old picture
-    restore  the KMC shows what the OS had shown, before the OS has heard anything
+    release  the OS is master no more, the KMC is
+    restore  the KMC shows what the OS had shown, before the OS has heard anything; or black
     take     the OS's file is master; only then does its client hear ENABLE_SEAT
+
+An OS that becomes master can read what is shown. So no OS does before the KMC has put something
+else on the screen than the picture of the OS before. If no OS follows, that is black too.
 
 The machine's text consoles draw nothing while a host has the screen, and hear no keys.
 
@@ -18,6 +21,7 @@ The KMC holds the old picture's memory as long as the OS is in the background, o
 for each OS. A client that goes, or gives the card back, leaves a black screen.
 """
 
+import asyncio
 import contextlib
 import errno
 import fnmatch
@@ -59,6 +63,7 @@ class _Screen:
     files: dict[str, _File] = field(default_factory=dict)
     kept: dict[str, Snapshot] = field(default_factory=dict)
     owner: str | None = None  # whose file is master; None: the KMC's
+    stale: bool = False  # the picture on it is of an OS that had it before
 
 
 class Screens(Equipment):
@@ -66,6 +71,7 @@ class Screens(Equipment):
 
     open_event: gives a descriptor of an input device that the OS has, or raises OSError
     switch: a client of the OS asks for the OS of that number
+    settled: the OS has let go, for which `unread` has waited
     offence: a client of the OS was cut off
     journal: notes how the machine's consoles were
     """
@@ -77,11 +83,13 @@ class Screens(Equipment):
         vms: dict[str, Vm],
         open_event: Callable[[str, str], int],
         switch: Callable[[str, int], None],
+        settled: Callable[[str], None],
         offence: Callable[[str, str], None],
         journal: Journal,
     ) -> None:
         self.open_event = open_event
         self.switch = switch
+        self.settled = settled
         self.offence = offence
         self._journal = journal
         self._consoles = (Console(PICTURE), Console(KEYS))
@@ -170,9 +178,10 @@ class Screens(Equipment):
     def save(self, name: str) -> None:
         """See above."""
         for screen in self._screens.values():
+            # An OS that has not drawn in its turn is still shown by what was kept before.
             old = screen.kept.pop(name, None)
             if old is not None:
-                screen.card.forget(old)
+                asyncio.get_running_loop().call_soon(screen.card.forget, old)
             if screen.owner == name:
                 try:
                     screen.kept[name] = screen.card.snapshot()
@@ -184,6 +193,8 @@ class Screens(Equipment):
         self._foreground = None
         for screen in self._screens.values():
             self._take_back(screen, name)
+            # The next OS's picture follows at once, in this turn of the loop, if there is one.
+            asyncio.get_running_loop().call_soon(self._clear, screen)
         if name in self._ports:
             self._ports[name].disable()
 
@@ -194,8 +205,10 @@ class Screens(Equipment):
             if kept is not None:
                 try:
                     screen.card.show(kept)
+                    screen.stale = False
                 except OSError as error:
                     log.warning("%s: the picture of %s: %s", screen.card.path, name, reason(error))
+            self._clear(screen)
 
     def take(self, name: str) -> None:
         """See above. An OS without an open file leaves the KMC master."""
@@ -215,6 +228,7 @@ class Screens(Equipment):
                 drm.drop(file.fd)
                 os.close(file.fd)
             screen.card.close()
+            screen.stale = False
         self._screens.clear()
         for console in self._consoles:
             try:
@@ -251,6 +265,7 @@ class Screens(Equipment):
         if screen.owner == name:
             try:
                 self._take_back(screen, name)
+                self._clear(screen)
             except OSError as error:
                 log.error("%s: cannot be taken from %s: %s", screen.card.path, name, reason(error))
         os.close(file.fd)
@@ -265,9 +280,22 @@ class Screens(Equipment):
 
     # -- inside ------------------------------------------------------------------------------------
 
+    def _clear(self, screen: _Screen) -> None:
+        """Black, unless something else than an old picture is shown already."""
+        if screen.stale:
+            try:
+                screen.card.show()
+                screen.stale = False
+            except OSError as error:
+                log.error("%s: cannot be cleared: %s", screen.card.path, reason(error))
+
     def _hand_over(self, screen: _Screen, name: str) -> None:
-        """From the KMC to the OS's file. If that cannot be, the KMC keeps it; if it cannot have it
-        either, the next `release` takes the screen out of use."""
+        """From the KMC to the OS's file. If that cannot be, or the screen cannot be cleared, the
+        KMC keeps it; if it cannot have it either, the next `release` takes the screen out of
+        use."""
+        self._clear(screen)
+        if screen.stale:
+            return
         screen.card.drop()
         try:
             drm.master(screen.files[name].fd)
@@ -278,7 +306,7 @@ class Screens(Equipment):
                 screen.card.claim()
 
     def _take_back(self, screen: _Screen, name: str) -> None:
-        """From the OS to the KMC, and black. Raises OSError."""
+        """From the OS to the KMC. Raises OSError."""
         if name in screen.files:
             drm.drop(screen.files[name].fd)
         for left in reversed(range(TRIES)):
@@ -289,7 +317,7 @@ class Screens(Equipment):
                 if not left:
                     raise
         screen.owner = None
-        screen.card.show()
+        screen.stale = True
 
 
 def _not_ours(path: Path, error: OSError) -> HostsimError:

@@ -65,6 +65,10 @@ class Handler(Protocol):
         """Nobody in the OS has the seat any more."""
         ...
 
+    def settled(self, name: str) -> None:
+        """The OS has let go (`SeatPort.leaving`)."""
+        ...
+
     def switch(self, name: str, session: int) -> None:
         """A client asks for the OS of this number, 1 and up."""
         ...
@@ -166,6 +170,12 @@ class SeatPort:
         asyncio.get_running_loop().add_reader(sock, self._read, self._last)
 
     def _read(self, client: int) -> None:
+        before = self.leaving
+        self._hear(client)
+        if before and not self.leaving:
+            self._handler.settled(self.name)
+
+    def _hear(self, client: int) -> None:
         sock, bucket = self._clients[client]
         try:
             data, fds = self._closer.receive(sock, CHUNK)

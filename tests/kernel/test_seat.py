@@ -49,6 +49,9 @@ class Devices:
     def left(self, name: str) -> None:
         self.told.append(("left", name))
 
+    def settled(self, name: str) -> None:
+        self.told.append(("settled", name))
+
     def switch(self, name: str, session: int) -> None:
         self.told.append(("switch", name, str(session)))
 

@@ -11,6 +11,7 @@ import pytest
 from help.rig import DEADLINE
 from help.stage import BLACK, GREEN, RED, Stage
 from help.waiting import until
+from netns.card import Card, Snapshot
 
 pytestmark = [pytest.mark.screen, pytest.mark.timeout(240)]
 
@@ -49,14 +50,44 @@ def test_a_stopped_client_loses_the_screen_and_finds_its_picture_there_again(sta
         until(lambda: stage.desk.only(GREEN), DEADLINE, "its picture is back")
         stage.flip("play")
         until(lambda: stage.desk.only(RED), DEADLINE, "the next OS has the screen again")
+        stage.flip("work")  # which has drawn nothing in its turn before
+        until(lambda: stage.desk.only(GREEN), DEADLINE, "its picture is back once more")
+        stage.flip("play")
+        until(lambda: stage.desk.only(RED), DEADLINE, "the next OS has the screen once more")
     finally:
         os.kill(work.process.pid, signal.SIGCONT)
-    work.heard("disabled", 2)
+    work.heard("disabled", 3)
     assert stage.desk.only(RED)
     before = work.lines.count("painted")
     stage.flip("work")
     work.heard("painted", before + 1)
     until(lambda: stage.desk.only(GREEN), DEADLINE, "work has the screen")
+
+
+def test_a_picture_that_cannot_be_shown_again_is_black_before_its_os_is_master(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = stage.painted("work", GREEN)
+    stage.flip("play")
+    stage.painted("play", RED)
+    shown: list[bool] = []
+    show = Card.show
+
+    def refuses(self: Card, what: Snapshot | None = None) -> None:
+        shown.append(what is not None)
+        if what is not None:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        show(self, what)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Card, "show", refuses)
+        os.kill(work.process.pid, signal.SIGSTOP)
+        try:
+            stage.flip("work")
+            until(lambda: stage.desk.only(BLACK), DEADLINE, "black, for want of its picture")
+        finally:
+            os.kill(work.process.pid, signal.SIGCONT)
+    assert shown == [True, False]  # not without need: one picture follows the other at once
 
 
 def test_a_client_in_the_background_can_neither_draw_nor_read_nor_become_master(
