@@ -7,7 +7,7 @@ Only root can do that; the daemon takes no part, and no packet waits.
 
 import errno
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from cext import check
@@ -25,6 +25,7 @@ from cext.sight.records import (
     Sight,
 )
 from cext.sight.tap import Tap
+from cext.sight.write import Told, Writer
 from cext.switch.maps import pack_key, pack_u32, unpack_tuple
 
 assert (LEAVES, STRAIGHT, ARRIVES) == (lib.HS_LEAVES, lib.HS_STRAIGHT, lib.HS_ARRIVES)
@@ -84,18 +85,37 @@ class Sights:
 
     def take(self, ms: int) -> Iterator[Sight]:
         """Wait so many milliseconds for packets, or less; those that came. Raises OSError."""
+        data = memoryview(ffi.buffer(lib.hs_taker_bytes(self._taker), self._gather(ms)))
+        at = 0
+        while at < len(data):
+            length, sight = self._record(data, at)
+            yield sight
+            at += length
+
+    def write(
+        self, ms: int, most: int | None, writer: Writer, tell: Callable[[Sight], Told]
+    ) -> Iterator[memoryview | bytes]:
+        """The same packets, `most` of them at most, as blocks of a file; tell: what there is to say
+        of packets like this one. Each piece is good until the next. Raises OSError."""
+        size = self._gather(ms)
+        records = lib.hs_taker_bytes(self._taker)
+        data = memoryview(ffi.buffer(records, size))
+        return writer.write(records, size, most, lambda at: tell(self._record(data, at)[1]))
+
+    def _gather(self, ms: int) -> int:
+        """Wait so many milliseconds for records, or less; bytes of those that came."""
         size = lib.hs_taker_take(self._taker, min(ms, RINGS) if self._taps else ms)
         if size < 0 and size != -errno.EINTR:
             check(int(size), "capture")
         for tap in self._taps:
             tap.look()
             size = lib.hs_taker_tap(self._taker, tap.native, tap.reader, tap.vm, self._snap)
-        data = memoryview(ffi.buffer(lib.hs_taker_bytes(self._taker), max(0, size)))
-        at = 0
-        while at < len(data):
-            length = int.from_bytes(data[at : at + 4], "little")
-            yield self._followed(_sight(data[at + 4 : at + 4 + length]))
-            at += 4 + (length + 3 & ~3)
+        return max(0, int(size))
+
+    def _record(self, data: memoryview, at: int) -> tuple[int, Sight]:
+        """The record at an offset, and how long it is with what stands before and behind it."""
+        length = int.from_bytes(data[at : at + 4], "little")
+        return 4 + (length + 3 & ~3), self._followed(_sight(data[at + 4 : at + 4 + length]))
 
     def _followed(self, sight: Sight) -> Sight:
         """An ICMP error belongs to the flow that it is about, if the classifier knows that."""

@@ -9,13 +9,13 @@ import os
 import signal
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import hostsim
 from hostsim.capture import pcapng
 from hostsim.capture.source import Source
-from hostsim.capture.story import Seen
+from hostsim.capture.story import Story
 from hostsim.errors import HostsimError
 
 WAIT = 200
@@ -34,9 +34,10 @@ class Out:
     name: str
     whole: int = 0
 
-    def put(self, blocks: Sequence[bytes]) -> None:
-        """Raises HostsimError if it is full; a file then ends with its last whole block."""
-        data = memoryview(b"".join(blocks))
+    def put(self, blocks: bytes | memoryview) -> None:
+        """Write whole blocks. Raises HostsimError if it is full; a file then ends with its last
+        whole block."""
+        data = memoryview(blocks)
         at = 0
         try:
             while at < len(data):
@@ -51,13 +52,14 @@ class Out:
         self.whole += len(data)
 
 
-def _whole(blocks: Sequence[bytes], written: int) -> int:
+def _whole(blocks: bytes | memoryview, written: int) -> int:
     """Bytes of the blocks that were written to their end."""
     done = 0
-    for block in blocks:
-        if done + len(block) > written:
+    while done + pcapng.LEAST <= written:
+        length = int.from_bytes(blocks[done + 4 : done + 8], "little")
+        if done + length > written:
             break
-        done += len(block)
+        done += length
     return done
 
 
@@ -67,39 +69,39 @@ class Capture:
     def __init__(self, source: Source) -> None:
         self.source = source
         self._known: dict[str, int] = {}
-        self._seen: list[int] = []
 
-    def head(self) -> list[bytes]:
+    def head(self) -> bytes:
         """The blocks that a file begins with."""
         self._known[ALL_] = 0
-        self._seen.append(0)
         about = "no packets; its statistics are those of the whole capture"
-        return [
-            pcapng.section(f"hostsim {hostsim.__version__}"),
-            pcapng.interface(ALL_, about, self.source.snap),
-        ]
+        section = pcapng.section(f"hostsim {hostsim.__version__}")
+        return section + pcapng.interface(ALL_, about, self.source.snap)
 
-    def blocks(self, seen: Seen) -> Iterator[bytes]:
-        """The blocks of one packet: an interface comes with its first one."""
-        told = seen.story
+    def blocks(self, ms: int, most: int | None) -> Iterator[memoryview | bytes]:
+        """Wait so many milliseconds for packets; those that came, `most` at most, in pieces that
+        are good until the next. An interface comes with its first packet."""
+        return self.source.write(ms, most, self._kind)
+
+    def _kind(self, told: Story) -> tuple[int, bytes, bytes]:
+        before = b""
         number = self._known.get(told.interface)
         if number is None:
             number = self._known[told.interface] = len(self._known)
-            self._seen.append(0)
-            yield pcapng.interface(told.interface, told.description, self.source.snap)
-        self._seen[number] += 1
-        self._seen[0] += 1
+            before = pcapng.interface(told.interface, told.description, self.source.snap)
         options = (pcapng.comment(told.text()), pcapng.custom(told.fields()))
-        yield pcapng.packet(number, seen.time, seen.frame, seen.length, seen.ident, options)
+        return number, pcapng.padded(options), before
 
-    def statistics(self) -> list[bytes]:
+    def written(self) -> int:
+        """Packets in the file."""
+        return sum(map(self.source.written, self._known.values()))
+
+    def statistics(self) -> bytes:
         """What each interface has in the file; what was lost is the whole capture's."""
-        now = time.time_ns()
-        lost = [self.source.lost(), *[0] * (len(self._seen) - 1)]
-        return [
-            pcapng.statistics(number, now, seen + lost[number], lost[number])
-            for number, seen in enumerate(self._seen)
-        ]
+        now, lost = time.time_ns(), self.source.lost()
+        blocks = [pcapng.statistics(0, now, self.written() + lost, lost)]
+        for number in list(self._known.values())[1:]:
+            blocks.append(pcapng.statistics(number, now, self.source.written(number), 0))
+        return b"".join(blocks)
 
 
 def run(
@@ -113,27 +115,22 @@ def run(
         signal.signal(number, lambda number, _: ended.append(number))
     out.put(capture.head())
     ready()
-    written, due = 0, time.monotonic() + EVERY
-    while not ended and (count is None or written < count):
-        written += _some(capture, out, None if count is None else count - written)
+    due = time.monotonic() + EVERY
+    while not ended and (count is None or capture.written() < count):
+        _some(capture, out, count)
         if time.monotonic() >= due:
             out.put(capture.statistics())
             due = time.monotonic() + EVERY
     capture.source.detach()
-    while more := _some(capture, out, None if count is None else count - written):
-        written += more
+    while _some(capture, out, count):
+        pass
     out.put(capture.statistics())
-    return written, capture.source.lost()
+    return capture.written(), capture.source.lost()
 
 
-def _some(capture: Capture, out: Out, most: int | None) -> int:
-    """Write the packets that wait, `most` at most; how many."""
-    blocks: list[bytes] = []
-    written = 0
-    for seen in capture.source.take(WAIT):
-        if written != most:
-            blocks += capture.blocks(seen)
-            written += 1
-    if blocks:
-        out.put(blocks)
-    return written
+def _some(capture: Capture, out: Out, count: int | None) -> bool:
+    """Write the packets that wait, up to `count` in the file; whether there were any."""
+    before = capture.written()
+    for piece in capture.blocks(WAIT, None if count is None else count - before):
+        out.put(piece)
+    return capture.written() > before

@@ -9,6 +9,8 @@ import struct
 from collections.abc import Iterable
 
 SECTION, INTERFACE, STATISTICS, PACKET = 0x0A0D0D0A, 1, 5, 6
+LEAST = 12
+"""Bytes of a block."""
 ETHERNET = 1
 COMMENT = 1
 PACKET_ID = 5
@@ -28,7 +30,8 @@ def comment(text: str) -> Option:
     return COMMENT, text.encode()
 
 
-def _options(options: Iterable[Option]) -> bytes:
+def padded(options: Iterable[Option]) -> bytes:
+    """The options of a block, with their end; nothing if there are none."""
     parts = [
         struct.pack("<HH", code, len(value)) + value + bytes(-len(value) % 4)
         for code, value in options
@@ -43,13 +46,13 @@ def _block(kind: int, body: bytes) -> bytes:
 
 def section(application: str) -> bytes:
     body = struct.pack("<IHHq", 0x1A2B3C4D, 1, 0, -1)
-    return _block(SECTION, body + _options([(4, application.encode())]))
+    return _block(SECTION, body + padded([(4, application.encode())]))
 
 
 def interface(name: str, description: str, snap: int) -> bytes:
     """snap: bytes of a packet at most."""
     options = [(2, name.encode()), (3, description.encode()), (9, b"\x09")]
-    return _block(INTERFACE, struct.pack("<HHI", ETHERNET, 0, snap) + _options(options))
+    return _block(INTERFACE, struct.pack("<HHI", ETHERNET, 0, snap) + padded(options))
 
 
 def packet(
@@ -58,11 +61,11 @@ def packet(
     """number: of its interface, in the order of the file, from 0. length: of the whole frame."""
     head = struct.pack("<IIIII", number, time >> 32, time & 0xFFFFFFFF, len(frame), length)
     known = [(PACKET_ID, struct.pack("<Q", packet_id)), *options]
-    return _block(PACKET, head + frame + bytes(-len(frame) % 4) + _options(known))
+    return _block(PACKET, head + frame + bytes(-len(frame) % 4) + padded(known))
 
 
 def statistics(number: int, time: int, received: int, dropped: int) -> bytes:
     """What an interface has seen since the start, and what of it is not in the file."""
     body = struct.pack("<III", number, time >> 32, time & 0xFFFFFFFF)
     counts = [(4, struct.pack("<Q", received)), (5, struct.pack("<Q", dropped))]
-    return _block(STATISTICS, body + _options(counts))
+    return _block(STATISTICS, body + padded(counts))

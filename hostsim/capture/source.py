@@ -9,16 +9,18 @@ import contextlib
 import os
 import time
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from cext.bpf.probe import descriptor_of
-from cext.sight.records import SNAP, Sight
+from cext.sight.records import RING, SNAP, UNSENT, Sight
 from cext.sight.sight import Sights
 from cext.sight.tap import Tap
+from cext.sight.write import KEPT, TURN, Told, Writer, packet_id
 from cext.switch.drops import reasons
+from cext.switch.records import NO_ROUTE
 from hostsim.capture import story
-from hostsim.capture.story import Seen, Wanted
+from hostsim.capture.story import Seen, Story, Wanted
 from hostsim.errors import HostsimError, UsageError
 from hostsim.hostfile import matches
 from hostsim.hostfile.table import Table
@@ -100,6 +102,8 @@ class Source:
                 self._sights = Sights(flows, answer["homes"], chosen.values(), snap, taps)
                 self._closing = undo.pop_all()
         self._closing.callback(self._sights.close)
+        self._writer = Writer(self._offset)
+        self._closing.callback(self._writer.close)
 
     def take(self, ms: int) -> Iterator[Seen]:
         """Wait so many milliseconds for packets; those that came. Those of different CPUs are not
@@ -108,7 +112,31 @@ class Source:
             if self._wanted(sight):
                 told = story.tell(self._sights.decided(sight), self._names, self._reasons)
                 when = sight.time + self._offset
-                yield Seen(told, when, story.packet_id(sight.frame), sight.frame, sight.length)
+                yield Seen(told, when, packet_id(sight.frame), sight.frame, sight.length)
+
+    def write(
+        self, ms: int, most: int | None, file: Callable[[Story], tuple[int, bytes, bytes]]
+    ) -> Iterator[memoryview | bytes]:
+        """Wait so many milliseconds for packets; the blocks of those that came, `most` packets at
+        most, each piece good until the next. file: of packets with this story the number of their
+        interface, their options, and a block that has to be there first. It is asked once for each
+        kind of packet. Raises OSError."""
+
+        def tell(sight: Sight) -> Told:
+            known = self._sights.decided(sight)
+            how = KEPT if known.verdict or known.flow is None else TURN
+            if sight.place in (RING, UNSENT) and known.route == NO_ROUTE:
+                how = TURN
+            if not self._wanted(sight):
+                return Told(None, how=how)
+            number, options, before = file(story.tell(known, self._names, self._reasons))
+            return Told(number, options, how, before)
+
+        return self._sights.write(ms, most, self._writer, tell)
+
+    def written(self, interface: int) -> int:
+        """Packets that `write` has written of an interface."""
+        return self._writer.count(interface)
 
     def lost(self) -> int:
         """Packets that could not be kept up with, since the start."""

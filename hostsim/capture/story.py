@@ -8,7 +8,6 @@ fw→ids ring    the packet function fw put it into its ring to ids
 drop           the kernel dropped it, or a packet function had no room for it
 """
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -94,15 +93,3 @@ def tell(sight: Sight, names: Mapping[int, str], reasons: Mapping[int, str]) -> 
     else:
         path, interface, what = "eth0", f"{vm} eth0", f"from {vm} to the switch"
     return Story(interface, what, vm, path, to, key, route, epoch, sight.reply, drop)
-
-
-def packet_id(frame: bytes) -> int:
-    """The same number for the same packet, wherever it is seen: what routers change (addresses of
-    the frame, TTL, the IPv4 header's sum) does not count. 64 bits."""
-    kind = frame[12:14]
-    rest = bytearray(frame[14:])
-    if kind == b"\x08\x00" and len(rest) >= 20:
-        rest[8] = rest[10] = rest[11] = 0
-    elif kind == b"\x86\xdd" and len(rest) >= 40:
-        rest[7] = 0
-    return int.from_bytes(hashlib.blake2b(kind + rest, digest_size=8).digest(), "little")

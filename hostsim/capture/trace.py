@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One packet's way through a host, of all that was seen of a flow. Pure.
 
-A packet is known again by its id (`story.packet_id`): a router may have had it, a translator not.
+A packet is known again by its id (`cext.sight.write.packet_id`): a router may have had it, a
+translator not.
 """
 
 import fnmatch

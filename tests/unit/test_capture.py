@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cext.sight.records import ARRIVES, LEAVES, LOST, RING, STRAIGHT, UNSENT, UNSENT_REASONS, Sight
+from cext.sight.write import packet_id
 from cext.switch.records import ACCOUNT_COUNTS, NO_ROUTE
 from hostsim.capture import capture, pcapng, source, story, trace
 from hostsim.errors import HostsimError
@@ -50,9 +51,9 @@ def test_a_router_does_not_change_the_packets_id() -> None:
     routed[0] = 2  # to another station
     routed[14 + 8] -= 1  # TTL
     routed[14 + 10] += 1  # the header's sum
-    assert story.packet_id(bytes(routed)) == story.packet_id(FRAME)
-    assert story.packet_id(FRAME[:-1] + b"x") != story.packet_id(FRAME)
-    assert story.packet_id(b"") == story.packet_id(bytes(12))
+    assert packet_id(bytes(routed)) == packet_id(FRAME)
+    assert packet_id(FRAME[:-1] + b"x") != packet_id(FRAME)
+    assert packet_id(b"") == packet_id(bytes(12))
 
 
 def file_of(*blocks: bytes) -> bytes:
@@ -93,9 +94,9 @@ def test_a_full_disk_leaves_whole_blocks(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(os, "write", write)
     with open(file, "wb") as out:
         full = capture.Out(out.fileno(), "full.pcapng")
-        full.put([file_of()])
+        full.put(file_of())
         with pytest.raises(HostsimError, match=r"capture -w full.pcapng: No space left on device"):
-            full.put([packet(1), packet(2)])
+            full.put(packet(1) + packet(2))
     assert file.read_bytes() == file_of(packet(1))
 
 
