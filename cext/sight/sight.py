@@ -39,8 +39,9 @@ PAGES = 2048
 ROOM = 32 << 20
 """Bytes that are taken at once."""
 ICMP = (lib.HS_IP_ICMP, lib.HS_IP_ICMPV6)
-RINGS = 10
-"""Milliseconds between two looks at what ports write, who wake nobody for it."""
+LOOKS = 10
+"""Milliseconds between two looks at what there is: neither the kernel nor a port wakes anybody for a
+packet."""
 
 _HEAD: int = ffi.sizeof("struct hs_sight")
 
@@ -104,7 +105,7 @@ class Sights:
 
     def _gather(self, ms: int) -> int:
         """Wait so many milliseconds for records, or less; bytes of those that came."""
-        size = lib.hs_taker_take(self._taker, min(ms, RINGS) if self._taps else ms)
+        size = lib.hs_taker_take(self._taker, min(ms, LOOKS))
         if size < 0 and size != -errno.EINTR:
             check(int(size), "capture")
         for tap in self._taps:

@@ -12,9 +12,11 @@
 
 #include <bpf/libbpf.h>
 #include <errno.h>
+#include <linux/perf_event.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 struct hs_taker {
     struct perf_buffer *buffer;
@@ -23,11 +25,22 @@ struct hs_taker {
     uint64_t lost;
 };
 
-static void sample(void *context, int cpu, void *data, __u32 size) {
-    struct hs_taker *taker = context;
+/* What the kernel writes into a buffer (perf_event_open(2), PERF_RECORD_SAMPLE with
+ * PERF_SAMPLE_RAW; PERF_RECORD_LOST). */
+struct raw {
+    struct perf_event_header header;
+    uint32_t size;
+    uint8_t data[];
+};
+
+struct gone {
+    struct perf_event_header header;
+    uint64_t id, count;
+};
+
+static void sample(struct hs_taker *taker, const uint8_t *data, uint32_t size) {
     size_t whole = sizeof(size) + ((size + 3u) & ~3u);
 
-    (void)cpu;
     if (whole > taker->room - taker->used) {
         taker->lost++;
         return;
@@ -37,15 +50,37 @@ static void sample(void *context, int cpu, void *data, __u32 size) {
     taker->used += whole;
 }
 
-static void lost(void *context, int cpu, __u64 count) {
+static enum bpf_perf_event_ret event(void *context, int cpu, struct perf_event_header *header) {
     struct hs_taker *taker = context;
+    const void *at = header;
 
     (void)cpu;
-    taker->lost += count;
+    if (header->type == PERF_RECORD_SAMPLE) {
+        const struct raw *raw = at;
+
+        if (header->size < sizeof(*raw) || raw->size > header->size - sizeof(*raw))
+            return LIBBPF_PERF_EVENT_ERROR;
+        sample(taker, raw->data, raw->size);
+    } else if (header->type == PERF_RECORD_LOST) {
+        const struct gone *gone = at;
+
+        taker->lost += gone->count;
+    }
+    return LIBBPF_PERF_EVENT_CONT;
 }
 
 struct hs_taker *hs_taker_open(int map_fd, size_t pages, size_t room) {
     struct hs_taker *taker = calloc(1, sizeof(*taker));
+    /* A packet wakes nobody: on its way it would cost ten times what it costs to be seen. */
+    struct perf_event_attr attr = {
+        .type = PERF_TYPE_SOFTWARE,
+        .size = sizeof(attr),
+        .config = PERF_COUNT_SW_BPF_OUTPUT,
+        .sample_type = PERF_SAMPLE_RAW,
+        .sample_period = 1,
+        .watermark = 1,
+        .wakeup_watermark = (uint32_t)(pages * (size_t)sysconf(_SC_PAGESIZE) / HS_TAKE_WAKES),
+    };
     int saved;
 
     if (!taker)
@@ -53,7 +88,7 @@ struct hs_taker *hs_taker_open(int map_fd, size_t pages, size_t room) {
     taker->room = room;
     taker->bytes = malloc(room);
     if (taker->bytes)
-        taker->buffer = perf_buffer__new(map_fd, pages, sample, lost, taker, NULL);
+        taker->buffer = perf_buffer__new_raw(map_fd, pages, &attr, event, taker, NULL);
     if (taker->buffer)
         return taker;
     saved = errno;
@@ -70,7 +105,8 @@ int64_t hs_taker_take(struct hs_taker *taker, int ms) {
     said = perf_buffer__poll(taker->buffer, ms);
     if (said < 0 && said != -EINTR)
         return said;
-    return (int64_t)taker->used;
+    said = perf_buffer__consume(taker->buffer); /* what has woken nobody */
+    return said < 0 ? said : (int64_t)taker->used;
 }
 
 size_t hs_tap_size(void) {

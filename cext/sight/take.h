@@ -12,6 +12,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+enum { HS_TAKE_WAKES = 8 }; /* whoever waits is woken when so much of a buffer, 1/8, is full */
+
 struct hs_taker;
 
 /* map_fd: `sights`. pages: of each CPU's buffer, a power of two. NULL and errno. */
@@ -25,8 +27,8 @@ void hs_tap_empty(struct hs_tap *tap);
 /* Bytes of the region of one. */
 size_t hs_tap_size(void);
 
-/* Wait so many ms for records, and take them. Returns how many bytes are in `hs_taker_bytes`, which
- * the next call overwrites; or a negative errno. */
+/* Wait so many ms for a part of a buffer to be full, and take what there is. Returns how many bytes
+ * are in `hs_taker_bytes`, which the next call overwrites; or a negative errno. */
 int64_t hs_taker_take(struct hs_taker *taker, int ms);
 /* Add what a port has written since: what is of VM `vm`, whatever it says; `snap` bytes of a frame
  * at most, and as many packets as there is room for. Returns as hs_taker_take does. */
