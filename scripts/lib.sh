@@ -129,8 +129,8 @@ PY
         printf 'there is no python3'); Debian 12, 13 and Ubuntu 24.04 have one: python3-dev python3-venv"
 }
 
-# Hash of everything the build reads: path and contents; and whether the library is there that one
-# program is built with only where it is.
+# Hash of everything the build reads: path and contents; and whether the libraries are there that a
+# program each is built with only if they are.
 sources_hash() {
     (
         cd "$ROOT"
@@ -138,7 +138,9 @@ sources_hash() {
             \( -name __pycache__ -prune \) -o -type f -print0 2>/dev/null |
             sort -z | xargs -0 sha256sum
         readlink -f "$VENV/bin/python"
-        pkg-config --modversion libseat 2>/dev/null || printf 'no libseat\n'
+        for library in libseat libdpdk; do
+            pkg-config --modversion "$library" 2>/dev/null || printf 'no %s\n' "$library"
+        done
     ) | sha256sum | cut -d' ' -f1
 }
 

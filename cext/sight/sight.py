@@ -40,8 +40,8 @@ ROOM = 32 << 20
 """Bytes that are taken at once."""
 ICMP = (lib.HS_IP_ICMP, lib.HS_IP_ICMPV6)
 LOOKS = 10
-"""Milliseconds between two looks at what there is: neither the kernel nor a port wakes anybody for a
-packet."""
+"""Milliseconds between two looks at what there is: neither the kernel nor a port wakes anybody for
+a packet."""
 
 _HEAD: int = ffi.sizeof("struct hs_sight")
 

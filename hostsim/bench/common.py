@@ -136,6 +136,14 @@ def machine() -> Json:
         "arch": platform.machine(),
         "cpu": names[0] if names else platform.machine(),
         "cpus": os.cpu_count(),
+        "mhz": next(
+            (
+                round(float(line.partition(":")[2]))
+                for line in cpuinfo.splitlines()
+                if line.startswith("cpu MHz")
+            ),
+            None,
+        ),
         "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "virtual": "hypervisor" in cpuinfo,
         "load": round(os.getloadavg()[0], 2),

@@ -3,8 +3,12 @@
 
 `SIZE/isolated` copies every byte in and out, `SIZE/shared` writes and reads 48 bytes of header.
 Peers: `memif` (DPDK's dpdk-testpmd with net_memif, which copies every byte in and out too) and
-`limit` (the same copies with nothing around them); for round trips of a pair that sleeps,
-`eventfd` (a bare ping-pong). `rtt/polling` never sleeps; `idle` is what two ends that wait use.
+`limit` (the same copies with nothing around them); of `shared`, `rte_ring` too: DPDK's ring of mbuf
+pointers between two processes that share all memory and trust each other, with the same header
+written and read, and each mbuf taken from its pool and given back; for round trips of a pair that
+sleeps, `eventfd` (a bare ping-pong). `rtt/polling` never sleeps; `idle` is what two ends that wait
+use. `--peer` may name several, with commas. `cycles` are of each of the two cores, at its nominal
+clock.
 """
 
 import argparse
@@ -18,9 +22,10 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from cext import HERE
 from cext.bench import ring as ring_bench
 from cext.ring.channel import Channel, Mode, Shape, Umem, make_channel, make_region
 from hostsim.bench import common
@@ -40,41 +45,71 @@ MEASURED = 0.5
 TRIPS = 5000
 SPIN = 20e-6  # how long an end polls before it sleeps, as a port does
 IDLE = 2.0
+PEERS = ("memif", "rte_ring", "limit", "eventfd")
 TESTPMD = "dpdk-testpmd"
+RTE = HERE / "hostsim-bench-rte"
+"""Built only if libdpdk is there."""
+RTE_MBUFS, RTE_CACHE = 8192, 512
+"""Of its pool: with these it is fastest (512 is the most that a pool takes)."""
+RTE_DEADLINE = 30.0
 TESTPMD_DEADLINE = 30.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `hostsim bench ring`."""
-    common.add_arguments(parser, [case.name for case in cases(["memif", "limit", "eventfd"])])
+    common.add_arguments(parser, [case.name for case in cases(PEERS)])
     parser.add_argument(
         "--peer",
-        action="append",
-        choices=("memif", "limit", "eventfd"),
-        help="only against this peer; may be given again (default: all that are installed)",
+        action="extend",
+        type=_peers,
+        metavar="PEER,...",
+        help=f"only against these; may be given again (default: all that are installed of "
+        f"{', '.join(PEERS)})",
     )
+
+
+def _peers(text: str) -> list[str]:
+    found = text.split(",")
+    for name in found:
+        if name not in PEERS:
+            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(PEERS)}")
+    return found
 
 
 def run(options: argparse.Namespace) -> Json:
     """Measure; the document of the contract. Raises HostsimError."""
     if len(os.sched_getaffinity(0)) < 2:
         raise HostsimError("bench ring", "needs two cores", "one for each end of the ring")
-    peers = options.peer or ["memif", "limit", "eventfd"]
-    if shutil.which(TESTPMD) is None:
-        if "memif" in (options.peer or []):
-            raise HostsimError("bench ring", f"no {TESTPMD}", "apt-get install dpdk-dev")
-        peers = [peer for peer in peers if peer != "memif"]
+    peers = list(options.peer or PEERS)
+    for peer, there, hint in (
+        ("memif", shutil.which(TESTPMD) is not None, "apt-get install dpdk-dev"),
+        ("rte_ring", RTE.exists(), "apt-get install libdpdk-dev, and build again"),
+    ):
+        if not there:
+            if peer in (options.peer or []):
+                raise HostsimError(f"bench ring --peer {peer}", "is not installed", hint)
+            peers = [one for one in peers if one != peer]
     # An end that loses its core for a moment stops the other too; so both sides, ours and the
     # peer's, are asked to be let alone.
     before = os.getpriority(os.PRIO_PROCESS, 0)
     os.setpriority(os.PRIO_PROCESS, 0, -20)
     try:
-        return common.run("ring", cases(peers), options)
+        return with_cycles(common.run("ring", cases(peers), options))
     finally:
         os.setpriority(os.PRIO_PROCESS, 0, before)
 
 
-def cases(peers: list[str]) -> list[common.Case]:
+def with_cycles(found: Json) -> Json:
+    """The document, with the cycles of a core for each packet: hostsim's and the peers'."""
+    clock = found["machine"].get("mhz")
+    for case in found["cases"]:
+        if clock and case["unit"] == "Mpps":
+            values = {"hostsim": case["value"], **case["peers"]}
+            case["cycles"] = {name: round(clock / value, 1) for name, value in values.items()}
+    return found
+
+
+def cases(peers: Sequence[str]) -> list[common.Case]:
     """Every case, against those of `peers` that fit it."""
     found = []
     for size in SIZES:
@@ -83,6 +118,8 @@ def cases(peers: list[str]) -> list[common.Case]:
             against: dict[str, common.Measure] = {}
             if "memif" in peers:
                 against["memif"] = lambda size=size: memif(size)  # type: ignore[misc]
+            if "rte_ring" in peers and mode == "shared":
+                against["rte_ring"] = lambda size=size: rte_ring(size)  # type: ignore[misc]
             if "limit" in peers and mode == "isolated":
                 against["limit"] = lambda size=size: limit(size)  # type: ignore[misc]
             found.append(
@@ -273,7 +310,29 @@ def idle() -> float:
     return 100 * used / IDLE
 
 
-# -- memif ----------------------------------------------------------------------------------------
+# -- DPDK -----------------------------------------------------------------------------------------
+
+
+def rte_ring(size: int) -> float:
+    """Mpps through DPDK's ring between two processes, one on each core."""
+    with tempfile.TemporaryDirectory(prefix="hostsim-bench-") as folder:
+        times = [f"{1000 * seconds:.0f}" for seconds in (WARM_UP, MEASURED)]
+        pool = [str(number) for number in (size, RING, RTE_MBUFS, RTE_CACHE)]
+        one, other = cpus()
+        done = subprocess.run(
+            [str(RTE), *pool, *times, str(one), str(other)],
+            capture_output=True,
+            text=True,
+            timeout=RTE_DEADLINE,
+            env={**os.environ, "RUNTIME_DIRECTORY": folder},
+            check=False,
+        )
+    words = (done.stdout.splitlines() or [""])[-1].split()
+    if done.returncode != 0 or len(words) != 2 or words[1] != "0" or words[0] == "0":
+        said = (done.stderr.strip().splitlines() or words or ["nothing"])[-1]
+        raise HostsimError("bench ring --peer rte_ring", f"{RTE.name} failed: {said}")
+    return float(words[0]) / 1e6
+
 
 _PPS = re.compile(rb"Rx-pps:\s*(\d+)")
 

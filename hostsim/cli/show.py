@@ -322,9 +322,14 @@ def conservation(found: Rows) -> None:
 
 def bench(found: dict[str, Any]) -> None:
     peers = sorted({peer for case in found["cases"] for peer in case["peers"]})
+    cycles = any("cycles" in case for case in found["cases"])
     table = _table(
         f"bench {found['bench']}",
-        ("case", "unit", "hostsim", *(column for peer in peers for column in (peer, f"/ {peer}"))),
+        (
+            *("case", "unit", "hostsim"),
+            *(column for peer in peers for column in (peer, f"/ {peer}")),
+            *(["cycles a packet"] if cycles else []),
+        ),
     )
     for case in found["cases"]:
         cells: list[str] = []
@@ -332,6 +337,8 @@ def bench(found: dict[str, Any]) -> None:
             value, ratio = case["peers"].get(peer), case["ratio"].get(peer)
             cells += ["-" if value is None else f"{value:.4g}"]
             cells += ["-" if ratio is None else f"{ratio:.2f}x"]
+        if cycles:
+            cells.append(", ".join(f"{name} {n:g}" for name, n in case.get("cycles", {}).items()))
         table.add_row(case["case"], case["unit"], f"{case['value']:.4g}", *cells)
     _put(table, "no cases")
     on = found["machine"]

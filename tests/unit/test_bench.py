@@ -3,11 +3,13 @@
 
 import argparse
 import tomllib
+from pathlib import Path
 
 import pytest
 
-from hostsim.bench import common, flip, losses, up
-from hostsim.errors import UsageError
+from hostsim.bench import common, flip, losses, ring, up
+from hostsim.cli.grammar import Parser
+from hostsim.errors import HostsimError, UsageError
 
 
 def options(**given: object) -> argparse.Namespace:
@@ -115,3 +117,31 @@ def test_percentiles() -> None:
     assert common.percentile([7.0], 99) == 7
     assert common.percentile([float(n) for n in range(101)], 99) == 99
     assert common.percentile([3.0, 1.0, 2.0], 50) == 2
+
+
+def test_cycles_stand_beside_what_is_packets() -> None:
+    found = {
+        "machine": {"mhz": 2450},
+        "cases": [
+            {"unit": "Mpps", "value": 24.5, "peers": {"memif": 10.0}},
+            {"unit": "us", "value": 1.0, "peers": {}},
+        ],
+    }
+    first, second = ring.with_cycles(found)["cases"]
+    assert first["cycles"] == {"hostsim": 100.0, "memif": 245.0}
+    assert "cycles" not in second
+    assert "cycles" not in ring.with_cycles({**found, "machine": {"mhz": None}, "cases": [second]})
+
+
+def test_several_peers_in_one_call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    parser = Parser()
+    ring.add_arguments(parser)
+    assert parser.parse_args(["--peer", "rte_ring,memif"]).peer == ["rte_ring", "memif"]
+    with pytest.raises(UsageError, match="'ovs' is none of memif, rte_ring, limit, eventfd"):
+        parser.parse_args(["--peer", "ovs"])
+    against = {case.name: set(case.peers) for case in ring.cases(["rte_ring", "memif", "limit"])}
+    assert against["64/shared"] == {"rte_ring", "memif"}
+    assert against["64/isolated"] == {"memif", "limit"}
+    monkeypatch.setattr(ring, "RTE", tmp_path / "nothing")
+    with pytest.raises(HostsimError, match="bench ring --peer rte_ring: is not installed"):
+        ring.run(parser.parse_args(["--peer", "rte_ring"]))

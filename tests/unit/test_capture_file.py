@@ -4,6 +4,7 @@ and it asks once for each kind of packet."""
 
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address
+from typing import Any
 
 import pytest
 from cext._native import ffi, lib
@@ -38,7 +39,7 @@ def block(frame: bytes, interface: int = 3) -> bytes:
 class Teller:
     """Says the same of every kind, and counts how often it was asked."""
 
-    def __init__(self, **more: object) -> None:
+    def __init__(self, **more: Any) -> None:
         self.asked = 0
         self.told = Told(3, pcapng.padded(OPTIONS))._replace(**more)
 
