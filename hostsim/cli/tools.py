@@ -12,7 +12,7 @@ from typing import Any
 from hostsim.cli.grammar import Commands, Docstring, Parser, print_answer
 from hostsim.errors import HostsimError
 
-BENCHES = ("ring", "path", "chain", "flows", "loop", "flip", "input", "up")
+BENCHES = ("ring", "path", "chain", "flows", "loop", "flip", "input", "up", "boot")
 
 
 def add(commands: Commands) -> None:

@@ -192,3 +192,20 @@ def test_another_init_is_up_when_it_runs(make_vm: MakeVm, tmp_path: Path) -> Non
     assert not made.systemd
     assert made.run(["cat", "/proc/1/comm"]).stdout == b"init\n"
     assert made.run(["sh", "-c", "mount | grep /dev/console; tty < /dev/console"]).returncode == 0
+
+
+def test_bench_boot_prints_the_contracts_document(root: Path) -> None:
+    """One OS, one run, with systemd-nspawn beside it if that is installed."""
+    found = cli.ask("bench", "boot", "--case", "systemd", "--runs", "1", "--root", str(root))
+    assert found["bench"] == "boot"
+    (case,) = found["cases"]
+    assert (case["case"], case["unit"]) == ("systemd", "s")
+    assert case["value"] > 0
+    peers = {"nspawn"} if shutil.which("systemd-nspawn") else set()
+    assert set(case["peers"]) == set(case["ratio"]) == peers
+
+
+def test_bench_boot_without_a_root() -> None:
+    done = cli.hostsim("bench", "boot", "--root", "/nowhere", check=False)
+    assert done.returncode == 1
+    assert "root: /nowhere: No such file or directory" in done.stderr

@@ -2,14 +2,17 @@
 """The benches' arithmetic and documents, with measurements that are made up."""
 
 import argparse
+import os
 import tomllib
 from pathlib import Path
 
 import pytest
 
-from hostsim.bench import common, flip, losses, ring, up
+from hostsim.bench import boot, common, flip, losses, ring, up
 from hostsim.cli.grammar import Parser
 from hostsim.errors import HostsimError, UsageError
+from hostsim.model import RootSpec
+from hostsim.ownroot import Source
 
 
 def options(**given: object) -> argparse.Namespace:
@@ -60,6 +63,26 @@ def test_the_host_that_is_measured() -> None:
     assert len(host["vm"]) == 300
     assert host["vm"][299] == {"name": "v300", "address": "198.18.1.44/15"}
     assert len({vm["address"] for vm in host["vm"]}) == 300
+
+
+def test_the_oses_that_are_measured() -> None:
+    host = tomllib.loads(boot.host_file(RootSpec("bookworm", image=True), 20))
+    assert [vm["name"] for vm in host["vm"]] == [f"os{number}" for number in range(1, 21)]
+    assert all(vm["root"] == "bookworm" and vm["boot"] for vm in host["vm"])
+
+
+def test_the_peers_oses_have_the_same_root() -> None:
+    plain = boot.nspawn_command(Source("/a root", "", "x"), "/mount", "one")
+    assert plain[-1] == "--directory=/a root"
+    image = boot.nspawn_command(Source("/x.erofs", "erofs", "x"), "/mount", "one")
+    assert image[-1] == "--directory=/mount"
+    assert "/x.erofs" in image
+
+
+def test_the_memory_of_processes_and_their_children() -> None:
+    assert boot.pss([os.getpid()]) > 1
+    assert boot.pss([os.getppid()]) > boot.pss([os.getpid()]) / 2
+    assert boot.pss([]) == 0
 
 
 def test_what_became_of_each_event() -> None:
