@@ -241,8 +241,12 @@ class Host:
 
     def _watch_vm(self, vm: Vm) -> None:
         self._watch(vm.pidfd, partial(self._vm_gone, vm))
-        if vm.spec.os is not None and not vm.spec.boots:
-            self._watch(vm.life_fd, partial(self._vm_ends, vm))
+        if vm.spec.os is not None:
+            self._watch(vm.life_fd, partial(self._vm_may_end, vm))
+
+    def _vm_may_end(self, vm: Vm) -> None:
+        if vm.ends():
+            self._vm_ends(vm)
 
     def _vm_ends(self, vm: Vm) -> None:
         """An OS's process 1 is ending. Take its equipment away now instead of waiting until all its
@@ -270,8 +274,6 @@ class Host:
 
     def _os_gone(self, vm: Vm) -> None:
         """An OS that boots has ended, by its own will or not."""
-        if vm.spec.os is not None and self._parts.kmc is not None:
-            self._parts.kmc.vm_gone(vm.spec.name)
         wish = self._booted.gone(vm)
         if self._up and (wish == "again" or (wish == "failed" and vm.spec.restarts)):
             self._restart_later(vm)

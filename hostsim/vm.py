@@ -23,6 +23,7 @@ from netns import namespace, process, tree
 from netns.cgroup import Cgroup, unsupported
 from netns.devices import DeviceList
 from netns.journal import Journal
+from netns.populated import Populated
 from netns.process import Process, Stream, Target
 
 TAKEN = "another host, or somebody by hand, has made it: choose another name"
@@ -52,8 +53,10 @@ class Vm:
         self.pidfd = -1
         """Process 1. Readable only after every process in the VM has been reaped."""
         self.life_fd = -1
-        """Our end of a pipe that process 1 holds. It reports POLLERR as soon as process 1 starts to
-        exit. A process in the VM that keeps the pipe open delays only this early notice."""
+        """Readable as soon as `ends` is to be asked, until it is: our end of a pipe that process 1
+        holds, which reports POLLERR once that starts to exit; of an OS that boots, its group. A
+        process in the VM that keeps the pipe open delays only this early notice."""
+        self._populated: Populated | None = None
         self.mac = ""
         """The MAC address of eth0; the switch sets this and the next two."""
         self.eth0 = 0
@@ -139,6 +142,11 @@ class Vm:
         """Whether process 1 runs, by a look that changes nothing: a child of the daemon may take
         it, and it may tell of an end a moment late (see `alive`)."""
         return self.pidfd >= 0 and not process.wait_end(self.pidfd, 0)
+
+    def ends(self) -> bool:
+        """Whether process 1 is ending or has ended, once `life_fd` is readable: of an OS that
+        boots, whether all has ended but what others started in it. Raises OSError."""
+        return self._populated is None or not self._populated.ask()
 
     def ended(self) -> int | None:
         """How process 1 ended: its exit status, or -N where signal N ended it; None while it runs,
@@ -230,7 +238,10 @@ class Vm:
                 booting,
                 self.owner,
             )
-        self.systemd = self.spec.boots and boot.is_systemd(self.pid)
+        if self.spec.boots:
+            self.systemd = boot.is_systemd(self.pid)
+            self._populated = Populated(self._group.fd)
+            self.life_fd = self._populated.fileno()
 
     def _own_root(self, root: RootSpec, size: str) -> contextlib.AbstractContextManager[spawn.Own]:
         """Take what the root needs of the machine, until `stop`. Raises HostsimError, OSError."""
@@ -342,6 +353,9 @@ class Vm:
         if self._named:
             namespace.remove(self.netns, namespace.identity(self.netns_fd))
             self._named = False
+        if self._populated is not None:
+            self._populated.close()
+            self._populated, self.life_fd = None, -1
         for fd in (self.netns_fd, self.life_fd, *self._directories.values()):
             if fd >= 0:
                 os.close(fd)

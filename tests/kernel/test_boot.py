@@ -133,6 +133,31 @@ def test_killed_it_comes_back_if_it_should(host: Path) -> None:
     assert cli.ask("status")["foreground"] == "again"
 
 
+def test_its_end_is_seen_while_a_dead_program_in_it_waits_for_its_parent(host: Path) -> None:
+    """Who called `hostsim exec` stands still, and does not reap his program: process 1 cannot end.
+    The equipment goes to another OS all the same; once he goes on, the dead one is started again.
+    """
+    if vm("deb")["state"] != "running":
+        cli.hostsim("restart", "deb")
+        again("deb", None)
+    cli.hostsim("flip", "again")
+    pid = int(str(vm("again")["pid"]))
+    words = [cli.HOSTSIM, "exec", "again", "--", "sh", "-c", "echo in; exec sleep 1000"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as caller:
+        try:
+            assert caller.stdout is not None
+            assert caller.stdout.readline() == b"in\n"
+            caller.send_signal(signal.SIGSTOP)
+            os.kill(pid, signal.SIGKILL)
+            until(lambda: cli.ask("status")["foreground"] == "deb", 60, "deb has the foreground")
+            assert Path(f"/proc/{pid}").exists()
+        finally:
+            caller.send_signal(signal.SIGCONT)
+            caller.send_signal(signal.SIGTERM)
+            caller.wait(60)
+    again("again", pid)
+
+
 def test_down_shuts_it_down(root: Path, tmp_path: Path) -> None:
     """systemd stops its services, and a killed daemon's OS goes with `clean`."""
     keep = tmp_path / "keep"
