@@ -1,16 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Roots of VMs' own for tests: busybox, made in no time; systemd, of packages installed here."""
+"""Roots of VMs' own for tests: busybox, made in no time; systemd, of packages installed here.
+
+python -m help.roots     makes the image that `booting` gives, for the test VM (scripts/test)
+"""
 
 import os
 import re
+import shutil
 import subprocess
+import tempfile
 from pathlib import Path
+
+from help.programs import PROGRAMS
 
 APPLETS = "sh cat ls id ps mount touch rm mkdir mknod ln echo sleep stat head od dd true false kill"
 APPLETS += " wc chmod chown tty hostname ip ping nc test grep readlink init env printf tail"
 
 BOOTED = ("systemd-sysv", "dbus", "iproute2")
 """Packages that a root that boots has, beside what they need and what every Debian has."""
+FOR_INPUT = (*BOOTED, "python3")
+"""Of a root whose services read input devices, too."""
+READER = """\
+[Service]
+ExecStart=/usr/bin/python3 -I -S /opt/reader.py /run/events
+"""
+"""A service that reads all input devices from the boot on; what it reads is in /run/events."""
+KEPT = Path(__file__).parents[2] / ".testvm/booting.erofs"
+"""In the project, so that the test VM has it too: there it would take minutes."""
 LEFT_OUT = re.compile(r"/usr/share/(doc|man|locale|info|i18n|zoneinfo|perl)/|/usr/lib/udev/hwdb")
 AS_HERE = ("/etc/passwd", "/etc/group", "/etc/ld.so.cache", "/etc/alternatives")
 """What packages write when they are configured."""
@@ -60,7 +76,27 @@ def tree(folder: Path) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def systemd(folder: Path) -> Path:
+def booting() -> Path:
+    """An image with systemd as its init, Python, some of the tests' programs in /opt, and the
+    service READER. Made once, and anew when packages were installed here or the tests changed."""
+    made_of = (Path("/var/lib/dpkg/status"), Path(__file__), *PROGRAMS.glob("*.py"))
+    if KEPT.exists() and KEPT.stat().st_mtime > max(path.stat().st_mtime for path in made_of):
+        return KEPT
+    KEPT.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=KEPT.parent) as folder:
+        root = systemd(Path(folder), FOR_INPUT)
+        (root / "opt").mkdir(exist_ok=True)
+        for name in ("reader.py", "tcp.py"):
+            shutil.copy(PROGRAMS / name, root / "opt" / name)
+        units = root / "etc/systemd/system"
+        (units / "multi-user.target.wants").mkdir(parents=True, exist_ok=True)
+        (units / "reader.service").write_text(READER)
+        (units / "multi-user.target.wants/reader.service").symlink_to("../reader.service")
+        erofs(root).rename(KEPT)
+    return KEPT
+
+
+def systemd(folder: Path, packages: tuple[str, ...] = BOOTED) -> Path:
     """A root in `folder`/root with systemd as its init, some 100 MB: files of packages that are
     installed here, so that no mirror is asked for them. Takes a few seconds."""
     root = folder / "root"
@@ -68,7 +104,7 @@ def systemd(folder: Path) -> Path:
     merged = {top: os.readlink(top) for top in ("/bin", "/sbin", "/lib", "/lib64") if _link(top)}
     for top, target in merged.items():
         (root / top[1:]).symlink_to(target)
-    listed = _said("dpkg", "-L", *sorted(_closure(BOOTED))).splitlines()
+    listed = _said("dpkg", "-L", *sorted(_closure(packages))).splitlines()
     files = {_real(path, merged) for path in listed if path.startswith("/") and path != "/."}
     chosen = [path for path in sorted(files) if not LEFT_OUT.match(path) and path not in merged]
     chosen = [path for path in chosen if os.path.lexists(path)]
@@ -125,3 +161,7 @@ def _words(relations: str) -> list[str]:
     """The names in a field such as Depends: all alternatives of each, of which some are here."""
     parts = (part.strip() for part in re.split(r"[,|]", relations))
     return [re.split(r"[ (:]", part)[0] for part in parts if part]
+
+
+if __name__ == "__main__":
+    booting()
