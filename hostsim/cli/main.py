@@ -30,7 +30,7 @@ from hostsim.cli import (
 from hostsim.cli.grammar import Commands, Parser
 from hostsim.errors import HostsimError
 
-EPILOG = "A host file describes a host; edge, duo and both ship: hostsim up edge starts one."
+EPILOG = "A host file describes a host; edge, duo, both and desk ship: hostsim up edge starts one."
 ROOMS = (life, looks, views, capture, trace, inside, logs, ping, images, tools)
 """Each adds its commands; in the order of --help."""
 

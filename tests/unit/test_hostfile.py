@@ -66,7 +66,7 @@ def test_reads_everything() -> None:
     assert spec.kmc.release_timeout == 0.15
 
 
-@pytest.mark.parametrize("name", ["edge", "duo", "both"])
+@pytest.mark.parametrize("name", ["edge", "duo", "both", "desk"])
 def test_shipped_hosts_are_right(name: str) -> None:
     assert hostfile.load(name).name == name
 

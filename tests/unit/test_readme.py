@@ -66,7 +66,7 @@ def test_every_command_of_the_command_line_is_in_them() -> None:
     assert not {name for name in found if f"hostsim {name}" not in ALL}
 
 
-@pytest.mark.parametrize("name", ["edge", "duo", "both"])
+@pytest.mark.parametrize("name", ["edge", "duo", "both", "desk"])
 def test_the_shipped_hosts_it_names_are_there(name: str) -> None:
     assert hostfile.load(name).name == name
     assert f"hostsim up {name}" in README
