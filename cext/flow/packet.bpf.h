@@ -9,7 +9,8 @@
  *     without ports, and ICMP other than echo, have ports 0. Nothing is read behind the end that
  *     the IP header names.
  *   - A unicast packet in a frame to a group is its flow's too (`group`): Linux takes it for one.
- *   - A packet to a group belongs to no flow, but filters and mirrors may look at it (HS_GROUP).
+ *   - A packet to a group, in a frame to a group, belongs to no flow, but filters and mirrors may
+ *     look at it (HS_GROUP). In a frame to one host it can be steered, and is its flow's.
  *   - An ICMP error belongs to the flow it is about, in the other direction, where that flow is
  *     known: so it meets the same VMs as the replies, and connection tracking there knows it.
  *   - A fragment belongs to the flow of its first fragment (remembered by datagram and VM, LRU).
@@ -152,7 +153,8 @@ static __noinline enum hs_kind hs_transport(struct __sk_buff *skb, struct hs_pac
     } else {
         return HS_FLOW;
     }
-    follow = follow && !p->fragment;
+    /* ICMP in IPv6, or the other way round, is no error message of anybody's. */
+    follow = follow && !p->fragment && (proto == IPPROTO_ICMPV6) == (p->key.tuple.family == 6);
     if (proto == IPPROTO_ICMP) {
         if (head[0] == 8 || head[0] == 0) {
             __builtin_memcpy(&p->key.tuple.sport, head + 4, 2);

@@ -70,7 +70,8 @@ static int parse_transport(const uint8_t *frame, struct hs_view *v) {
     if (echo) {
         memcpy(&v->tuple.sport, l4 + 4, 2);
         v->tuple.dport = v->tuple.sport;
-    } else if (error && v->fragment == HS_WHOLE) {
+    } else if (error && v->fragment == HS_WHOLE &&
+               (proto == HS_IP_ICMPV6) == (v->tuple.family == 6)) {
         parse_inner(frame, v->l4 + 8, v->end, v);
     }
     return 0;

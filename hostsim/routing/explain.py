@@ -39,7 +39,8 @@ def explain(
         (name,) if name else (),
         unseen=bool(conn and conn.content == UNSEEN_CONTENT),
     )
-    group = policy.to_group(flow)
+    # In a frame to one host, such a packet has a connection, and routes hold for it.
+    group = policy.to_group(flow) and conn is None
     judged = policy.judge(lists.routes, first, view.owners)
     row = None if group else judged.row
     route = view.routes[lists.routes[row].route] if row is not None else None

@@ -290,8 +290,9 @@ def own(first: First, flow: Tuple, enters: int, reply: bool, turned: bool) -> Fi
 
 
 def to_group(flow: Tuple) -> bool:
-    """Whether packets of this tuple are to a group: no route holds for them, filters and mirrors
-    do. IPv4: RFC 5771 and the limited broadcast address; a subnet's looks like any host's."""
+    """Whether packets of this tuple are to a group: no route holds for them in frames to groups,
+    filters and mirrors do. IPv4: RFC 5771 and the limited broadcast address; a subnet's looks like
+    any host's."""
     if flow.family == 4:
         return flow.dst[0] >> 4 == 0xE or flow.dst == b"\xff" * 4
     return flow.dst[0] == 0xFF if flow.family == 6 else bool(flow.dst[0] & 1)

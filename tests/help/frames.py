@@ -11,6 +11,7 @@ from random import Random
 
 IPV4, IPV6, ARP = 0x0800, 0x86DD, 0x0806
 TAGS = (0x8100, 0x88A8)
+TPIDS = {one.to_bytes(2, "big") for one in (*TAGS, 0x9100)}
 ICMP, TCP, UDP, GRE, ICMPV6, SCTP, UDPLITE = 1, 6, 17, 47, 58, 132, 136
 HAS_PORTS = (TCP, UDP, SCTP, UDPLITE)
 EXTENSIONS = (0, 43, 60, 51)

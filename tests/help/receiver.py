@@ -5,8 +5,9 @@ accepts."""
 import itertools
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from cext.ns.netns import socket_at
 from cext.switch.records import Tuple
@@ -20,6 +21,18 @@ PROTOCOLS = (UDP, TCP, SCTP, UDPLITE, GRE, ICMP, ICMPV6, 253)
 FENCE = 253
 """The protocol (RFC 3692) of a packet that tells that all before it has gone through."""
 SO_RCVBUFFORCE = 33
+AGAIN = 50
+"""Looks at what has come, after which another fence is sent."""
+
+
+class Given(NamedTuple):
+    """A packet that the receiver's kernel accepted: its flow, TCP flags, what it carries, and its
+    TTL or hop limit."""
+
+    flow: Tuple
+    flags: int
+    body: bytes
+    hops: int
 
 
 @dataclass
@@ -28,8 +41,8 @@ class Receiver:
 
     sockets: dict[tuple[int, int], socket.socket]
 
-    def all(self) -> Iterator[tuple[Tuple, int, bytes]]:
-        """Every packet that waits: its flow, TCP flags, and what it carries."""
+    def all(self) -> Iterator[Given]:
+        """Every packet that waits."""
         for (family, proto), one in self.sockets.items():
             while True:
                 try:
@@ -38,11 +51,13 @@ class Receiver:
                     break
                 if family == 4:
                     header = (data[0] & 15) * 4
-                    yield told(4, proto, data[12:16], data[16:20], data[header:])
+                    of = told(4, proto, data[12:16], data[16:20], data[header:])
+                    yield Given(*of, data[8])
                 else:
-                    (info,) = [raw for _, kind, raw in control if kind == socket.IPV6_PKTINFO]
+                    more = {kind: raw for _, kind, raw in control}
                     src = socket.inet_pton(socket.AF_INET6, sender[0].partition("%")[0])
-                    yield told(6, proto, src, info[:16], data)
+                    of = told(6, proto, src, more[socket.IPV6_PKTINFO][:16], data)
+                    yield Given(*of, struct.unpack("@i", more[socket.IPV6_HOPLIMIT])[0])
 
 
 def told(family: int, proto: int, src: bytes, dst: bytes, body: bytes) -> tuple[Tuple, int, bytes]:
@@ -72,6 +87,7 @@ def listen(net: Net, name: str) -> Receiver:
         one.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 16 << 20)
         if family == 6:
             one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVHOPLIMIT, 1)
     joined = socket.inet_aton(GROUP4) + socket.inet_aton("0.0.0.0") + struct.pack("@i", index)
     sockets[4, UDP].setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, joined)
     joined = socket.inet_pton(socket.AF_INET6, GROUP6) + struct.pack("@I", index)
@@ -99,20 +115,28 @@ class Wire:
         self.ends = Ends(server, client, ends.src4, ends.dst4, ends.src6, ends.dst6)
         self._fences = itertools.count()
 
-    def send(self, several: list[bytes]) -> list[tuple[Tuple, int, bytes]]:
-        """Send frames; what the receiver was given, once all of them have gone through."""
+    def send(
+        self, several: list[bytes], meanwhile: Callable[[], object] = lambda: None
+    ) -> list[Given]:
+        """Send frames; what the receiver was given, once all of them have gone through, those
+        before them too. meanwhile: is called while that is waited for."""
         fence = b"fence %d" % next(self._fences)
         packet = made_of.ipv4(self.ends.src4, self.ends.dst4[0], FENCE, fence)
-        for frame in (*several, self.ends.mac + self.ends.here + b"\x08\x00" + packet):
+        last = self.ends.mac + self.ends.here + b"\x08\x00" + packet
+        for frame in several:
             self.sender.send(frame)
-        found: list[tuple[Tuple, int, bytes]] = []
+        found: list[Given] = []
+        waited = itertools.count()
 
         def through() -> bool:
+            if next(waited) % AGAIN == 0:  # a chain may lose one, before it knows its neighbours
+                self.sender.send(last)
+            meanwhile()
             found.extend(self.receiver.all())
-            return any(body == fence for _, _, body in found)
+            return any(one.body == fence for one in found)
 
-        until(through, 10)
-        return [one for one in found if one[0].proto != FENCE]
+        until(through, 30)
+        return [one for one in found if one.flow.proto != FENCE]
 
     def close(self) -> None:
         self.sender.close()

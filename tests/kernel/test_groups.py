@@ -91,7 +91,7 @@ def frame(
 def sent(wire: Wire, *several: bytes) -> tuple[list[Tuple], dict[str, int]]:
     """The flows of what the server was given, and what was counted meanwhile, by name."""
     before = wire.net.dataplane.report.counters()
-    found = [flow for flow, _, _ in wire.send(list(several)) if flow.src == wire.ends.src4]
+    found = [one.flow for one in wire.send(list(several)) if one.flow.src == wire.ends.src4]
     after = wire.net.dataplane.report.counters()
     changed = {name: after[name] - before[name] for name in COUNTED if after[name] > before[name]}
     return found, changed

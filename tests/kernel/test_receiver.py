@@ -2,14 +2,19 @@
 """What the receiver's stack accepts, the policy has judged.
 
 Frames of every kind go from one endpoint to another that listens to everything, past a policy that
-drops some packets and sends others to a VM that swallows them. Each packet that the receiver's
-kernel hands to a socket must be one that the policy lets through by the bridge, by the same
-functions that `explain` uses: whatever its frames looked like.
+drops some packets and sends others through a chain: of a VM that swallows them, of two routers
+with a direct link between them, or of two packet functions with a ring. The two of a chain each
+take one from the TTL. Each packet that the receiver's kernel hands to a socket must be one that the
+policy lets through, by the same functions that `explain` uses, and its TTL must be that of the way
+that the policy has for it: whatever its frames looked like.
 
-HOSTSIM_FRAMES: how many packets to send with each policy; 5,000 if it is not given.
+HOSTSIM_FRAMES: how many packets to send with each policy and path. If it is not given: 5,000 with
+each policy to the VM that swallows, and 4,000 with one policy along each of the other paths.
 """
 
+import contextlib
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -20,22 +25,30 @@ from hypothesis import strategies as st
 
 from cext.switch.records import Lists, Tuple
 from help import frames as made_of
-from help.frames import ICMP, ICMPV6
-from help.net import ENDS, Net, made
-from help.receiver import Wire, swallows, told
+from help.chain import Chain, chained, route, vm
+from help.frames import ICMP, ICMPV6, IPV6, TPIDS
+from help.functions import put
+from help.net import ENDS
+from help.receiver import FENCE, Wire, swallows, told
 from hostsim.routing import policy
 from hostsim.routing.policy import First
 
 pytestmark = pytest.mark.root
 
-PACKETS = int(os.environ.get("HOSTSIM_FRAMES", "5000"))
+ASKED = os.environ.get("HOSTSIM_FRAMES")
+PACKETS, ALONG = int(ASKED or 5000), int(ASKED or 4000)
 BATCH = 64
+TTL = 64
+"""Of what is sent."""
 NEIGHBOURS = {*range(130, 138), 143}
 """The types of ICMPv6 that are bridged plainly, always: of neighbours, routers and listeners."""
-HOLE = """
-[[vm]]
-name = "hole"
-"""
+MEMBERS = {
+    "hole": ('[[vm]]\nname = "hole"\n', "hole"),
+    "veth": ('[[vm]]\nname = "fw"\n[[vm]]\nname = "ids"\n', "fw ids"),
+    "ring": (vm("one", "marking:marks") + vm("two", "marking:marks"), "one two"),
+}
+"""Chains: who is in them, and in which order. The last two are named after their path."""
+FENCED = route(f"proto = {FENCE}", "hole")
 POLICIES = {
     "ports": """
 [[filter]]
@@ -89,14 +102,14 @@ through = ["hole"]
 }
 
 
-def refused(lists: Lists, flow: Tuple, flags: int, origin: int) -> str | None:
-    """Why the policy does not let such a packet through by the bridge; None if it does."""
+def judged(lists: Lists, flow: Tuple, flags: int, origin: int) -> tuple[str | None, bool]:
+    """Why the policy does not let such a packet through at all, None if it does; and whether it has
+    a chain for it, if it came in a frame to one host."""
     first = First(flow, flags, 0, origin)
     found = policy.first_match(lists.filters, first)
     if found is not None:
-        return f"filter {lists.filters[found].route}"
-    route = None if policy.to_group(flow) else policy.judge(lists.routes, first).route
-    return None if route is None else f"route {route}"
+        return f"filter {lists.filters[found].route}", False
+    return None, policy.judge(lists.routes, first).route is not None
 
 
 def about(flow: Tuple, body: bytes) -> Tuple | None:
@@ -114,49 +127,95 @@ def about(flow: Tuple, body: bytes) -> Tuple | None:
     return found.reversed()
 
 
-class Ground(Wire):
-    """A wire under a policy."""
+def honest(frame: bytes) -> bool:
+    """Whether the frame's hop limit is the one that is sent: no checksum keeps IPv6's."""
+    at = 12
+    while frame[at : at + 2] in TPIDS:
+        at += 4
+    kind = frame[at : at + 2]
+    return kind != IPV6.to_bytes(2, "big") or frame[at + 9 : at + 10] in (b"", bytes([TTL]))
 
-    def __init__(self, net: Net) -> None:
+
+class Ground(Wire):
+    """A wire under a policy. along: by which chain."""
+
+    def __init__(self, chain: Chain, along: str) -> None:
+        net = chain.net
         super().__init__(net)
         numbers = {name: vm.index for name, vm in net.vms.items()}
         spec = net.spec
+        self.chain, self.along = chain, along
         self.lists = policy.compile_lists(spec.routes, spec.filters, spec.mirrors, numbers)
         self.client = net.vms["client"].index
-        self.accepted = 0
+        self.accepted: Counter[int] = Counter()
+
+    def serve(self) -> None:
+        """What the daemon does."""
+        self.net.pump()
+        self.chain.sync()
 
     def hold(self, several: list[bytes]) -> None:
-        """Send them; everything that is received must be what the policy lets through."""
-        for flow, flags, body in self.send(several):
+        """Send them; everything that is received must be what the policy lets through, the way that
+        it has for it."""
+        several = [frame for frame in several if len(frame) >= 14 and honest(frame)]
+        for one in self.send(several, self.serve):
+            flow = one.flow
             if flow.src not in (self.ends.src4, self.ends.src6):
                 continue
-            if flow.family == 6 and flow.proto == ICMPV6 and body[0] in NEIGHBOURS:
+            if flow.family == 6 and flow.proto == ICMPV6 and one.body[0] in NEIGHBOURS:
                 continue
-            why = refused(self.lists, flow, flags, self.client)
-            other = about(flow, body)
-            if why and other is not None:
-                why = refused(self.lists, other, 16, self.client)
-            assert why is None, (why, flow, flags, body[:40].hex(), [f.hex() for f in several])
-            self.accepted += 1
+            told = [judged(self.lists, flow, one.flags, self.client)]
+            other = about(flow, one.body)
+            if other is not None:
+                told.append(judged(self.lists, other, 16, self.client))
+            why = [refused for refused, _ in told if refused is not None]
+            ways = {self.hops(chain) for refused, chain in told if refused is None}
+            if policy.to_group(flow):
+                ways.add(TTL)  # in a frame to a group, which no route is for
+            sent = [frame.hex() for frame in several]
+            assert one.hops in ways, (why, ways, flow, one.flags, one.hops, one.body.hex(), sent)
+            self.accepted[one.hops] += 1
+
+    def hops(self, chain: bool) -> int:
+        """The TTL of what has come through the chain, or by the bridge alone; 0: none does."""
+        if not chain:
+            return TTL
+        return 0 if self.along == "hole" else TTL - 2
 
 
-@pytest.fixture(params=sorted(POLICIES))
+CASES = [(along, name) for along in MEMBERS for name in sorted(POLICIES)]
+ALWAYS = {("veth", "ports"), ("ring", "addresses"), *(("hole", name) for name in POLICIES)}
+
+
+@pytest.fixture(params=CASES if ASKED else [one for one in CASES if one in ALWAYS], ids="-".join)
 def ground(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ground]:
-    with made("recv", ENDS + HOLE + POLICIES[request.param], tmp_path) as net:
-        swallows(net, "hole")
-        ground = Ground(net)
-        yield ground
-        ground.close()
+    along, name = request.param
+    members, through = MEMBERS[along]
+    text = POLICIES[name] + (FENCED if along != "hole" else "")
+    text = text.replace('["hole"]', str(through.split()).replace("'", '"'))
+    put("marking", tmp_path)
+    with chained(ENDS + members + text, tmp_path) as chain:
+        if along == "hole":
+            swallows(chain.net, "hole")
+        with contextlib.closing(Ground(chain, along)) as made:
+            yield made
 
 
+@pytest.mark.timeout(60 + (PACKETS // 100))
 def test_the_receiver_is_given_only_what_the_policy_lets_through(ground: Ground) -> None:
-    @settings(max_examples=max(1, PACKETS // BATCH), deadline=None, database=None)
+    packets = PACKETS if ground.along == "hole" else ALONG
+
+    @settings(max_examples=max(1, packets // BATCH), deadline=None, database=None)
     @given(st.integers(0, 2**64))
     def run(seed: int) -> None:
         rng = Random(seed)
         several = [made_of.frames(rng, ground.ends) for _ in range(BATCH)]
-        ground.hold([frame for packet in several for frame in packet if len(frame) >= 14])
-        ground.net.pump()
+        ground.hold([frame for packet in several for frame in packet])
 
     run()
-    assert ground.accepted > PACKETS // 50
+    assert ground.accepted[TTL] > packets // 50
+    if ground.along != "hole":
+        assert ground.accepted[TTL - 2] > packets // 100
+        rows = ground.net.dataplane.report.verify()
+        by = {path: sum(row[path] for row in rows) for path in ("switch", "veth", "ring")}
+        assert by[ground.along] > packets // 100, by
