@@ -219,3 +219,24 @@ def test_the_receiver_is_given_only_what_the_policy_lets_through(ground: Ground)
         rows = ground.net.dataplane.report.verify()
         by = {path: sum(row[path] for row in rows) for path in ("switch", "veth", "ring")}
         assert by[ground.along] > packets // 100, by
+
+
+def test_what_is_no_error_message_goes_with_nobody_elses_flow(tmp_path: Path) -> None:
+    """ICMPv6 in IPv4, and ICMP in IPv6, that quote a flow which goes by the bridge."""
+    routes = route("dscp = 46", "hole")
+    with chained(ENDS + MEMBERS["hole"][0] + routes, tmp_path) as chain:
+        swallows(chain.net, "hole")
+        with contextlib.closing(Ground(chain, "hole")) as ground:
+            ends = ground.ends
+            for six, src, dst in ((0, ends.src4, ends.dst4[0]), (1, ends.src6, ends.dst6[0])):
+                make = made_of.ipv6 if six else made_of.ipv4
+                kind, proto = (b"\x86\xdd", ICMP) if six else (b"\x08\0", ICMPV6)
+                head = ends.mac + ends.here + kind
+                ports = bytes((0x9C, 0x40, 0, 7, 0, 8, 0, 0))
+                datagram = made_of.pseudo(src, dst, 17, ports, 6)
+                quoted = make(dst, src, 17, bytes((0, 7, 0x9C, 0x40, 0, 8, 0, 0)))
+                error = bytes((3 if six else 1, 0)) + bytes(6) + quoted
+                frames = [make(src, dst, 17, datagram), make(src, dst, proto, error, tos=46 << 2)]
+                given = ground.send([head + one for one in frames])
+                found = [one.flow.proto for one in given if one.flow.proto in (17, proto)]
+                assert found == [17]  # and what neighbours ask
