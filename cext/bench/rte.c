@@ -137,8 +137,9 @@ static int fail(const char *what) {
 
 int main(int argc, char **argv) {
     /* Memory of a memfd, which a child shares; of pages as a ring of hostsim's has them. */
-    char *eal[] = {argv[0],       "--no-huge",      "-m",       "64", "--no-pci",
-                   "--no-shconf", "--no-telemetry", "--lcores", "0",  "--log-level=lib.*:error"};
+    char memory[16];
+    char *eal[] = {argv[0],       "--no-huge",      "-m",       memory, "--no-pci",
+                   "--no-shconf", "--no-telemetry", "--lcores", "0",    "--log-level=lib.*:error"};
     uint32_t len, ring_size, mbufs, cache;
     struct rte_mempool *pool;
     struct rte_ring *ring;
@@ -154,6 +155,7 @@ int main(int argc, char **argv) {
     ring_size = (uint32_t)atoi(argv[2]);
     mbufs = (uint32_t)atoi(argv[3]);
     cache = (uint32_t)atoi(argv[4]);
+    snprintf(memory, sizeof(memory), "%u", 32 + (mbufs >> 10) * (len + 1024) / 1024); /* MB */
     if (rte_eal_init((int)(sizeof(eal) / sizeof(*eal)), eal) < 0)
         return fail("EAL");
     page = mmap(NULL, sizeof(*page), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);

@@ -88,6 +88,7 @@ def compare(case: Case, runs: int) -> Json:
             name: statistics.median(our / its for our, its in zip(ours, values, strict=True))
             for name, values in peers.items()
         },
+        "runs": {"hostsim": ours, **peers},
     }
 
 

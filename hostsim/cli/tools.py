@@ -3,6 +3,7 @@
 function in C is built with, completion."""
 
 import argparse
+import importlib
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ import sys
 from typing import Any
 
 from hostsim.cli.grammar import Commands, Docstring, Parser, print_answer
-from hostsim.errors import HostsimError
+from hostsim.errors import HostsimError, UsageError
 
 BENCHES = ("ring", "path", "chain", "flows", "loop", "flip", "input", "up", "boot")
 
@@ -24,7 +25,12 @@ def add(commands: Commands) -> None:
         has_json=True,
         has_host=False,
     )
-    sub.add_argument("name", metavar="NAME", choices=BENCHES, help=", ".join(BENCHES))
+    sub.add_argument(
+        "--html",
+        metavar="FILE",
+        help="before NAME: a page of these benches, all if none is named (NAME,...)",
+    )
+    sub.add_argument("name", metavar="NAME", nargs="?", type=_benches, help=", ".join(BENCHES))
     sub.add_argument(
         "options", nargs=argparse.REMAINDER, help="of this bench: hostsim bench NAME -h"
     )
@@ -55,7 +61,19 @@ def add(commands: Commands) -> None:
     sub.add_argument("shell", choices=("bash", "zsh", "fish"))
 
 
+def _benches(text: str) -> str:
+    if unknown := [name for name in text.split(",") if name not in BENCHES]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(BENCHES)}")
+    return text
+
+
 def _bench(arguments: argparse.Namespace) -> int:
+    if arguments.html is not None:
+        names = arguments.name.split(",") if arguments.name else BENCHES
+        together = importlib.import_module("hostsim.bench.together")
+        return int(together.run(names, arguments.options, arguments.html))
+    if arguments.name not in BENCHES:
+        raise UsageError("bench", "one NAME, or several with --html FILE", "hostsim bench -h")
     module, parser = bench_parser(arguments.name)
     parser.set_defaults(json=arguments.json)
     options = parser.parse_args(arguments.options)
@@ -72,8 +90,6 @@ def _bench(arguments: argparse.Namespace) -> int:
 
 def bench_parser(name: str) -> tuple[Any, Parser]:
     """A bench's module, and the parser of its options. Raises HostsimError."""
-    import importlib
-
     try:
         module = importlib.import_module(f"hostsim.bench.{name}")
     except ModuleNotFoundError as error:

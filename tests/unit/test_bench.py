@@ -2,17 +2,25 @@
 """The benches' arithmetic and documents, with measurements that are made up."""
 
 import argparse
+import json
 import os
+import re
+import sys
 import tomllib
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from hostsim.bench import boot, common, flip, losses, ring, up
+from hostsim.bench import boot, common, flip, losses, page, ring, together, up
 from hostsim.cli.grammar import Parser
 from hostsim.errors import HostsimError, UsageError
 from hostsim.model import RootSpec
 from hostsim.ownroot import Source
+
+RUNS = {"hostsim": [1.0, 1.0, 1.0]}
 
 
 def options(**given: object) -> argparse.Namespace:
@@ -38,13 +46,16 @@ def test_runs_alternate_and_ratios_are_of_pairs() -> None:
         "value": 2,
         "peers": {"peer": 3},
         "ratio": {"peer": 0.5},
+        "runs": {"hostsim": [1, 2, 9], "peer": [2, 4, 3]},
     }
 
 
 def test_a_peer_that_is_not_there_is_left_out() -> None:
     found = common.run("x", [common.Case("c", "s", lambda: 1.0)], options())
     assert found["bench"] == "x"
-    assert found["cases"] == [{"case": "c", "unit": "s", "value": 1.0, "peers": {}, "ratio": {}}]
+    assert found["cases"] == [
+        {"case": "c", "unit": "s", "value": 1.0, "peers": {}, "ratio": {}, "runs": RUNS}
+    ]
     assert found["machine"]["cpus"] >= 1
 
 
@@ -168,3 +179,61 @@ def test_several_peers_in_one_call(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setattr(ring, "RTE", tmp_path / "nothing")
     with pytest.raises(HostsimError, match="bench ring --peer rte_ring: is not installed"):
         ring.run(parser.parse_args(["--peer", "rte_ring"]))
+
+
+# -- the page -------------------------------------------------------------------------------------
+
+ABOUT = page.About("today", "abc & d", "hostsim bench --html x", {"flip": "no <uinput>"})
+
+
+@pytest.mark.parametrize(
+    ("most", "top", "step"),
+    [(0, 1, 1), (1, 1, 0.2), (9.1, 10, 2), (42, 50, 10), (0.03, 0.03, 0.01), (1234, 1250, 250)],
+)
+def test_an_axis_has_few_round_numbers(most: float, top: float, step: float) -> None:
+    assert page.scale(most) == pytest.approx((top, step))
+
+
+@given(st.floats(1e-6, 1e9))
+def test_an_axis_ends_behind_all_values(most: float) -> None:
+    top, step = page.scale(most)
+    assert most <= top * (1 + 1e-9)
+    assert top <= 2.5 * most
+    assert 1 <= round(top / step) <= page.TICKS
+
+
+def test_each_run_is_a_dot_of_a_page_that_needs_nothing_else() -> None:
+    case = common.Case("64/x", "Mpps", lambda: 2.0, {"peer": lambda: 1.0})
+    found = ring.with_cycles(common.run("ring", [case], options()))
+    text = page.page({"ring": ("hostsim bench ring", found)}, ABOUT)
+    assert "abc &amp; d" in text
+    assert "no &lt;uinput&gt;" in text
+    assert not re.search(r"https?://|<script|<link|@import|url\(", text)
+    (picture,) = re.findall(r"<svg.*?</svg>", text)
+    drawn = ElementTree.fromstring(picture.replace("&times;", "x"))
+    assert [dot.get("class") for dot in drawn.iter("circle")] == ["ours"] * 3 + ["peer"] * 3
+    ours, peer = (float(dot.get("cx", "")) for dot in list(drawn.iter("circle"))[2:4])
+    assert ours - page.LEFT == pytest.approx(2 * (peer - page.LEFT), abs=0.2)
+    assert any("2.00" in (one.text or "") for one in drawn.iter("text"))
+
+
+def test_a_page_of_benches_that_fail_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "b.html"
+    program = tmp_path / "hostsim"
+    answer = json.dumps(common.run("loop", [common.Case("c", "s", lambda: 1.0)], options()))
+    program.write_text(
+        f"#!/bin/sh\n[ $2 = loop ] && echo '{answer}' && exit\n"
+        "echo 'hostsim: bench up: no ip' >&2; exit 1\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    assert together.run(["loop"], [], str(file)) == 0
+    assert "without figures" not in file.read_text()
+    assert together.run(["loop", "up"], ["--runs", "1"], str(file)) == 1
+    assert "up: bench up: no ip" in file.read_text()
+    assert "hostsim bench loop --runs 1" in file.read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b.html", "hostsim"]
+    with pytest.raises(HostsimError, match=r"bench --html /nowhere/b\.html: No such file"):
+        together.run(["loop"], [], "/nowhere/b.html")
