@@ -14,7 +14,7 @@ from html import escape
 from hostsim.model import Json
 
 OURS = "hostsim"
-WIDTH, LEFT, RIGHT, ROW, AXIS = 640, 130, 90, 26, 26
+WIDTH, LEFT, RIGHT, ROW, AXIS = 680, 110, 130, 26, 26
 """Of a picture, its margins, a line of it, and the line of numbers below, in pixels."""
 DOT = 4
 STEPS = (1, 2, 2.5, 5, 10)

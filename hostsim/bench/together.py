@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several benches, one after the other, as one page: `hostsim bench [NAME,...] --html FILE`.
+"""Several benches, one after the other, as one page: `hostsim bench --html FILE [NAME,...]`.
 
 Each is a process of its own (`hostsim bench NAME --json`), so that none leaves anything to the
 next. One that fails is named in the page with what it said.
@@ -35,7 +35,7 @@ def run(names: Sequence[str], options: Sequence[str], file: str) -> int:
         about = page.About(
             time.strftime("%Y-%m-%d %H:%M %Z"),
             commit(),
-            " ".join(["hostsim bench", ",".join(names), "--html", file, *options]),
+            " ".join(["hostsim bench --html", file, ",".join(names), *options]),
             left,
         )
         half.write_text(page.page(documents, about), encoding="utf-8")
