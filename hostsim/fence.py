@@ -5,6 +5,7 @@ sees of the kernel.
     base()             what every VM of this process is started from
     root(spec)         the private root of a VM, or None for the machine's files
     limits(spec)       its cgroup limits: those of the host file, else a share of the machine
+    sockets(limits)    what it may hold of the kernel's memory by its sockets
 
 What the kernel does of it stands in cext/vm: fence.h, root.h, filter.h, confine.h.
 """
@@ -56,6 +57,8 @@ not for a capability over the machine."""
 MEMORY_SHARE, MEMORY_LEAST = 4, 256 << 20
 PIDS_SHARE, PIDS_LEAST, PIDS_MOST = 8, 256, 4096
 """Of the machine's memory and tasks, what a VM may have if its host file does not say."""
+SOCKETS_SHARE, SOCKETS_LEAST = 2, 32 << 20
+"""Of a VM's memory, and bytes: what its sockets may hold besides, which no cgroup counts."""
 
 _known: "Base | None" = None
 _once = threading.Lock()
@@ -124,6 +127,13 @@ def size(spec: VmSpec) -> str:
     memory, if the kernel can limit that; one alone leaves its programs half of it."""
     most = limits(spec).memory
     return "10%" if most is None else str(most // 2)
+
+
+def sockets(limits: Limits) -> int:
+    """Bytes of the kernel's memory that a VM may hold by rings and queues of its sockets (see
+    netns/sockets.py): its memory limit does not count them. Pure."""
+    memory = MEMORY_LEAST if limits.memory is None else limits.memory
+    return max(memory // SOCKETS_SHARE, SOCKETS_LEAST)
 
 
 def share(memory: int, tasks: int) -> Limits:

@@ -31,6 +31,7 @@ from hostsim.programs import Programs
 from hostsim.restarts import Restarts
 from hostsim.routing.dataplane import Dataplane
 from hostsim.routing.policy import refuse_too_many
+from hostsim.settling import Settling
 from hostsim.stalls import Stalls
 from hostsim.switch import Switch
 from hostsim.teardown import Teardown, in_thread
@@ -92,6 +93,7 @@ class Host:
         self._restarts = Restarts(
             vm.name for vm in spec.vms if vm.os is not None or vm.boots or vm.restarts
         )
+        self._settling: Settling | None = None
         self._up = False
 
     # -- life -------------------------------------------------------------------------------------
@@ -150,6 +152,8 @@ class Host:
         closing.push("sweeps", lambda: net.dataplane.sweep_by(lambda job: job()))
         net.dataplane.sweep_by(lambda job: sweeper.submit(job).add_done_callback(_swept))
         self._ticking.append(asyncio.create_task(self._tick(sweeper)))
+        self._settling = Settling(self._watch, self._unwatch, sweeper)
+        closing.push("sums of sockets", self._settling.close)
         self._up = True
 
     async def stop(self) -> None:
@@ -173,6 +177,8 @@ class Host:
             self._made.carriers.hear_no_more()
         while self._ticking:
             self._ticking.pop().cancel()
+        if self._settling is not None:
+            self._settling.hear_no_more()
         self._booted.close()
         self._restarts.close()
         loop = asyncio.get_running_loop()

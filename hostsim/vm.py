@@ -25,6 +25,7 @@ from netns.devices import DeviceList
 from netns.journal import Journal
 from netns.populated import Populated
 from netns.process import Process, Stream, Target
+from netns.sockets import SocketBudget
 
 TAKEN = "another host, or somebody by hand, has made it: choose another name"
 """What to do about a name that is there already."""
@@ -68,6 +69,8 @@ class Vm:
         self.devices = DeviceList(own=spec.os is not None)
         self.limits = fence.limits(spec)
         """What holds for it, given or not."""
+        self.sockets = SocketBudget(fence.sockets(self.limits))
+        """What it may hold of the kernel's memory by its sockets."""
         self.owner = 0
         """The id outside of its user 0; 0: the machine's ids, one to one."""
         self._group = Cgroup(f"hs-{host}/{spec.name}", self.limits, divided=spec.boots)
@@ -172,6 +175,7 @@ class Vm:
                 journal.add("cgroup", path=str(directory))
             self._group.make()
             self.devices.attach(self._group.fd)
+            self.sockets.attach(self._group.fd)
             self._spawn()
             self.netns_fd = os.open(f"/proc/{self.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
             journal.add("netns", name=self.netns, inode=namespace.identity(self.netns_fd))
@@ -363,6 +367,7 @@ class Vm:
         self._directories.clear()
         self._group.remove()
         self.devices.close()
+        self.sockets.close()
         while self._held:
             self._held.pop()()
         if self.booting is not None:

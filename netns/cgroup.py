@@ -301,7 +301,7 @@ def remove(path: Path) -> None:
 
 
 def _release(directory: Path) -> None:
-    """Detach the device programs of an empty v2 group. They would go with it, but a socket that
+    """Detach the programs of an empty v2 group. They would go with it, but a socket that
     outlives its process (what TCP has not sent yet) keeps a removed group, and what hangs on it."""
     try:
         empty = "populated 0" in (directory / "cgroup.events").read_text()
@@ -311,7 +311,8 @@ def _release(directory: Path) -> None:
         return
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        bpf.detach_cgroup(fd, bpf.CGROUP_DEVICE)
+        for kind in (bpf.CGROUP_DEVICE, bpf.CGROUP_SETSOCKOPT):
+            bpf.detach_cgroup(fd, kind)
     except OSError as error:
         if error.errno != errno.EINVAL:  # a kernel without CONFIG_CGROUP_BPF
             raise

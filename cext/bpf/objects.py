@@ -18,6 +18,7 @@ from cext._native import ffi, lib
 lib.hs_bpf_capture_log()
 
 CGROUP_DEVICE: int = lib.BPF_CGROUP_DEVICE
+CGROUP_SETSOCKOPT: int = lib.BPF_CGROUP_SETSOCKOPT
 ALLOW_MULTI: int = lib.BPF_F_ALLOW_MULTI
 NOEXIST = 1
 EXIST = 2
@@ -239,6 +240,13 @@ def hs_ring_sample(context: Any, data: Any, size: int) -> int:
 def attach_cgroup(program_fd: int, cgroup_fd: int, kind: int, flags: int = 0) -> None:
     """Attach a program to a cgroup v2 directory; it goes with the cgroup. Raises OSError."""
     check(lib.bpf_prog_attach(program_fd, cgroup_fd, kind, flags), "BPF attach to a cgroup")
+
+
+def walk(program_fd: int, map_fd: int) -> None:
+    """Run a program of the kind iter/bpf_sk_storage_map once for each entry of such a map, that is
+    for each socket of the machine that has one. Takes as long as there are sockets: not for an
+    event loop. Raises OSError."""
+    check(lib.hs_bpf_walk(program_fd, map_fd), "BPF walk over sockets")
 
 
 def detach_cgroup(cgroup_fd: int, kind: int) -> None:

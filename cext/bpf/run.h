@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Running a BPF program on demand, and reading a hash map by the page (bpf(2)). */
+/* Running a BPF program on demand, walking over sockets, and reading a hash map by the page
+ * (bpf(2)). */
 #ifndef HS_BPF_RUN_H
 #define HS_BPF_RUN_H
 #include <stdint.h>
@@ -14,5 +15,9 @@ int hs_bpf_run(int prog_fd, void *ctx, uint32_t ctx_size, const void *in, uint32
  * first page. Returns 1 where more follow, 0 at the end, or a negative errno (ENOSPC: a bucket
  * holds more than *count). An entry that comes or goes meanwhile may be missed. */
 long hs_bpf_page(int map_fd, void *cursor, int first, void *keys, void *values, uint32_t *count);
+
+/* Run a program of the kind iter/bpf_sk_storage_map once for each entry of such a map. Returns 0 or
+ * a negative errno. */
+int hs_bpf_walk(int prog_fd, int map_fd);
 
 #endif

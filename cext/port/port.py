@@ -70,10 +70,10 @@ class Batch:
         self.dropped |= 1 << index
 
 
-def make_socket(netns_fd: int, memory_fd: int, size: int, frame_size: int) -> int:
+def make_socket(netns_fd: int, memory_fd: int, size: int, frame_size: int, ring: int) -> int:
     """An AF_XDP socket of that network namespace over the memory (see hs_xsk_make); the descriptor
     is the caller's. Raises OSError."""
-    return check(lib.hs_xsk_make(netns_fd, memory_fd, size, frame_size), "AF_XDP")
+    return check(lib.hs_xsk_make(netns_fd, memory_fd, size, frame_size, ring), "AF_XDP")
 
 
 class Port:
@@ -105,8 +105,8 @@ class Port:
         """What the function itself counts, by name: it may put a function of its own here."""
 
     def eth0(self, fd: int, interface: str = "eth0", ring: int = 1024) -> None:
-        """Open the AF_XDP socket `fd` (see `make_socket`), which becomes the port's. Raises
-        OSError; after EBUSY, call it again."""
+        """Open the AF_XDP socket `fd` (see `make_socket`, with as many entries in each `ring`),
+        which becomes the port's. Raises OSError; after EBUSY, call it again."""
         opened = lib.hs_port_eth0(self.native, fd, interface.encode(), ring)
         check(opened, f"AF_XDP on {interface}")
 

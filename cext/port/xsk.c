@@ -26,7 +26,9 @@ static uint32_t chunk_of(uint32_t frame_size) {
     return frame_size < HS_CHUNK ? frame_size : HS_CHUNK;
 }
 
-int hs_xsk_make(int netns_fd, int memory_fd, uint64_t size, uint32_t frame_size) {
+int hs_xsk_make(int netns_fd, int memory_fd, uint64_t size, uint32_t frame_size, uint32_t ring) {
+    static const int rings[] = {XDP_UMEM_FILL_RING, XDP_TX_RING, XDP_UMEM_COMPLETION_RING,
+                                XDP_RX_RING};
     struct xdp_umem_reg umem = {.len = size, .chunk_size = chunk_of(frame_size)};
     int fd = hs_socket_at(netns_fd, AF_XDP, SOCK_RAW, 0), ret = 0;
     void *base;
@@ -42,6 +44,9 @@ int hs_xsk_make(int netns_fd, int memory_fd, uint64_t size, uint32_t frame_size)
     if (setsockopt(fd, SOL_XDP, XDP_UMEM_REG, &umem, sizeof(umem)) < 0)
         ret = -errno;
     munmap(base, size); /* the kernel has the pages */
+    for (size_t i = 0; ret == 0 && i < sizeof(rings) / sizeof(rings[0]); i++)
+        if (setsockopt(fd, SOL_XDP, rings[i], &ring, sizeof(ring)) < 0)
+            ret = -errno;
 out:
     if (ret < 0)
         close(fd);
@@ -59,11 +64,9 @@ out:
         (r)->ring = (uint8_t *)(base) + (off)->desc;                                               \
     } while (0)
 
-/* Have the kernel make a ring of `n` entries of `entry` bytes, and map it. */
-static int map_ring(int fd, int option, uint32_t n, size_t entry, const struct xdp_ring_offset *off,
+/* Map a ring of `n` entries of `entry` bytes. */
+static int map_ring(int fd, uint32_t n, size_t entry, const struct xdp_ring_offset *off,
                     uint64_t page_offset, void **base, size_t *mapped) {
-    if (setsockopt(fd, SOL_XDP, option, &n, sizeof(n)) < 0)
-        return -errno;
     *mapped = off->desc + n * entry;
     *base = mmap(NULL, *mapped, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd,
                  (off_t)page_offset);
@@ -82,25 +85,25 @@ static int map_rings(struct hs_xsk *x, uint32_t n) {
 
     if (getsockopt(x->fd, SOL_XDP, XDP_MMAP_OFFSETS, &off, &size) < 0)
         return -errno;
-    ret = map_ring(x->fd, XDP_UMEM_FILL_RING, n, sizeof(uint64_t), &off.fr,
-                   XDP_UMEM_PGOFF_FILL_RING, &base, &x->mapped[0]);
+    ret = map_ring(x->fd, n, sizeof(uint64_t), &off.fr, XDP_UMEM_PGOFF_FILL_RING, &base,
+                   &x->mapped[0]);
     if (ret < 0)
         return ret;
     RING(&x->fill, base, &off.fr, n);
     x->fill.cached_cons = n; /* libxdp keeps a producer's free entries so */
-    ret = map_ring(x->fd, XDP_TX_RING, n, sizeof(struct xdp_desc), &off.tx, XDP_PGOFF_TX_RING,
-                   &base, &x->mapped[1]);
+    ret = map_ring(x->fd, n, sizeof(struct xdp_desc), &off.tx, XDP_PGOFF_TX_RING, &base,
+                   &x->mapped[1]);
     if (ret < 0)
         return ret;
     RING(&x->tx, base, &off.tx, n);
     x->tx.cached_cons = n;
-    ret = map_ring(x->fd, XDP_UMEM_COMPLETION_RING, n, sizeof(uint64_t), &off.cr,
-                   XDP_UMEM_PGOFF_COMPLETION_RING, &base, &x->mapped[2]);
+    ret = map_ring(x->fd, n, sizeof(uint64_t), &off.cr, XDP_UMEM_PGOFF_COMPLETION_RING, &base,
+                   &x->mapped[2]);
     if (ret < 0)
         return ret;
     RING(&x->completion, base, &off.cr, n);
-    ret = map_ring(x->fd, XDP_RX_RING, n, sizeof(struct xdp_desc), &off.rx, XDP_PGOFF_RX_RING,
-                   &base, &x->mapped[3]);
+    ret = map_ring(x->fd, n, sizeof(struct xdp_desc), &off.rx, XDP_PGOFF_RX_RING, &base,
+                   &x->mapped[3]);
     if (ret < 0)
         return ret;
     RING(&x->rx, base, &off.rx, n);

@@ -38,15 +38,17 @@ struct hs_xsk {
 };
 
 /* Make a socket of the network namespace, whose umem is the memory of `size` bytes behind
- * memory_fd, in frames of frame_size bytes, a power of two. Returns its descriptor, the caller's,
- * for a process of that namespace to open; or a negative errno: ENOBUFS beyond RLIMIT_MEMLOCK. */
-int hs_xsk_make(int netns_fd, int memory_fd, uint64_t size, uint32_t frame_size);
+ * memory_fd, in frames of frame_size bytes, a power of two, and which has its four rings, of `ring`
+ * entries: the process that gets it cannot have the kernel make larger ones. Returns its
+ * descriptor, the caller's, for a process of that namespace to open; or a negative errno: ENOBUFS
+ * beyond RLIMIT_MEMLOCK. */
+int hs_xsk_make(int netns_fd, int memory_fd, uint64_t size, uint32_t frame_size, uint32_t ring);
 
 /* Open the socket `fd`, which becomes the xsk's, on queue 0 of `interface`; `x` is all zeroes, and
- * `frames` are in the socket's umem. `ring`: entries of each of the four rings, a power of two.
- * Returns 0 or a negative errno; -EINVAL: no kernel that takes packets in pieces; -EBUSY: another
- * socket has the queue, perhaps that of a process that has just been killed; the call may be made
- * again with what it has left in `x`. hs_xsk_close in the end, in each case. */
+ * `frames` are in the socket's umem. `ring`: entries of each of the four rings, as it was made
+ * with. Returns 0 or a negative errno; -EINVAL: no kernel that takes packets in pieces; -EBUSY:
+ * another socket has the queue, perhaps that of a process that has just been killed; the call may
+ * be made again with what it has left in `x`. hs_xsk_close in the end, in each case. */
 int hs_xsk_open(struct hs_xsk *x, int fd, const char *interface, struct hs_umem *frames,
                 uint32_t ring);
 

@@ -6,6 +6,8 @@
 #include <errno.h>
 #include <linux/close_range.h>
 #include <linux/falloc.h>
+#include <linux/if_packet.h>
+#include <linux/if_xdp.h>
 #include <linux/reboot.h>
 #include <linux/uinput.h>
 #include <pthread.h>
@@ -143,13 +145,30 @@ static int add_families(scmp_filter_ctx context, uint64_t allowed) {
     return ret;
 }
 
-static int add_machines(scmp_filter_ctx context) {
-    const uint32_t narrow = seccomp_arch_native() == SCMP_ARCH_X86_64    ? SCMP_ARCH_X86
-                            : seccomp_arch_native() == SCMP_ARCH_AARCH64 ? SCMP_ARCH_ARM
-                                                                         : SCMP_ARCH_NATIVE;
-    int ret = seccomp_arch_add(context, narrow);
+/* Options that take memory of the kernel's are judged by a program at the VM's cgroup, which system
+ * calls of 32 bits do not come by (vm/sockets.bpf.h). */
+static const struct {
+    uint32_t level, option;
+} judged[] = {
+    {SOL_PACKET, PACKET_RX_RING}, {SOL_PACKET, PACKET_TX_RING},
+    {SOL_XDP, XDP_RX_RING},       {SOL_XDP, XDP_TX_RING},
+    {SOL_XDP, XDP_UMEM_REG},      {SOL_XDP, XDP_UMEM_FILL_RING},
+    {SOL_SOCKET, SO_RCVBUF},      {SOL_XDP, XDP_UMEM_COMPLETION_RING},
+};
 
-    return ret == -EEXIST ? 0 : ret;
+static int add_judged(scmp_filter_ctx context) {
+    int ret = 0;
+
+    for (size_t i = 0; ret == 0 && i < LENGTH(judged); i++) {
+        struct scmp_arg_cmp compare[] = {
+            SCMP_CMP(1, SCMP_CMP_MASKED_EQ, UINT32_MAX, judged[i].level),
+            SCMP_CMP(2, SCMP_CMP_MASKED_EQ, UINT32_MAX, judged[i].option),
+        };
+
+        ret = seccomp_rule_add_array(context, SCMP_ACT_ERRNO(ENOMEM), SCMP_SYS(setsockopt), 2,
+                                     compare);
+    }
+    return ret;
 }
 
 /* The program as the kernel takes it; libseccomp writes it to a file only. */
@@ -192,15 +211,10 @@ static int add_reboot(scmp_filter_ctx context) {
     return ret;
 }
 
-static int make(struct sock_fprog *program, int boot) {
-    scmp_filter_ctx context = seccomp_init(SCMP_ACT_ALLOW);
-    int ret;
+/* What both tables of system calls have in common. */
+static int add_all(scmp_filter_ctx context, int boot) {
+    int ret = seccomp_attr_set(context, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_ERRNO(ENOSYS));
 
-    if (!context)
-        return -ENOMEM;
-    ret = seccomp_attr_set(context, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_ERRNO(ENOSYS));
-    if (ret == 0)
-        ret = add_machines(context);
     if (ret == 0)
         ret = add_calls(context);
     if (ret == 0)
@@ -211,6 +225,45 @@ static int make(struct sock_fprog *program, int boot) {
         ret = add_families(context, HS_FAMILIES);
     if (ret == 0 && boot)
         ret = add_reboot(context);
+    return ret;
+}
+
+/* Adds the machine's system calls of 32 bits, if it has some. */
+static int add_narrow(scmp_filter_ctx context, int boot) {
+    const uint32_t narrow = seccomp_arch_native() == SCMP_ARCH_X86_64    ? SCMP_ARCH_X86
+                            : seccomp_arch_native() == SCMP_ARCH_AARCH64 ? SCMP_ARCH_ARM
+                                                                         : SCMP_ARCH_NATIVE;
+    scmp_filter_ctx other;
+    int ret;
+
+    if (narrow == SCMP_ARCH_NATIVE)
+        return 0;
+    other = seccomp_init(SCMP_ACT_ALLOW);
+    if (!other)
+        return -ENOMEM;
+    ret = seccomp_arch_add(other, narrow);
+    if (ret == 0)
+        ret = seccomp_arch_remove(other, SCMP_ARCH_NATIVE);
+    if (ret == 0)
+        ret = add_all(other, boot);
+    if (ret == 0)
+        ret = add_judged(other);
+    if (ret == 0)
+        ret = seccomp_merge(context, other); /* releases it */
+    if (ret < 0)
+        seccomp_release(other);
+    return ret;
+}
+
+static int make(struct sock_fprog *program, int boot) {
+    scmp_filter_ctx context = seccomp_init(SCMP_ACT_ALLOW);
+    int ret;
+
+    if (!context)
+        return -ENOMEM;
+    ret = add_all(context, boot);
+    if (ret == 0)
+        ret = add_narrow(context, boot);
     if (ret == 0)
         ret = export(context, program);
     seccomp_release(context);

@@ -34,7 +34,7 @@ from cext.vm import lower
 from hostsim.cli.show import console
 from hostsim.model import HostSpec, Json
 from hostsim.needs import needs
-from netns import cgroup, devices, parameters, tc
+from netns import cgroup, devices, parameters, sockets, tc
 from netns.links import Rtnl
 
 AF_XDP = 44
@@ -187,6 +187,13 @@ def _device_program() -> str:
     listed = devices.DeviceList(own=False)
     with _group() as group:
         listed.attach(group.fd)
+    return ""
+
+
+def _socket_births() -> str:
+    _root()
+    if not sockets.counts_births():
+        raise OSError("this kernel runs no BPF programs at security_socket_post_create")
     return ""
 
 
@@ -345,6 +352,10 @@ HERE_AND_NOW: dict[str, tuple[Probe, str]] = {
     "erofs": (_erofs, "VMs whose `root` is a directory or of another file system"),
     "idmapped mounts of /": (_idmap, 'VMs whose `root` is an image, or with `users = "machine"`'),
     "device program (cgroup BPF)": (_device_program, ALL),
+    "queues of new sockets counted": (
+        _socket_births,
+        "everything; what waits at a VM's packet, netlink and raw sockets has no bound",
+    ),
     "BTF": (_btf, "everything; bpftool shows maps without types"),
     "BPF ring buffer": (_ring_buffer, "routes by L2 to L4; none by contents"),
     "drop reasons (skb:kfree_skb)": (

@@ -30,6 +30,7 @@ from hostsim.nf import settings, wire
 from hostsim.nf.eth0 import Eth0
 from hostsim.nf.frames import USUAL, Frames
 from hostsim.nf.instance import Instance, State
+from hostsim.nf.runner import RING
 from hostsim.switch import Switch
 from hostsim.vm import Vm
 from netns.process import Process
@@ -50,7 +51,7 @@ class Umem:
     def socket(self, netns_fd: int) -> int:
         """An AF_XDP socket over it, of that namespace; the caller's. Raises OSError."""
         size = self.shape.size
-        return make_socket(netns_fd, self.fd, self.frames * size, size)
+        return make_socket(netns_fd, self.fd, self.frames * size, size, RING)
 
     def first(self, vm: int, nth: int) -> int:
         """The first of the frames that the VM's nth process begins with."""

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much of the kernel's memory a VM holds by its sockets: a program for the socket options of
+its cgroup, one where sockets are made, and a walk over those that live (cext/vm/sockets.bpf.h).
+
+    SocketBudget(most).attach(cgroup_fd) ... close()        one for each VM
+    Due()       for an event loop: whether a walk is due
+    settle()    walks: what ended sockets had is free again. It blocks: not for an event loop
+
+All VMs of a process share the loaded programs; each has a budget of its own, by its cgroup's id.
+"""
+
+import contextlib
+import errno
+import logging
+import os
+import struct
+import threading
+from pathlib import Path
+
+from cext.bpf import objects as bpf
+from netns.errors import HostsimError
+
+log = logging.getLogger("netns.sockets")
+
+_NUMBER = struct.Struct("=Q")
+_BUDGET = struct.Struct("=QQQQ")
+_RMEM_MAX = Path("/proc/sys/net/core/rmem_max")
+_MAPS = ("budgets", "ended", "due", "sockets_held")
+_WRAP = 1 << 64
+
+
+class Programs:
+    """The programs and maps of all VMs of the process, for as long as one of them holds them."""
+
+    def __init__(self) -> None:
+        self._options = _load()
+        self._sums: bpf.Object | None = None
+        self._births: bpf.Object | None = None
+        self.option = self._options.program("option")
+        self.budgets = self._options.map("budgets")
+        self.ended = self._options.map("ended")
+        self._shared = {name: self._options.map(name).fd for name in _MAPS}
+        try:
+            self._due = bpf.Ring(self._options.map("due"), lambda _: None)
+        except OSError:
+            self._options.close()
+            raise
+        try:
+            self._births = bpf.Object("socketbirths", shared=self._shared)
+            self._births.attach("begin")
+        except OSError as error:
+            if self._births is not None:
+                self._births.close()
+                self._births = None
+            log.info("queues of new sockets are not counted here: %s", error.strerror or error)
+
+    @property
+    def births(self) -> bool:
+        """Whether a socket is charged when it is made."""
+        return self._births is not None
+
+    @property
+    def due(self) -> bpf.Ring:
+        """Where VMs ask for a walk."""
+        return self._due
+
+    def settle(self) -> None:
+        """Raises OSError."""
+        if self._sums is None:
+            self._sums = bpf.Object("socketsums", shared=self._shared)
+        sums = self._sums.map("sums")
+        for key in list(sums.keys()):
+            sums.delete(key)
+        before = {key: self.budgets.get(key) for key in list(self.budgets.keys())}
+        bpf.walk(self._sums.program("sum"), self._shared["sockets_held"])
+        for key, budget in before.items():
+            if budget is not None:
+                live = _NUMBER.unpack(sums.get(key) or bytes(_NUMBER.size))[0]
+                ended = (_BUDGET.unpack(budget)[0] - live) % _WRAP
+                self.ended.set(key, _NUMBER.pack(ended))
+
+    def close(self) -> None:
+        for one in (self._births, self._sums, self._due, self._options):
+            if one is not None:
+                one.close()
+
+
+class _Shared:
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.users = 0
+        self.loaded: Programs | None = None
+
+    def take(self) -> Programs:
+        with self.lock:
+            if self.loaded is None:
+                self.loaded = Programs()
+            self.users += 1
+            return self.loaded
+
+    def give_back(self) -> None:
+        with self.lock:
+            self.users -= 1
+            if self.users == 0 and self.loaded is not None:
+                self.loaded.close()
+                self.loaded = None
+
+    def settle(self) -> None:
+        """With the lock: two walks at once would mix their sums."""
+        with self.lock:
+            if self.loaded is not None:
+                self.loaded.settle()
+
+
+_shared = _Shared()
+
+
+def settle() -> None:
+    """Walk, if a VM of this process has a budget. Raises OSError."""
+    _shared.settle()
+
+
+def counts_births() -> bool:
+    """Whether this kernel has a socket charged when it is made: it runs BPF programs at the entry
+    of its functions. Loads them. Raises HostsimError."""
+    births = _shared.take().births
+    _shared.give_back()
+    return births
+
+
+class Due:
+    """Whether a walk is due, until `close`. Holds the programs, so that its descriptor stays."""
+
+    def __init__(self) -> None:
+        self._programs: Programs | None = _shared.take()
+
+    def fileno(self) -> int:
+        """Readable if so."""
+        assert self._programs is not None
+        return self._programs.due.fileno()
+
+    def heard(self) -> None:
+        """Not readable any more, until it is asked for again. Raises OSError."""
+        if self._programs is not None:
+            self._programs.due.consume()
+
+    def close(self) -> None:
+        """Twice is harmless."""
+        if self._programs is not None:
+            self._programs = None
+            _shared.give_back()
+
+
+class SocketBudget:
+    """What one VM may hold by its sockets, in bytes. Nothing is loaded before `attach`."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._programs: Programs | None = None
+        self._key = b""
+
+    def attach(self, cgroup_fd: int) -> None:
+        """Hold everything to it that will be in the cgroup and below; the program goes when the
+        cgroup does. Raises HostsimError if the kernel has no BPF for that."""
+        self._programs = _shared.take()
+        try:
+            key = _NUMBER.pack(os.fstat(cgroup_fd).st_ino)
+            queue = 2 * int(_RMEM_MAX.read_text())
+            self._programs.budgets.set(key, _BUDGET.pack(0, self.most, queue, 0))
+            self._key = key
+            bpf.attach_cgroup(
+                self._programs.option, cgroup_fd, bpf.CGROUP_SETSOCKOPT, bpf.ALLOW_MULTI
+            )
+        except OSError as error:
+            self.close()
+            raise _no_bpf(error) from error
+
+    @property
+    def used(self) -> int:
+        """Bytes that its sockets are charged with, and those that ended since the last walk."""
+        if self._programs is None:
+            return 0
+        value, ended = self._programs.budgets.get(self._key), self._programs.ended.get(self._key)
+        if value is None:
+            return 0
+        gone = _NUMBER.unpack(ended)[0] if ended else 0
+        return int((_BUDGET.unpack(value)[0] - gone) % _WRAP)
+
+    def close(self) -> None:
+        """Let go of the programs; what is attached to the cgroup stays while that lives. Twice is
+        harmless."""
+        if self._programs is not None:
+            with contextlib.suppress(OSError):
+                if self._key:
+                    self._programs.budgets.delete(self._key)
+                    self._programs.ended.delete(self._key)
+            self._key, self._programs = b"", None
+            _shared.give_back()
+
+
+def _load() -> bpf.Object:
+    try:
+        return bpf.Object("sockets")
+    except OSError as error:
+        raise _no_bpf(error) from error
+
+
+def _no_bpf(error: OSError) -> HostsimError:
+    hint = "the kernel needs CONFIG_BPF_SYSCALL and CONFIG_CGROUP_BPF"
+    if error.errno == errno.EPERM:
+        hint = "root with CAP_BPF and CAP_NET_ADMIN is needed, and no kernel lockdown"
+    return HostsimError("program for socket options", error.strerror or str(error), hint)
