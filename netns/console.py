@@ -134,15 +134,21 @@ class Console:
         return self._fd >= 0
 
     def quiet(self) -> None:
-        """See above. Raises OSError."""
+        """See above. A console that cannot be set keeps no other loud. Raises OSError."""
         if self._fd >= 0:
             return
         self._fd = _locked(self._path)
         found = self._terminals.modes()
         loud = {n: mode for n, mode in found.items() if mode in self._setting.loud}
         _write(self._fd, {**_read(self._fd), **loud})  # first: whoever comes after a kill knows
+        failed: OSError | None = None
         for number in loud:
-            self._terminals.set(number, self._setting.quiet)
+            try:
+                self._terminals.set(number, self._setting.quiet)
+            except OSError as error:
+                failed = error
+        if failed is not None:
+            raise failed
 
     def give_back(self) -> None:
         """See above. Raises OSError."""

@@ -9,12 +9,11 @@ done as soon as the buffer that it shows has the new one's colour.
 import contextlib
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from hostsim.bench.seats import DEADLINE, HOST, Client, checked, seatd_runs
+from hostsim.bench.seats import DEADLINE, Client, seatd_runs, two_oses
 from hostsim.errors import HostsimError
 from netns import card as drm
 from netns.card import Pen
@@ -76,21 +75,13 @@ def _painter(colour: str, *before: str) -> Client:
 @contextlib.contextmanager
 def oses() -> Iterator[Stage]:
     """Two OSes of a host that is brought up for them."""
-    command = str(Path(sys.executable).with_name("hostsim"))
     with (
-        tempfile.TemporaryDirectory(prefix="hostsim-bench-") as folder,
+        two_oses('match = { screen = "card0" }') as inside,
         contextlib.ExitStack() as stack,
     ):
-        file = Path(folder) / "host.toml"
-        file.write_text(
-            f'[host]\nname = "{HOST}"\n[[vm]]\nname = "a"\n[vm.os]\n[[vm]]\nname = "b"\n[vm.os]\n'
-            '[[device]]\nmatch = { screen = "card0" }\n'
-        )
-        checked([command, "up", str(file)])
-        stack.callback(checked, [command, "down", "--host", HOST])
         made = []
-        for name, colour in zip("ab", COLOURS, strict=True):
-            made.append(_painter(colour, command, "exec", "--host", HOST, name, "--"))
+        for words, colour in zip(inside.values(), COLOURS, strict=True):
+            made.append(_painter(colour, *words))
             stack.callback(made[-1].close)
         made[0].expect("painted")
         eye = Eye()

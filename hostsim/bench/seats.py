@@ -167,24 +167,29 @@ class Mover(Client):
 
 
 @contextlib.contextmanager
+def two_oses(device: str) -> Iterator[dict[str, list[str]]]:
+    """A host is up with two OSes, a and b; for each the words that run a command in it, before the
+    command's own. device: lines of a [[device]]."""
+    command = str(Path(sys.executable).with_name("hostsim"))
+    oses = "".join(f'[[vm]]\nname = "{name}"\n[vm.os]\n' for name in "ab")
+    with tempfile.TemporaryDirectory(prefix="hostsim-bench-") as folder:
+        file = Path(folder) / "host.toml"
+        file.write_text(f'[host]\nname = "{HOST}"\n{oses}[[device]]\n{device}\n')
+        checked([command, "up", str(file)])
+        try:
+            yield {name: [command, "exec", "--host", HOST, name, "--"] for name in "ab"}
+        finally:
+            checked([command, "down", "--host", HOST])
+
+
+@contextlib.contextmanager
 def oses(mode: str) -> Iterator[Pair]:
     """Two OSes of a host that is brought up for them, with all `Feeder`s of our name."""
-    command = str(Path(sys.executable).with_name("hostsim"))
-    with (
-        tempfile.TemporaryDirectory(prefix="hostsim-bench-") as folder,
-        contextlib.ExitStack() as s,
-    ):
-        file = Path(folder) / "host.toml"
-        file.write_text(
-            f'[host]\nname = "{HOST}"\n[[vm]]\nname = "a"\n[vm.os]\n[[vm]]\nname = "b"\n[vm.os]\n'
-            f'[[device]]\nmatch = {{ name = "{NAME} *" }}\nmode = "{mode}"\n'
-        )
-        checked([command, "up", str(file)])
-        s.callback(checked, [command, "down", "--host", HOST])
+    device = f'match = {{ name = "{NAME} *" }}\nmode = "{mode}"'
+    with two_oses(device) as inside, contextlib.ExitStack() as s:
         made = []
-        for name in ("a", "b"):
-            argv = [command, "exec", "--host", HOST, name, "--", str(CLIENT), "agent"]
-            made.append(Client(argv))
+        for words in inside.values():
+            made.append(Client([*words, str(CLIENT), "agent"]))
             s.callback(made[-1].close)
         pair = Pair((made[0], made[1]), ("a", "b"))
         with pair.closing:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from cext.input.forward import CHORD, GONE, Forwarder
 from hostsim.errors import HostsimError
+from hostsim.kmc.consoles import Consoles
 from hostsim.kmc.direct import Direct
 from hostsim.kmc.equipment import first_match
 from hostsim.kmc.made import UINPUT, Made
@@ -24,7 +25,7 @@ from hostsim.kmc.osnodes import OsNodes
 from hostsim.model import DeviceSpec, HostSpec, Json
 from netns import nodes
 from netns.claims import CLONE, DEVICE, MADE, ClaimedError, Claims
-from netns.console import KEYS, SYSRQ, Console
+from netns.console import KEYS, SYSRQ
 from netns.evdevices import Source
 from netns.evioctl import EV_KEY
 from netns.hotplug import Hotplug, InputNode
@@ -77,8 +78,7 @@ class Plugs:
         self._readers: list[int] = []
         self._hotplug: Hotplug | None = None
         self._claims = Claims(spec.name)
-        self._consoles = (Console(KEYS), Console(SYSRQ))
-        self._journal = journal
+        self._consoles = Consoles(journal, KEYS, SYSRQ)
         self._keyboards: set[str] = set()  # of what we have
         self._waiting: dict[str, _Waiting] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -240,15 +240,10 @@ class Plugs:
     def _set_console(self) -> None:
         """The machine's consoles and SysRq hear keys, or hear none as long as we have a
         keyboard."""
-        try:
-            for console in self._consoles:
-                if self._keyboards and not console.is_quiet:
-                    self._journal.add("console", path=str(console.path))
-                    console.quiet()
-                elif not self._keyboards:
-                    console.give_back()
-        except OSError as error:
-            log.warning("the machine's consoles: %s", error.strerror)
+        if self._keyboards:
+            self._consoles.quiet()
+        else:
+            self._consoles.give_back()
 
     def _watch(self, fd: int, callback: Callable[[], None]) -> None:
         asyncio.get_running_loop().add_reader(fd, callback)

@@ -32,13 +32,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hostsim.errors import HostsimError, reason
+from hostsim.kmc.consoles import Consoles
 from hostsim.kmc.equipment import Equipment
 from hostsim.kmc.seats import SeatPort
 from hostsim.model import Json
 from hostsim.vm import Vm
 from netns import card as drm
 from netns.card import Card, Snapshot
-from netns.console import KEYS, PICTURE, Console
+from netns.console import KEYS, PICTURE
 from netns.journal import Journal
 
 log = logging.getLogger("hostsim.kmc")
@@ -91,8 +92,7 @@ class Screens(Equipment):
         self.switch = switch
         self.settled = settled
         self.offence = offence
-        self._journal = journal
-        self._consoles = (Console(PICTURE), Console(KEYS))
+        self._consoles = Consoles(journal, PICTURE, KEYS)
         self._screens: dict[str, _Screen] = {}
         self._foreground: str | None = None
         self._ports = {
@@ -120,12 +120,7 @@ class Screens(Equipment):
                 f"no card in {DRI} is called {' or '.join(patterns)}",
                 "a driver with kernel modesetting makes it: modprobe virtio-gpu, i915, amdgpu, ...",
             )
-        for console in self._consoles:
-            try:
-                self._journal.add("console", path=str(console.path))
-                console.quiet()
-            except OSError as error:
-                log.warning("the machine's consoles: %s", reason(error))
+        self._consoles.quiet()
         for port in self._ports.values():
             port.open()
 
@@ -230,11 +225,7 @@ class Screens(Equipment):
             screen.card.close()
             screen.stale = False
         self._screens.clear()
-        for console in self._consoles:
-            try:
-                console.give_back()
-            except OSError as error:
-                log.warning("the machine's consoles: %s", reason(error))
+        self._consoles.give_back()
 
     # -- what clients ask for (seats.Handler) ------------------------------------------------------
 

@@ -83,7 +83,7 @@ def taps(reader: Reader, count: int) -> None:
 
 def test_it_belongs_to_that_os_alone_and_goes_with_it(heard: Path, rig: Rig) -> None:
     rig.start()
-    assert rig.now(lambda: all(one.is_quiet for one in rig.kmc._plugs._consoles))  # type: ignore[union-attr]
+    assert rig.now(lambda: rig.kmc._plugs._consoles.is_quiet)  # type: ignore[union-attr]
     readers = {name: rig.reader(name) for name in ("work", "play")}
     first = Own(rig, "work")
     until(lambda: readers["work"].opened() == 1, DEADLINE, "work has it")

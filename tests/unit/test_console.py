@@ -2,12 +2,14 @@
 """The machine's consoles are deaf as long as any host has a keyboard, and unseen as long as one has
 the screen; and then as they were."""
 
+import errno
 import fcntl
 import os
 from pathlib import Path
 
 import pytest
 
+from hostsim.kmc import consoles as kmc
 from netns.claims import lock
 from netns.console import (
     K_OFF,
@@ -21,6 +23,7 @@ from netns.console import (
     Console,
     restore,
 )
+from netns.journal import Journal
 
 K_RAW = 0
 
@@ -95,6 +98,46 @@ def test_what_a_killed_host_left_is_given_back_by_the_next_one(
     host.quiet()
     host.give_back()
     assert consoles.now == FOUND
+
+
+class Stubborn(Fake):
+    """The first console cannot be set."""
+
+    def set(self, number: int, mode: int) -> None:
+        if number == 1:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        super().set(number, mode)
+
+
+def test_a_console_that_cannot_be_set_keeps_no_other_loud(tmp_path: Path) -> None:
+    consoles = Stubborn()
+    host = Console(KEYS, consoles, tmp_path)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        host.quiet()
+    assert consoles.now == {1: K_UNICODE, 2: K_OFF, 7: K_RAW}
+    host.give_back()
+    assert consoles.now == FOUND
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_setting_that_fails_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    consoles, sysrq = Stubborn(), Fake()
+    sysrq.now = {0: 1}
+    each = {KEYS: Console(KEYS, consoles, tmp_path), SYSRQ: Console(SYSRQ, sysrq, tmp_path)}
+    monkeypatch.setattr(kmc, "Console", each.__getitem__)
+    (tmp_path / "journal").mkdir()
+    journal = Journal(tmp_path / "journal" / "journal")
+    host = kmc.Consoles(journal, KEYS, SYSRQ)
+    for _ in range(2):
+        host.quiet()
+        assert host.is_quiet
+        assert (consoles.now, sysrq.now) == ({1: K_UNICODE, 2: K_OFF, 7: K_RAW}, {0: 0})
+        host.give_back()
+        assert (consoles.now, sysrq.now) == (FOUND, {0: 1})
+    assert caplog.text.count("cannot be made quiet: Input/output error") == 2
+    journal.close()
 
 
 def test_a_console_that_somebody_has_set_meanwhile_stays(consoles: Fake, tmp_path: Path) -> None:
