@@ -1,6 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The demo of host `duo`: two operating systems, one keyboard and one screen, and three ways to
-flip. It runs in the test VM, whose screen QEMU shows (tests/help/desk.py)."""
+flip.
+
+    duo.py [--no-screen]
+
+It runs in the test VM, whose screen QEMU shows (tests/help/desk.py). Without the screen any machine
+that has uinput will do."""
 
 import subprocess
 import sys
@@ -120,24 +125,29 @@ class Painter:
         self._process.stdin.close()
 
 
-def host_file(folder: str) -> str:
-    """The shipped `duo` with the screen, and the demo's keyboard and mouse alone."""
+def host_file(folder: str, screen: bool) -> str:
+    """The shipped `duo`, with the demo's keyboard and mouse alone; with the screen if asked."""
     import hostsim
 
     text = (Path(hostsim.__file__).parent / "hosts" / "duo.toml").read_text()
     text = text.replace("*Keyboard*", "Demo Keyboard").replace("*Mouse*", "Demo Mouse")
     file = Path(folder) / "duo.toml"
-    file.write_text(text + '\n[[device]]\nmatch = { screen = "card0" }\n')
-    note('a copy of duo: the demo\'s own keyboard and mouse, and match = { screen = "card0" }')
+    if screen:
+        text += '\n[[device]]\nmatch = { screen = "card0" }\n'
+    file.write_text(text)
+    also = ', and match = { screen = "card0" }' if screen else ""
+    note(f"a copy of duo: the demo's own keyboard and mouse{also}")
     return str(file)
 
 
 def duo() -> None:
-    headline("a multi-OS device: OSes work and play, one keyboard, one mouse, one screen")
+    screen = "--no-screen" not in sys.argv
+    also = ", one screen" if screen else ""
+    headline(f"a multi-OS device: OSes work and play, one keyboard, one mouse{also}")
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        desk = stack.enter_context(closing(Desk()))
-        file = host_file(folder)
+        desk = stack.enter_context(closing(Desk())) if screen else None
+        file = host_file(folder, screen)
         keyboard = stack.enter_context(closing(Hands("keyboard", "Demo Keyboard")))
         mouse = stack.enter_context(closing(Hands("mouse", "Demo Mouse")))
         note(f"through uinput: Demo Keyboard at {keyboard.node}, Demo Mouse at {mouse.node}")
@@ -146,11 +156,12 @@ def duo() -> None:
         eyes = {}
         for name in OSES:
             eyes[name] = stack.enter_context(closing(Eyes(name, Path(folder) / name)))
-            stack.enter_context(closing(Painter(name, Path(folder) / f"{name}.painter")))
+            if screen:
+                stack.enter_context(closing(Painter(name, Path(folder) / f"{name}.painter")))
         flips(keyboard, eyes, desk)
 
 
-def flips(hands: Hands, eyes: dict[str, Eyes], desk: Desk) -> None:
+def flips(hands: Hands, eyes: dict[str, Eyes], desk: Desk | None) -> None:
     ways: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
         ("work", "hello", "(as the host file says)", ()),
         ("play", "from", "the command line", (HOSTSIM, "flip", "play")),
@@ -163,7 +174,8 @@ def flips(hands: Hands, eyes: dict[str, Eyes], desk: Desk) -> None:
         ("play", "keyboard", "a script", (str(ROOT / "scripts" / "flip.sh"), "play")),
     )
     read = dict.fromkeys(OSES, "")
-    shown = table("foreground by", "typed", *(f"{name} reads" for name in OSES), "on the screen")
+    seen = ["on the screen"] if desk is not None else []
+    shown = table("foreground by", "typed", *(f"{name} reads" for name in OSES), *seen)
     for target, word, how, words in ways:
         if words:
             show(*words)
@@ -172,18 +184,20 @@ def flips(hands: Hands, eyes: dict[str, Eyes], desk: Desk) -> None:
         now = {name: reader.word() for name, reader in eyes.items()}
         news = {name: now[name].removeprefix(read[name]) for name in OSES}
         read = now
-        colour = COLOURS[target]
-        until(lambda: desk.only(colour), f"the screen is {target}'s")  # noqa: B023
         cells = [Text(news[name], style="green" if name == target else "red") for name in OSES]
-        picture = Text("      ", style=f"on #{colour}") + Text(f" {target}'s alone")
-        shown.add_row(how, word, *cells, picture)
+        if desk is not None:
+            colour = COLOURS[target]
+            until(lambda: desk.only(colour), f"the screen is {target}'s")  # noqa: B023
+            cells.append(Text("      ", style=f"on #{colour}") + Text(f" {target}'s alone"))
+        shown.add_row(how, word, *cells)
         if news != {name: word if name == target else "" for name in OSES}:
             raise Failed(f"typed {word!r} for {target}; read: {news}")
     console.print(shown)
     expect(True, "each word was read by the foreground OS, whole, and by no other")
-    expect(True, "after each flip every pixel of the screen was the foreground OS's (by QEMU)")
+    if desk is not None:
+        expect(True, "after each flip every pixel of the screen was the foreground OS's (by QEMU)")
     saw(
-        "flips; keys or pixels of another OS",
+        f"flips; keys{' or pixels' if desk is not None else ''} of another OS",
         f"{len(ways) - 1}; 0",
         "hostsim flip NAME",
     )

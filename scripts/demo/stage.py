@@ -31,7 +31,7 @@ HOSTSIM = str(BIN / "hostsim")
 SEEN = ROOT / ".testvm" / "demo.jsonl"
 """The lines of the closing table; the test VM can write there too."""
 WIDTH = 98
-DEADLINE = 60.0
+DEADLINE = 240.0
 
 terminal = sys.stdout.isatty() or "FORCE_COLOR" in os.environ
 console = Console(width=WIDTH, force_terminal=terminal, highlight=False)
