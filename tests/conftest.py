@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from hostsim import leftovers
 
-settings.register_profile("busy", deadline=None)  # no time limit for one example: machines are busy
+# No time limit for one example, nor for the making of one: machines are busy.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
 
 MARKS = ("root", "uinput", "screen", "desktop")

@@ -113,7 +113,9 @@ SEEN: Counter[str] = Counter()
 
 
 @settings(
-    max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=500,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(seed=st.integers(0, 2**64))
 def test_every_parser_finds_the_same_flow(kernel: bpf.Object, seed: int) -> None:
