@@ -150,15 +150,19 @@ class OsNodes:
 
     def _appear(self, node: Node, made: Callable[[str], None]) -> None:
         """A program that looks for nodes all the time finds this one whole: its owner is set, and
-        `made` is done."""
+        `made` is done. It appears as a new name, not as one that was moved: many a program that
+        watches the directory is told of what is made only (IN_CREATE, inotify(7))."""
         where, hidden = self.vm.input_fd, f".{node.sysname}"
         evnode.make(where, hidden, node.rdev, self.vm.owner, self._group)
         try:
             made(hidden)
-            os.rename(hidden, node.sysname, src_dir_fd=where, dst_dir_fd=where)
-        except OSError:
-            tree.remove(where, hidden)
-            raise
+            try:
+                os.link(hidden, node.sysname, src_dir_fd=where, dst_dir_fd=where)
+            except FileExistsError:  # the OS's own; it goes
+                os.rename(hidden, node.sysname, src_dir_fd=where, dst_dir_fd=where)
+        finally:
+            with contextlib.suppress(OSError):  # then it is the OS's own
+                tree.remove(where, hidden)
 
     def keep(self, name: str, rdev: int) -> None:
         """A node of the OS's /dev that no flip moves: allowed, and made. Raises OSError."""

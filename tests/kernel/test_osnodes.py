@@ -3,10 +3,12 @@
 it goes without, and nothing else happens. No device is behind this one."""
 
 import asyncio
+import ctypes
 import logging
 import os
 import socket
 import stat
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from netns import tree
 pytestmark = pytest.mark.root
 
 NUMBER = os.makedev(13, 95)
+IN_CREATE = 0x100  # linux/inotify.h
 
 
 def test_a_node_is_for_the_input_group_to_read_and_write(make_vm: Callable[..., Vm]) -> None:
@@ -53,6 +56,30 @@ def test_a_node_appears_when_all_is_ready_for_its_first_reader(make_vm: Callable
 
     nodes.give(NODE, ready)
     assert seen == [(False, os.stat("event31", dir_fd=vm.input_fd).st_ino)]
+    nodes.forget("event31")
+    nodes.close()
+
+
+def _names(events: bytes) -> list[str]:
+    """Of struct inotify_event: int, and three numbers, of which the last is the name's room."""
+    found = []
+    while events:
+        *_, room = struct.unpack_from("=iIII", events)
+        found.append(events[16 : 16 + room].rstrip(b"\0").decode())
+        events = events[16 + room :]
+    return found
+
+
+def test_a_program_that_watches_for_new_names_is_told_of_a_node(make_vm: Callable[..., Vm]) -> None:
+    vm = make_vm(os=True)
+    nodes = OsNodes(vm)
+    libc = ctypes.CDLL(None, use_errno=True)
+    with open(libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as watch:
+        directory = f"/proc/{vm.pid}/root/dev/input".encode()
+        assert libc.inotify_add_watch(watch.fileno(), directory, IN_CREATE) >= 0
+        nodes.give(NODE)
+        assert "event31" in _names(watch.read(1 << 16))
+    assert os.stat("event31", dir_fd=vm.input_fd).st_nlink == 1
     nodes.forget("event31")
     nodes.close()
 
