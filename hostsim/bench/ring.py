@@ -50,7 +50,7 @@ TESTPMD = "dpdk-testpmd"
 RTE = HERE / "hostsim-bench-rte"
 """Built only if libdpdk is there."""
 RTE_MBUFS, RTE_CACHE = 8192, 512
-"""Of its pool: with these it is fastest (512 is the most that a pool takes)."""
+"""Of its pool (512 is the most that a pool takes)."""
 RTE_DEADLINE = 30.0
 TESTPMD_DEADLINE = 30.0
 
