@@ -130,7 +130,7 @@ class Host:
         closing.push("programs", self._programs.kill)
         oses = {name: self.vms[name] for name in self.spec.os_names()}
         if oses:
-            from hostsim.kmc.kmc import Kmc  # evdev and udev: only where there is equipment
+            from hostsim.kmc.kmc import Kmc  # evdev and udev: only if there is equipment
 
             kmc = Kmc(self.spec, oses, journal)
         self._made = _Parts(journal, net, carriers, functions, kmc)

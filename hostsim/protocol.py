@@ -46,7 +46,7 @@ def encode(message: dict[str, Any]) -> bytes:
 
 
 def decode(line: bytes) -> dict[str, Any]:
-    """The message of one line. Raises HostsimError where it is none."""
+    """The message of one line. Raises HostsimError if it is none."""
     try:
         message = json.loads(line)
     except (ValueError, RecursionError):

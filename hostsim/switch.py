@@ -40,7 +40,7 @@ ACQUAINTANCES_MAX = 1 << 18
 """Neighbours that are told at most: some 100 MB of the kernel's memory."""
 BRIDGE_INDEX = records.IFINDEX
 BRIDGE_NF = Path("/proc/sys/net/bridge")
-"""There where the kernel has br_netfilter, which shows every bridged packet to the namespace's
+"""There if the kernel has br_netfilter, which shows every bridged packet to the namespace's
 iptables, of which the switch has none."""
 NTF_MASTER = 0x04
 NTF_STICKY = 0x40
@@ -370,7 +370,7 @@ class Switch:
 
     def close(self) -> None:
         """Give the uplinks back and remove the namespace, and with it bridge, ports and links.
-        Twice is harmless. Raises OSError where an uplink resists; all else is removed, but for the
+        Twice is harmless. Raises OSError if an uplink resists; all else is removed, but for the
         namespace it is in."""
         failure: OSError | None = None
         while self._lent:

@@ -152,7 +152,7 @@ class Vm:
         return self._populated is None or not self._populated.ask()
 
     def ended(self) -> int | None:
-        """How process 1 ended: its exit status, or -N where signal N ended it; None while it runs,
+        """How process 1 ended: its exit status, or -N if signal N ended it; None while it runs,
         before `start` and after `stop`."""
         if self.pidfd < 0:
             return None

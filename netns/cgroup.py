@@ -106,7 +106,7 @@ class Cgroup:
     it, and programs that are not his are started in EXEC. What holds for all of it (limits,
     devices, freezing) stands above, out of his reach.
 
-    Nothing is made before `make`. Raises HostsimError where the machine has no v2 tree.
+    Nothing is made before `make`. Raises HostsimError if the machine has no v2 tree.
     """
 
     def __init__(
@@ -212,7 +212,7 @@ class Cgroup:
 
     def remove(self) -> None:
         """Kill everything in it, remove the directories it made, and the parents once they are
-        empty. Twice is harmless. Raises OSError where a process does not end within DEADLINE."""
+        empty. Twice is harmless. Raises OSError if a process does not end within DEADLINE."""
         for fd in (self.fd, self.programs_fd):
             if fd >= 0:
                 os.close(fd)

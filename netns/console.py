@@ -94,7 +94,7 @@ class Kernel:
 
 
 class SysRq:
-    """The machine's SysRq, as number 0; none where the kernel has none."""
+    """The machine's SysRq, as number 0; none if the kernel has none."""
 
     def modes(self) -> dict[int, int]:
         """See `Terminals`."""

@@ -53,7 +53,7 @@ class DeviceList:
 
     def attach(self, cgroup_fd: int) -> None:
         """Deny everything but the list to the cgroup; the program goes when the cgroup does. Raises
-        HostsimError where the kernel has no BPF for that."""
+        HostsimError if the kernel has no BPF for that."""
         self._object = _load() if self._own else _shared.take()
         try:
             program = self._object.program("device")

@@ -155,7 +155,7 @@ class Source:
         self.inject([(ecodes.EV_LED, code, int(code in lit)) for code in leds])
 
     def repeat(self) -> tuple[int, int] | None:
-        """(delay, period) of autorepeat in ms (EVIOCGREP), None where the device has none."""
+        """(delay, period) of autorepeat in ms (EVIOCGREP), None if the device has none."""
         if ecodes.EV_REP not in self.types:
             return None
         return evioctl.repeat(self._fd)

@@ -43,8 +43,8 @@ _SET_KEY = _request(_WRITE, 0x04, _KEY.size)
 
 @dataclass(frozen=True)
 class State:
-    """leds: codes of those that are lit. repeat: delay and period in ms, None where there is no
-    autorepeat. keys: key codes by the index of their scan code, empty where the driver has no map.
+    """leds: codes of those that are lit. repeat: delay and period in ms, None if there is no
+    autorepeat. keys: key codes by the index of their scan code, empty if the driver has no map.
     axes: (code, minimum, maximum, fuzz, flat, resolution) of each."""
 
     leds: tuple[int, ...] = ()

@@ -59,7 +59,7 @@ class Target:
         return there and not wait_end(self.pidfd, 0)
 
     def check(self, patience: float = 0.0) -> None:
-        """Raises OSError where nothing can start now: EBUSY where the VM is frozen and stays so for
+        """Raises OSError if nothing can start now: EBUSY where the VM is frozen and stays so for
         `patience` seconds (the program would freeze before its first step, and its caller with
         it), EAGAIN at the limit of processes."""
         if not freezer.wait_thawed(self.cgroup, patience):
@@ -72,7 +72,7 @@ class Process:
     """A program that was started in a VM. Owns its pidfd and the pipes it was started with.
 
     stdin, stdout, stderr: our ends of the pipes that were asked for, else None.
-    returncode: None while it runs; then its exit status, or -N where signal N ended it. While
+    returncode: None while it runs; then its exit status, or -N if signal N ended it. While
     another process of the VM traces it (ptrace(2)), and does not wait for it, the kernel tells us
     that it has ended, but not how: then -SIGKILL.
     """

@@ -52,7 +52,7 @@ def put_back(rtnl: Rtnl, index: int, program_fd: int, name: str, parent: int) ->
 
 
 def add_to_own(rtnl: Rtnl, netns_fd: int, index: int, program_fd: int, name: str) -> None:
-    """Put a program at the ingress of an interface where nobody but hostsim wants filters: by tcx,
+    """Put a program at the ingress of an interface if nobody but hostsim wants filters: by tcx,
     which is cheaper, or else as `add_program` does. rtnl: in the namespace netns_fd. Raises
     OSError."""
     if objects.attach_tcx(netns_fd, program_fd, index):
@@ -66,7 +66,7 @@ def add_to_own(rtnl: Rtnl, netns_fd: int, index: int, program_fd: int, name: str
 
 
 def add_hook_to_users(batch: Batch, index: int) -> None:
-    """`add_hook` where `attach_egress` needs one: not where the kernel has tcx, which leaves the
+    """`add_hook` where `attach_egress` needs one: not if the kernel has tcx, which leaves the
     interface free for its user's own."""
     if not objects.has_tcx():
         add_hook(batch, index)

@@ -48,7 +48,7 @@ IFA_ADDRESS, IFA_LOCAL = 1, 2
 
 @dataclass(frozen=True)
 class Uplink:
-    """A NIC as it is at home, or in another namespace. mac: empty where it has none. queue: packets
+    """A NIC as it is at home, or in another namespace. mac: empty if it has none. queue: packets
     (txqueuelen). flags: those of KEPT that are set. addresses, routes: netlink messages, in
     hexadecimal. home: the inode of its namespace."""
 

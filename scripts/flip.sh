@@ -3,7 +3,7 @@
 # flip.sh [OS]: makes OS the foreground, or, without one, the next OS in order.
 #
 # On the machine itself it asks the daemon (hostsim flip; root), inside an OS the KMC through the
-# OS's agent socket (hostsim-agent). HOST in the environment picks a host where several are up.
+# OS's agent socket (hostsim-agent). HOST in the environment picks a host if several are up.
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)

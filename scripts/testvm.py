@@ -194,7 +194,7 @@ class Guest:
             os.close(image)
 
     def spread(self) -> None:
-        """Give each of the guest's processors one of this machine's, where there are enough.
+        """Give each of the guest's processors one of this machine's, if there are enough.
 
         Else the scheduler here wakes an idle one's thread where its waker's runs; the waker, put
         off with a lock of the guest's kernel in its hand, has the other spin for a whole slice,

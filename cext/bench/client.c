@@ -18,7 +18,7 @@
  *                 it was told twice: see ask_down
  *   dropped N     on a line `dropped`: overflows of its readers' buffers (SYN_DROPPED)
  *   numbers N...  on a line `numbers`: all values of REL_X that it has read
- *   gaps A B ...  on a line `gaps`: for each overflow, the values before and after it, 0 where the
+ *   gaps A B ...  on a line `gaps`: for each overflow, the values before and after it, 0 if the
  *                 device had given none before; what is between may have been in the buffer
  *   sent N        (feed) on a line `sent`: the last move; on a line `calm`: the same, after the
  *                 button is released and the last move has been made

@@ -26,7 +26,7 @@ EXIST = 2
 
 def attach_tcx(netns_fd: int, program_fd: int, index: int, egress: bool = False) -> bool:
     """Run a program at the tc ingress or egress of a namespace's interface, before anything that
-    clsact has there (tcx). It goes with the interface. False where the kernel has none of that
+    clsact has there (tcx). It goes with the interface. False if the kernel has none of that
     (before Linux 6.6). Raises OSError."""
     result = lib.hs_tcx_attach(netns_fd, program_fd, index, egress)
     if result == -errno.EINVAL:
@@ -50,11 +50,11 @@ class Map:
         self.value_size: int = lib.bpf_map__value_size(handle)
 
     def get(self, key: bytes) -> bytes | None:
-        """The value, or None where there is no such key. Not for per-CPU maps: see `get_percpu`."""
+        """The value, or None if there is no such key. Not for per-CPU maps: see `get_percpu`."""
         return self._lookup(key, self.value_size)
 
     def get_percpu(self, key: bytes) -> list[bytes] | None:
-        """One value for each possible CPU, or None where there is no such key."""
+        """One value for each possible CPU, or None if there is no such key."""
         stride = (self.value_size + 7) & ~7
         cpus = lib.libbpf_num_possible_cpus()
         raw = self._lookup(key, stride * cpus)
@@ -78,7 +78,7 @@ class Map:
         check(lib.bpf_map_update_elem(self.fd, key, value, flags), "BPF map update")
 
     def delete(self, key: bytes) -> bool:
-        """Remove one entry; False where it was not there."""
+        """Remove one entry; False if it was not there."""
         assert len(key) == self.key_size, (len(key), self.key_size)
         result = lib.bpf_map_delete_elem(self.fd, key)
         if result == -errno.ENOENT:

@@ -8,7 +8,7 @@
 #include <stdint.h>
 
 /* To the ingress or egress of the interface of the namespace netns_fd. Returns 0 or a negative
- * errno: EINVAL where the kernel has no tcx. */
+ * errno: EINVAL if the kernel has no tcx. */
 int hs_tcx_attach(int netns_fd, int prog_fd, uint32_t ifindex, int egress);
 
 /* Whether the kernel has tcx. */

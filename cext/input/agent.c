@@ -66,8 +66,8 @@ static void run_hooks(int states) {
     }
 }
 
-/* The process that runs the hooks, made where there are any; the end of a pipe to it, which never
- * blocks, or -1. An OS without its hooks, where there is no room for the process, flips all the
+/* The process that runs the hooks, made if there are any; the end of a pipe to it, which never
+ * blocks, or -1. An OS without its hooks, if there is no room for the process, flips all the
  * same. */
 static int start_hooks(void) {
     int ends[2];

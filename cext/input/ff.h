@@ -14,7 +14,7 @@
 
 struct hs_ff;
 
-/* NULL where there is no memory for it. */
+/* NULL if there is no memory for it. */
 struct hs_ff *hs_ff_new(void);
 void hs_ff_free(struct hs_ff *ff);
 /* An event that OS `os` made on its clone: EV_FF or EV_UINPUT. real: the hardware, or -1 where the

@@ -178,7 +178,7 @@ int hs_fwd_new(struct hs_fwd **out, unsigned oses) {
         ret = -pthread_create(&f->thread[f->threads], NULL, run, f);
     while (ret == 0 && ++f->threads < THREADS);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (f->threads > 0) { /* one does, where there is no second */
+    if (f->threads > 0) { /* one does, if there is no second */
         *out = f;
         return 0;
     }

@@ -6,7 +6,7 @@
  * A device has one real evdev descriptor and, for each OS (index 0..oses-1), one uinput
  * descriptor. All descriptors stay the caller's, are non-blocking, and must live until
  * hs_fwd_remove has returned. Each device has at most one owner; a frame (the events up to
- * SYN_REPORT) goes to the owner's clone only, or, where nobody owns the device, nowhere.
+ * SYN_REPORT) goes to the owner's clone only, or, if nobody owns the device, nowhere.
  *
  * One mutex holds the whole state. A thread takes it for one bounded batch of reads; release
  * and take hold it while they work. So when hs_fwd_release returns, no event reaches the old
@@ -90,7 +90,7 @@ int hs_fwd_chord(struct hs_fwd *f, int device, const uint16_t *codes, unsigned n
 /* Whether modifiers (Shift, Ctrl, Alt, Meta) that are held go from one owner to the next. */
 void hs_fwd_carry(struct hs_fwd *f, int on);
 
-/* Take the device from its owner (nothing where it has none). */
+/* Take the device from its owner (nothing if it has none). */
 int hs_fwd_release(struct hs_fwd *f, int device);
 /* Give it to an OS. EBUSY: another one owns it; then nothing is changed for that device. */
 int hs_fwd_take(struct hs_fwd *f, int device, int os);

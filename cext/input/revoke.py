@@ -131,7 +131,7 @@ class Revoker:
 
 
 def _widen_descriptor_table() -> None:
-    """To grow it waits for the kernel's RCU where there are threads (fs/file.c, expand_fdtable):
+    """To grow it waits for the kernel's RCU if there are threads (fs/file.c, expand_fdtable):
     some 20 ms, which would be in the middle of a flip."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     fd = os.open("/", os.O_PATH | os.O_CLOEXEC)

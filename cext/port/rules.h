@@ -41,7 +41,7 @@ struct hs_rules {
 };
 _Static_assert(offsetof(struct hs_rules, entry) == 64, "layout is protocol");
 
-/* Bytes of a table of `entries` (a power of two in [8, 2^20]); 0 where it is not. */
+/* Bytes of a table of `entries` (a power of two in [8, 2^20]); 0 if it is not. */
 uint64_t hs_rules_bytes(uint32_t entries);
 
 /* Writer: make an empty table in zeroed memory. */

@@ -68,7 +68,7 @@ def _seal(fd: int) -> None:
 
 
 def flow_of(frame: bytes) -> bytes | None:
-    """The struct hs_tuple of a frame, or None where it can have no rule."""
+    """The struct hs_tuple of a frame, or None if it can have no rule."""
     found = ffi.new("struct hs_tuple *")
     if lib.hs_flow_parse(ffi.from_buffer("uint8_t *", frame), len(frame), found) < 0:
         return None

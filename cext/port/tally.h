@@ -72,13 +72,13 @@ struct hs_tally_row {
     uint64_t count[HS_T_COUNTS];
 };
 
-/* Bytes of a table of `entries` (a power of two in [HS_TALLY_PROBE, 2^20]); 0 where it is not. */
+/* Bytes of a table of `entries` (a power of two in [HS_TALLY_PROBE, 2^20]); 0 if it is not. */
 uint64_t hs_tally_bytes(uint32_t entries);
 
 /* Make an empty table in zeroed memory. */
 void hs_tally_init(struct hs_tally *tally, uint32_t entries);
 
-/* Writer: the flow's entry, made if need be; `other` where there is no place. now: ns. */
+/* Writer: the flow's entry, made if need be; `other` if there is no place. now: ns. */
 struct hs_tally_entry *hs_tally_open(struct hs_tally *tally, uint32_t entries,
                                      const struct hs_tuple *tuple, uint32_t peer, uint64_t now);
 

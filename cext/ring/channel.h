@@ -9,7 +9,7 @@
  *     data              isolated mode: data_size bytes that hold the packets themselves
  *
  * Isolated mode: the sender copies each packet out of its umem into `data`, which it uses as a byte
- * ring: each packet begins on the cache line after the last one's end, and at 0 where it would not
+ * ring: each packet begins on the cache line after the last one's end, and at 0 if it would not
  * fit before the end. So both sides know the address of each packet, small packets lie densely, and
  * memory is run through in order; a descriptor is a hs_brief. The receiver copies the packet into a
  * frame of its own umem before anyone looks at it, for what a program has judged must not change
@@ -84,7 +84,7 @@ struct hs_channel {
     uint64_t counters[HS_COUNTERS];
 };
 
-/* Bytes of the region of such a channel; 0 where the shape is impossible. */
+/* Bytes of the region of such a channel; 0 if the shape is impossible. */
 uint64_t hs_channel_bytes(const struct hs_channel_shape *shape);
 
 /* Make and seal the region of a channel. Returns a descriptor that the caller owns, or a negative

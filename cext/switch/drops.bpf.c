@@ -8,7 +8,7 @@
  *
  * What has a name already is left out: what the classifier drops (TC_INGRESS on a port). So is what
  * nobody has lost anything by: copies for a listener that does not keep up (PACKET_SOCK_ERROR);
- * copies of what went to a group, where nobody belongs to it; and the echo reply that a raw socket
+ * copies of what went to a group, if nobody belongs to it; and the echo reply that a raw socket
  * has a clone of, and no ping socket wants. A frame that is addressed to somebody else counts where
  * it was (`reasons`), and not as its flow's.
  *

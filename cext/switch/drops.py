@@ -36,7 +36,7 @@ assert (records.IN_VM, records.AT_EXIT, records.IN_SWITCH, records.BEHIND) == (
 
 class Drops:
     """The program, attached, and its maps, until `close`. entries: flows and reasons that it can
-    tell apart; the rest is counted without its flow. Raises OSError where the kernel lacks the
+    tell apart; the rest is counted without its flow. Raises OSError if the kernel lacks the
     tracepoint, its reasons or BTF."""
 
     def __init__(self, entries: int = 1 << 15) -> None:
@@ -113,7 +113,7 @@ class Drops:
 
 
 def reasons() -> dict[int, str]:
-    """The running kernel's reasons, by number. Raises OSError where it has none, or no BTF."""
+    """The running kernel's reasons, by number. Raises OSError if it has none, or no BTF."""
     size = 1 << 16
     text = ffi.new("char[]", size)
     used = lib.hs_btf_enum(ENUM.encode(), text, size)

@@ -22,7 +22,7 @@ enum {
     HS_MAYBE = 0x7ffe0000, /* a row whose match hangs on what is not known stands before */
 };
 
-/* Each of these is 0 where the value is inside, all ones where not, without a branch: the verifier
+/* Each of these is 0 if the value is inside, all ones where not, without a branch: the verifier
  * follows every branch of every round, and there are many. */
 static __always_inline __s64 hs_differs(__u64 bits) {
     __u64 minus = -bits;

@@ -196,7 +196,7 @@ def chain(
 
 def measure(length: int, path: str, placed: bool = True) -> float:
     """Mpps that reach the sink. placed: the functions have their cores, if they want most of the
-    machine. Raises HostsimError where one is not what was sent."""
+    machine. Raises HostsimError if one is not what was sent."""
     with chain(length, path, "load", placed) as (plane, functions):
         until(plane, functions, SETTLE)
         begun, before = time.monotonic(), arrived(functions)
@@ -214,7 +214,7 @@ class RoundTrips:
         self._kept: dict[str, list[float]] = {which: [] for which in PERCENTILES}
 
     def measure(self, which: str) -> float:
-        """us. Raises HostsimError where not all came back."""
+        """us. Raises HostsimError if not all came back."""
         if not self._kept[which]:
             with chain(self._length, self._path, "rtt") as (plane, functions):
                 until(plane, functions, SETTLE + MEASURED)

@@ -21,7 +21,7 @@ from hostsim.errors import HostsimError, UsageError
 from hostsim.model import Json
 
 Measure = Callable[[], float]
-"""One run; returns the value in the case's unit. Raises HostsimError where it cannot be had."""
+"""One run; returns the value in the case's unit. Raises HostsimError if it cannot be had."""
 
 RUNS = 3
 

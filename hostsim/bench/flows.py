@@ -80,7 +80,7 @@ def ovs() -> float:
 
 
 def measure(rig: Ours | Bridge) -> float:
-    """Flows that arrived, a second. Raises HostsimError where none did."""
+    """Flows that arrived, a second. Raises HostsimError if none did."""
     senders = min(os.cpu_count() or 1, SENDERS_MAX)
     with ExitStack() as closing:
         load = Load(WARM + FLOWS)

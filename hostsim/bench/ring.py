@@ -167,7 +167,7 @@ class Child:
         os.close(write)
 
     def result(self) -> Any:
-        """Wait for it. Raises HostsimError where it failed."""
+        """Wait for it. Raises HostsimError if it failed."""
         with os.fdopen(self.pipe, "rb") as pipe:
             answer = pipe.read()
         _, status = os.waitpid(self.pid, 0)

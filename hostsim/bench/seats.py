@@ -77,7 +77,7 @@ class Client:
         return self.expect(word)
 
     def gaps(self) -> list[range]:
-        """What may have been in a buffer of its that overflowed; nothing where it had read nothing
+        """What may have been in a buffer of its that overflowed; nothing if it had read nothing
         before: then nothing was due."""
         ends = self.values("gaps")
         return [range(a + 1, b) for a, b in zip(ends[::2], ends[1::2], strict=True) if a > 0]

@@ -35,7 +35,7 @@ Exit status: 0 done, 1 it failed or was refused, 2 wrong usage.
 
 
 class Link:
-    """A connection to the KMC. Raises HostsimError where there is none, or it ends."""
+    """A connection to the KMC. Raises HostsimError if there is none, or it ends."""
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -29,7 +29,7 @@ CLEAN_HINT = "hostsim clean removes what is left"
 
 
 def need_root(what: str) -> None:
-    """Raises HostsimError where the caller is not root."""
+    """Raises HostsimError if the caller is not root."""
     if os.geteuid() != 0:
         raise HostsimError(what, "needs root", f"try: sudo hostsim {what}")
 
@@ -270,7 +270,7 @@ def _daemon(host: str) -> tuple[int, int]:
 
 
 def _holder(lock: Path) -> int:
-    """The pid of the process that holds the lock (F_GETLK); 0 where nobody does."""
+    """The pid of the process that holds the lock (F_GETLK); 0 if nobody does."""
     layout = "hhqqi"  # struct flock with 64-bit offsets
     try:
         with open(lock, "rb") as file:

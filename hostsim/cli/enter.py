@@ -24,7 +24,7 @@ _TO_PROGRAM = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 def enter(target: Mapping[str, Any], argv: Sequence[str]) -> int:
     """Run a command in a VM, joined to our descriptors 0 to 2, to its end; its exit status as a
-    shell has it (128 + N where signal N ended it).
+    shell has it (128 + N if signal N ended it).
 
     target: `pid` of the VM's process 1, `owner`, its user 0 outside, and `cgroups`, the v2
     directory first. If 0 and 1 are our

@@ -74,7 +74,7 @@ def command_line() -> Parser:
         epilog=EPILOG,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
-    parser.add_argument("--host", metavar="NAME", help="which host, where several are up")
+    parser.add_argument("--host", metavar="NAME", help="which host, if several are up")
     commands = Commands(parser)
     for room in ROOMS:
         room.add(commands)

@@ -21,7 +21,7 @@ def add(commands: Commands) -> None:
     sub = commands.add(
         "bench",
         _bench,
-        "measure, against a peer where one is installed",
+        "measure, against a peer if one is installed",
         has_json=True,
         has_host=False,
     )

@@ -133,7 +133,7 @@ def _number(table: Table, key: str, low: int, high: int, default: int, what: str
 
 
 def outside_address(spec: VmSpec) -> IPv4Address | None:
-    """The address that a nat VM puts in place of others; None where it has none, or several."""
+    """The address that a nat VM puts in place of others; None if it has none, or several."""
     found = [a.ip for a in spec.addresses if isinstance(a.ip, IPv4Address)]
     return found[0] if len(found) == 1 else None
 

@@ -83,7 +83,7 @@ class Table:
         return key in self._data
 
     def take(self, key: str, kind: type | tuple[type, ...], allowed: str) -> Any:
-        """The value, or None where the key is missing. A bool is not a number here."""
+        """The value, or None if the key is missing. A bool is not a number here."""
         self._asked.append(key)
         value = self._data.get(key)
         if value is None:

@@ -74,7 +74,7 @@ class Bucket:
         self._seen = 0.0
 
     def take(self, now: float) -> bool:
-        """One token at the time `now` (seconds, never backwards); False where there is none."""
+        """One token at the time `now` (seconds, never backwards); False if there is none."""
         self._tokens = min(self._burst, self._tokens + (now - self._seen) * self._rate)
         self._seen = now
         if self._tokens < 1:
@@ -92,7 +92,7 @@ class Connection:
         self.watching = False
 
     def send(self, message: Message) -> bool:
-        """Send without waiting; False where the other end is gone or does not read."""
+        """Send without waiting; False if the other end is gone or does not read."""
         try:
             self.socket.send(wire.encode(message), socket.MSG_DONTWAIT)
         except OSError:
@@ -149,7 +149,7 @@ class AgentPort:
         return True
 
     def tell(self, message: Message) -> bool:
-        """Send to the resident agent; False where there is none that listens."""
+        """Send to the resident agent; False if there is none that listens."""
         return self.resident is not None and self.resident.send(message)
 
     def announce(self, message: Message) -> None:

@@ -172,7 +172,7 @@ class Foreground:
     def next(self) -> str:
         """The OS after the foreground one (or after the flip's target), in order, that lives.
 
-        Raises Refused where there is no other.
+        Raises Refused if there is no other.
         """
         names = list(self._state)
         here = self._waiting or self._target or self.foreground
@@ -248,7 +248,7 @@ class Foreground:
         return actions + self._go_on()
 
     def back(self, name: str) -> list[Action]:
-        """A failed OS was started again; where none is foreground, it takes the equipment."""
+        """A failed OS was started again; if none is foreground, it takes the equipment."""
         assert self.holder != name, name
         self._move(name, State.BACKGROUND)
         return [Tell(name, State.BACKGROUND), *self._go_on()]

@@ -185,7 +185,7 @@ class Kmc:
     async def flip(self, name: str, by: str) -> Json:
         """Make `name` the foreground OS; returns when it has the equipment.
 
-        {"foreground", "previous", "ms"}: ms from the request on. Raises HostsimError where it is
+        {"foreground", "previous", "ms"}: ms from the request on. Raises HostsimError if it is
         refused, or another request takes its place; nothing has changed then.
         """
         future: asyncio.Future[Json] = asyncio.get_running_loop().create_future()

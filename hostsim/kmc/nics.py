@@ -102,7 +102,7 @@ class Nics(Equipment):
                 nic.saved[name] = found
 
     def release(self, name: str) -> None:
-        """Out of the OS's namespace, into the KMC's. Raises OSError where that cannot be."""
+        """Out of the OS's namespace, into the KMC's. Raises OSError if that cannot be."""
         for nic in self._each(name):
             try:
                 from_fd = self._vms[name].netns_fd

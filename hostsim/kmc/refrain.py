@@ -50,7 +50,7 @@ class Refrain:
         return False
 
     def over(self, now: float) -> list[tuple[str, str, int]]:
-        """Whose PERIOD is over, and how many lines were left out in it, where there were any."""
+        """Whose PERIOD is over, and how many lines were left out in it, if there were any."""
         ended = [key for key, one in self._windows.items() if now >= one.begun + self._period]
         windows = [(key, self._windows.pop(key)) for key in ended]
         return [(*key, window.left_out) for key, window in windows if window.left_out]

@@ -70,7 +70,7 @@ class WireError(ValueError):
 
 
 def encode(message: Message) -> bytes:
-    """Raises ValueError where the body is too long."""
+    """Raises ValueError if the body is too long."""
     body = message.body.encode()
     if len(body) > BODY_MAX:
         raise ValueError(f"a body of {len(body)} bytes; {BODY_MAX} are allowed")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Names in the first bytes of a connection: TLS SNI, HTTP Host, DNS question. Pure.
 
-Each parser takes what the initiator sent so far and returns the name in lower case, MORE where the
-bytes so far could still become one, or NONE where they cannot. Nothing in the bytes is believed:
+Each parser takes what the initiator sent so far and returns the name in lower case, MORE if the
+bytes so far could still become one, or NONE if they cannot. Nothing in the bytes is believed:
 lengths are checked against what is there, and a name is a host name or it is NONE.
 """
 

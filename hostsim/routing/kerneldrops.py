@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernel drops in a host's namespaces, with its own reasons, where the kernel tells them.
+"""What the kernel drops in a host's namespaces, with its own reasons, if the kernel tells them.
 
 Owns the program at the kernel's drops (cext/switch/drops.bpf.c) from `load` to `close`, and knows
 which namespace is whose. On a kernel without the tracepoint's reasons everything else works: the
@@ -59,7 +59,7 @@ class KernelDrops:
         return self._drops.take(until, alive) if self._drops else []
 
     def totals(self) -> dict[int, dict[str, int]] | None:
-        """Packets by namespace and reason, since the start; None where the kernel does not tell."""
+        """Packets by namespace and reason, since the start; None if the kernel does not tell."""
         return self._drops.totals() if self._drops else None
 
     def missed(self) -> int:

@@ -8,7 +8,7 @@ from hostsim.names import PROTOCOL_NAMES, TCP_FLAGS
 
 
 def match_json(match: MatchSpec) -> Json:
-    """A match as the host file would say it; lists where there are several."""
+    """A match as the host file would say it; lists if there are several."""
     found: Json = {}
     for key, name in (("src", "src"), ("dst", "dst"), ("from", "origins"), ("sni", "sni"),
                       ("http_host", "http_host"), ("dns_name", "dns_name")):  # fmt: skip
@@ -44,7 +44,7 @@ def shadowed(routes: Sequence[RouteSpec]) -> list[tuple[RouteSpec, RouteSpec]]:
 
 
 def covers(wide: MatchSpec, narrow: MatchSpec) -> bool:
-    """Whether `wide` holds for every packet that `narrow` holds for. Says no where it is not
+    """Whether `wide` holds for every packet that `narrow` holds for. Says no if it is not
     sure."""
     for name in ("src", "dst"):
         if not _nets_cover(getattr(wide, name), getattr(narrow, name)):

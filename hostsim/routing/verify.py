@@ -93,7 +93,7 @@ class _Row:
 
 def check(flows: Sequence[Flow], rules: Sequence[Rule], losses: Losses, view: View) -> list[Json]:
     """One row for each VM and flow: sent, switch, veth, ring, drops by reason, `beside`, and
-    `missing`, 0 where the sum holds."""
+    `missing`, 0 if the sum holds."""
     ports = {(flow.vm, flow.tuple): flow for flow in flows}
     kernel: dict[tuple[int, Tuple], list[Drop]] = {}
     for drop in losses.drops:

@@ -37,7 +37,7 @@ def program(raw: bytes) -> list[Instruction]:
 
 
 def run(code: Sequence[Instruction], data: bytes, order: str = ">") -> int:
-    """What the program returns for the data; 0 where it reads beyond them, as a socket filter does.
+    """What the program returns for the data; 0 if it reads beyond them, as a socket filter does.
 
     order: of the bytes in memory; network order for a packet, the machine's for seccomp
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hostsim check` where there is uinput: the probes for input devices really work."""
+"""`hostsim check` if there is uinput: the probes for input devices really work."""
 
 import json
 import subprocess

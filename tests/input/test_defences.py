@@ -2,7 +2,7 @@
 """What a hostile OS tries, each twice: it fails, and with the one defence against it taken out it
 succeeds. So each of these tests can fail, and for the reason that it names.
 
-`defended` is False where the test takes the defence out: a function that embodies it is replaced,
+`defended` is False if the test takes the defence out: a function that embodies it is replaced,
 or the attacker runs on the machine itself instead of in an OS.
 """
 
