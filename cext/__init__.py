@@ -16,7 +16,7 @@ INCLUDE = HERE / "include"
 
 
 def check(result: int, what: str) -> int:
-    """Return `result`, or raise OSError where it is a negative errno; `what` says what failed."""
+    """Return `result`, or raise OSError if it is a negative errno; `what` says what failed."""
     if result < 0:
         raise OSError(-result, f"{what}: {os.strerror(-result)}")
     return result

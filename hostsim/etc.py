@@ -3,11 +3,11 @@
 
     /etc/netns/NAME/X    becomes the VM's /etc/X, as ip-netns(8) has it. NAME is the name of its
                          network namespace, hs-HOST-VM.
-    /etc/X               where it is a link into the machine's /run, which no VM sees
+    /etc/X               if it is a link into the machine's /run, which no VM sees
                          (systemd-resolved's resolv.conf): becomes a copy of what the link leads to,
                          if everybody may read that.
     /etc/hosts           the machine's, behind the names and addresses of the host's VMs and
-                         endpoints (hosts(5)); not where /etc/netns/NAME has one.
+                         endpoints (hosts(5)); not if /etc/netns/NAME has one.
 
 A copy in the VM's own memory, not a mount: what it writes there stays with it. No program of the VM
 runs yet, and its tree is walked through no link all the same.

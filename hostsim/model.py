@@ -58,7 +58,7 @@ class OsSpec:
     wants the CPU, or nothing (frozen). on_foreground, on_background: shell commands that its agent
     starts at each change, in the OS; nobody waits for them. restart: whether an OS whose process 1
     was killed, or ended with a status other than 0, is started again. uinput: whether its programs
-    may make input devices, which are its own. seat: whether its compositors find a seat where the
+    may make input devices, which are its own. seat: whether its compositors find a seat if the
     host has a screen; "0.7" (as true) and "0.9" say which libseat they use.
     """
 

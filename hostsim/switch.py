@@ -48,8 +48,8 @@ NUD_NOARP = 0x40
 LINK_LOCAL = 0xFFF8
 """The groups 01:80:c2:00:00:03 to 0f, a bit each: 802.1X, PTP, LLDP and the like, which a bridge
 keeps for itself otherwise. A host's wires carry them from end to end, as a cable does. The kernel
-lets a bridge have all but three of the groups: it forwards 00 (STP) where it runs no STP itself,
-never 01 (PAUSE), and 02 where a port says so."""
+lets a bridge have all but three of the groups: it forwards 00 (STP) if it runs no STP itself,
+never 01 (PAUSE), and 02 if a port says so."""
 LACP = 1 << 2
 LINK_SCOPE = 253
 """RT_SCOPE_LINK (linux/rtnetlink.h)."""
@@ -81,7 +81,7 @@ def mac(host: str, kind: Mac, index: int, machine: bytes = b"") -> str:
 
 
 def bridge_netfilter_off() -> dict[str, str]:
-    """The kernel parameters of a bridge's namespace that keep bridged packets from iptables, where
+    """The kernel parameters of a bridge's namespace that keep bridged packets from iptables, if
     this kernel has them."""
     names = os.listdir(BRIDGE_NF) if BRIDGE_NF.is_dir() else []
     return {f"net.bridge.{name}": "0" for name in names if "-call-" in name}

@@ -277,7 +277,7 @@ class Vm:
     ) -> Process:
         """Start a program in the VM: all its namespaces, cgroups, capabilities; see
         `netns.process.start`. It ends with the VM at the latest, and is closed then. Raises
-        HostsimError where it cannot start."""
+        HostsimError if it cannot start."""
         self._processes = {one for one in self._processes if not one.closed}
         if not self.alive:
             raise HostsimError(f"VM {self.spec.name}", "it does not run")
@@ -339,7 +339,7 @@ class Vm:
 
     def stop(self) -> None:
         """Kill everything in it and remove all it made. Twice is harmless. Raises HostsimError
-        where a process does not end within STOP_DEADLINE; the rest is removed all the same."""
+        if a process does not end within STOP_DEADLINE; the rest is removed all the same."""
         late = False
         if self.pidfd >= 0:
             if self.spec.boots and self.ready and not self._given_up and self.alive:

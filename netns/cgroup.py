@@ -2,7 +2,7 @@
 """Control groups: a directory in the v2 tree, and in v1 hierarchies if only they can limit.
 
 A group always has its v2 directory (processes are cloned into it, the device program hangs on it,
-the freezer is there). A limit holds through v2 where the kernel offers the controller there, else
+the freezer is there). A limit holds through v2 if the kernel offers the controller there, else
 through the v1 hierarchy that has it, else not at all: `unsupported` says which (cgroups(7),
 Documentation/admin-guide/cgroup-v2.rst).
 
@@ -277,7 +277,7 @@ def kill(path: Path) -> None:
 
 def remove(path: Path) -> None:
     """Kill everything in a cgroup and below, in any hierarchy, and remove the directories; missing
-    is no error. Raises OSError (EBUSY) where processes do not end within DEADLINE."""
+    is no error. Raises OSError (EBUSY) if processes do not end within DEADLINE."""
     deadline = time.monotonic() + DEADLINE
     while True:
         try:
@@ -333,7 +333,7 @@ def _make(leaf: Path) -> None:
 
 
 def _tree(path: Path) -> Iterator[Path]:
-    """The directories at and below `path`, deepest first; none where it is missing."""
+    """The directories at and below `path`, deepest first; none if it is missing."""
     for directory, _, _ in os.walk(path, topdown=False):
         yield Path(directory)
 

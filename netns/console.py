@@ -71,7 +71,7 @@ class Terminals(Protocol):
 
 
 class Kernel:
-    """The kernel's; none where it has none (CONFIG_VT)."""
+    """The kernel's; none if it has none (CONFIG_VT)."""
 
     def __init__(self, setting: Setting) -> None:
         self._setting = setting

@@ -102,7 +102,7 @@ def read(source: Source, mapped: bool = True) -> State:
 
 
 def apply(source: Source, state: State, now: State | None = None) -> None:
-    """Set the device so. now: how it is set, where that is known; else it is looked at."""
+    """Set the device so. now: how it is set, if that is known; else it is looked at."""
     if now is None:
         now = read(source)
     for index, (wanted, has) in enumerate(zip(state.keys, now.keys, strict=False)):

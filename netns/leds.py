@@ -5,7 +5,7 @@ kbd-* LED triggers, Documentation/leds/leds-class.rst).
 Whenever any keyboard is plugged in, or CapsLock is pressed on any, the console sets the LEDs of all
 of them as its own state is. A device that belongs to an OS is cut off from that:
 
-    found = triggers(sysname)    by file; none where input-leds is not there (yet), or the device
+    found = triggers(sysname)    by file; none if input-leds is not there (yet), or the device
     cut(found)                   which turns the LEDs off
     join(found)                  undone; a device that is gone is no error
 """

@@ -59,7 +59,7 @@ class Target:
         return there and not wait_end(self.pidfd, 0)
 
     def check(self, patience: float = 0.0) -> None:
-        """Raises OSError if nothing can start now: EBUSY where the VM is frozen and stays so for
+        """Raises OSError if nothing can start now: EBUSY if the VM is frozen and stays so for
         `patience` seconds (the program would freeze before its first step, and its caller with
         it), EAGAIN at the limit of processes."""
         if not freezer.wait_thawed(self.cgroup, patience):
@@ -121,7 +121,7 @@ class Process:
         return code
 
     def send_signal(self, number: int) -> None:
-        """Send a signal; nothing happens where it has ended."""
+        """Send a signal; nothing happens if it has ended."""
         if self.poll() is None:
             signal.pidfd_send_signal(self._pidfd, number)
 

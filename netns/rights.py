@@ -4,7 +4,7 @@
 The last close of some files takes the kernel its time: a packet socket waits until no CPU is in the
 middle of a packet, 17 ms each seen, and one message may bring 253 of them. Whoever receives such a
 message, or closes a socket in which it waits, has them closed before the call returns. So nobody
-who must not wait does either of the two where others send what they like:
+who must not wait does either of the two if others send what they like:
 
     refuse(socket)         the kernel takes no descriptors on their way to it (SO_PASSRIGHTS, Linux
                            6.16; a connection has it from its listener); True: then all below is as

@@ -66,7 +66,7 @@ def add_to_own(rtnl: Rtnl, netns_fd: int, index: int, program_fd: int, name: str
 
 
 def add_hook_to_users(batch: Batch, index: int) -> None:
-    """`add_hook` where `attach_egress` needs one: not if the kernel has tcx, which leaves the
+    """`add_hook` if `attach_egress` needs one: not if the kernel has tcx, which leaves the
     interface free for its user's own."""
     if not objects.has_tcx():
         add_hook(batch, index)
@@ -93,7 +93,7 @@ def attach(netns_fd: int, index: int, program_fd: int, name: str, parent: int) -
 
 def attach_egress(netns_fd: int, index: int, program_fd: int, name: str) -> None:
     """Put a program at the egress of an interface whose user may want filters of their own: before
-    theirs by tcx, or else as `attach` does, where it has this name. Raises OSError."""
+    theirs by tcx, or else as `attach` does, if it has this name. Raises OSError."""
     if not objects.attach_tcx(netns_fd, program_fd, index, egress=True):
         attach(netns_fd, index, program_fd, name, EGRESS)
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A NIC of the machine, lent to a namespace, and given back as it was.
 
-    inspect(name) -> Uplink     raises HostsimError where it is not to be had; changes nothing
+    inspect(name) -> Uplink     raises HostsimError if it is not to be had; changes nothing
     lend(uplink, ...)           moves it; the Uplink, as words, is in the journal by then
     give_back(words)            from wherever it is now; the journal's `uplink` entry, undone
     look(fd, number), move(...), dress(uplink, ...)    the same steps between other namespaces

@@ -36,7 +36,7 @@ void hs_bench_limit_sink(struct hs_ring_shared *ring, uint8_t *data, uint32_t sl
 /* Round trips of one packet of `len` bytes, `n` of them. The one that begins writes each duration
  * into `ns`; the other has ns == NULL. `spin_ns`: how long to poll before sleeping; UINT64_MAX:
  * never sleep. Bells are pipes: the end to read, and the peer's to write. Returns 0 or a negative
- * errno (-ETIMEDOUT where a packet took more than a second). */
+ * errno (-ETIMEDOUT if a packet took more than a second). */
 int hs_bench_rtt(struct hs_channel *out, struct hs_channel *in, int bell_in, int bell_out,
                  uint32_t len, uint32_t n, uint64_t spin_ns, uint64_t *ns);
 

@@ -103,7 +103,7 @@ class Object:
     """A BPF object file of this package, loaded.
 
     name: as in cext/NAME.bpf.c
-    sizes, flags: max_entries and map_flags by map name, where the file's are not wanted
+    sizes, flags: max_entries and map_flags by map name, if the file's are not wanted
     shared: maps by name that are another object's: descriptors, which stay the caller's
 
     Raises OSError with the tail of libbpf's or the verifier's log.

@@ -5,14 +5,14 @@
 #define HS_BPF_RUN_H
 #include <stdint.h>
 
-/* Run a program once (BPF_PROG_TEST_RUN). ctx is read and written where ctx_size > 0; `in` is a
+/* Run a program once (BPF_PROG_TEST_RUN). ctx is read and written if ctx_size > 0; `in` is a
  * frame for programs on packets, `out` takes it back. Returns the program's value, which must be
  * one that is not negative, or a negative errno. */
 int hs_bpf_run(int prog_fd, void *ctx, uint32_t ctx_size, const void *in, uint32_t in_size,
                void *out, uint32_t *out_size);
 
 /* Read up to *count entries of a hash map. cursor: 8 bytes, kept between calls; first: 1 for the
- * first page. Returns 1 where more follow, 0 at the end, or a negative errno (ENOSPC: a bucket
+ * first page. Returns 1 if more follow, 0 at the end, or a negative errno (ENOSPC: a bucket
  * holds more than *count). An entry that comes or goes meanwhile may be missed. */
 long hs_bpf_page(int map_fd, void *cursor, int first, void *keys, void *values, uint32_t *count);
 

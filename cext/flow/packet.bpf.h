@@ -11,16 +11,16 @@
  *   - A unicast packet in a frame to a group is its flow's too (`group`): Linux takes it for one.
  *   - A packet to a group, in a frame to a group, belongs to no flow, but filters and mirrors may
  *     look at it (HS_GROUP). In a frame to one host it can be steered, and is its flow's.
- *   - An ICMP error belongs to the flow it is about, in the other direction, where that flow is
+ *   - An ICMP error belongs to the flow it is about, in the other direction, if that flow is
  *     known: so it meets the same VMs as the replies, and connection tracking there knows it.
  *   - A fragment belongs to the flow of its first fragment (remembered by datagram and VM, LRU).
  *     One that comes before its first is an orphan: its addresses are known, its ports are not.
  *   - Priority tags (802.1Q or 802.1ad, VLAN identifier 0) are passed over, as Linux does; behind
  *     more tags than HS_TAGS nobody looks (HS_DEEP). The first VLAN identifier that is not 0 is in
- *     the flow's key, where a policy matches VLANs. A second one is an ethertype inside the first.
- *   - Other ethertypes are flows between MAC addresses, where a policy matches ethertypes.
+ *     the flow's key, if a policy matches VLANs. A second one is an ethertype inside the first.
+ *   - Other ethertypes are flows between MAC addresses, if a policy matches ethertypes.
  *   - Everything else is bridged plainly: ARP, IPv6 neighbour and router discovery, multicast
- *     listener reports; and tagged frames and other ethertypes where no policy matches such. */
+ *     listener reports; and tagged frames and other ethertypes if no policy matches such. */
 #ifndef HS_PACKET_BPF_H
 #define HS_PACKET_BPF_H
 
@@ -49,7 +49,7 @@ struct hs_packet {
     __u8 fragment; /* 1: the first, 2: a later one */
     __u32 l4;      /* offset of the transport header, 0: none in this fragment */
     __u32 end;     /* offset of the IP packet's end */
-    __u32 id;      /* of the datagram, where it is fragmented */
+    __u32 id;      /* of the datagram, if it is fragmented */
     __u16 group;   /* 1: the frame is to a group */
     __u16 unknown; /* 1: an orphan; its ports and flags are not known */
 };
@@ -95,7 +95,7 @@ static __always_inline int hs_load(struct __sk_buff *skb, const struct hs_packet
     return at + size > p->end ? -1 : bpf_skb_load_bytes(skb, at, to, size);
 }
 
-/* The flow an ICMP error at `at` is about, turned round. 0, or -1 where it does not say. */
+/* The flow an ICMP error at `at` is about, turned round. 0, or -1 if it does not say. */
 static __noinline int hs_inner(struct __sk_buff *skb, __u32 at, struct hs_packet *p) {
     struct hs_tuple inner = {};
     __u32 l4;

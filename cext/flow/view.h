@@ -23,7 +23,7 @@ struct hs_view {
     uint32_t l3, l4; /* offsets of the headers; l4 is 0 in a later fragment */
     uint32_t inner_l3, inner_l4;
     uint32_t end; /* where the IP packet ends */
-    uint32_t id;  /* of the datagram, where it is fragmented */
+    uint32_t id;  /* of the datagram, if it is fragmented */
     uint8_t fragment;
     uint8_t tcp_flags, dscp;
     uint8_t type; /* ICMP's */

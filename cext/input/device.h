@@ -60,7 +60,7 @@ struct hs_device {
     struct hs_fwd_stats stats;
 };
 
-/* Read what the device can do and how it is now. clones: NULL where it is only watched. Descriptors
+/* Read what the device can do and how it is now. clones: NULL if it is only watched. Descriptors
  * that are no evdev nodes (a test's sockets) count as a device that tells nothing. */
 void hs_device_init(struct hs_device *d, struct hs_device_set *set, int index, int real,
                     const int *clones);

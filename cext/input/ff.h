@@ -17,7 +17,7 @@ struct hs_ff;
 /* NULL if there is no memory for it. */
 struct hs_ff *hs_ff_new(void);
 void hs_ff_free(struct hs_ff *ff);
-/* An event that OS `os` made on its clone: EV_FF or EV_UINPUT. real: the hardware, or -1 where the
+/* An event that OS `os` made on its clone: EV_FF or EV_UINPUT. real: the hardware, or -1 if the
  * OS does not own it. Returns whether it was for force feedback. */
 bool hs_ff_event(struct hs_ff *ff, unsigned os, int clone, int real, const struct input_event *e);
 /* Take the OS's effects off the hardware; put them on. */

@@ -52,7 +52,7 @@ struct hs_fwd_notice {
 _Static_assert(sizeof(struct hs_fwd_notice) == 8, "struct hs_fwd_notice");
 
 /* Counts of one device since it was added. events = forwarded + unowned + suppressed + chord +
- * overflow + failed, where no SYN_DROPPED came. */
+ * overflow + failed, if no SYN_DROPPED came. */
 struct hs_fwd_stats {
     uint64_t events;     /* read from the real device, SYN_REPORT not counted */
     uint64_t forwarded;  /* written to the owner's clone */

@@ -30,7 +30,7 @@ uint32_t hs_found_device(const struct hs_revoke_job *job, const struct stat *st)
 bool hs_found_revoke(struct hs_revoke_job *job, int fd) {
     int version;
 
-    /* ENODEV where it was revoked before: then it does not count again */
+    /* ENODEV if it was revoked before: then it does not count again */
     if (ioctl(fd, EVIOCGVERSION, &version) < 0 || ioctl(fd, EVIOCREVOKE, 0) < 0)
         return false;
     job->count->revoked++;

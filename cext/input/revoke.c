@@ -29,7 +29,7 @@
 #define NOTE_MS 20 /* of looking for readers */
 
 /* How many events wait in it. Nobody else may have this open file and run: the read would wait
- * forever where he takes the events and O_NONBLOCK away. */
+ * forever if he takes the events and O_NONBLOCK away. */
 static uint64_t read_out(int fd) {
     struct input_event ev[64];
     uint64_t events = 0;

@@ -33,7 +33,7 @@ struct hs_files {
 _Static_assert(sizeof(struct hs_files) == 4 + 8 * HS_READERS, "struct hs_files");
 
 /* Note which open files of the devices there are in processes of the cgroup (a v2 directory) and
- * below it; none where it is frozen, for nobody reads there. Returns 0 or a negative errno; what
+ * below it; none if it is frozen, for nobody reads there. Returns 0 or a negative errno; what
  * was noted is to be forgotten in any case. */
 int hs_readers_find(struct hs_files *readers, const char *cgroup, const uint64_t *devices,
                     uint32_t n);
@@ -47,11 +47,11 @@ void hs_readers_forget(struct hs_files *readers, struct hs_keeper *keeper);
  * at the most; at rest, none of its processes has an open under way. devices: makedev(3) numbers.
  * The caller has seen to it that no new open can succeed.
  *
- * One pass does where the loser is at rest and nobody else had a device. Else it is repeated until
+ * One pass does if the loser is at rest and nobody else had a device. Else it is repeated until
  * it finds none, at most `passes` times.
  *
  * Descriptors that wait in a UNIX socket's queue are found too (MSG_PEEK on a copy of the socket).
- * A process is killed where the kernel offers no way to what may be a device's open file: a thread
+ * A process is killed if the kernel offers no way to what may be a device's open file: a thread
  * of it has a descriptor table of its own that holds a device, or a socket with descriptors in its
  * queue; a socket of it holds descriptors that cannot be looked at (of a connection that is not
  * accepted, behind many messages, deep in sockets within sockets) or more than are looked at for
@@ -61,7 +61,7 @@ void hs_readers_forget(struct hs_files *readers, struct hs_keeper *keeper);
  * cgroup of others that takes longer is killed; if the loser does, or the passes, it is late, and
  * not clean.
  * unread: for each device, grows by the events that waited in open files of the loser's and went
- * with them; not known where it was restless, or shared a device's open file with somebody else.
+ * with them; not known if it was restless, or shared a device's open file with somebody else.
  * keeper: has the revoked files for a while.
  * Sets *count. Returns 0 or a negative errno. Not for two threads at once. */
 int hs_revoke(struct hs_keeper *keeper, const struct hs_hold *hold, const char *all,

@@ -84,7 +84,7 @@ class Revoker:
         passes: int,
     ) -> Revoked:
         """Take the devices from every process below the cgroup `everybody`. The held one has
-        `still` seconds to come to rest; more than one of the `passes` is made where it did not, or
+        `still` seconds to come to rest; more than one of the `passes` is made if it did not, or
         somebody else had a device. budget: seconds of our own time for the held one, and for each
         other cgroup directly below `everybody`, which is killed if it takes longer.
 

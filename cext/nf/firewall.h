@@ -2,7 +2,7 @@
 /* The firewall: an ordered list of rules, and the connections that they let through.
  *
  * A connection's first packet is held against the rules, the first one that matches decides, and
- * where none does the default; what belongs to an accepted connection passes then, both ways, and
+ * if none does the default; what belongs to an accepted connection passes then, both ways, and
  * so do ICMP errors about it. The rules are rows as the classifier's (struct hs_row: `route` is the
  * rule's index, `from` and `content` are not looked at), and which way a TCP packet without SYN
  * goes that nobody remembers is for the rules both ways round, the first that matches decides: so a

@@ -2,7 +2,7 @@
 /* The translator: source NAT for IPv4 (RFC 3022), many inside addresses to one outside address.
  *
  * Which side is inside, a connection's first packet says: its sender. It gets a port of the outside
- * address, its own where that is free, else any; the replies to it are turned back. TCP, UDP and
+ * address, its own if that is free, else any; the replies to it are turned back. TCP, UDP and
  * ICMP echo (by its identifier) are translated, and ICMP errors about them, with the headers that
  * they quote; every checksum is corrected, never computed anew, so that a packet that was damaged
  * stays so. Frames on the outside carry the translator's MAC address; on the inside, that of

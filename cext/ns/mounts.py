@@ -25,7 +25,7 @@ def share(path: str) -> None:
 
 
 def detach(path: str) -> None:
-    """Unmount, even where it is in use (MNT_DETACH). Raises OSError (EINVAL: not mounted)."""
+    """Unmount, even if it is in use (MNT_DETACH). Raises OSError (EINVAL: not mounted)."""
     if lib.umount2(os.fsencode(path), lib.MNT_DETACH) < 0:
         raise OSError(ffi.errno, f"unmount {path}: {os.strerror(ffi.errno)}")
 

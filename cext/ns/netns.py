@@ -15,7 +15,7 @@ from cext.arrays import strings
 def socket_at(netns_fd: int, family: int, kind: int, protocol: int = 0) -> socket.socket:
     """A socket of the network namespace behind `netns_fd`, close-on-exec, owned by the caller.
 
-    Raises OSError (EPERM without CAP_SYS_ADMIN, EINVAL where the fd is not a network namespace).
+    Raises OSError (EPERM without CAP_SYS_ADMIN, EINVAL if the fd is not a network namespace).
     """
     fd = check(lib.hs_socket_at(netns_fd, family, kind, protocol), "socket in a namespace")
     return socket.socket(family, kind, protocol, fileno=fd)

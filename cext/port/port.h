@@ -11,7 +11,7 @@
  * switch: after a rule has been withdrawn, the sender lets its channels run empty once before it
  * sends anything by eth0 (HS_DRAIN at most).
  *
- * A full channel: the packet is dropped and counted, or, where its rule says so, the sender gives
+ * A full channel: the packet is dropped and counted, or, if its rule says so, the sender gives
  * the receiver up to HS_WAIT to make room, asleep after a while. A receiver that let that time pass
  * is stuck: nobody waits for it again until it has taken half of a ring.
  *
@@ -239,7 +239,7 @@ int hs_port_wait_for_frames(struct hs_port *p, int also);
 
 /* Loops that never wait for long between two bursts may set puts_off: neighbours that sleep are
  * then woken by this call, which is due every HS_ROUNDS_PUT_OFF bursts, and with idle != 0 when
- * there is nothing more to send: then for any packets they have, else, where they said so, for half
+ * there is nothing more to send: then for any packets they have, else, if they said so, for half
  * a ring. hs_port_wait, hs_port_wait_for_frames and a sender that waits for room make the latter.
  */
 void hs_port_ring(struct hs_port *p, int idle);

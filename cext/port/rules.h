@@ -20,7 +20,7 @@
 #define HS_RULES_VERSION 1
 #define HS_RULES_PROBE 8 /* entries looked at for a tuple */
 #define HS_TO_VM 0xffffu
-#define HS_TO_WAIT 0x10000u /* with the VM number: where its ring is full, wait for room */
+#define HS_TO_WAIT 0x10000u /* with the VM number: if its ring is full, wait for room */
 
 struct hs_rules_entry {
     _Atomic uint32_t sequence;

@@ -31,7 +31,7 @@ class Rules:
         lib.hs_rules_set_epoch(self._native, epoch)
 
     def put(self, flow: bytes, to: int, epoch: int, wait: bool = False) -> bool:
-        """flow: a struct hs_tuple, 40 bytes. wait: for room, where the ring is full. False: no
+        """flow: a struct hs_tuple, 40 bytes. wait: for room, if the ring is full. False: no
         place for the rule, the flow stays on the switch."""
         named = to | (lib.HS_TO_WAIT if wait else 0)
         result: int = lib.hs_rules_put(

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Bells: how one side of a channel wakes the other where it sleeps.
+/* Bells: how one side of a channel wakes the other if it sleeps.
  *
  * A bell is a pipe: whoever sleeps holds the end to read, its peer the end to write, and neither
  * can touch the other's. An eventfd has only one open file for both: a hostile peer could take

@@ -2,7 +2,7 @@
 /* A ring of packet descriptors in shared memory: one producer, one consumer, neither trusted.
  *
  * The layout is AF_XDP's: free-running 32-bit indices (the slot is index & mask) and a slot for
- * each descriptor: struct xdp_desc (linux/if_xdp.h), or, where that would say what both sides know
+ * each descriptor: struct xdp_desc (linux/if_xdp.h), or, if that would say what both sides know
  * anyway, a hs_brief or a hs_frame, sixteen to a cache line instead of four. Each side keeps its
  * own index in private memory and only publishes it; it reads the peer's index rarely, into a
  * private copy, and believes it only as far as it can be true. Verbs: the producer reserves, fills
@@ -71,7 +71,7 @@ struct hs_ring {
 };
 
 /* Bytes of a ring of `size` slots, a power of two in [2, HS_RING_MAX], of `slot` bytes each,
- * rounded up to HS_APART; 0 where `size` is not that. */
+ * rounded up to HS_APART; 0 if `size` is not that. */
 uint64_t hs_ring_bytes(uint32_t size, uint32_t slot);
 
 /* Start at the indices 0 (a new region is all zeroes). */
@@ -200,7 +200,7 @@ static inline uint32_t hs_ring_has_room_for(struct hs_ring *r) {
 }
 
 /* Producer, after submit: does the consumer sleep, and has it what it waits for: one in `part` of
- * the ring, where it does not wait for anything at all? How it sleeps, or 0. */
+ * the ring, if it does not wait for anything at all? How it sleeps, or 0. */
 static inline uint32_t hs_ring_has_enough(struct hs_ring *r, uint32_t part) {
     const uint32_t how = hs_ring_must_ring(r, HS_CONSUMER);
 

@@ -65,14 +65,14 @@ struct hs_umem {
     uint32_t color_shift;
     uint32_t free_count;
     uint32_t *free_frames; /* stack: the frame used last is the one that is in the cache */
-    uint8_t *state;        /* enum hs_frame_state | channel << 2 where LENT */
+    uint8_t *state;        /* enum hs_frame_state | channel << 2 if LENT */
     uint8_t *origin;       /* channel the frame came from and goes back to; 0: own */
     uint32_t homeward_count;
     uint32_t *homeward; /* frames whose origin has yet to be given them back */
 };
 
 /* Map the umem behind `fd` and own frames [first, first + count). fd < 0: private memory (isolated
- * mode without a socket). Returns 0 or a negative errno; -EINVAL where the shape is impossible. */
+ * mode without a socket). Returns 0 or a negative errno; -EINVAL if the shape is impossible. */
 int hs_umem_open(struct hs_umem *u, int fd, uint32_t frames, uint32_t frame_size, uint32_t first,
                  uint32_t count);
 

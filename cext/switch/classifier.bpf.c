@@ -30,7 +30,7 @@ static __always_inline int hs_dropped(__u32 reason) {
     return TC_ACT_SHOT;
 }
 
-/* Address the frame to a VM, where it is not already. */
+/* Address the frame to a VM, if it is not already. */
 static __always_inline void hs_address(struct __sk_buff *skb, const struct hs_vm *vm) {
     const __u16 *now = (void *)(long)skb->data, *mac = (void *)vm->mac;
 
@@ -39,7 +39,7 @@ static __always_inline void hs_address(struct __sk_buff *skb, const struct hs_vm
         bpf_skb_store_bytes(skb, 0, vm->mac, 6, 0);
 }
 
-/* Out by the port of VM `to`, addressed to it where it routes (IP only). */
+/* Out by the port of VM `to`, addressed to it if it routes (IP only). */
 static __always_inline int hs_steer(struct __sk_buff *skb, __u32 to, int ip) {
     struct hs_vm *vm = bpf_map_lookup_elem(&vms, &to);
 

@@ -171,7 +171,7 @@ struct hs_prefix {
 
 /* One row of a policy: everything that is given must hold. A list that is not given, and an unused
  * place of one, is filled so that the walk needs no length: a range 1..0 and a prefix with bits
- * outside its mask hold nothing; where a list is not given, its first place holds everything. */
+ * outside its mask hold nothing; if a list is not given, its first place holds everything. */
 enum { HS_ROW_SPORT = 1, HS_ROW_DPORT = 2 };
 #define HS_NO_CONTENT 0xffffffffu
 #define HS_UNSEEN_CONTENT 0xfffffffeu /* it may be any: it matches every row that asks for one */

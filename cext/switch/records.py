@@ -207,7 +207,7 @@ class Row(NamedTuple):
     """One row of a policy; each list at most PREFIXES, RANGES or FROM long, empty for anything.
 
     route: of a mirror, the VM that gets the copy. family: 0 for either. content: what the name of
-    the contents must be, as (kind, patterns); None where contents do not matter.
+    the contents must be, as (kind, patterns); None if contents do not matter.
     """
 
     route: int

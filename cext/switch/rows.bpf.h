@@ -22,7 +22,7 @@ enum {
     HS_MAYBE = 0x7ffe0000, /* a row whose match hangs on what is not known stands before */
 };
 
-/* Each of these is 0 if the value is inside, all ones where not, without a branch: the verifier
+/* Each of these is 0 if the value is inside, all ones if not, without a branch: the verifier
  * follows every branch of every round, and there are many. */
 static __always_inline __s64 hs_differs(__u64 bits) {
     __u64 minus = -bits;
@@ -114,7 +114,7 @@ enum hs_list { HS_ROUTES, HS_FILTERS, HS_MIRRORS, HS_TURNED = 4 };
 
 /* The first row of a list (enum hs_list) that matches << 16 | its route, HS_NO_ROW, or HS_MAYBE;
  * what the connection's first packet was, is in conn. HS_TURNED: try the other direction of the
- * tuple. Sets conn->undecided where it walks the routes. */
+ * tuple. Sets conn->undecided if it walks the routes. */
 HS_GLOBAL int hs_walk_rows(int list, const struct hs_policy *policy, struct hs_conn *conn) {
     struct hs_packet *p = hs_packet();
     struct hs_walk walk = {};

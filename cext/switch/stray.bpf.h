@@ -13,7 +13,7 @@ enum { HS_DECIDED = -1 };
  * known. Nothing is remembered of it but that the next VM must not know more than this one did, or
  * the fragments of a datagram would go by two decisions. Filters and mirrors hold for both; routes
  * for the fragment, by its addresses, tried both ways round as hs_new_conn does. Returns whether it
- * is decided: where a row before would have to know the ports, it is not. */
+ * is decided: if a row before would have to know the ports, it is not. */
 HS_GLOBAL int hs_decide_stray(const struct hs_policy *policy, int newest, struct hs_flow *flow) {
     int forward = HS_NO_ROW, backward = HS_NO_ROW, found;
     struct hs_packet *p = hs_packet();

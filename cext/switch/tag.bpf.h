@@ -32,7 +32,7 @@ static __always_inline void hs_tag(struct __sk_buff *skb, const struct hs_tuple 
         bpf_set_hash(skb, want);
 }
 
-/* How many epochs ago the packet of that flow was first judged; 0 also where it carries no tag. */
+/* How many epochs ago the packet of that flow was first judged; 0 also if it carries no tag. */
 static __always_inline __u32 hs_age(struct __sk_buff *skb, const struct hs_tuple *tuple,
                                     __u32 epoch) {
     __u32 tag = skb->hash ^ hs_tuple_hash(tuple);

@@ -2,7 +2,7 @@
 /* Sockets of VMs begin, charged with their receive queue, and end, with all they were charged with
  * given back (see vm/sockets.bpf.h).
  *
- * A socket is refused where the security modules may refuse it (security_socket_post_create), and
+ * A socket is refused if the security modules may refuse it (security_socket_post_create), and
  * is over in its destructor, when the kernel has freed its rings. A program that is left out
  * because it ran on that processor already (of a task that was preempted in it) leaves a socket
  * charged for ever, or one without the charge of its queue. */

@@ -90,7 +90,7 @@ int hs_mount_base(void);
 int hs_vm_spawn(const struct hs_vm_spec *spec, struct hs_spawned *out);
 
 /* Start a program in a VM, in a session of its own. Returns 0 once the program has been executed,
- * or a negative errno: ESRCH where the VM is gone, ENOENT or EACCES (step "exec") where the
+ * or a negative errno: ESRCH if the VM is gone, ENOENT or EACCES (step "exec") if the
  * program cannot be found or executed. */
 int hs_vm_exec(const struct hs_exec_spec *spec, struct hs_spawned *out);
 

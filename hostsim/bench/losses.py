@@ -51,7 +51,7 @@ KINDS = {
 MODES_OF = {kind: ("mirror",) if kind in ("uncounted", "resyncs") else MODES for kind in KINDS}
 BUTTON = 8  # moves from one change of the button to the next (cext/bench/client.c)
 LEAST = 3  # events that come between two flips
-LATE = 2  # events at once, where the machine is too busy for RATE: more might overflow a reader
+LATE = 2  # events at once, if the machine is too busy for RATE: more might overflow a reader
 
 
 class Losses:

@@ -187,7 +187,7 @@ def rate(page: ring_bench.Page, source: Callable[[], None], sink: Callable[[], N
     one, other = cpus()
     ends = [Child(other, sink), Child(one, source)]
     pipes = [end.pipe for end in ends]
-    select.select(pipes, [], [], WARM_UP)  # readable only where an end has failed
+    select.select(pipes, [], [], WARM_UP)  # readable only if an end has failed
     begun, before = time.monotonic(), page.count
     select.select(pipes, [], [], MEASURED)
     after, ended = page.count, time.monotonic()

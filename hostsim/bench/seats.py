@@ -83,7 +83,7 @@ class Client:
         return [range(a + 1, b) for a, b in zip(ends[::2], ends[1::2], strict=True) if a > 0]
 
     def values(self, word: str) -> list[int]:
-        """Its answer to a line, where that is many numbers: of all events it has read."""
+        """Its answer to a line, if that is many numbers: of all events it has read."""
         self.tell(word)
         assert self._process.stdout is not None
         return [int(word) for word in self._process.stdout.readline().split()[1:]]

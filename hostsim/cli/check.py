@@ -385,8 +385,8 @@ TOOLS = {
 
 
 def run() -> Json:
-    """{"kernel", "root", "checks": [{"name", "ok", "detail", "without"}]}; `ok` is None where
-    only root could tell, and `without` says what works where it is not there."""
+    """{"kernel", "root", "checks": [{"name", "ok", "detail", "without"}]}; `ok` is None if
+    only root could tell, and `without` says what works if it is not there."""
     checks = [
         _find("Linux 6.1 or newer", _kernel, "perhaps some; it is not tested"),
         _find("root", _privileges, ALL),

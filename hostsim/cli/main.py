@@ -83,7 +83,7 @@ def command_line() -> Parser:
 
 
 def _complete(parser: argparse.ArgumentParser) -> None:
-    """Answer the shell where it asks for completions; does nothing otherwise."""
+    """Answer the shell if it asks for completions; does nothing otherwise."""
     if "_ARGCOMPLETE" in os.environ:
         import argcomplete
 

@@ -124,7 +124,7 @@ def status(found: dict[str, Any]) -> None:
 
 
 def _drops(found: dict[str, Any]) -> None:
-    """What the kernel dropped, where it did or does not tell."""
+    """What the kernel dropped, or that it does not tell."""
     if switch_drops := found["switch"].get("drops", {}):
         known = [("switch", switch_drops)]
     elif switch_drops is None:

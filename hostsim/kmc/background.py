@@ -17,7 +17,7 @@ LIGHTEST, NORMAL = "1", "100"
 
 
 def prepare(vm: Vm) -> None:
-    """Have the cpu controller at hand where `throttle` needs it. Raises HostsimError if it is
+    """Have the cpu controller at hand if `throttle` needs it. Raises HostsimError if it is
     not in the v2 tree."""
     if _kind(vm) != "throttle" or (vm.cgroup / "cpu.weight").exists():
         return

@@ -94,7 +94,7 @@ class _Device:
     carried: frozenset[int] = frozenset()  # keys that stay down, from a release to the next take
     shown: frozenset[int] = frozenset()  # carried keys that the owner is yet to see pressed
     grabbed: bool = True
-    watched: int = -1  # in the forwarder, where it has a hotkey
+    watched: int = -1  # in the forwarder, if it has a hotkey
     unread: int = 0  # events that went with revoked files
 
     @property

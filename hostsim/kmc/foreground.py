@@ -214,7 +214,7 @@ class Foreground:
             return self._go_on()
         self._move(name, State.BACKGROUND)
         tell, following = Tell(name, State.BACKGROUND), self._go_on()
-        # The next OS need not wait for what the old one does about it, but where they are the same.
+        # The next OS need not wait for what the old one does about it, unless they are the same.
         return [tell, *following] if Take(name) in following else [*following, tell]
 
     def taken(self, name: str) -> list[Action]:

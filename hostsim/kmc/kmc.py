@@ -153,7 +153,7 @@ class Kmc:
 
     def vm_back(self, name: str) -> None:
         """An OS that died was started again. Once its agent is there (or AGENT_START is over) it is
-        in the background; where no OS is foreground, it gets the equipment. Raises OSError,
+        in the background; if no OS is foreground, it gets the equipment. Raises OSError,
         HostsimError."""
         vm = self._oses[name]
         background.prepare(vm)

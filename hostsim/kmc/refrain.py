@@ -70,7 +70,7 @@ class AgentLog:
             log.info("%s", line)
 
     def tell(self, everything: bool = False) -> None:
-        """Log what was left out, where its PERIOD is over, or all of it."""
+        """Log what was left out, if its PERIOD is over, or all of it."""
         for who, kind, count in self._refrain.over(math.inf if everything else time.monotonic()):
             log.info("and %s more %s from %s", f"{count:,}", kind, who)
 

@@ -240,7 +240,7 @@ class SeatPort:
             asyncio.get_running_loop().run_in_executor(None, os.close, fd)
 
     def _send(self, client: int, data: bytes, fd: int = -1) -> list[Action]:
-        """What is to be done where that could not be."""
+        """What is to be done if that could not be."""
         if client not in self._clients:
             return []
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [fd]))] if fd >= 0 else []

@@ -3,7 +3,7 @@
 their routing rules, starts again what has died, and keeps their books.
 
 For each NF next to another in a route there is a channel each way, in memory that only these two
-have, or, where the route says `ring = "shared"`, over one umem (hostsim/nf/rings.py).
+have, or, if the route says `ring = "shared"`, over one umem (hostsim/nf/rings.py).
 
 Rules. The classifier decides a flow on the switch; `sync` reads its decisions and gives the rule to
 the sending VM's table: this flow, at this VM, goes to that neighbour, in this epoch, and what to do

@@ -33,7 +33,7 @@ from netns.tc import INGRESS, add_to_own
 log = logging.getLogger("hostsim.bypass")
 
 ARRIVAL = "hostsim:transfer_in"
-"""The name of the filter at a link's far end, where it is one."""
+"""The name of the filter at a link's far end, if it is one."""
 NEAR_MTU = 65535
 """Of a VM's own end: whatever eth0 carries, it carries. The far end has the MTU of the eth0 that it
 leads to, so that what is too long for the switch's port is too long for the direct link."""

@@ -25,7 +25,7 @@ class _Short(Exception):
 
 
 class _Reader:
-    """Takes bytes off the front; raises _Short where they are not there yet."""
+    """Takes bytes off the front; raises _Short if they are not there yet."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data

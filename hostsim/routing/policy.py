@@ -165,7 +165,7 @@ def _contents(
 
 
 def _families(match: MatchSpec) -> tuple[int, ...]:
-    """The address families that can match, or (0,) where addresses do not matter."""
+    """The address families that can match, or (0,) if addresses do not matter."""
     if match.ethertype in (0x0800, 0x86DD):
         wanted: tuple[int, ...] = (4,) if match.ethertype == 0x0800 else (6,)
     elif not match.src and not match.dst:

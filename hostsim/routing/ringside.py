@@ -2,7 +2,7 @@
 """The other side of the rings: what the data plane asks of the packet functions, and which hops it
 lets them take to a ring.
 
-`Dataplane.join` takes whoever plays it: hostsim/nf/functions.py, where a host has packet functions.
+`Dataplane.join` takes whoever plays it: hostsim/nf/functions.py, if a host has packet functions.
 The data plane knows them by this Protocol alone. Pure.
 """
 

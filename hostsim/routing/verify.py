@@ -60,7 +60,7 @@ K = TypeVar("K")
 @dataclass(frozen=True)
 class Losses:
     """What is known besides flows and rules. queue: packets that the kernel dropped on the way out
-    of a VM, by VM, where it tells no reasons; drops: where it does; ended, retained: what is kept
+    of a VM, by VM, if it tells no reasons; drops: if it does; ended, retained: what is kept
     of flows that are forgotten; copies: VMs that get copies of packets now; unread: frames that
     reached a packet function's eth0 and not the function, by name."""
 

@@ -41,7 +41,7 @@ TURN = 16
 PAUSE = 0.05
 """Seconds between two looks at a VM."""
 TRANSFER = "hostsim:transfer_out"
-"""The name of the transfer component's filter, where it is one."""
+"""The name of the transfer component's filter, if it is one."""
 
 
 class Standing(NamedTuple):
