@@ -37,6 +37,7 @@ class Settling:
         self._loop = asyncio.get_running_loop()
         self._later: asyncio.TimerHandle | None = None
         self._closed = False
+        self._said = False  # that a walk has failed
         watch(self._fd, self._asked)
 
     def hear_no_more(self) -> None:
@@ -58,9 +59,13 @@ class Settling:
     def _walk(self) -> None:
         try:
             sockets.settle()
-        except OSError as error:
-            log.error("the sums of sockets: %s", error)
-        self._loop.call_soon_threadsafe(self._rest)
+            self._said = False
+        except Exception:  # whatever it is: the next VM that asks is heard
+            if not self._said:
+                log.exception("the sums of sockets")
+            self._said = True
+        finally:
+            self._loop.call_soon_threadsafe(self._rest)
 
     def _rest(self) -> None:
         if not self._closed:

@@ -25,8 +25,8 @@ def add_hook(batch: Batch, index: int) -> None:
 
 def add_program(batch: Batch, index: int, program_fd: int, name: str, parent: int) -> None:
     """Put a direct-action program first at an interface's clsact qdisc (tc-bpf(8), `add_hook`). The
-    kernel answers EEXIST if it is there: filters of other kinds cannot come before it, and of its
-    own kind only with a lower number than 1, of which there is none."""
+    kernel answers EEXIST if it is there. A filter of another kind cannot come before it, one of its
+    own kind that is added later does (net/sched/cls_bpf.c)."""
     batch.tc(
         "add-filter",
         "bpf",

@@ -146,14 +146,21 @@ static int add_families(scmp_filter_ctx context, uint64_t allowed) {
 }
 
 /* Options that take memory of the kernel's are judged by a program at the VM's cgroup, which system
- * calls of 32 bits do not come by (vm/sockets.bpf.h). */
+ * calls of 32 bits do not come by (vm/sockets.bpf.h). A queue stays as it is without a word, as the
+ * program would have it if there were no room. */
 static const struct {
     uint32_t level, option;
+    int error;
 } judged[] = {
-    {SOL_PACKET, PACKET_RX_RING}, {SOL_PACKET, PACKET_TX_RING},
-    {SOL_XDP, XDP_RX_RING},       {SOL_XDP, XDP_TX_RING},
-    {SOL_XDP, XDP_UMEM_REG},      {SOL_XDP, XDP_UMEM_FILL_RING},
-    {SOL_SOCKET, SO_RCVBUF},      {SOL_XDP, XDP_UMEM_COMPLETION_RING},
+    {SOL_PACKET, PACKET_RX_RING, ENOMEM},
+    {SOL_PACKET, PACKET_TX_RING, ENOMEM},
+    {SOL_PACKET, PACKET_FANOUT, ENOMEM},
+    {SOL_XDP, XDP_RX_RING, ENOMEM},
+    {SOL_XDP, XDP_TX_RING, ENOMEM},
+    {SOL_XDP, XDP_UMEM_REG, ENOMEM},
+    {SOL_XDP, XDP_UMEM_FILL_RING, ENOMEM},
+    {SOL_XDP, XDP_UMEM_COMPLETION_RING, ENOMEM},
+    {SOL_SOCKET, SO_RCVBUF, 0},
 };
 
 static int add_judged(scmp_filter_ctx context) {
@@ -165,8 +172,8 @@ static int add_judged(scmp_filter_ctx context) {
             SCMP_CMP(2, SCMP_CMP_MASKED_EQ, UINT32_MAX, judged[i].option),
         };
 
-        ret = seccomp_rule_add_array(context, SCMP_ACT_ERRNO(ENOMEM), SCMP_SYS(setsockopt), 2,
-                                     compare);
+        ret = seccomp_rule_add_array(context, SCMP_ACT_ERRNO((uint32_t)judged[i].error),
+                                     SCMP_SYS(setsockopt), 2, compare);
     }
     return ret;
 }

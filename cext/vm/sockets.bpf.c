@@ -14,6 +14,7 @@
 #define SO_RCVBUF 8
 #define PACKET_RX_RING 5
 #define PACKET_TX_RING 13
+#define PACKET_FANOUT 18
 #define XDP_RX_RING 2
 #define XDP_TX_RING 3
 #define XDP_UMEM_REG 4
@@ -21,6 +22,7 @@
 #define XDP_UMEM_COMPLETION_RING 6
 
 #define PAGE 4096
+#define QUEUE_UNASKED 212992 /* net.core.rmem_default, as the kernel has it */
 /* What a socket of AF_XDP may hold besides its own rings: one umem and one pool, its own or another
  * socket's that has ended. Of a pool: a `struct xdp_buff_xsk` and a pointer for each chunk, and its
  * two rings; of a umem, a pointer for each page. */
@@ -34,6 +36,10 @@
 /* struct tpacket_req; tpacket_req3 begins with it. */
 struct request {
     __u32 block_size, blocks, frame_size, frames;
+};
+/* struct fanout_args. */
+struct members {
+    __u32 group, most;
 };
 struct region {
     __u64 address, size;
@@ -89,15 +95,32 @@ static __always_inline int umem(struct bpf_sockopt *ctx, struct held *held) {
     return hs_charge(held, HS_XDP_POOL, POOL);
 }
 
+/* The kernel gives a shorter queue than was asked for without a word (socket(7)); so does this:
+ * what the socket is charged with, or what one has that never asked. */
 static __always_inline int queue(struct bpf_sockopt *ctx, struct held *held) {
     struct budget *budget = bpf_map_lookup_elem(&budgets, &held->vm);
     int *size = ctx->optval;
-    __u64 most;
+    __u64 most, has = held->bytes[HS_QUEUE];
 
     if (!budget || (void *)(size + 1) > ctx->optval_end)
         return 0;
     most = *size < 0 ? budget->queue : 2ULL * (__u32)*size;
-    return hs_charge(held, HS_QUEUE, most < budget->queue ? most : budget->queue);
+    if (hs_charge(held, HS_QUEUE, most < budget->queue ? most : budget->queue)) {
+        has = (has > QUEUE_UNASKED ? has : QUEUE_UNASKED) / 2;
+        if (*size < 0 || (__u64)*size > has)
+            *size = (int)has;
+    }
+    return 0;
+}
+
+/* The members of a group have an array, which the first one makes (net/packet/af_packet.c). */
+static __always_inline int fanout(struct bpf_sockopt *ctx, struct held *held) {
+    struct members *members = ctx->optval;
+    __u64 most = 0;
+
+    if ((void *)(members + 1) <= ctx->optval_end)
+        most = members->most;
+    return hs_charge(held, HS_FANOUT, 8 * (most ? most : 256) + PAGE);
 }
 
 SEC("cgroup/setsockopt")
@@ -110,8 +133,9 @@ int option(struct bpf_sockopt *ctx) {
                : ctx->level == SOL_XDP && ctx->optname == XDP_UMEM_FILL_RING ? HS_XDP_FILL
                : ctx->level == SOL_XDP && ctx->optname == XDP_UMEM_COMPLETION_RING
                    ? HS_XDP_COMPLETION
-               : ctx->level == SOL_SOCKET && ctx->optname == SO_RCVBUF ? HS_QUEUE
-                                                                       : HS_HELD_FOR;
+               : ctx->level == SOL_PACKET && ctx->optname == PACKET_FANOUT ? HS_FANOUT
+               : ctx->level == SOL_SOCKET && ctx->optname == SO_RCVBUF     ? HS_QUEUE
+                                                                           : HS_HELD_FOR;
     struct held *held;
     int ret = 0;
 
@@ -138,6 +162,9 @@ int option(struct bpf_sockopt *ctx) {
     case HS_PACKET_RX:
     case HS_PACKET_TX:
         ret = packet_ring(ctx, held, kind);
+        break;
+    case HS_FANOUT:
+        ret = fanout(ctx, held);
         break;
     case HS_XDP_RX:
         ret = xdp_ring(ctx, held, HS_XDP_RX, 16, ~0u);

@@ -25,6 +25,7 @@ enum hs_held_for {
     HS_QUEUE,
     HS_PACKET_RX,
     HS_PACKET_TX,
+    HS_FANOUT,
     HS_XDP_RX,
     HS_XDP_TX,
     HS_XDP_FILL,

@@ -124,7 +124,8 @@ class Source:
 
         def tell(sight: Sight) -> Told:
             known = self._sights.decided(sight)
-            how = KEPT if known.verdict or known.flow is None else TURN
+            # One without a verdict of its own has today's; after a change of policy it has another.
+            how = KEPT if sight.verdict or known.flow is None else TURN
             if sight.place in (RING, UNSENT) and known.route == NO_ROUTE:
                 how = TURN
             if not self._wanted(sight):

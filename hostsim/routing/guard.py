@@ -158,13 +158,15 @@ class Guard:
             try:
                 self._look_at(place, expected)
             except OSError as error:
-                log.error("%s: %s is not at its port: %s", expected.of, expected.name, error)
+                before = self._taken_off.get(place)
+                if before is None or before.there:  # else it was said
+                    log.error("%s: %s is not at its port: %s", expected.of, expected.name, error)
                 self._note(place, expected, there=False)
                 with self._lock:
                     self._again[place.port] = now + AGAIN
 
     def _look_at(self, place: Place, expected: Expected) -> None:
-        if expected.name in interfaces.filters(self._netns_fd, *place):
+        if self._first(place) == expected.name:
             return
         with self._lock:  # whoever forgets it removes it next
             if self._expected.get(place) is not expected:
@@ -177,7 +179,13 @@ class Guard:
                 if error.errno == errno.ENODEV:  # the port has gone, and its VM with it
                     return
                 raise
+        if self._first(place) != expected.name:
+            raise FileExistsError(errno.EEXIST, "another filter is in its place, or before it")
         log.error("%s", self._note(place, expected, there=True).row()["said"])
+
+    def _first(self, place: Place) -> str | None:
+        """The name of the filter that is asked first there."""
+        return next(iter(interfaces.filters(self._netns_fd, *place)), None)
 
     def _note(self, place: Place, expected: Expected, there: bool) -> TakenOff:
         before = self._taken_off.get(place)

@@ -87,6 +87,32 @@ def test_no_filter_comes_before_it(net: Net, pref: str) -> None:
     assert not pings(net)
 
 
+@pytest.mark.parametrize("way", ["replace handle 1", "add handle 2"])
+def test_one_in_its_place_or_before_it_is_said(
+    net: Net, caplog: pytest.LogCaptureFixture, way: str
+) -> None:
+    """It is not called put back while another one is asked first, and that is said once."""
+    verb, *handle = way.split()
+    other = f"filter {verb} dev client ingress pref 1".split()
+    take(
+        net,
+        *other,
+        *handle,
+        *["protocol", "all", "bpf", "bytecode"],
+        "1,6 0 0 0,",
+        "classid",
+        "1:1",
+    )
+    until(lambda: [row["there"] for row in net.dataplane.report.taken_off()] == [False])
+    seen = net.dataplane.report.taken_off()[0]
+    take(net, "filter", "del", "dev", "client", "ingress", "pref", "1")
+    until(lambda: at(net, net.vms["client"].port) == [CLASSIFIER])
+    until(lambda: [row["there"] for row in net.dataplane.report.taken_off()] == [True])
+    assert net.dataplane.report.taken_off()[0]["times"] >= seen["times"] == 1
+    assert caplog.text.count("client: hostsim:classify is not at its port") == 1
+    assert not pings(net)
+
+
 def test_an_impaired_link_stays_so(tmp_path: Path) -> None:
     """Until it is so no more: then nothing is put back."""
     with made("guard", ENDS_V4, tmp_path) as net:

@@ -9,7 +9,9 @@ holds.py threads BYTES COUNT    as `packet`, by 8 threads at once, COUNT each
 holds.py same BYTES COUNT       as `threads`, on one socket
 holds.py xdp ENTRIES COUNT      AF_XDP sockets with a ring of so many entries
 holds.py umem BYTES COUNT       AF_XDP sockets with a umem of so many bytes
-holds.py queues BYTES COUNT     packet sockets that ask for a queue of so many bytes
+holds.py queues BYTES COUNT     packet sockets that ask for a queue of so many bytes, until one gets
+                                less than the first: ENOBUFS
+holds.py groups MEMBERS COUNT   packet sockets, each with a fanout group of so many members
 holds.py sockets 0 COUNT        netlink sockets
 holds.py narrow BYTES COUNT     as `packet`, by the system calls of 32 bits
 holds.py long BYTES 1           an option that is longer than a page, and none of these
@@ -29,7 +31,7 @@ import sys
 import threading
 import time
 
-SOL_PACKET, PACKET_RX_RING, PACKET_TX_RING = 263, 5, 13
+SOL_PACKET, PACKET_RX_RING, PACKET_TX_RING, PACKET_FANOUT = 263, 5, 13, 18
 SOL_XDP, XDP_RX_RING, XDP_UMEM_REG, AF_XDP = 283, 2, 4, 44
 NARROW = "53 89fb 89c8 89f1 89c6 4489c7 b8 6e010000 cd80 5b c3"
 """setsockopt(edi, esi, edx, ecx, r8d): push rbx; mov ebx, edi; mov eax, ecx; mov ecx, esi;
@@ -38,6 +40,7 @@ BLOCK = 1 << 16
 
 kind, size, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 kept: list[object] = []
+queues: list[int] = []
 got: collections.Counter[str] = collections.Counter()
 request = struct.pack("=4I", BLOCK, size // BLOCK, 2048, size // 2048)
 
@@ -81,6 +84,15 @@ def umem() -> None:
 def queue() -> None:
     one = packet()
     one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+    queues.append(one.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF))
+    if queues[-1] < queues[0]:
+        raise OSError(errno.ENOBUFS, "a shorter one")
+    kept.append(one)
+
+
+def group() -> None:
+    one = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))  # ETH_P_ALL
+    one.setsockopt(SOL_PACKET, PACKET_FANOUT, struct.pack("=HHI", len(kept), 0, size))
     kept.append(one)
 
 
@@ -115,6 +127,7 @@ DO = {
     "xdp": lambda: xdp(XDP_RX_RING, struct.pack("=I", size)),
     "umem": umem,
     "queues": queue,
+    "groups": group,
     "sockets": lambda: kept.append(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)),
     "narrow": narrow,
     "long": long,
