@@ -80,6 +80,11 @@ static const struct {
     {UI_SET_SWBIT, SW_RFKILL_ALL, "the same"},
 };
 
+/* DRM_IOCTL_MODE_GETFB and GETFB2 (drm/drm_mode.h): whoever is master gets a handle to any buffer
+ * of the card by them, also to pictures of other OSes that are not shown. Of the request DRM looks
+ * at the number alone (drm_ioctl). */
+static const uint8_t others_pictures[] = {0xad, 0xce};
+
 /* These take a family first. */
 static const char *const families[] = {"socket", "socketpair"};
 
@@ -120,6 +125,17 @@ static int add_obeyed(scmp_filter_ctx context) {
         };
 
         ret = seccomp_rule_add_array(context, SCMP_ACT_ERRNO(0), SCMP_SYS(ioctl), 2, compare);
+    }
+    return ret;
+}
+
+static int add_pictures(scmp_filter_ctx context) {
+    int ret = 0;
+
+    for (size_t i = 0; ret == 0 && i < LENGTH(others_pictures); i++) {
+        struct scmp_arg_cmp compare = SCMP_CMP(1, SCMP_CMP_MASKED_EQ, 0xff, others_pictures[i]);
+
+        ret = seccomp_rule_add_array(context, SCMP_ACT_ERRNO(EACCES), SCMP_SYS(ioctl), 1, &compare);
     }
     return ret;
 }
@@ -228,6 +244,8 @@ static int add_all(scmp_filter_ctx context, int boot) {
         ret = add_flags(context);
     if (ret == 0)
         ret = add_obeyed(context);
+    if (ret == 0)
+        ret = add_pictures(context);
     if (ret == 0)
         ret = add_families(context, HS_FAMILIES);
     if (ret == 0 && boot)

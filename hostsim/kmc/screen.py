@@ -12,8 +12,10 @@ opens it, and could read what is shown.
     restore  the KMC shows what the OS had shown, before the OS has heard anything; or black
     take     the OS's file is master; only then does its client hear ENABLE_SEAT
 
-An OS that becomes master can read what is shown. So no OS does before the KMC has put something
-else on the screen than the picture of the OS before. If no OS follows, that is black too.
+No OS becomes master before the KMC has put something else on the screen than the picture of the OS
+before. If no OS follows, that is black. Pictures that are not shown are still in the card's memory,
+where a master could ask for them (GETFB): the filter of a VM's system calls refuses that
+(cext/vm/filter.c).
 
 The machine's text consoles draw nothing while a host has the screen, and hear no keys.
 

@@ -93,16 +93,8 @@ def test_one_in_its_place_or_before_it_is_said(
 ) -> None:
     """It is not called put back while another one is asked first, and that is said once."""
     verb, *handle = way.split()
-    other = f"filter {verb} dev client ingress pref 1".split()
-    take(
-        net,
-        *other,
-        *handle,
-        *["protocol", "all", "bpf", "bytecode"],
-        "1,6 0 0 0,",
-        "classid",
-        "1:1",
-    )
+    place = f"filter {verb} dev client ingress pref 1 {' '.join(handle)} protocol all"
+    take(net, *place.split(), "bpf", "bytecode", "1,6 0 0 0,", "classid", "1:1")
     until(lambda: [row["there"] for row in net.dataplane.report.taken_off()] == [False])
     seen = net.dataplane.report.taken_off()[0]
     take(net, "filter", "del", "dev", "client", "ingress", "pref", "1")

@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -245,3 +246,20 @@ def test_what_is_in_the_way_of_the_socket_is_the_oss_own_affair(make_vm: Callabl
 
 def test_the_largest_message_is_what_it_says() -> None:
     assert seatwire.BODY_MAX == 2 + seatwire.PATH_MAX
+
+
+@pytest.mark.parametrize("request_", [0xC01C64AD, 0xC06864CE, 0x000001AD, 0x1FFFFFFCE])
+def test_no_os_asks_for_any_buffer_of_the_card(make_vm: Callable[..., Vm], request_: int) -> None:
+    """GETFB and GETFB2 give a master any buffer, also another OS's that is not shown. DRM looks at
+    the number of a request only. Outside of a VM the same request goes through to the file."""
+    asks = f"""
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+room = ctypes.create_string_buffer(256)
+fd = os.open("/dev/null", os.O_RDWR)
+libc.ioctl(fd, ctypes.c_ulong({request_}), room)
+print(ctypes.get_errno())
+"""
+    words = [sys.executable, "-c", asks]
+    assert subprocess.run(words, capture_output=True, check=True).stdout == b"%d\n" % errno.ENOTTY
+    assert make_vm(os=True).run(words).stdout == b"%d\n" % errno.EACCES
