@@ -5,40 +5,14 @@ The fixed list is in the program; `allow` adds to it. VMs that never get more sh
 program; a VM with devices of its own (an OS) has its own.
 """
 
-import errno
 import struct
-import threading
 
 from cext.bpf import objects as bpf
 from netns.errors import HostsimError
+from netns.loaded import Loaded, no_cgroup_bpf
 
 _KEY = struct.Struct("=II")
-
-
-class _Shared:
-    """The one loaded program of all plain VMs, for as long as one of them holds it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._users = 0
-        self._loaded: bpf.Object | None = None
-
-    def take(self) -> bpf.Object:
-        with self._lock:
-            if self._loaded is None:
-                self._loaded = _load()
-            self._users += 1
-            return self._loaded
-
-    def give_back(self) -> None:
-        with self._lock:
-            self._users -= 1
-            if self._users == 0 and self._loaded is not None:
-                self._loaded.close()
-                self._loaded = None
-
-
-_shared = _Shared()
+WHAT = "device program"
 
 
 class DeviceList:
@@ -62,7 +36,7 @@ class DeviceList:
                 self._map = self._object.map("extra")
         except OSError as error:
             self.close()
-            raise _no_bpf(error) from error
+            raise no_cgroup_bpf(WHAT, error) from error
 
     def allow(self, major: int, minor: int) -> None:
         """Let the VM open a character device too. Raises OSError, or HostsimError on a plain VM."""
@@ -93,11 +67,8 @@ def _load() -> bpf.Object:
     try:
         return bpf.Object("devices")
     except OSError as error:
-        raise _no_bpf(error) from error
+        raise no_cgroup_bpf(WHAT, error) from error
 
 
-def _no_bpf(error: OSError) -> HostsimError:
-    hint = "the kernel needs CONFIG_BPF_SYSCALL and CONFIG_CGROUP_BPF"
-    if error.errno == errno.EPERM:
-        hint = "root with CAP_BPF and CAP_NET_ADMIN is needed, and no kernel lockdown"
-    return HostsimError("device program", error.strerror or str(error), hint)
+_shared = Loaded(_load)
+"""The one program of all plain VMs."""

@@ -11,12 +11,14 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, TypeVar
 
 from cext.ns.netns import socket_at
 from netns import netlink
 from netns.links import Rtnl
+
+T = TypeVar("T")
 
 RTMGRP_LINK = 1
 RTMGRP_TC = 8
@@ -77,57 +79,21 @@ class Counted(NamedTuple):
     dropped: int
 
 
-class LinkMonitor:
-    """Tells that some link of a namespace came, went or changed. `fileno` is readable then, until
-    `changes` has told all. tc: queueing disciplines and filters, too."""
+class _Monitor:
+    """A subscription to some groups of a namespace's rtnetlink(7). `fileno` is readable as long as
+    there is news."""
 
-    def __init__(self, netns_fd: int, tc: bool = False) -> None:
+    def __init__(self, netns_fd: int, groups: int) -> None:
         self._socket = socket_at(netns_fd, socket.AF_NETLINK, socket.SOCK_RAW, 0)
-        self._socket.bind((0, RTMGRP_LINK | (RTMGRP_TC if tc else 0)))
+        self._socket.bind((0, groups))
         self._socket.setblocking(False)
 
     def fileno(self) -> int:
         return self._socket.fileno()
 
-    def changes(self) -> list[Change] | None:
-        """What has been told of links so far, READS datagrams at most; None: some of it was lost,
-        so that everything may have changed."""
-        found: list[Change] | None = []
-        for _ in range(READS):
-            try:
-                data = self._socket.recv(1 << 16)
-            except BlockingIOError:
-                return found
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
-                found = None
-                continue
-            if found is not None:
-                found += _changes(data)
-        return found
-
-    def close(self) -> None:
-        """Twice is harmless."""
-        self._socket.close()
-
-
-class FilterMonitor:
-    """Tells that queueing disciplines or tc filters of a namespace's interfaces came, went or
-    changed. `fileno` is readable then, until `touched` has told all."""
-
-    def __init__(self, netns_fd: int) -> None:
-        self._socket = socket_at(netns_fd, socket.AF_NETLINK, socket.SOCK_RAW, 0)
-        self._socket.bind((0, RTMGRP_TC))
-        self._socket.setblocking(False)
-
-    def fileno(self) -> int:
-        return self._socket.fileno()
-
-    def touched(self) -> set[int] | None:
-        """The numbers of those interfaces, of READS datagrams at most; None: some were not told,
-        so that it may be any."""
-        found: set[int] | None = set()
+    def _news(self, parse: Callable[[bytes], Iterable[T]]) -> list[T] | None:
+        """What has been told so far, READS datagrams at most; None: some of it was lost."""
+        found: list[T] | None = []
         for _ in range(READS):
             try:
                 data = self._socket.recv(1 << 16)
@@ -139,12 +105,39 @@ class FilterMonitor:
                 found = None
                 continue
             if found is not None:
-                found |= set(_touched(data))
+                found += parse(data)
         return found
 
     def close(self) -> None:
         """Twice is harmless."""
         self._socket.close()
+
+
+class LinkMonitor(_Monitor):
+    """Tells that some link of a namespace came, went or changed. `fileno` is readable then, until
+    `changes` has told all. tc: queueing disciplines and filters, too."""
+
+    def __init__(self, netns_fd: int, tc: bool = False) -> None:
+        super().__init__(netns_fd, RTMGRP_LINK | (RTMGRP_TC if tc else 0))
+
+    def changes(self) -> list[Change] | None:
+        """What has been told of links so far, READS datagrams at most; None: some of it was lost,
+        so that everything may have changed."""
+        return self._news(_changes)
+
+
+class FilterMonitor(_Monitor):
+    """Tells that queueing disciplines or tc filters of a namespace's interfaces came, went or
+    changed. `fileno` is readable then, until `touched` has told all."""
+
+    def __init__(self, netns_fd: int) -> None:
+        super().__init__(netns_fd, RTMGRP_TC)
+
+    def touched(self) -> set[int] | None:
+        """The numbers of those interfaces, of READS datagrams at most; None: some were not told,
+        so that it may be any."""
+        found = self._news(_touched)
+        return None if found is None else set(found)
 
 
 def _touched(data: bytes) -> Iterator[int]:

@@ -10,15 +10,13 @@ All VMs of a process share the loaded programs; each has a budget of its own, by
 """
 
 import contextlib
-import errno
 import logging
 import os
 import struct
-import threading
 from pathlib import Path
 
 from cext.bpf import objects as bpf
-from netns.errors import HostsimError
+from netns.loaded import Loaded, no_cgroup_bpf
 
 log = logging.getLogger("netns.sockets")
 
@@ -27,6 +25,7 @@ _BUDGET = struct.Struct("=QQQQ")
 _RMEM_MAX = Path("/proc/sys/net/core/rmem_max")
 _MAPS = ("budgets", "ended", "due", "sockets_held")
 _WRAP = 1 << 64
+WHAT = "program for socket options"
 
 
 class Programs:
@@ -85,39 +84,14 @@ class Programs:
                 one.close()
 
 
-class _Shared:
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.users = 0
-        self.loaded: Programs | None = None
-
-    def take(self) -> Programs:
-        with self.lock:
-            if self.loaded is None:
-                self.loaded = Programs()
-            self.users += 1
-            return self.loaded
-
-    def give_back(self) -> None:
-        with self.lock:
-            self.users -= 1
-            if self.users == 0 and self.loaded is not None:
-                self.loaded.close()
-                self.loaded = None
-
-    def settle(self) -> None:
-        """With the lock: two walks at once would mix their sums."""
-        with self.lock:
-            if self.loaded is not None:
-                self.loaded.settle()
-
-
-_shared = _Shared()
+_shared = Loaded(Programs)
 
 
 def settle() -> None:
     """Walk, if a VM of this process has a budget. Raises OSError."""
-    _shared.settle()
+    with _shared.lock:  # two walks at once would mix their sums
+        if _shared.now is not None:
+            _shared.now.settle()
 
 
 def counts_births() -> bool:
@@ -173,7 +147,7 @@ class SocketBudget:
             )
         except OSError as error:
             self.close()
-            raise _no_bpf(error) from error
+            raise no_cgroup_bpf(WHAT, error) from error
 
     @property
     def used(self) -> int:
@@ -202,11 +176,4 @@ def _load() -> bpf.Object:
     try:
         return bpf.Object("sockets")
     except OSError as error:
-        raise _no_bpf(error) from error
-
-
-def _no_bpf(error: OSError) -> HostsimError:
-    hint = "the kernel needs CONFIG_BPF_SYSCALL and CONFIG_CGROUP_BPF"
-    if error.errno == errno.EPERM:
-        hint = "root with CAP_BPF and CAP_NET_ADMIN is needed, and no kernel lockdown"
-    return HostsimError("program for socket options", error.strerror or str(error), hint)
+        raise no_cgroup_bpf(WHAT, error) from error

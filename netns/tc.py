@@ -43,12 +43,7 @@ def add_program(batch: Batch, index: int, program_fd: int, name: str, parent: in
 def put_back(rtnl: Rtnl, index: int, program_fd: int, name: str, parent: int) -> None:
     """`add_hook` and `add_program`, of whatever of them is not there. Raises OSError: ENODEV if
     there is no such interface."""
-
-    def fill(batch: Batch) -> None:
-        add_hook(batch, index)
-        add_program(batch, index, program_fd, name, parent)
-
-    rtnl.batch(fill, (errno.EEXIST,))
+    _put(rtnl, index, program_fd, name, parent, (errno.EEXIST,))
 
 
 def add_to_own(rtnl: Rtnl, netns_fd: int, index: int, program_fd: int, name: str) -> None:
@@ -57,12 +52,22 @@ def add_to_own(rtnl: Rtnl, netns_fd: int, index: int, program_fd: int, name: str
     OSError."""
     if objects.attach_tcx(netns_fd, program_fd, index):
         return
+    _put(rtnl, index, program_fd, name, INGRESS)
 
+
+def _put(
+    rtnl: Rtnl,
+    index: int,
+    program_fd: int,
+    name: str,
+    parent: int,
+    passed_over: tuple[int, ...] = (),
+) -> None:
     def fill(batch: Batch) -> None:
         add_hook(batch, index)
-        add_program(batch, index, program_fd, name, INGRESS)
+        add_program(batch, index, program_fd, name, parent)
 
-    rtnl.batch(fill)
+    rtnl.batch(fill, passed_over)
 
 
 def add_hook_to_users(batch: Batch, index: int) -> None:
