@@ -20,7 +20,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -106,11 +105,11 @@ def up(root: RootSpec, size: int) -> Iterator[float]:
     with tempfile.TemporaryDirectory(prefix="hostsim-bench-") as folder:
         file = Path(folder) / "host.toml"
         file.write_text(host_file(root, size))
-        took = common.timed("boot", hostsim("up", str(file)), DEADLINE)
+        took = common.timed("boot", common.hostsim("up", str(file)), DEADLINE)
         try:
             yield took
         finally:
-            common.timed("boot", hostsim("down", "--host", HOST), DEADLINE)
+            common.timed("boot", common.hostsim("down", "--host", HOST), DEADLINE)
 
 
 def ours(root: RootSpec, size: int) -> Taken:
@@ -129,7 +128,7 @@ def again(root: RootSpec) -> float:
         until(lambda: "os1: its OS has powered off" in log.read_text(), "an OS that powers off")
         ups = log.read_text().count("os1: its OS is up")
         begin = time.perf_counter()
-        common.timed("boot", hostsim("restart", "--host", HOST, "os1"), DEADLINE)
+        common.timed("boot", common.hostsim("restart", "--host", HOST, "os1"), DEADLINE)
         until(lambda: log.read_text().count("os1: its OS is up") > ups, "an OS that is restarted")
         took = time.perf_counter() - begin
         common.timed("boot", inside("os1", *RUNNING), DEADLINE)
@@ -140,14 +139,9 @@ def _daemon() -> int:
     return int(next(one["pid"] for one in client.hosts() if one["host"] == HOST))
 
 
-def hostsim(*words: str) -> list[str]:
-    """A command line of this hostsim's."""
-    return [str(Path(sys.executable).with_name("hostsim")), *words]
-
-
 def inside(name: str, *words: str) -> list[str]:
-    """The same, of a program in an OS."""
-    return hostsim("exec", "--host", HOST, name, "--", *words)
+    """The command line of a program in an OS."""
+    return common.hostsim("exec", "--host", HOST, name, "--", *words)
 
 
 def until(holds: Callable[[], bool], what: str) -> None:

@@ -113,6 +113,11 @@ def timed(bench: str, argv: Sequence[str], deadline: float | None = None) -> flo
     return took
 
 
+def hostsim(*words: str) -> list[str]:
+    """A command line of this hostsim's."""
+    return [str(Path(sys.executable).with_name("hostsim")), *words]
+
+
 def percentile(values: Sequence[float], which: int) -> float:
     """That percentile of the values, 1 to 99; of a single one, itself."""
     if len(values) < 2:

@@ -84,12 +84,11 @@ def host_file(vms: int) -> str:
 
 def ours(vms: int, seconds: float) -> float:
     """The longest stretch in ms."""
-    command = str(Path(sys.executable).with_name("hostsim"))
-    inside = [command, "--host", HOST, "exec", "client", "--", sys.executable, "-c"]
+    inside = common.hostsim("--host", HOST, "exec", "client", "--", sys.executable, "-c")
     with tempfile.TemporaryDirectory(prefix="hostsim-bench-") as folder:
         file = Path(folder) / "host.toml"
         file.write_text(host_file(vms))
-        common.timed("loop", [command, "up", str(file)])
+        common.timed("loop", common.hostsim("up", str(file)))
         try:
             common.timed("loop", [*inside, OPEN.replace("MANY", str(vms))])
             with subprocess.Popen([*inside, ASK], stdin=subprocess.DEVNULL) as flood:
@@ -98,7 +97,7 @@ def ours(vms: int, seconds: float) -> float:
                 finally:
                     flood.kill()
         finally:
-            common.timed("loop", [command, "down", HOST])
+            common.timed("loop", common.hostsim("down", HOST))
 
 
 def _asked(seconds: float) -> float:

@@ -10,7 +10,6 @@ import os
 import select
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import IO
 
 from cext import HERE
 from hostsim import protocol
+from hostsim.bench import common
 from hostsim.errors import HostsimError
 from netns.evdevices import Feeder
 
@@ -170,16 +170,15 @@ class Mover(Client):
 def two_oses(device: str) -> Iterator[dict[str, list[str]]]:
     """A host is up with two OSes, a and b; for each the words that run a command in it, before the
     command's own. device: lines of a [[device]]."""
-    command = str(Path(sys.executable).with_name("hostsim"))
     oses = "".join(f'[[vm]]\nname = "{name}"\n[vm.os]\n' for name in "ab")
     with tempfile.TemporaryDirectory(prefix="hostsim-bench-") as folder:
         file = Path(folder) / "host.toml"
         file.write_text(f'[host]\nname = "{HOST}"\n{oses}[[device]]\n{device}\n')
-        checked([command, "up", str(file)])
+        checked(common.hostsim("up", str(file)))
         try:
-            yield {name: [command, "exec", "--host", HOST, name, "--"] for name in "ab"}
+            yield {name: common.hostsim("exec", "--host", HOST, name, "--") for name in "ab"}
         finally:
-            checked([command, "down", "--host", HOST])
+            checked(common.hostsim("down", "--host", HOST))
 
 
 @contextlib.contextmanager

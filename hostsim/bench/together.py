@@ -8,7 +8,6 @@ next. One that fails is named in the page with what it said.
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,12 +53,11 @@ def _documents(
     """Of each bench its command and its document; and of those that failed what they said."""
     documents: dict[str, tuple[str, Any]] = {}
     left: dict[str, str] = {}
-    program = str(Path(sys.executable).with_name("hostsim"))
     for name in names:
         common.progress(f"bench {name}")
         words = ["bench", name, *options]
         done = subprocess.run(
-            [program, *words, "--json"],
+            common.hostsim(*words, "--json"),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -9,7 +9,6 @@ Mininet doing the same with Linux bridge switches and nothing else (`--test none
 import argparse
 import ipaddress
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
@@ -55,16 +54,15 @@ def address(number: int) -> ipaddress.IPv4Address:
 
 def ours(size: int) -> float:
     """Seconds for up and down together."""
-    command = str(Path(sys.executable).with_name("hostsim"))
     with tempfile.TemporaryDirectory(prefix="hostsim-bench-") as folder:
         file = Path(folder) / "host.toml"
         file.write_text(host_file(size))
-        up = common.timed("up", [command, "up", str(file)], DEADLINE)
+        up = common.timed("up", common.hostsim("up", str(file)), DEADLINE)
         try:
             ping = ["ping", "-q", "-c", "1", "-W", "5", str(address(size))]
-            common.timed("up", [command, "exec", "--host", HOST, "v1", "--", *ping], DEADLINE)
+            common.timed("up", common.hostsim("exec", "--host", HOST, "v1", "--", *ping), DEADLINE)
         finally:
-            down = common.timed("up", [command, "down", "--host", HOST], DEADLINE)
+            down = common.timed("up", common.hostsim("down", "--host", HOST), DEADLINE)
     return up + down
 
 
