@@ -39,33 +39,25 @@ def padded(options: Iterable[Option]) -> bytes:
     return b"".join(parts) + bytes(4) if parts else b""
 
 
-def _block(kind: int, body: bytes) -> bytes:
+def block(kind: int, body: bytes) -> bytes:
+    """A whole block of these contents."""
     length = 12 + len(body)
     return struct.pack("<II", kind, length) + body + struct.pack("<I", length)
 
 
 def section(application: str) -> bytes:
     body = struct.pack("<IHHq", 0x1A2B3C4D, 1, 0, -1)
-    return _block(SECTION, body + padded([(4, application.encode())]))
+    return block(SECTION, body + padded([(4, application.encode())]))
 
 
 def interface(name: str, description: str, snap: int) -> bytes:
     """snap: bytes of a packet at most."""
     options = [(2, name.encode()), (3, description.encode()), (9, b"\x09")]
-    return _block(INTERFACE, struct.pack("<HHI", ETHERNET, 0, snap) + padded(options))
-
-
-def packet(
-    number: int, time: int, frame: bytes, length: int, packet_id: int, options: Iterable[Option]
-) -> bytes:
-    """number: of its interface, in the order of the file, from 0. length: of the whole frame."""
-    head = struct.pack("<IIIII", number, time >> 32, time & 0xFFFFFFFF, len(frame), length)
-    known = [(PACKET_ID, struct.pack("<Q", packet_id)), *options]
-    return _block(PACKET, head + frame + bytes(-len(frame) % 4) + padded(known))
+    return block(INTERFACE, struct.pack("<HHI", ETHERNET, 0, snap) + padded(options))
 
 
 def statistics(number: int, time: int, received: int, dropped: int) -> bytes:
     """What an interface has seen since the start, and what of it is not in the file."""
     body = struct.pack("<III", number, time >> 32, time & 0xFFFFFFFF)
     counts = [(4, struct.pack("<Q", received)), (5, struct.pack("<Q", dropped))]
-    return _block(STATISTICS, body + padded(counts))
+    return block(STATISTICS, body + padded(counts))

@@ -9,6 +9,7 @@ format is man(7).
 
 import argparse
 import re
+from typing import Any
 
 from hostsim.cli.grammar import wrapped
 
@@ -29,22 +30,21 @@ def pages(parser: argparse.ArgumentParser) -> dict[str, str]:
 
 def commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
     """The parsers of a parser's commands, by name."""
-    return {
-        name: sub
-        for action in parser._actions
-        if isinstance(action, argparse._SubParsersAction)
-        for name, sub in action.choices.items()
-    }
+    return {name: sub for action in _verbs(parser) for name, sub in action.choices.items()}
 
 
 def _texts(parser: argparse.ArgumentParser) -> dict[str, str]:
     """One line for each command."""
     return {
         str(choice.dest): choice.help or ""
-        for action in parser._actions
-        if isinstance(action, argparse._SubParsersAction)
+        for action in _verbs(parser)
         for choice in action._choices_actions
     }
+
+
+def _verbs(parser: argparse.ArgumentParser) -> "list[argparse._SubParsersAction[Any]]":
+    """Where its commands are kept."""
+    return [one for one in parser._actions if isinstance(one, argparse._SubParsersAction)]
 
 
 def _page(parser: argparse.ArgumentParser, about: str, texts: dict[str, str]) -> str:
@@ -64,16 +64,16 @@ def _page(parser: argparse.ArgumentParser, about: str, texts: dict[str, str]) ->
         lines.append(".SH COMMANDS")
         for name, text in texts.items():
             lines += _item(f"{title}-{name}(1)", text)
-    plain = [one for one in parser._actions if not one.option_strings and not _is_commands(one)]
+    told = [one for one in parser._actions if one.help is not argparse.SUPPRESS]
+    verbs = _verbs(parser)
     for head, actions in (
-        ("ARGUMENTS", plain),
-        ("OPTIONS", [one for one in parser._actions if one.option_strings]),
+        ("ARGUMENTS", [one for one in told if not one.option_strings and one not in verbs]),
+        ("OPTIONS", [one for one in told if one.option_strings]),
     ):
-        if any(one.help is not argparse.SUPPRESS for one in actions):
+        if actions:
             lines.append(f".SH {head}")
         for one in actions:
-            if one.help is not argparse.SUPPRESS:
-                lines += _item(_words(one), _help(parser, one))
+            lines += _item(_words(one), _help(parser, one))
     if parser.epilog:
         lines += [".SH NOTES", escaped(parser.epilog)]
     lines += [
@@ -84,10 +84,6 @@ def _page(parser: argparse.ArgumentParser, about: str, texts: dict[str, str]) ->
     if more:
         lines += [".SH SEE ALSO", escaped(f"{whole}(1)")]
     return "\n".join(lines) + "\n"
-
-
-def _is_commands(action: argparse.Action) -> bool:
-    return isinstance(action, argparse._SubParsersAction)
 
 
 def _item(term: str, text: str) -> list[str]:

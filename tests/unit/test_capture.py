@@ -10,6 +10,7 @@ import pytest
 from cext.sight.records import ARRIVES, LEAVES, LOST, RING, STRAIGHT, UNSENT, UNSENT_REASONS, Sight
 from cext.sight.write import packet_id
 from cext.switch.records import ACCOUNT_COUNTS, NO_ROUTE
+from help import packets
 from hostsim.capture import capture, pcapng, source, story, trace
 from hostsim.errors import HostsimError
 from hostsim.keys import parse_key
@@ -62,7 +63,7 @@ def file_of(*blocks: bytes) -> bytes:
 
 def packet(number: int) -> bytes:
     options = (pcapng.comment(f"no {number}"), pcapng.custom("path=veth"))
-    return pcapng.packet(0, 1_700_000_000_000_000_000 + number, FRAME, 60, number, options)
+    return packets.packet(0, 1_700_000_000_000_000_000 + number, FRAME, 60, number, options)
 
 
 def read(data: bytes, folder: Path, *fields: str) -> "subprocess.CompletedProcess[str]":

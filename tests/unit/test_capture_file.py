@@ -11,6 +11,7 @@ from cext._native import ffi, lib
 
 from cext.sight.records import ARRIVES, LEAVES
 from cext.sight.write import KEPT, TURN, Told, Writer, packet_id
+from help import packets
 from hostsim.capture import pcapng
 
 OFFSET = 1_700_000_000_000_000_000
@@ -33,7 +34,7 @@ def record(frame: bytes, *, before: int = 0, place: int = LEAVES, **more: int) -
 
 
 def block(frame: bytes, interface: int = 3) -> bytes:
-    return pcapng.packet(interface, OFFSET + 5, frame, len(frame), packet_id(frame), OPTIONS)
+    return packets.packet(interface, OFFSET + 5, frame, len(frame), packet_id(frame), OPTIONS)
 
 
 class Teller:
