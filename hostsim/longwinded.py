@@ -37,7 +37,8 @@ def answers(report: Callable[[], Report]) -> dict[str, Callable[[Request], Quest
         return lambda last: iter([protocol.success(report().explain(vm, flow))])
 
     def verify(request: Request) -> Question:
-        return lambda last: _verify(report(), last)
+        only = _only(request)
+        return lambda last: _verify(report(), only, last)
 
     return {
         "flows": flows,
@@ -48,8 +49,8 @@ def answers(report: Callable[[], Report]) -> dict[str, Callable[[Request], Quest
     }
 
 
-def _verify(report: Report, last: bool) -> Messages:
-    rows = report.verify()
+def _verify(report: Report, only: Only, last: bool) -> Messages:
+    rows = only.rows(report.verify())
     if not last and any(row["missing"] or row["beside"] for row in rows):
         raise Again
     yield from protocol.pieces(rows)

@@ -12,7 +12,7 @@ from typing import BinaryIO
 from hostsim import protocol
 from hostsim.cli import client
 from hostsim.cli.grammar import Commands, count_of, vm_argument
-from hostsim.errors import HostsimError
+from hostsim.cli.written import last_lines, newest
 
 LINES = 100
 """Of a log that are shown first."""
@@ -34,23 +34,12 @@ def add(commands: Commands) -> None:
 def _logs(arguments: argparse.Namespace) -> int:
     host = client.pick(arguments.host)
     client.ask(host, "target", vm=arguments.vm)  # one that there is
-    newest = protocol.folder(host) / f"{arguments.vm}.log"
-    if not newest.exists():
-        raise HostsimError(arguments.vm, "has no log", "it has no program: run, nf or [vm.os]")
-    raw = b"".join(_read(path) for path in (newest.with_suffix(".log.1"), newest))
-    kept = raw.splitlines(keepends=True)
-    _write(b"".join(kept[len(kept) - arguments.lines :] if arguments.lines else []))
+    folder = protocol.folder(host)
+    _write(last_lines(folder, arguments.vm, arguments.lines))
     if arguments.follow:
-        for data in _follow(newest):
+        for data in _follow(newest(folder, arguments.vm)):
             _write(data)
     return 0
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return b""
 
 
 def _follow(path: Path) -> Iterator[bytes]:

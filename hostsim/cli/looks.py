@@ -77,9 +77,10 @@ def add(commands: Commands) -> None:
     )
     vm_argument(sub)
     sub.add_argument("flow", metavar="FLOW", help="tcp:198.18.0.10:40000>198.18.0.20:80")
-    commands.add(
+    sub = commands.add(
         "verify", _verify, "hold what VMs sent against what carried it", has_json=True, alone=True
     )
+    only(sub)
     sub = commands.add(
         "rules", _rules, "routing rules that transfer components hold", has_json=True, alone=True
     )
@@ -135,6 +136,8 @@ def _explain(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    rows = client.ask(client.pick(arguments.host), "verify")
+    rows = client.ask(
+        client.pick(arguments.host), "verify", match=arguments.match, limit=arguments.limit
+    )
     print_answer(arguments, rows, "conservation")
     return 1 if any(row["missing"] for row in rows) else 0

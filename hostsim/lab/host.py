@@ -33,6 +33,7 @@ PAUSE = 0.05
 """Seconds between two looks at a flow."""
 REAP_DEADLINE = 5.0
 """Seconds for the daemon's process to be gone, once its lock is."""
+PATHS = ("switch", "veth", "ring")
 OUTSIDE = "bridge"
 """Where a flow's last hop goes."""
 
@@ -144,7 +145,7 @@ class Host:
                 name, f"no VM or endpoint of host {self.name}", f"there are: {there}"
             )
         with self._lock:
-            return self._nodes.setdefault(name, Node(name, self._ask))
+            return self._nodes.setdefault(name, Node(name, self.name, self._ask))
 
     def __contains__(self, name: object) -> bool:
         return name in list(self)
@@ -174,9 +175,11 @@ class Host:
         """The policy in force."""
         return [answers.read(answers.Route, row) for row in self._ask("routes")]
 
-    def verify(self) -> list[answers.Balance]:
-        """What each VM sent of each flow, held against what carried it."""
-        return [answers.read(answers.Balance, row) for row in self._ask("verify")]
+    def verify(self, match: str = "", limit: int | None = None) -> list[answers.Balance]:
+        """What each VM sent of each flow, held against what carried it; match, limit: as for
+        `flows`."""
+        found = self._ask("verify", match=match, limit=limit)
+        return [answers.read(answers.Balance, row) for row in found]
 
     def explain(self, vm: str, flow: str) -> answers.Explanation:
         """What would happen to a flow at a VM or endpoint, and why. flow: its key, as in
@@ -236,8 +239,13 @@ class Host:
         hop, out of the chain, is always the switch's.
 
         flow: its key, or a pattern of keys (* ?) that one flow has to fit.
-        Raises HostsimError after `within` seconds, with the paths and what `explain` says.
+        Raises HostsimError after `within` seconds, with the paths and what `explain` says; at once
+        if there is no such path.
         """
+        if path not in PATHS:
+            raise HostsimError(
+                "expect", f"path = {path!r} is not allowed", f"path is one of {', '.join(PATHS)}"
+            )
         deadline = time.monotonic() + within
         while True:
             found = self.flows(flow)

@@ -25,7 +25,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cext.ns import netns
+from hostsim import protocol
 from hostsim.cli.target import opened, refusal
+from hostsim.cli.written import last_lines
 from hostsim.errors import HostsimError
 from hostsim.lab.place import Place
 from hostsim.lab.program import CommandError, Completed, Kept, Program, command
@@ -48,9 +50,10 @@ Ask = Callable[..., Any]
 class Node:
     """A VM or an endpoint of a host that is up. Made by `Host`."""
 
-    def __init__(self, name: str, ask: Ask) -> None:
+    def __init__(self, name: str, host: str, ask: Ask) -> None:
         """ask: a question to the host's daemon, `ask(op, **arguments)`."""
         self.name = name
+        self._host = host
         self._ask = ask
         self._lock = threading.Lock()
         self._place: Place | None = None
@@ -151,6 +154,12 @@ class Node:
         """End it, dead or alive, and make it anew. Programs and sockets in it end. Raises
         HostsimError."""
         self._ask("restart", vm=self.name)
+
+    def logs(self, lines: int = 100) -> str:
+        """The last lines that its program (`run`, `nf`, an OS) and its hooks have written. Raises
+        HostsimError if it has none."""
+        self._ask("target", vm=self.name)  # says what became of it
+        return last_lines(protocol.folder(self._host), self.name, lines).decode(errors="replace")
 
     def link(
         self,

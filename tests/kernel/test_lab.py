@@ -282,6 +282,9 @@ def test_what_a_host_says_is_typed(host: Host) -> None:
     assert {hop.vm for flow in flows for hop in flow.hops} == {"fw", "ids"}
     assert host.flows("icmp:*", limit=1) == flows[:1] or len(host.flows("icmp:*", limit=1)) == 1
     assert not any(row.missing for row in host.verify())
+    assert {row.key[:4] for row in host.verify("icmp:*")} == {"icmp"}
+    assert len(host.verify(limit=1)) == 1
+    assert host.verify("icmp:*", limit=0) == []
     assert [route.index for route in host.routes()] == [0, 1]
     told = host.explain("client", "udp:198.18.0.10:5>198.18.0.20:6")
     assert (told.route, told.next, [hop.vm for hop in told.hops]) == (0, "fw", ["fw", "ids"])
@@ -302,6 +305,8 @@ def test_a_test_asserts_by_which_path_its_packets_went(host: Host) -> None:
             host.expect(flow.key, path="ring", within=0)
     with pytest.raises(HostsimError, match=r"not seen within 0 s; explain: .*no route"):
         host.expect("tcp:198.18.0.10:1>198.18.0.20:2", within=0)
+    with pytest.raises(HostsimError, match="path = 'vet' is not allowed; path is one of switch"):
+        host.expect("tcp:*", path="vet", within=60)
 
 
 def test_a_policy_that_is_applied(host: Host, tmp_path: Path) -> None:
@@ -357,6 +362,20 @@ def test_a_vm_that_died_and_a_host_that_is_down() -> None:
             use()
     host.down()
     assert ours() == before
+
+
+def test_what_the_program_of_a_vm_has_written() -> None:
+    program = "\nrun = \"sh -c 'seq 1000; exec sleep 60'\"\n"
+    with Host.from_toml(text(3).replace('"198.18.0.2/24"', f'"198.18.0.2/24"{program}')) as host:
+        until(lambda: host["ids"].logs().endswith("1000\n"))
+        assert host["ids"].logs(2) == "999\n1000\n"
+        with pytest.raises(HostsimError, match="fw: has no log; it has no program"):
+            host["fw"].logs()
+        with pytest.raises(HostsimError, match="server: has no log"):
+            host["server"].logs()
+        ids = host["ids"]
+    with pytest.raises(HostsimError, match="is not up"):
+        ids.logs()
 
 
 def test_a_host_whose_daemon_was_killed() -> None:
