@@ -3,11 +3,14 @@
 which a part can fail is a failure of the run."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from help.waiting import until
 
 ROOT = Path(__file__).parents[2]
 SUMMARY = ROOT / "scripts" / "summary.py"
@@ -96,16 +99,64 @@ def script(text: str, folder: Path, **environment: str) -> subprocess.CompletedP
     )
 
 
+def function(name: str) -> str:
+    """One function of scripts/test."""
+    source = (ROOT / "scripts" / "test").read_text()
+    return source[source.index(f"\n{name}() {{") :].split("\n}\n")[0] + "\n}\n"
+
+
 def test_a_parts_status_is_kept_whatever_it_is(tmp_path: Path) -> None:
     """`part` of scripts/test as it stands: failure, and a limit on its time."""
-    source = (ROOT / "scripts" / "test").read_text()
-    function = source[source.index("part() {") :].split("\n}\n")[0] + "\n}\n"
-    run = function + f"RESULTS={tmp_path}\n"
+    run = function("part") + f"RESULTS={tmp_path}\n"
     run += "part fine 5 true\npart fails 5 sh -c 'exit 3'\npart late 0.2 sleep 30\n"
     done = script(run, tmp_path)
     assert done.returncode == 0, done.stderr  # the summary decides, when all parts have run
     kept = {path.stem: path.read_text() for path in tmp_path.glob("*.status")}
     assert kept == {"fine": "0\n", "fails": "3\n", "late": "124\n"}
+
+
+LANES = """RESULTS=$PWD
+part_slow() {{ part slow 20 {slow}; }}
+part_quick() {{ part quick 20 echo quick was here; }}
+part_broken() {{ fail broken "cannot begin"; }}
+beside slow {more} -- quick
+"""
+
+
+@pytest.mark.parametrize("more", ["", "broken"])
+def test_parts_beside_others(tmp_path: Path, more: str) -> None:
+    """They run at the same time, and speak one after the other; what cannot begin is no success."""
+    slow = "sh -c 'until [ -e quick.status ]; do sleep 0.01; done; echo slow was here'"
+    lanes = "".join(map(function, ("part", "beside", "turns")))
+    done = script(lanes + LANES.format(slow=slow, more=more), tmp_path)
+    assert done.returncode == 0, done.stderr
+    said = (done.stdout + done.stderr).splitlines()
+    kept = {path.stem: path.read_text() for path in tmp_path.glob("*.status")}
+    assert kept == {"slow": "0\n", "quick": "0\n"} | ({"beside": "1\n"} if more else {})
+    assert said.index("== quick") < said.index("== slow") < said.index("slow was here")
+    assert ("hostsim: broken: cannot begin" in said) == bool(more)
+
+
+STOPS = """
+echo $$ >slow.pid
+until [ -e quick.ready ] &&
+    [ $(cat /proc/$PPID/status /proc/$(cat quick.ready)/status | grep -c sleeping) = 2 ]
+do sleep 0.01; done
+kill -TERM $SCRIPT
+exec sleep 25
+"""
+"""Stops the script that it is a part of, once timeout(1) waits for both; it may go alone before."""
+
+
+def test_nothing_runs_on_when_the_script_is_stopped(tmp_path: Path) -> None:
+    (tmp_path / "stops").write_text(STOPS)
+    quick = "sh -c 'echo $$ >quick.pid; echo $PPID >quick.new; mv quick.new quick.ready; sleep 25'"
+    lanes = "export SCRIPT=$$\n" + "".join(map(function, ("part", "beside", "turns")))
+    lanes += LANES.format(slow="sh stops", more="").replace("echo quick was here", quick)
+    done = script(lanes, tmp_path)
+    assert done.returncode == -signal.SIGTERM, done.stderr
+    pids = [(tmp_path / f"{name}.pid").read_text().strip() for name in ("slow", "quick")]
+    until(lambda: not any(Path("/proc", pid).exists() for pid in pids), 10, "the parts' end")
 
 
 def test_a_step_that_fails_ends_the_script_with_the_end_of_its_log(tmp_path: Path) -> None:
