@@ -48,12 +48,14 @@ class Assembly:
     switch: Switch
     dataplane: Dataplane
 
-    def functions(self, logs: Path, closing: Teardown, placed: bool = True) -> "Functions":
+    def functions(
+        self, logs: Path, closing: Teardown, placed: bool = True, tapped: bool = True
+    ) -> "Functions":
         """The host's packet functions, ready to be started; its VMs need not have any. logs: the
-        folder of their output. placed: see Functions. Raises OSError."""
+        folder of their output. placed, tapped: see Functions. Raises OSError."""
         from hostsim.nf.functions import Functions  # only hosts that have some load it
 
-        made = Functions(self.spec, self.switch, self.dataplane, self.vms, logs, placed)
+        made = Functions(self.spec, self.switch, self.dataplane, self.vms, logs, placed, tapped)
         closing.push("network functions", made.close)
         made.prepare()
         return made

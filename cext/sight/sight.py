@@ -34,8 +34,9 @@ assert [*UNSENT_REASONS] == [lib.HS_TAP_FULL_RING, lib.HS_TAP_TOO_LONG, lib.HS_T
 assert SNAP == lib.HS_SIGHT_SNAP
 
 PROGRAMS = ("leaves", "arrives", "loses")
-PAGES = 2048
-"""Of each CPU's buffer: 8 MB, some 50,000 packets of 64 bytes."""
+PAGES, LEAST = 1 << 14, 1 << 11
+"""Of all CPUs' buffers together, and of each at least, a power of two: 64 MB and 8 MB. A packet of
+64 bytes takes 280 bytes there: on two CPUs there is room for what comes in a tenth of a second."""
 ROOM = 32 << 20
 """Bytes that are taken at once."""
 ICMP = (lib.HS_IP_ICMP, lib.HS_IP_ICMPV6)
@@ -66,6 +67,7 @@ class Sights:
         snap: int = SNAP,
         taps: Sequence[Tap] = (),
     ) -> None:
+        self.gathered = 0  # bytes of records, by the last `take` or `write`
         self._taps = taps
         self._snap = snap
         self._taker: Any = ffi.NULL
@@ -75,7 +77,7 @@ class Sights:
                 self._object.map("homes").set(pack_u32(inode), pack_u32(1))
             for vm in vms:
                 self._object.map("chosen").set(pack_u32(vm), pack_u32(snap))
-            self._taker = lib.hs_taker_open(self._object.map("sights").fd, PAGES, ROOM)
+            self._taker = lib.hs_taker_open(self._object.map("sights").fd, _pages(), ROOM)
             if self._taker == ffi.NULL:
                 raise OSError(ffi.errno, f"capture: {os.strerror(ffi.errno)}")
             for name in PROGRAMS:
@@ -111,7 +113,8 @@ class Sights:
         for tap in self._taps:
             tap.look()
             size = lib.hs_taker_tap(self._taker, tap.native, tap.reader, tap.vm, self._snap)
-        return max(0, int(size))
+        self.gathered = max(0, int(size))
+        return self.gathered
 
     def _record(self, data: memoryview, at: int) -> tuple[int, Sight]:
         """The record at an offset, and how long it is with what stands before and behind it."""
@@ -152,8 +155,11 @@ class Sights:
         return lost + sum(tap.lost() for tap in self._taps)
 
     def detach(self) -> None:
-        """Look at no more packets; what was seen can still be taken. Twice is harmless."""
+        """Look at no more packets; what was seen can still be taken: `gathered` is 0 after the
+        last. Twice is harmless."""
         self._object.detach()
+        for tap in self._taps:
+            tap.stop()
 
     def close(self) -> None:
         """Twice is harmless."""
@@ -161,6 +167,12 @@ class Sights:
         if self._taker != ffi.NULL:
             lib.hs_taker_close(self._taker)
             self._taker = ffi.NULL
+
+
+def _pages() -> int:
+    """Of one CPU's buffer."""
+    share = PAGES // (os.cpu_count() or 1)
+    return max(LEAST, 1 << share.bit_length() - 1) if share else LEAST
 
 
 def _sight(record: memoryview) -> Sight:

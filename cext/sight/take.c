@@ -13,6 +13,7 @@
 #include <bpf/libbpf.h>
 #include <errno.h>
 #include <linux/perf_event.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -22,6 +23,8 @@ struct hs_taker {
     struct perf_buffer *buffer;
     uint8_t *bytes;
     size_t room, used;
+    size_t next; /* the buffer to begin with */
+    int full;    /* a record found no room */
     uint64_t lost;
 };
 
@@ -38,16 +41,17 @@ struct gone {
     uint64_t id, count;
 };
 
-static void sample(struct hs_taker *taker, const uint8_t *data, uint32_t size) {
+static enum bpf_perf_event_ret sample(struct hs_taker *taker, const uint8_t *data, uint32_t size) {
     size_t whole = sizeof(size) + ((size + 3u) & ~3u);
 
     if (whole > taker->room - taker->used) {
-        taker->lost++;
-        return;
+        taker->full = 1;
+        return LIBBPF_PERF_EVENT_DONE; /* the event stays where it is */
     }
     memcpy(taker->bytes + taker->used, &size, sizeof(size));
     memcpy(taker->bytes + taker->used + sizeof(size), data, size);
     taker->used += whole;
+    return LIBBPF_PERF_EVENT_CONT;
 }
 
 static enum bpf_perf_event_ret event(void *context, int cpu, struct perf_event_header *header) {
@@ -60,7 +64,7 @@ static enum bpf_perf_event_ret event(void *context, int cpu, struct perf_event_h
 
         if (header->size < sizeof(*raw) || raw->size > header->size - sizeof(*raw))
             return LIBBPF_PERF_EVENT_ERROR;
-        sample(taker, raw->data, raw->size);
+        return sample(taker, raw->data, raw->size);
     } else if (header->type == PERF_RECORD_LOST) {
         const struct gone *gone = at;
 
@@ -99,14 +103,24 @@ struct hs_taker *hs_taker_open(int map_fd, size_t pages, size_t room) {
 }
 
 int64_t hs_taker_take(struct hs_taker *taker, int ms) {
-    int said;
+    const size_t buffers = perf_buffer__buffer_cnt(taker->buffer);
+    struct pollfd some = {.fd = perf_buffer__epoll_fd(taker->buffer), .events = POLLIN};
+    size_t i;
 
     taker->used = 0;
-    said = perf_buffer__poll(taker->buffer, ms);
-    if (said < 0 && said != -EINTR)
-        return said;
-    said = perf_buffer__consume(taker->buffer); /* what has woken nobody */
-    return said < 0 ? said : (int64_t)taker->used;
+    if (!taker->full && poll(&some, 1, ms) < 0 && errno != EINTR)
+        return -errno;
+    taker->full = 0;
+    for (i = 0; i < buffers && !taker->full; i++) { /* also what has woken nobody */
+        const size_t which = (taker->next + i) % buffers;
+        const int said = perf_buffer__consume_buffer(taker->buffer, which);
+
+        if (said < 0)
+            return said;
+        if (taker->full)
+            taker->next = which;
+    }
+    return (int64_t)taker->used;
 }
 
 size_t hs_tap_size(void) {

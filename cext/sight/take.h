@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Takes what a capture's BPF programs saw out of their buffers, into one piece of memory.
  *
- * One thread. Records stand behind one another: uint32_t size, then struct hs_sight and the bytes
+ * What finds no room there stays in its buffer for the next time, which begins with that buffer: no
+ * CPU's packets wait for ever behind another one's. One thread. Records stand behind one another: uint32_t size, then struct hs_sight and the bytes
  * of the frame, padded to 4. */
 #ifndef HS_TAKE_H
 #define HS_TAKE_H
@@ -38,7 +39,7 @@ const uint8_t *hs_taker_bytes(const struct hs_taker *taker);
 /* Of an ICMP error: the flow that it is about, turned round, as the classifier counts it if it
  * knows that flow. Returns whether there is one. */
 int hs_sight_about(const uint8_t *frame, uint32_t len, struct hs_tuple *about);
-/* Records that were lost since the start: no room in the kernel's buffer, or in ours. */
+/* Records that were lost since the start: no room in the kernel's buffer. */
 uint64_t hs_taker_lost(const struct hs_taker *taker);
 void hs_taker_close(struct hs_taker *taker);
 

@@ -72,6 +72,14 @@ void hs_tap_start(const struct hs_tap *tap, struct hs_tap_reader *reader) {
     memset(reader, 0, sizeof(*reader));
     reader->tail = atomic_load_explicit(&tap->head, memory_order_acquire) & ~UINT64_C(7);
     reader->number = atomic_load_explicit(&tap->count, memory_order_relaxed);
+    reader->end = UINT64_MAX;
+}
+
+void hs_tap_stop(const struct hs_tap *tap, struct hs_tap_reader *reader) {
+    const uint64_t head = atomic_load_explicit(&tap->head, memory_order_acquire);
+
+    /* More than there can be is written over. */
+    reader->end = head - reader->tail > HS_TAP_BYTES ? reader->tail + HS_TAP_BYTES : head;
 }
 
 uint64_t hs_tap_lost(const struct hs_tap *tap, const struct hs_tap_reader *reader) {
@@ -93,6 +101,8 @@ int64_t hs_tap_next(const struct hs_tap *tap, struct hs_tap_reader *reader,
     uint64_t waiting = head - reader->tail;
     uint32_t at = (uint32_t)(reader->tail & MASK), left = HS_TAP_BYTES - at, taken;
 
+    if (reader->tail >= reader->end)
+        return -EAGAIN;
     if (waiting > HS_TAP_BYTES)
         return skip(reader, head);
     if (waiting && left >= SHORT) {

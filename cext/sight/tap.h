@@ -85,12 +85,15 @@ struct hs_tap_reader {
     uint64_t tail;
     uint32_t number; /* of the next record */
     uint64_t lost;   /* records that were written over before they were read, or make no sense */
+    uint64_t end;    /* what stands there and behind is of no interest */
 };
 
 /* Reader: look from now on, until `until`; later ones extend it. */
 void hs_tap_look(struct hs_tap *tap, uint64_t until);
 /* Reader: begin with what is written next. */
 void hs_tap_start(const struct hs_tap *tap, struct hs_tap_reader *reader);
+/* Reader: what is written from now on is of no interest. */
+void hs_tap_stop(const struct hs_tap *tap, struct hs_tap_reader *reader);
 /* Reader: how many it has missed so far. */
 uint64_t hs_tap_lost(const struct hs_tap *tap, const struct hs_tap_reader *reader);
 /* Reader: copy the next record and its frame, of at most `room` bytes. Returns bytes of the frame

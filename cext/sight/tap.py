@@ -67,6 +67,11 @@ class Tap:
         """Say that somebody still looks; due long before LEASE is over."""
         lib.hs_tap_look(self.native, time.clock_gettime_ns(time.CLOCK_MONOTONIC) + LEASE)
 
+    def stop(self) -> None:
+        """Read no more than what has been written by now. The reader goes on looking until `close`,
+        for others' sake."""
+        lib.hs_tap_stop(self.native, self.reader)
+
     def lost(self) -> int:
         """Packets that were written over before they were read."""
         return int(lib.hs_tap_lost(self.native, self.reader))

@@ -2,6 +2,7 @@
 """Packets through a chain of VMs, end to end and there and back; peer: the same by the switch.
 
     N/switch, N/veth, N/ring, N/ring-isolated   million packets of 1500 bytes a second
+    N/ring-tapped                               the same as N/ring
     rtt/N/PATH/p50, rtt/N/PATH/p99              us, 60 bytes, one at a time: the chain, and back
 
 N VMs pass on what a source in a VM sends to a sink in a VM. The two ends do what the stacks of two
@@ -20,7 +21,9 @@ forward in the kernel, and the hops between them are direct links; its peer is t
 each hop by the switch. (There the source and the sink, being packet functions, are reached by the
 switch.) Peer of every chain of two or more, by turns with it: `shorter`, the same with a VM less;
 the ratio is what the last VM leaves of the packets. Peer of every chain by ring: `unplaced`, the
-same with its functions on whichever core the scheduler gives them (hostsim/nf/cores.py).
+same with its functions on whichever core the scheduler gives them (hostsim/nf/cores.py). Peer of
+`ring-tapped`: `untapped`, the same with ports that cannot be captured (cext/sight/tap.h); nobody
+captures. On the other paths nothing asks whether somebody does.
 """
 
 import argparse
@@ -58,7 +61,9 @@ LOST = 0.01  # of the round trips: one or two go astray while a chain begins
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `hostsim bench chain`."""
     names = [f"{length}/{path}" for length in LENGTHS for path in PATHS]
-    common.add_arguments(parser, [*names, *(f"rtt/{n}/{p}" for n in names for p in PERCENTILES)])
+    tapped = [f"{length}/ring-tapped" for length in LENGTHS]
+    trips = [f"rtt/{name}/{which}" for name in names for which in PERCENTILES]
+    common.add_arguments(parser, [*names, *tapped, *trips])
     parser.add_argument("--length", help="lengths of chains: 3, or 1..5", metavar="N")
     parser.add_argument("--path", help=f"paths, with commas: {','.join(PATHS)}", metavar="PATHS")
 
@@ -77,6 +82,9 @@ def run(options: argparse.Namespace) -> Json:
                 beside["shorter"] = partial(measure, length - 1, path)
             measured = partial(measure, length, path)
             cases.append(common.Case(f"{length}/{path}", "Mpps", measured, beside))
+            if path == "ring":
+                without = {"untapped": partial(measure, length, path, tapped=False)}
+                cases.append(common.Case(f"{length}/ring-tapped", "Mpps", measured, without))
             ours, theirs = RoundTrips(length, path), RoundTrips(length, by_switch(path))
             cases += [
                 common.Case(
@@ -181,7 +189,7 @@ def packet(size: int = 60) -> bytes:
 
 @contextlib.contextmanager
 def chain(
-    length: int, path: str, ends: str, placed: bool = True
+    length: int, path: str, ends: str, placed: bool = True, tapped: bool = True
 ) -> Iterator[tuple[Dataplane, Functions]]:
     """The host, running."""
     with claimed("chain") as folder, contextlib.closing(Teardown("bench chain")) as closing:
@@ -189,15 +197,15 @@ def chain(
         journal = Journal(folder / "journal")
         closing.push("journal", journal.close)
         net = assembly.assemble(spec, assembly.numbered(spec), journal, closing)
-        functions = net.functions(folder, closing, placed)
+        functions = net.functions(folder, closing, placed, tapped)
         functions.start()
         yield net.dataplane, functions
 
 
-def measure(length: int, path: str, placed: bool = True) -> float:
-    """Mpps that reach the sink. placed: the functions have their cores, if they want most of the
-    machine. Raises HostsimError if one is not what was sent."""
-    with chain(length, path, "load", placed) as (plane, functions):
+def measure(length: int, path: str, placed: bool = True, tapped: bool = True) -> float:
+    """Mpps that reach the sink. placed, tapped: see Functions. Raises HostsimError if one is not
+    what was sent."""
+    with chain(length, path, "load", placed, tapped) as (plane, functions):
         until(plane, functions, SETTLE)
         begun, before = time.monotonic(), arrived(functions)
         until(plane, functions, MEASURED)

@@ -122,15 +122,15 @@ def run(
             out.put(capture.statistics())
             due = time.monotonic() + EVERY
     capture.source.detach()
-    while _some(capture, out, count):
+    while (count is None or capture.written() < count) and _some(capture, out, count):
         pass
     out.put(capture.statistics())
     return capture.written(), capture.source.lost()
 
 
 def _some(capture: Capture, out: Out, count: int | None) -> bool:
-    """Write the packets that wait, up to `count` in the file; whether there were any."""
-    before = capture.written()
-    for piece in capture.blocks(WAIT, None if count is None else count - before):
+    """Write the packets that wait, up to `count` in the file; whether there were any, those that
+    nobody wants among them."""
+    for piece in capture.blocks(WAIT, None if count is None else count - capture.written()):
         out.put(piece)
-    return capture.written() > before
+    return capture.source.gathered()

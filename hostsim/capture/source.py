@@ -139,6 +139,10 @@ class Source:
         """Packets that `write` has written of an interface."""
         return self._writer.count(interface)
 
+    def gathered(self) -> bool:
+        """Whether there was anything, wanted or not, when packets were last waited for."""
+        return self._sights.gathered > 0
+
     def lost(self) -> int:
         """Packets that could not be kept up with, since the start."""
         return self._sights.lost()

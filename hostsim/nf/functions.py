@@ -56,7 +56,7 @@ IN_HAND = 128  # packets that a function may have taken or counted, but not pass
 
 class Functions:
     """All network functions of a host. `sync` is to be called some ten times a second. placed:
-    they have their cores, if they want most of the machine."""
+    they have their cores, if they want most of the machine. tapped: they can be captured."""
 
     def __init__(
         self,
@@ -66,6 +66,7 @@ class Functions:
         vms: Mapping[str, Vm],
         logs: Path,
         placed: bool = True,
+        tapped: bool = True,
     ) -> None:
         folder = spec.path.parent
         self._plane = plane
@@ -78,7 +79,7 @@ class Functions:
                 switch,
                 folder,
                 self._logs,
-                settings.settings(vm.spec, vm.mac, macs),
+                settings.settings(vm.spec, vm.mac, macs) | {"tapped": tapped},
                 self._frames,
             )
             for vm in vms.values()

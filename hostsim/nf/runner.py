@@ -89,7 +89,8 @@ class Control:
         port = Port(message.frames, message.frame_size, fds[2], message.first, message.own)
         port.rules(fds[0], message.rules)
         port.tally(fds[1], message.tally)
-        port.tap(fds[3])
+        if settings["tapped"]:
+            port.tap(fds[3])
         wire.close(fds)
         wire.send(self._socket, wire.Loaded())
         begin, sockets = wire.receive(self._socket)

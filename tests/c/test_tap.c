@@ -70,6 +70,23 @@ static void test_what_is_written_over_is_counted(void) {
     CHECK(hs_tap_lost(tap, &reader) == 300u * 50);
 }
 
+static void test_a_reader_that_stops(void) {
+    struct hs_tap_reader reader;
+
+    hs_tap_start(tap, &reader);
+    tell(8, FRAME);
+    tell(8, FRAME);
+    hs_tap_stop(tap, &reader);
+    tell(8, FRAME);
+    CHECK(read_one(&reader, FRAME));
+    CHECK(read_one(&reader, FRAME));
+    CHECK(!read_one(&reader, FRAME));
+    hs_tap_start(tap, &reader);
+    atomic_store(&tap->head, reader.tail + 3 * (uint64_t)HS_TAP_BYTES);
+    hs_tap_stop(tap, &reader); /* a writer that says what cannot be */
+    CHECK(reader.end == reader.tail + HS_TAP_BYTES);
+}
+
 static void test_what_is_not_published_is_not_seen(void) {
     struct hs_tap_record record = {.to = 7, .end = HS_TAP_SENT, .length = 60}, *made;
     struct hs_tap_burst burst = hs_tap_begin(tap);
@@ -156,11 +173,9 @@ static void test_a_writer_that_does_not_wait(void) {
 
 int main(void) {
     void (*const tests[])(void) = {
-        test_in_order_round_and_round,
-        test_what_is_written_over_is_counted,
-        test_what_is_not_published_is_not_seen,
-        test_only_while_somebody_looks,
-        test_whatever_stands_in_it,
+        test_in_order_round_and_round,    test_what_is_written_over_is_counted,
+        test_a_reader_that_stops,         test_what_is_not_published_is_not_seen,
+        test_only_while_somebody_looks,   test_whatever_stands_in_it,
 #ifndef __SANITIZE_THREAD__
         test_a_writer_that_does_not_wait,
 #endif
