@@ -4,6 +4,7 @@
 import contextlib
 import json
 import signal
+import struct
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
@@ -75,6 +76,39 @@ def test_captured_is_what_verify_counts(tmp_path: Path) -> None:
     assert len(kept) > 6
     wanted = {(row["vm"], row["key"]): (row["switch"], row["veth"]) for row in kept}
     assert wanted == {(*one,): (found[*one, "switch"], found[*one, "veth"]) for one in wanted}
+
+
+def on_interfaces(file: Path) -> Counter[str]:
+    """Packets by interface, as the file's blocks have them (IETF draft-ietf-opsawg-pcapng): tshark
+    takes a minute where the processor is emulated."""
+    data, at, names = file.read_bytes(), 0, []
+    found: Counter[str] = Counter()
+    while at < len(data):
+        kind, length, first = struct.unpack_from("<III", data, at)
+        if kind == 1:  # an interface; its first option is its name
+            code, size = struct.unpack_from("<HH", data, at + 16)
+            assert code == 2
+            names.append(data[at + 20 : at + 20 + size].decode())
+        elif kind == 6:
+            found[names[first]] += 1
+        at += length
+    return found
+
+
+@pytest.mark.stock
+@pytest.mark.timeout(240)
+def test_its_programs_see_what_leaves_arrives_and_is_dropped(tmp_path: Path) -> None:
+    """Each of them, in one small host."""
+    file = tmp_path / "edge.pcapng"
+    with up("edge"), capturing(file):
+        hostsim(*PING, "10", "198.18.0.20")
+        telnet = ("curl", "-s", "-m", "20", "telnet://198.18.0.20:23")
+        hostsim("exec", "client", "--", *telnet, check=False)
+        drops = [row["drops"] for row in settled() if row["vm"] == "fw" and row["drops"]]
+    found = on_interfaces(file)
+    assert found["client eth0"] > 10
+    assert found["switch"] > 10
+    assert found["drop"] >= sum(row["NETFILTER_DROP"] for row in drops) > 0, (found, drops)
 
 
 MIXED = (
