@@ -13,7 +13,7 @@ from typing import Any
 from hostsim.cli.grammar import Commands, Docstring, Parser, print_answer
 from hostsim.errors import HostsimError, UsageError
 
-BENCHES = ("ring", "path", "chain", "flows", "loop", "flip", "input", "up", "boot")
+BENCHES = ("ring", "path", "chain", "flows", "capture", "loop", "flip", "input", "up", "boot")
 
 
 def add(commands: Commands) -> None:

@@ -98,17 +98,12 @@ def on_interfaces(file: Path) -> Counter[str]:
 @pytest.mark.stock
 @pytest.mark.timeout(240)
 def test_its_programs_see_what_leaves_arrives_and_is_dropped(tmp_path: Path) -> None:
-    """Each of them, in one small host."""
     file = tmp_path / "edge.pcapng"
     with up("edge"), capturing(file):
-        hostsim(*PING, "10", "198.18.0.20")
         telnet = ("curl", "-s", "-m", "20", "telnet://198.18.0.20:23")
-        hostsim("exec", "client", "--", *telnet, check=False)
-        drops = [row["drops"] for row in settled() if row["vm"] == "fw" and row["drops"]]
-    found = on_interfaces(file)
-    assert found["client eth0"] > 10
-    assert found["switch"] > 10
-    assert found["drop"] >= sum(row["NETFILTER_DROP"] for row in drops) > 0, (found, drops)
+        assert hostsim("exec", "client", "--", *telnet, check=False).returncode
+        seen = {"client eth0", "fw eth0", "switch", "drop"}
+        until(lambda: seen <= on_interfaces(file).keys(), 30, "packets of every kind in the file")
 
 
 MIXED = (
