@@ -2,8 +2,8 @@
 /* Takes what a capture's BPF programs saw out of their buffers, into one piece of memory.
  *
  * What finds no room there stays in its buffer for the next time, which begins with that buffer: no
- * CPU's packets wait for ever behind another one's. One thread. Records stand behind one another: uint32_t size, then struct hs_sight and the bytes
- * of the frame, padded to 4. */
+ * CPU's packets wait for ever behind another one's. One thread. Records stand behind one another:
+ * uint32_t size, then struct hs_sight and the bytes of the frame, padded to 4. */
 #ifndef HS_TAKE_H
 #define HS_TAKE_H
 
