@@ -40,7 +40,7 @@ ROOMS = {
     "cli":      ("cli",                      "ground hostfile images routing kmc views capture"),
     "lab":      ("lab",                      "ground hostfile machine capture cli"),
     "examples": ("examples",                                    "lab"),
-    "bench":    ("bench",      "ground hostfile images machine routing nf kmc assembly host cli capture"),
+    "bench": ("bench", "ground hostfile images machine routing nf kmc assembly host cli capture"),
 }  # fmt: skip
 """The rooms of hostsim, the lowest first: a room imports only rooms that stand above it in this
 table, and of those the ones that it names."""
