@@ -231,12 +231,6 @@ class MirrorSpec:
     to: str
 
 
-LINK_WORDS = (
-    "delay", "jitter", "loss", "duplicate", "reorder", "corrupt", "rate", "seed", "down",
-)  # fmt: skip
-"""What can be said of a link, but for whose it is and in which direction."""
-
-
 @dataclass(frozen=True)
 class LinkSpec:
     """One `[[link]]`: what befalls the packets of a VM or endpoint. direction: `in` is what the

@@ -5,13 +5,15 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hostsim.cli import client
 from hostsim.cli.grammar import Commands, complete_with, os_names, print_answer, vm_argument
 from hostsim.cli.shadows import warn_of_shadows
-from hostsim.model import HostSpec
 from hostsim.protocol import LEVELS
+
+if TYPE_CHECKING:
+    from hostsim.model import HostSpec
 
 
 def add(commands: Commands) -> None:
@@ -119,7 +121,7 @@ def _warn_of_loops(uplinks: Sequence[str]) -> None:
         )
 
 
-def _note_routers(spec: HostSpec) -> None:
+def _note_routers(spec: "HostSpec") -> None:
     """Say what a chain through VMs that forward by their kernel's stack changes for its packets,
     and for who watches them there."""
     functions = {vm.name for vm in spec.vms if vm.nf is not None}

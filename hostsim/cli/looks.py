@@ -18,7 +18,7 @@ from hostsim.cli.grammar import (
 )
 from hostsim.cli.shadows import warn_of_shadows
 from hostsim.errors import UsageError
-from hostsim.model import LINK_WORDS as WORDS
+from hostsim.names import LINK_WORDS as WORDS
 
 _status = asks("status", "status")
 _devices = asks("devices", "devices")

@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from hostsim.cli import client
@@ -41,6 +40,8 @@ def add(commands: Commands) -> None:
 
 
 def _ping(arguments: argparse.Namespace) -> int:
+    from concurrent.futures import ThreadPoolExecutor
+
     host = client.pick(arguments.host)
     status = client.ask(host, "status")
     addresses = {

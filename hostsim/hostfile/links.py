@@ -14,8 +14,8 @@ from typing import Any, NoReturn
 from hostsim.errors import UsageError
 from hostsim.hostfile import matches
 from hostsim.hostfile.table import Table
-from hostsim.model import LINK_WORDS as WORDS
 from hostsim.model import Direction, LinkSpec
+from hostsim.names import LINK_WORDS as WORDS
 
 DELAY_MAX = 9.0
 """Seconds: a queue fq drops what is to leave later than in ten (tc-fq(8), horizon)."""

@@ -17,7 +17,6 @@ inode, size and times: on an unchanged file it costs no reading.
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import re
@@ -213,6 +212,8 @@ def sweep() -> list[str]:
 
 def digest(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
+    import hashlib
+
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -2,6 +2,7 @@
 """The command line as a user calls it, hosts that are up for a while, and a NIC of the machine."""
 
 import contextlib
+import io
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from help.waiting import until
+from hostsim.cli.main import main
 
 HOSTSIM = str(Path(sys.executable).with_name("hostsim"))
 
@@ -32,8 +34,20 @@ def hostsim(*words: str, check: bool = True) -> Done:
     return run(HOSTSIM, *words, check=check, timeout=240)
 
 
+OF_THEIR_OWN = ("bench", "check")
+"""Commands that change the process that they run in: its handlers of signals, its modules."""
+
+
 def ask(*words: str) -> Any:
-    return json.loads(hostsim(*words, "--json").stdout)
+    """What a command answers with --json. It is the command line, but in this process: a start of
+    Python is a second in the test VM, and tests ask again and again."""
+    if words[0] in OF_THEIR_OWN:
+        return json.loads(hostsim(*words, "--json").stdout)
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        status = main((*words, "--json"))
+    assert status == 0, (words, out.getvalue())
+    return json.loads(out.getvalue())
 
 
 @contextlib.contextmanager

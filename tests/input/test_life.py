@@ -192,12 +192,13 @@ def test_unplugged_in_the_middle_of_a_flip(rig: Rig) -> None:
     agent.send_signal(signal.SIGSTOP)
     flip = rig.begin(rig.kmc.flip("play", "test"))
     keyboard.unplug()
-    assert flip.result(DEADLINE)["foreground"] == "play"
     until(lambda: [d["name"] for d in rig.devices()] == ["Test Mouse"], DEADLINE, "only the mouse")
+    assert not flip.done()
+    agent.send_signal(signal.SIGCONT)
+    assert flip.result(DEADLINE)["foreground"] == "play"
     until(lambda: play.opened() == 1, DEADLINE, "play has the mouse")
     mouse("rel REL_X 3")
     until(lambda: numbers(play) == [3], DEADLINE, "play reads")
-    agent.send_signal(signal.SIGCONT)
 
 
 def test_the_foreground_dies_and_the_other_has_the_equipment(rig: Rig) -> None:
