@@ -7,6 +7,7 @@ block; different VMs may start and stop in different threads at the same time.
 """
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -210,6 +211,11 @@ class Vm:
                 "this kernel maps no owners on that file system: an image as root (mkfs.erofs), "
                 'or users = "machine"'
             )
+        step = error.step if isinstance(error, spawn.SpawnError) else ""
+        if step == spawn.FENCE and error.errno == errno.EPERM:
+            return "the kernel makes none in a chroot; a container, or pivot_root, will do"
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            return "in a container, cgroups have to be writable; see hostsim check"
         return "" if self.spec.memory is None else "its memory limit may be too small"
 
     def _spawn(self) -> None:

@@ -13,6 +13,8 @@ INIT = HERE / "hostsim-init"
 """The program that is process 1 of every VM but those that boot their own."""
 OWNERS = "mapping the owners of its files"
 """The step that a file system without idmapped mounts fails."""
+FENCE = "making the user namespace"
+"""The step that a chroot fails (clone(2), EPERM)."""
 TTY = 5
 """The group of terminals (`tty`), in every distribution."""
 

@@ -174,9 +174,13 @@ def _cgroup() -> str:
 
 def _limit(controller: cgroup.Controller) -> Probe:
     def look() -> str:
-        where = cgroup.layout().where(controller)
+        layout = cgroup.layout()
+        where = layout.where(controller)
         if where is None:
             raise OSError("neither the v2 tree nor a v1 mount has it")
+        path = layout.v1[controller] if where == "v1" else layout.v2
+        if os.statvfs(str(path)).f_flag & os.ST_RDONLY:
+            raise OSError(f"{path} is read-only, as in a container")
         return f"through cgroup {where}"
 
     return look
