@@ -6,12 +6,14 @@ say.
 
 import contextlib
 import ctypes
+import itertools
 import os
 import struct
 import subprocess
 import time
 from collections.abc import Iterator
 from ipaddress import ip_address
+from typing import Any
 
 from cext._native import ffi, lib
 
@@ -28,9 +30,19 @@ C, S = ip_address("198.18.0.10").packed, ip_address("198.18.0.20").packed
 OWNERS = {C: CLIENT, S: SERVER}
 DROPPED = 0
 FIN, SYN, RST, ACK = 1, 2, 4, 16
-FAR = records.DIRECT | FW << 12 | IDS
+CHAINED = (FW, IDS)
+"""The VMs that have a transfer component, and a direct link to each other."""
+UNSPEC, REDIRECT = -1, 7  # TC_ACT_*
 IFINDEX = 40  # in struct __sk_buff
 CLONE_NEWNET = 0x40000000
+
+
+def far(vm: int, to: int) -> int:
+    """The far end of a VM's direct link to another."""
+    return records.DIRECT | vm << 12 | to
+
+
+FAR = far(FW, IDS)
 
 
 def tcp(sport: int, dport: int = 80) -> Tuple:
@@ -56,9 +68,11 @@ def frame(flow: Tuple, flags: int, body: bytes = b"") -> bytes:
 
 
 class Switch:
-    """The classifier, on ports without a switch."""
+    """The classifier, on ports without a switch. direct: whether those of CHAINED send by their
+    transfer component and by their direct link."""
 
-    def __init__(self) -> None:
+    def __init__(self, direct: bool = False) -> None:
+        self.direct = direct
         self.object = bpf.Object("classifier", flags={"flows": 1, "conns": 1})
         self.epoch = 0
         for number in NUMBERS.values():
@@ -67,6 +81,9 @@ class Switch:
             self.object.map("vms").set(maps.pack_u32(number), value)
         for address, number in OWNERS.items():
             self.object.map("owners").set(maps.pack_owner(address), maps.pack_u32(number))
+        for one, other in itertools.permutations(CHAINED) if direct else ():
+            pair, ready = maps.pack_u32(one << 12 | other), maps.pack_u32(records.PAIR_READY)
+            self.object.map("pairs").set(pair, ready)
 
     def close(self) -> None:
         self.object.close()
@@ -93,27 +110,48 @@ class Switch:
         fd = self.object.program(program)
         size = IFINDEX + 4
         said = lib.hs_bpf_run(fd, context, size, data, len(data), ffi.NULL, ffi.NULL)
-        return int(check(said, program))
+        return int(said if said == UNSPEC else check(said, program))
 
     def path(self, vm: int, flow: Tuple, flags: int = 0) -> list[int]:
         """The VMs that a frame goes through that enters by the port of `vm`; DROPPED last, if its
         sender has no room for another flow."""
         passed: list[int] = []
+        data = frame(flow, flags)
         while len(passed) < 8:
-            self.run("classify", records.IFINDEX + vm, frame(flow, flags))
-            found = [
-                one
-                for one in maps.read_flows(self.object.map("flows"))
-                if (one.vm, one.tuple) == (vm, flow)
-            ]
-            if not found:
-                return [*passed, DROPPED]
-            (one,) = found
-            if one.verdict.action != records.STEER:
-                return passed
-            vm = one.verdict.to
+            if self.direct and vm in CHAINED and self.sent_beside(vm, data):
+                to = maps.unpack_verdict(self.known(vm, flow).rule.verdict).to
+                if not self.taken(vm, to, data):
+                    return [*passed, DROPPED]
+            else:
+                self.run("classify", records.IFINDEX + vm, data)
+                known = self.known(vm, flow)
+                if known is None or not known.packets:
+                    return [*passed, DROPPED]
+                verdict = maps.unpack_verdict(known.verdict)
+                if verdict.action != records.STEER:
+                    return passed
+                to = verdict.to
+            vm = to
             passed.append(vm)
         return passed
+
+    def known(self, vm: int, flow: Tuple) -> Any:
+        """The entry of a flow at a VM (struct hs_flow), or None."""
+        raw = self.object.map("flows").get(maps.pack_key(vm, flow))
+        return ffi.from_buffer("struct hs_flow *", raw) if raw else None
+
+    def rules(self) -> dict[tuple[int, Tuple], records.Verdict]:
+        """The routing rules that the VMs hold, of whatever epoch; by VM and flow."""
+        held = maps.read_rules(self.object.map("flows"))
+        return {(one.vm, one.tuple): one.verdict for one in held if one.verdict.epoch}
+
+    def sent_beside(self, vm: int, data: bytes) -> bool:
+        """Whether the transfer component of a VM sends a frame by the direct link."""
+        return self.run("transfer_out", records.ETH0 + vm, data) == REDIRECT
+
+    def taken(self, vm: int, to: int, data: bytes) -> bool:
+        """Whether a frame that a VM puts on its direct link comes into the other VM."""
+        return self.run("transfer_in", far(vm, to), data) == REDIRECT
 
     def flood(self, vm: int, conns: int) -> None:
         """As if a VM had so many more connections, or fewer; nobody sweeps those."""
@@ -143,10 +181,12 @@ def in_namespace() -> Iterator[None]:
     with contextlib.ExitStack() as undo:
         ip("netns", "add", name)
         undo.callback(ip, "netns", "del", name)
-        links = [(f"p{vm}", records.IFINDEX + vm, f"q{vm}") for vm in NUMBERS.values()]
-        for port, index, peer in (*links, ("far", FAR, "near")):
-            made = (port, "index", str(index), "type", "veth", "peer", "name", peer)
-            ip("-n", name, "link", "add", *made)
+        for vm in NUMBERS.values():
+            port = (f"p{vm}", "index", str(records.IFINDEX + vm))
+            eth0 = ("name", f"q{vm}", "index", str(records.ETH0 + vm))
+            ip("-n", name, "link", "add", *port, "type", "veth", "peer", *eth0)
+        one, other = (("index", str(far(*pair))) for pair in itertools.permutations(CHAINED))
+        ip("-n", name, "link", "add", "f1", *one, "type", "veth", "peer", "name", "f2", *other)
         ours = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         undo.callback(os.close, ours)
         theirs = os.open(f"/run/netns/{name}", os.O_RDONLY | os.O_CLOEXEC)
