@@ -25,7 +25,7 @@ def prepare() -> None:
     if _prepared:
         return
     RUN.mkdir(parents=True, exist_ok=True)
-    with _locked():
+    with _locked(fcntl.LOCK_EX):
         try:
             mounts.share(str(RUN))
         except OSError as error:
@@ -37,12 +37,14 @@ def prepare() -> None:
 
 
 @contextlib.contextmanager
-def _locked() -> Iterator[None]:
-    """Nobody else of this project makes or removes a name; iproute2 takes the same lock when it
-    makes the mount."""
+def _locked(how: int) -> Iterator[None]:
+    """With LOCK_EX, nobody else of this project makes or removes a name; iproute2 takes the same
+    lock when it makes the mount. With LOCK_SH, nobody makes one: whoever removes a name that it has
+    looked at removes that one, or finds it gone. Many remove theirs at a time, because each unmount
+    waits for every CPU (namespace_unlock in fs/namespace.c, synchronize_rcu_expedited)."""
     lock = os.open(RUN, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.flock(lock, how)
         yield
     finally:
         os.close(lock)
@@ -61,7 +63,7 @@ def add_fd(name: str, netns_fd: int) -> None:
 def _bind(name: str, source: str) -> None:
     prepare()
     path = RUN / name
-    with _locked():
+    with _locked(fcntl.LOCK_EX):
         try:
             os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0))
         except FileExistsError:
@@ -98,7 +100,7 @@ def remove(name: str, only: str = "") -> None:
     path = RUN / name
     if not path.exists():
         return
-    with _locked():
+    with _locked(fcntl.LOCK_SH):
         if only and os.path.ismount(path) and str(path.stat().st_ino) != only:
             return
         unmount(path)
