@@ -19,16 +19,18 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cext.ns.netns import new_netns, offload
 from cext.switch import records
+from hostsim import introductions
 from hostsim.errors import HostsimError, reason
 from hostsim.model import Json, Network, VmSpec, WaySpec
 from hostsim.vm import TAKEN, Vm
-from netns import namespace, neighbours, uplinks
+from netns import namespace, uplinks
 from netns.interfaces import Counted, counted
 from netns.journal import Journal
 from netns.links import Batch, Rtnl, batch_in
@@ -36,8 +38,6 @@ from netns.tc import INGRESS, add_hook, add_hook_to_users, add_program
 
 log = logging.getLogger("hostsim.switch")
 
-ACQUAINTANCES_MAX = 1 << 18
-"""Neighbours that are told at most: some 100 MB of the kernel's memory."""
 BRIDGE_INDEX = records.IFINDEX
 BRIDGE_NF = Path("/proc/sys/net/bridge")
 """There if the kernel has br_netfilter, which shows every bridged packet to the namespace's
@@ -183,10 +183,16 @@ class Switch:
         batch_in(self._fd, fill)
         everybody = list(dict.fromkeys([*vms, *others]))
         networks = subnets(everybody)
-        for vm in vms:
-            configure(vm, networks if vm.spec.addresses else [], everybody)
-            self._finish(vm)
-        self._introduce(vms, everybody)
+        known = introductions.known(everybody)
+        with ThreadPoolExecutor(1, "introductions") as beside:  # the kernel's time, not ours
+            told = []
+            for vm in vms:
+                configure(vm, networks if vm.spec.addresses else [], everybody)
+                self._finish(vm)
+                if known and vm.spec.addresses:
+                    told.append(beside.submit(introductions.make, vm, known))
+        for one in told:
+            one.result()
 
     def _finish(self, vm: Vm) -> None:
         """Have the kernel finish checksums, segments and VLAN tags of what goes to a VM and comes
@@ -194,30 +200,6 @@ class Switch:
         if not vm.spec.offload:
             offload(self._fd, vm.spec.name, False)
             offload(vm.netns_fd, "eth0", False)
-
-    def _introduce(self, vms: Sequence[Vm], everybody: Sequence[Vm]) -> None:
-        """Tell these VMs whose MAC address is whose, if the kernel has no room for all to ask each
-        other. What comes from outside is none of it."""
-        count = acquaintances(everybody)
-        if count <= neighbours.room() // 2:
-            return
-        if count > ACQUAINTANCES_MAX:
-            log.warning(
-                "%d VMs with addresses: if all talk to all, %d neighbours are too many to tell; "
-                "sysctl net.ipv4.neigh.default.gc_thresh3 (and ipv6) has to be as many",
-                len(everybody),
-                count,
-            )
-            return
-        known = [(a.ip, one.mac) for one in everybody for a in one.spec.addresses]
-        owners = [one for one in everybody for _ in one.spec.addresses]
-        packed = neighbours.pack(known)
-        for vm in vms:
-            if vm.spec.addresses:
-                theirs = [one for one, owner in zip(packed, owners, strict=True) if owner is not vm]
-                vm.sysctl(neighbours.patience("eth0"))
-                with contextlib.closing(Rtnl(vm.netns_fd)) as rtnl:
-                    rtnl.pour(neighbours.messages(theirs, vm.eth0))
 
     def disconnect(self, vm: Vm) -> None:
         """Remove a VM's port, and with it eth0, at once; in any thread. One that is gone is no
@@ -391,12 +373,6 @@ class Switch:
             self._fd = -1
         if failure is not None:
             raise failure
-
-
-def acquaintances(vms: Sequence[Vm]) -> int:
-    """Entries of neighbours if all VMs talk to all."""
-    talkers = sum(bool(vm.spec.addresses) for vm in vms)
-    return talkers * max(0, sum(len(vm.spec.addresses) for vm in vms) - 1)
 
 
 def subnets(vms: Sequence[Vm]) -> list[Network]:

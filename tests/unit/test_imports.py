@@ -25,8 +25,8 @@ ROOMS = {
     "ground":   ("errors model names keys needs restart protocol service",    ""),
     "hostfile": ("hostfile",                                    "ground"),
     "images":   ("images",                                      "ground"),
-    "machine":  ("boot booted etc fence idranges ownroot vm switch logs programs teardown "
-                 "leftovers",
+    "machine":  ("boot booted etc fence idranges introductions ownroot vm switch logs programs "
+                 "teardown leftovers",
                                 "ground images"),
     "routing":  ("routing",                                     "ground machine"),
     "nf":       ("nf",                                          "ground hostfile machine routing"),
