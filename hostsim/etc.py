@@ -16,6 +16,7 @@ runs yet, and its tree is walked through no link all the same.
 import contextlib
 import os
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,11 @@ ETC, NAMED = Path("/etc"), Path("/etc/netns")
 HOSTS = "hosts"
 MOST = 1 << 20
 """Bytes of one file."""
+SAME = 1.0
+"""Seconds for which VMs that start one after the other are given what one look at /etc found, if
+no name came or went in it."""
+
+_last: tuple[float, tuple[Path, str, int] | None, dict[str, Path]] = (-SAME, None, {})
 
 
 def give(pid: int, netns: str, names: str = "") -> None:
@@ -37,7 +43,8 @@ def give(pid: int, netns: str, names: str = "") -> None:
     with _directory(pid) as directory:
         for name, source in wanted.items():
             if source.parent == NAMED / netns or _is_link_to(directory, name):
-                _put(directory, name, source.read_bytes()[:MOST])
+                with contextlib.suppress(FileNotFoundError):  # what a link led to has just gone
+                    _put(directory, name, source.read_bytes()[:MOST])
         if names and HOSTS not in dict(named(netns)):
             _put(directory, HOSTS, _hosts(names))
 
@@ -92,14 +99,24 @@ def _directory(pid: int) -> Iterator[int]:
 
 def links(etc: Path = ETC, run: str = "/run") -> Iterator[tuple[str, Path]]:
     """The links of /etc that lead to a file of the machine's /run that everybody may read."""
-    for entry in os.scandir(etc):
-        if entry.is_symlink():
-            target = Path(os.path.realpath(entry.path))
-            with contextlib.suppress(OSError):
-                about = target.stat()
-                fits = stat.S_ISREG(about.st_mode) and about.st_size <= MOST
-                if target.is_relative_to(run) and fits and about.st_mode & stat.S_IROTH:
-                    yield entry.name, target
+    for name, target in _into(etc, run).items():
+        with contextlib.suppress(OSError):
+            about = target.stat()
+            if stat.S_ISREG(about.st_mode) and about.st_size <= MOST and about.st_mode & 0o004:
+                yield name, target
+
+
+def _into(etc: Path, run: str) -> dict[str, Path]:
+    """The links that lead there now, or did a moment ago; in any thread."""
+    global _last
+    looked, then, found = _last
+    now, this = time.monotonic(), (etc, run, etc.stat().st_mtime_ns)
+    if now - looked >= SAME or then != this:
+        links = [entry for entry in os.scandir(etc) if entry.is_symlink()]
+        targets = {entry.name: Path(os.path.realpath(entry.path)) for entry in links}
+        found = {name: path for name, path in targets.items() if path.is_relative_to(run)}
+        _last = now, this, found
+    return found
 
 
 def named(netns: str, base: Path = NAMED) -> Iterator[tuple[str, Path]]:
