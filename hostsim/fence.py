@@ -54,6 +54,17 @@ MASKED = {
 """What a VM finds empty in /proc and /sys, and what it would tell. Reading these asks for user 0,
 not for a capability over the machine."""
 
+BOUNDS = {
+    "core/optmem_max": "what options of a socket take, which no cgroup counts",
+    "ipv4/igmp_max_memberships": "the groups that a socket joins, which none counts",
+    "ipv4/igmp_max_msf": "the sources that a socket filters, which none counts",
+    "ipv4/ipfrag_high_thresh": "fragments that wait for the others, which none counts",
+    "ipv6/ip6frag_high_thresh": "the same",
+    "netfilter/nf_conntrack_frag6_high_thresh": "the same",
+}
+"""Parameters of a VM's own network by which the kernel bounds memory that counts as nobody's, and
+what that is. They stay as they are: a VM's user 0 could raise each to gigabytes."""
+
 MEMORY_SHARE, MEMORY_LEAST = 4, 256 << 20
 PIDS_SHARE, PIDS_LEAST, PIDS_MOST = 8, 256, 4096
 """Of the machine's memory and tasks, what a VM may have if its host file does not say."""
@@ -76,7 +87,7 @@ class Base(NamedTuple):
     null_fd: int
     """/dev/null for programs in VMs."""
     sealed: tuple[str, ...]
-    """What becomes read-only in /proc."""
+    """What becomes read-only in /proc, and what stays so in /proc/sys/net."""
     masked: tuple[str, ...]
     """What becomes empty in /proc and /sys."""
     layers: tuple[str, ...]
@@ -158,11 +169,12 @@ def _default_limits() -> Limits:
 
 
 def _proc_entries() -> tuple[str, ...]:
-    """Everything in /proc that is not about processes, and could be written to by user 0."""
+    """What becomes read-only: everything in /proc that is not about processes and could be written
+    to by user 0, and BOUNDS."""
     found = []
     for entry in os.scandir("/proc"):
         if entry.name.isdigit() or entry.is_symlink():
             continue
         if entry.is_dir() or entry.stat().st_mode & 0o222:
             found.append(entry.path)
-    return tuple(sorted(found))
+    return (*sorted(found), *(f"/proc/sys/net/{name}" for name in BOUNDS))

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
@@ -284,17 +285,30 @@ static int bind_flags(const char *path, unsigned long flags) {
     return mount(NULL, path, NULL, flags, NULL) < 0 ? -errno : 0;
 }
 
+/* Those that are below `top`, or those that are not. One that is not there is no error. */
+static int seal(const char *const *paths, const char *top, bool below) {
+    size_t length = strlen(top);
+
+    for (; *paths; paths++) {
+        bool is = strncmp(*paths, top, length) == 0 && (*paths)[length] == '/';
+        int ret = is == below ? bind_flags(*paths, MS_RDONLY) : 0;
+
+        if (ret < 0 && ret != -ENOENT)
+            return ret;
+    }
+    return 0;
+}
+
 int hs_root_proc(const char *const *sealed) {
+    static const char net[] = "/proc/sys/net";
     int ret;
 
     if (mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0)
         return -errno;
-    for (; *sealed; sealed++) {
-        ret = bind_flags(*sealed, MS_RDONLY);
-        if (ret < 0 && ret != -ENOENT)
-            return ret;
-    }
-    return bind_flags("/proc/sys/net", 0); /* on top of /proc/sys: writable, its own namespace's */
+    ret = seal(sealed, net, false);
+    if (ret == 0)
+        ret = bind_flags(net, 0); /* on top of /proc/sys: writable, its own namespace's */
+    return ret < 0 ? ret : seal(sealed, net, true);
 }
 
 int hs_root_mask(const char *const *masked) {

@@ -67,7 +67,8 @@ int hs_root_own(const struct hs_own *own);
 int hs_root_run(const char *data); /* of the tmpfs on /run: tmpfs(5) */
 /* shm: the same for /dev/shm. pts: mount data of the devpts on /dev/pts. */
 int hs_root_dev(const char *shm, const char *pts);
-/* sealed: paths below /proc that become read-only, NULL at the end. */
+/* sealed: paths below /proc that become read-only, NULL at the end. /proc/sys/net stays writable,
+ * but for those that are below it. */
 int hs_root_proc(const char *const *sealed);
 int hs_root_sys(void);
 /* Cover what tells of the machine or its other users: files and directories become empty, and

@@ -2,6 +2,7 @@
 """A VM's fence: what its user 0 tries against the switch, the machine and other VMs fails, and
 succeeds where the fence is not there (a network namespace of the machine's own user namespace)."""
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -15,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from help.programs import PROGRAMS
+from help.programs import PROGRAMS, program
+from hostsim import fence
 from hostsim.errors import HostsimError
 from hostsim.vm import Vm
 
@@ -248,3 +250,35 @@ def test_nobody_punches_a_hole_into_packet_memory(vm: Vm) -> None:
     done = vm.run([sys.executable, "-c", HOLES])
     said = done.stdout.decode().split("\n")[:-1]
     assert said == ["done", "done", "ENOTSUP", "EINVAL", "EINVAL", "{7}"], done
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+def test_bounds_of_the_kernel_stay(
+    make_vm: MakeVm, monkeypatch: pytest.MonkeyPatch, sealed: bool
+) -> None:
+    """Fragments that nobody completes count as nobody's memory."""
+    if not sealed:
+        monkeypatch.setattr(fence, "BOUNDS", {})
+        monkeypatch.setattr(fence, "_known", None)
+    vm = make_vm()
+    with contextlib.ExitStack() as own:
+        if not sealed:
+            base = fence.base()
+            for fd in (base.fd, base.init_fd, base.agent_fd, base.null_fd):
+                own.callback(os.close, fd)
+        _look_at_bounds(vm, sealed)
+
+
+def _look_at_bounds(vm: Vm, sealed: bool) -> None:
+    names = [f"/proc/sys/net/{name}" for name in fence.BOUNDS]
+    there = [name for name in names if vm.run(["test", "-e", name]).returncode == 0]
+    assert len(there) >= 3 or not sealed
+    for path in there:
+        refused = vm.run(["sh", "-c", f"echo 1000000000 > {path}"])
+        assert b"Read-only" in refused.stderr, path
+    assert vm.run(["sh", "-c", "echo 63 > /proc/sys/net/ipv4/ip_default_ttl"]).returncode == 0
+    done = vm.run(program("raw", "fragments", 400, 1 << 30))
+    assert done.returncode == 0, done.stderr
+    held = int(done.stdout)
+    assert held > 0
+    assert (held > 16 << 20) is not sealed

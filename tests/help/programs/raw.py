@@ -5,15 +5,22 @@ raw.py frames DEVICE               those in a JSON list on standard input, in he
 raw.py repeat DEVICE COUNT HEX     one, so many times, filled up to 60 bytes
 raw.py wrong DEVICE COUNT HEAD     that many, HEAD (both addresses) and then IP of either version
                                    with bytes changed and ends cut off; always the same ones
+raw.py fragments COUNT BYTES       first fragments of 60 kB, to oneself, of which nobody sends the
+                                   rest, after an attempt to have BYTES of them held; says how many
+                                   bytes are (lo is brought up)
 raw.py syn ADDRESS                 a TCP SYN by scapy to port 80; says flags, address and TTL of
                                    the answer
 """
 
+import contextlib
 import json
 import random
 import socket
+import struct
+import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 V4 = bytes.fromhex("08004500003400010000401100000a0000010a00000204d2000900200000") + bytes(40)
 V6 = bytes.fromhex("86dd6000000000282c40") + bytes(15) + b"1" + bytes(15) + b"2" + bytes(48)
@@ -31,6 +38,21 @@ def frames(device: str) -> None:
     raw = opened(device)
     for frame in json.load(sys.stdin):
         raw.send(bytes.fromhex(frame))
+
+
+def fragments(count: str, most: str) -> None:
+    subprocess.run(("ip", "link", "set", "lo", "up"), check=True)
+    with contextlib.suppress(OSError):
+        Path("/proc/sys/net/ipv4/ipfrag_high_thresh").write_text(most)
+    here = socket.inet_aton("127.0.0.1")
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+        for number in range(int(count)):
+            size, more = 20 + 60000, 0x2000
+            head = struct.pack("!BBHHHBBH", 0x45, 0, size, number, more, 64, 17, 0)
+            raw.sendto(head + here + here + bytes(60000), ("127.0.0.1", 0))
+    lines = Path("/proc/net/sockstat").read_text().splitlines()
+    (held,) = [line.split()[4] for line in lines if line.startswith("FRAG:")]
+    print(held)
 
 
 def repeat(device: str, count: str, frame: str) -> None:
@@ -62,6 +84,6 @@ def syn(address: str) -> None:
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
-    "frames": frames, "repeat": repeat, "wrong": wrong, "syn": syn,
+    "frames": frames, "fragments": fragments, "repeat": repeat, "wrong": wrong, "syn": syn,
 }  # fmt: skip
 COMMANDS[sys.argv[1]](*sys.argv[2:])
