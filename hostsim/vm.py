@@ -248,6 +248,7 @@ class Vm:
                 booting,
                 self.owner,
             )
+        process.offer(self.pid)
         if self.spec.boots:
             self.systemd = boot.is_systemd(self.pid)
             self._populated = Populated(self._group.fd)

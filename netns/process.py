@@ -176,6 +176,20 @@ def environment(ours: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+OOM_FIRST = 500
+"""What is added to the score of all that runs in VMs when the machine's memory is at its end
+(oom_score_adj, proc(5)): half of all memory. A limit of each VM's own leaves many VMs more than the
+machine has."""
+
+
+def offer(pid: int) -> None:
+    """If the machine's memory is at its end, the kernel ends this process, and what it will start,
+    before others. If the daemon has CAP_SYS_RESOURCE, as root has, no user of the VM can take that
+    back. One that has ended is no error."""
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{pid}/oom_score_adj").write_text(str(OOM_FIRST))
+
+
 def candidates(program: str, path: str) -> list[str]:
     """Where a program may be, in order, as execvp(3) looks for it."""
     if "/" in program:
@@ -220,6 +234,7 @@ def start(
             theirs,
             program=program,
         )
+    offer(pid)
     process = Process(pid, pidfd, argv)
     process.stdin, process.stdout, process.stderr = ours
     return process

@@ -35,6 +35,17 @@ def test_memory(make_vm: MakeVm) -> None:
     assert vm.alive
 
 
+def test_vms_end_first_if_the_machine_has_no_memory(vm: Vm) -> None:
+    started = vm.popen(["sleep", "60"])
+    scores = [Path(f"/proc/{pid}/oom_score_adj") for pid in (vm.pid, started.pid)]
+    assert [score.read_text() for score in scores] == ["500\n", "500\n"]
+    assert Path("/proc/self/oom_score_adj").read_text() != "500\n"
+    held = int(Path("/proc/self/status").read_text().split("CapEff:")[1].split()[0], 16)
+    if held >> 24 & 1:  # CAP_SYS_RESOURCE
+        undone = vm.run(["sh", "-c", "echo 0 > /proc/1/oom_score_adj"])
+        assert undone.returncode != 0
+
+
 def test_pids(make_vm: MakeVm) -> None:
     vm = make_vm(pids=6)
     script = "for i in 1 2 3 4 5 6 7 8; do sleep 60 & done; wait"
