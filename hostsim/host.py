@@ -431,10 +431,11 @@ class Host:
                     self._unwatch(fd)
 
     def target(self, name: str) -> Json:
-        """What `hostsim exec` needs to enter a VM: pid of its init, its user 0, its cgroups."""
+        """What `hostsim exec` needs to enter a VM: pid of its init, its user 0, its cgroups,
+        whether programs in it may make user namespaces."""
         vm = self.vm(name)
         groups = [str(path) for path in vm.cgroups]
-        return {"pid": vm.pid, "owner": vm.owner, "cgroups": groups}
+        return {"pid": vm.pid, "owner": vm.owner, "cgroups": groups, "nests": vm.nests}
 
     async def status(self) -> Callable[[], Json]:
         """The contract's `status`: what the loop alone can ask is asked, also all that may reap a

@@ -76,6 +76,7 @@ class RootSpec:
 
     keep: the directory that keeps what the VM changes; None: its memory does. boot: whether the
     root's own init is process 1. users: whether the VM's user ids are its own, or the machine's.
+    containers: whether its programs may make user namespaces; only if its ids are its own.
     """
 
     path: str
@@ -83,6 +84,7 @@ class RootSpec:
     keep: str | None = None
     boot: bool = False
     users: Users = "own"
+    containers: bool = False
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,8 @@ class Vm:
         """What it may hold of the kernel's memory by its sockets."""
         self.owner = 0
         """The id outside of its user 0; 0: the machine's ids, one to one."""
+        self.nests = spec.root is not None and spec.root.containers
+        """Whether its programs may make user namespaces."""
         self._group = Cgroup(f"hs-{host}/{spec.name}", self.limits, divided=spec.boots)
         self.booting: boot.Booting | None = None
         """The console of an OS that boots, and the socket of its word; while it runs."""
@@ -247,6 +249,7 @@ class Vm:
                 root,
                 booting,
                 self.owner,
+                nests=self.nests,
             )
         process.offer(self.pid)
         if self.spec.boots:
@@ -291,7 +294,13 @@ class Vm:
         group = self._group
         null = fence.base().null_fd
         target = Target(
-            self.pidfd, group.path, group.programs_fd, group.v1, tuple(group.join), null
+            self.pidfd,
+            group.path,
+            group.programs_fd,
+            group.v1,
+            tuple(group.join),
+            self.nests,
+            null,
         )
         try:
             started = process.start(

@@ -44,6 +44,8 @@ class Target:
     cgroup_fd: int
     v1: tuple[Path, ...] = ()
     join: tuple[int, ...] = ()
+    nests: bool = False
+    """Whether its programs may make user namespaces."""
     null: int = -1
     """For a stream that is DEVNULL: of the machine's /dev/null, but its mode cannot be changed."""
 
@@ -233,6 +235,7 @@ def start(
             cwd,
             theirs,
             program=program,
+            nests=target.nests,
         )
     offer(pid)
     process = Process(pid, pidfd, argv)

@@ -41,26 +41,28 @@ static const struct {
     {"userfaultfd", EPERM, "stops a kernel thread in the middle of a copy; exploits want that"},
 };
 
-/* Refused if (argument & mask) == value. */
+/* Refused if (argument & mask) == value. but: a bit of hs_filter_kind with which it is not. */
 static const struct {
     const char *name;
     unsigned argument;
     uint64_t mask, value;
     int error;
     const char *why;
+    unsigned but;
 } flags[] = {
     {"clone", 0, CLONE_NEWUSER, CLONE_NEWUSER, EPERM,
-     "root of a new one gets every capability back"},
-    {"unshare", 0, CLONE_NEWUSER, CLONE_NEWUSER, EPERM, "the same"},
+     "root of a new one gets every capability back", HS_FILTER_NESTING},
+    {"unshare", 0, CLONE_NEWUSER, CLONE_NEWUSER, EPERM, "the same", HS_FILTER_NESTING},
     {"clone", 0, CLONE_THREAD | CLONE_FILES, CLONE_THREAD, EPERM,
      "a thread with descriptors of its own: pidfd_getfd(2), and so a revoke, has only those of the "
-     "first thread"},
-    {"unshare", 0, CLONE_FILES, CLONE_FILES, EPERM, "the same"},
-    {"close_range", 2, CLOSE_RANGE_UNSHARE, CLOSE_RANGE_UNSHARE, EPERM, "the same"},
+     "first thread",
+     0},
+    {"unshare", 0, CLONE_FILES, CLONE_FILES, EPERM, "the same", 0},
+    {"close_range", 2, CLOSE_RANGE_UNSHARE, CLOSE_RANGE_UNSHARE, EPERM, "the same", 0},
     {"fallocate", 1, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_PUNCH_HOLE, EOPNOTSUPP,
-     "a hole in packet memory: a neighbour's socket goes on with the pages that were there"},
-    {"madvise", 2, UINT32_MAX, MADV_REMOVE, EINVAL, "the same"},
-    {"process_madvise", 3, UINT32_MAX, MADV_REMOVE, EINVAL, "the same"},
+     "a hole in packet memory: a neighbour's socket goes on with the pages that were there", 0},
+    {"madvise", 2, UINT32_MAX, MADV_REMOVE, EINVAL, "the same", 0},
+    {"process_madvise", 3, UINT32_MAX, MADV_REMOVE, EINVAL, "the same", 0},
 };
 
 /* Keys and switches that the machine's own kernel obeys, whoever has the node: a device that a VM
@@ -101,13 +103,15 @@ static int add_calls(scmp_filter_ctx context) {
     return ret;
 }
 
-static int add_flags(scmp_filter_ctx context) {
+static int add_flags(scmp_filter_ctx context, unsigned kind) {
     int ret = 0;
 
     for (size_t i = 0; ret == 0 && i < LENGTH(flags); i++) {
         struct scmp_arg_cmp compare =
             SCMP_CMP(flags[i].argument, SCMP_CMP_MASKED_EQ, flags[i].mask, flags[i].value);
 
+        if (flags[i].but & kind)
+            continue;
         ret = seccomp_rule_add_array(context, SCMP_ACT_ERRNO((uint32_t)flags[i].error),
                                      seccomp_syscall_resolve_name(flags[i].name), 1, &compare);
     }
@@ -235,26 +239,26 @@ static int add_reboot(scmp_filter_ctx context) {
 }
 
 /* What both tables of system calls have in common. */
-static int add_all(scmp_filter_ctx context, int boot) {
+static int add_all(scmp_filter_ctx context, unsigned kind) {
     int ret = seccomp_attr_set(context, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_ERRNO(ENOSYS));
 
     if (ret == 0)
         ret = add_calls(context);
     if (ret == 0)
-        ret = add_flags(context);
+        ret = add_flags(context, kind);
     if (ret == 0)
         ret = add_obeyed(context);
     if (ret == 0)
         ret = add_pictures(context);
     if (ret == 0)
         ret = add_families(context, HS_FAMILIES);
-    if (ret == 0 && boot)
+    if (ret == 0 && kind & HS_FILTER_BOOT)
         ret = add_reboot(context);
     return ret;
 }
 
 /* Adds the machine's system calls of 32 bits, if it has some. */
-static int add_narrow(scmp_filter_ctx context, int boot) {
+static int add_narrow(scmp_filter_ctx context, unsigned kind) {
     const uint32_t narrow = seccomp_arch_native() == SCMP_ARCH_X86_64    ? SCMP_ARCH_X86
                             : seccomp_arch_native() == SCMP_ARCH_AARCH64 ? SCMP_ARCH_ARM
                                                                          : SCMP_ARCH_NATIVE;
@@ -270,7 +274,7 @@ static int add_narrow(scmp_filter_ctx context, int boot) {
     if (ret == 0)
         ret = seccomp_arch_remove(other, SCMP_ARCH_NATIVE);
     if (ret == 0)
-        ret = add_all(other, boot);
+        ret = add_all(other, kind);
     if (ret == 0)
         ret = add_judged(other);
     if (ret == 0)
@@ -280,15 +284,15 @@ static int add_narrow(scmp_filter_ctx context, int boot) {
     return ret;
 }
 
-static int make(struct sock_fprog *program, int boot) {
+static int make(struct sock_fprog *program, unsigned kind) {
     scmp_filter_ctx context = seccomp_init(SCMP_ACT_ALLOW);
     int ret;
 
     if (!context)
         return -ENOMEM;
-    ret = add_all(context, boot);
+    ret = add_all(context, kind);
     if (ret == 0)
-        ret = add_narrow(context, boot);
+        ret = add_narrow(context, kind);
     if (ret == 0)
         ret = export(context, program);
     seccomp_release(context);
@@ -299,12 +303,11 @@ static struct sock_fprog made[HS_FILTER_KINDS];
 static int made_ret;
 
 static void make_once(void) {
-    made_ret = make(&made[HS_FILTER_PLAIN], 0);
-    if (made_ret == 0)
-        made_ret = make(&made[HS_FILTER_BOOT], 1);
+    for (unsigned kind = 0; made_ret == 0 && kind < HS_FILTER_KINDS; kind++)
+        made_ret = make(&made[kind], kind);
 }
 
-int hs_filter(enum hs_filter_kind kind, const struct sock_fprog **filter) {
+int hs_filter(unsigned kind, const struct sock_fprog **filter) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
 
     pthread_once(&once, make_once);

@@ -17,17 +17,21 @@
     (UINT64_C(1) << AF_UNIX | UINT64_C(1) << AF_INET | UINT64_C(1) << AF_INET6 |                   \
      UINT64_C(1) << AF_NETLINK | UINT64_C(1) << AF_PACKET | UINT64_C(1) << AF_XDP)
 
+/* A set of these bits. */
 enum hs_filter_kind {
-    HS_FILTER_PLAIN,
+    HS_FILTER_PLAIN = 0,
     /* Of an operating system. A process 1 that ends after `reboot` and one that ends after
      * `poweroff` cannot be told apart, for without CAP_SYS_BOOT both get EPERM of reboot(2). So the
      * one that restarts kills its caller: SIGSYS is the reboot. */
-    HS_FILTER_BOOT,
-    HS_FILTER_KINDS
+    HS_FILTER_BOOT = 1,
+    /* Of a VM with user ids of its own whose programs may make user namespaces, and so containers
+     * in it: bwrap(1), podman(1). */
+    HS_FILTER_NESTING = 2,
+    HS_FILTER_KINDS = 4
 };
 
-/* The filter, made once for the process and never freed: *filter points to it. Returns 0 or a
- * negative errno. May be called by several threads. Allocates: call it before a clone. */
-int hs_filter(enum hs_filter_kind kind, const struct sock_fprog **filter);
+/* The filter of a kind, made once for the process and never freed: *filter points to it. Returns 0
+ * or a negative errno. May be called by several threads. Allocates: call it before a clone. */
+int hs_filter(unsigned kind, const struct sock_fprog **filter);
 
 #endif

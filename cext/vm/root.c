@@ -166,6 +166,10 @@ int hs_root_make(const struct hs_root *root) {
     return turn();
 }
 
+int hs_root_plain_proc(void) {
+    return mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0 ? -errno : 0;
+}
+
 static int make_directory(const char *path, mode_t mode) {
     return mkdir(path, mode) < 0 && errno != EEXIST ? -errno : 0;
 }

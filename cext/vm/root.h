@@ -62,6 +62,11 @@ struct hs_own {
 int hs_root_null(void);
 
 int hs_root_make(const struct hs_root *root);
+/* A /proc of the caller's PID namespace that nobody sees: before hs_root_own, which covers it. A
+ * user namespace in the VM may mount /proc only if its mount namespace has one with nothing on top
+ * (mount_too_revealing in fs/namespace.c), whether or not a path leads there; the VM's own has
+ * read-only and empty files (hs_root_proc, hs_root_mask). */
+int hs_root_plain_proc(void);
 /* The caller's file system ids (setfsuid(2)) are those of user 0 of the VM: what is made is its. */
 int hs_root_own(const struct hs_own *own);
 int hs_root_run(const char *data); /* of the tmpfs on /run: tmpfs(5) */

@@ -214,6 +214,8 @@ static int start_vm(struct child *child) {
     STEP(STEP_OWNER, own_files(spec->owner));
     if (spec->root)
         STEP(STEP_ROOT, hs_root_make(spec->root));
+    if (spec->nests)
+        STEP(STEP_PROC, hs_root_plain_proc());
     if (spec->own)
         STEP(STEP_ROOT, hs_root_own(spec->own));
     STEP(STEP_RUN, hs_root_run(spec->run));
@@ -373,6 +375,13 @@ static void *enter_and_spawn(void *arg) {
     return NULL;
 }
 
+static unsigned filter_kind(const struct child *child) {
+    const int nests = child->vm ? child->vm->nests : child->exec->nests;
+
+    return (child->vm && child->vm->boot ? HS_FILTER_BOOT : HS_FILTER_PLAIN) |
+           (nests ? HS_FILTER_NESTING : HS_FILTER_PLAIN);
+}
+
 static int run(const struct child *what, int stay, struct hs_spawned *out) {
     const struct sock_fprog *filter;
     struct child *child;
@@ -381,7 +390,7 @@ static int run(const struct child *what, int stay, struct hs_spawned *out) {
     int ret;
 
     *out = (struct hs_spawned){.pid = -1, .pidfd = -1, .step = STEP_FILTER};
-    ret = hs_filter(what->vm && what->vm->boot ? HS_FILTER_BOOT : HS_FILTER_PLAIN, &filter);
+    ret = hs_filter(filter_kind(what), &filter);
     if (ret < 0)
         return ret;
     child = mmap(NULL, sizeof(*child), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);

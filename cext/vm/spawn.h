@@ -52,6 +52,7 @@ struct hs_vm_spec {
     const struct hs_boot *boot; /* NULL: process 1 is init_fd; then cgroup_fd is the group that it
                                    may divide, and life_fd is nobody's */
     uint32_t owner;             /* the VM's user 0, outside: see hs_fence_make */
+    int nests; /* 1: with `own` and `owner`: HS_FILTER_NESTING, hs_root_plain_proc */
 };
 
 /* A program to be started in a VM. Descriptors stay the caller's. */
@@ -68,6 +69,7 @@ struct hs_exec_spec {
     char *const *env;
     const char *cwd;     /* NULL, or one that does not exist there: the root directory */
     int fds[3];          /* become 0, 1, 2 */
+    int nests;           /* as of the VM */
     int tty;             /* 1: fds[0] is a terminal and becomes the controlling one */
     int die_with_caller; /* 1: SIGKILL for the program when the calling thread ends. The
                             calling thread is left in the VM's namespaces. */

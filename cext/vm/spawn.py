@@ -95,10 +95,13 @@ def spawn_vm(
     root: Root | Own | None,
     boot: Boot | None = None,
     owner: int = 0,
+    *,
+    nests: bool = False,
 ) -> tuple[int, int]:
     """Start process 1 of a VM (see hs_vm_spec); its pid and a pidfd that the caller owns. size: of
     /run and of /dev/shm, as tmpfs(5) has it; root: None for the machine's files; owner: the id
-    outside of its user 0, and the first of 65536.
+    outside of its user 0, and the first of 65536; nests: with `Own` and an owner, whether its
+    programs may make user namespaces.
 
     Raises SpawnError.
     """
@@ -121,6 +124,7 @@ def spawn_vm(
     spec.own = _own(keep, root) if isinstance(root, Own) else ffi.NULL
     spec.boot = ffi.NULL if boot is None else _boot(keep, boot)
     spec.owner = owner
+    spec.nests = nests
     return _spawned(lib.hs_vm_spawn, spec)
 
 
@@ -137,13 +141,14 @@ def spawn_program(
     tty: bool = False,
     die_with_caller: bool = False,
     program: int = -1,
+    nests: bool = False,
 ) -> tuple[int, int]:
     """Start a program in the VM of the process `pidfd` (see hs_exec_spec); pid and pidfd, the
     caller's to reap and close.
 
     program: if not -1, what is started (`open_program`), whatever `paths` say; it must be linked
-    statically. With die_with_caller, the calling thread is left in the VM's namespaces. Raises
-    SpawnError.
+    statically. nests: as the VM was started. With die_with_caller, the calling thread is left in
+    the VM's namespaces. Raises SpawnError.
     """
     keep: list[Any] = []
     spec = ffi.new("struct hs_exec_spec *")
@@ -158,6 +163,7 @@ def spawn_program(
     spec.cwd = ffi.NULL if cwd is None else kept(keep, ffi.new("char[]", os.fsencode(cwd)))
     spec.fds = list(fds)
     spec.tty = tty
+    spec.nests = nests
     spec.die_with_caller = die_with_caller
     return _spawned(lib.hs_vm_exec, spec)
 

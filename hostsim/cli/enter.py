@@ -126,6 +126,7 @@ def _enter(target: Target, name: str, argv: Sequence[str], streams: _Streams) ->
                 streams.fds,
                 tty=master is not None,
                 die_with_caller=True,
+                nests=target.nests,
             )
         except spawn.SpawnError as error:
             raise refusal(error, name, argv[0]) from None

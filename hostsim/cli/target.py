@@ -38,7 +38,8 @@ class NotExecutableError(HostsimError):
 def opened(told: Mapping[str, Any]) -> Iterator[Target]:
     """The VM, with its descriptors open for as long as the block runs.
 
-    told: `pid` of the VM's process 1, and `cgroups`, the v2 directory first. Raises OSError: ESRCH
+    told: `pid` of the VM's process 1, `cgroups`, the v2 directory first, and `nests` (Target).
+    Raises OSError: ESRCH
     if that process is another one by now, and what `Target.check` raises.
     """
     group, *v1 = (Path(path) for path in told["cgroups"])
@@ -52,7 +53,9 @@ def opened(told: Mapping[str, Any]) -> Iterator[Target]:
             stack.callback(os.close, fd)
         null = spawn.open_null()
         stack.callback(os.close, null)
-        target = Target(pidfd, group, group_fd, tuple(v1), tuple(join), null)
+        target = Target(
+            pidfd, group, group_fd, tuple(v1), tuple(join), bool(told.get("nests")), null
+        )
         if not target.entered(told["pid"]):
             raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
         target.check(PATIENCE)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The keys of a [[vm]] that give it a root of its own: root, keep, boot, users.
+"""The keys of a [[vm]] that give it a root of its own: root, keep, boot, users,
+containers.
 
     root(table, folder) -> RootSpec | None   raises HostFileError
     keep_together(vms)                       pairs of names that keep in one directory
@@ -26,11 +27,17 @@ def root(table: Table, folder: Path) -> RootSpec | None:
     keep = _path(table, "keep", "a directory for the changes of this VM alone")
     boot = table.take("boot", bool, "true or false")
     users = table.choice("users", Users, "own")
+    containers = table.take("containers", bool, "true or false")
     if text is None:
-        for key in ("keep", "boot", "users"):
+        for key in ("keep", "boot", "users", "containers"):
             if table.has(key):
                 table.fail(f"{key} without root", f"{key} is of a VM with a root of its own")
         return None
+    if containers and users == "machine":
+        table.fail(
+            'containers with users = "machine"',
+            "root of a container would be the machine's own: leave users out",
+        )
     if table.has("files"):
         table.fail("both root and files", "files says how a VM has the machine's: leave one out")
     named = (
@@ -44,7 +51,7 @@ def root(table: Table, folder: Path) -> RootSpec | None:
     kept = None if keep is None else abspath(folder / keep)
     if kept is not None and not named and f"{kept}/".startswith(f"{path}/"):
         table.fail(f"keep = {keep!r} is in the root", "a directory outside of it")
-    return RootSpec(path, named, kept, bool(boot), users)
+    return RootSpec(path, named, kept, bool(boot), users, bool(containers))
 
 
 def _path(table: Table, key: str, allowed: str) -> str | None:

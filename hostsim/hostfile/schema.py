@@ -102,6 +102,7 @@ VM: dict[str, Json] = {
     "keep": TEXT,
     "boot": FLAG,
     "users": _one_of(Users),
+    "containers": FLAG,
     "os": _table(
         {
             "background": _one_of(Background),

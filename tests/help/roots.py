@@ -18,8 +18,8 @@ APPLETS += " wc chmod chown tty hostname ip ping nc test grep readlink init env 
 
 BOOTED = ("systemd-sysv", "dbus", "iproute2")
 """Packages that a root that boots has, beside what they need and what every Debian has."""
-FOR_INPUT = (*BOOTED, "python3")
-"""Of a root whose services read input devices, too."""
+FOR_INPUT = (*BOOTED, "python3", "bubblewrap")
+"""Of a root whose services read input devices and that has containers, too."""
 READER = """\
 [Service]
 ExecStart=/usr/bin/python3 -I -S /opt/reader.py /run/events

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""User 0 of a plain VM, an endpoint, a packet function, an OS and one that boots systemd of a root
-of its own tries to get out, by everything that was ever thought of and by system calls at random:
-none of it succeeds, and outside nothing changes. What the same tries do without the fence is in
-tests/kernel/test_fence.py and its kin.
+"""User 0 of a plain VM, an endpoint, a packet function, an OS, one that boots systemd of a root
+of its own and a container in a VM tries to get out, by everything that was ever thought of and by
+system calls at random: none of it succeeds, and outside nothing changes. What the same tries do
+without the fence is in tests/kernel/test_fence.py and its kin.
 
 HOSTSIM_CALLS, HOSTSIM_SEED: how many system calls, and which; 200 if it is not given.
 """
@@ -50,6 +50,11 @@ name = "booted"
 root = "{{root}}"
 boot = true
 share = ["{PROGRAMS}:ro"]
+[[vm]]
+name = "nest"
+root = "{{root}}"
+containers = true
+share = ["{PROGRAMS}:ro"]
 {endpoint("end", "198.18.95.10/24")}"""
 FUNCTION = """
 import os, runpy, sys
@@ -69,6 +74,8 @@ def play(port):
 """
 """What runs in the process of a packet function, with all its descriptors."""
 
+NAMESPACES = (0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000, 0x80)
+"""CLONE_NEW* (sched.h)."""
 MOVING = ("kernel/random", "kernel/ns_last_pid", "fs/dentry", "fs/inode", "fs/file-nr", "net/")
 """Of the kernel's parameters, those that move by themselves, or are of some namespace."""
 
@@ -162,9 +169,10 @@ def out(tmp_path_factory: pytest.TempPathFactory, key: None) -> Iterator[Path]:
         yield made
 
 
-def by_exec(name: str, seed: int, python: str = sys.executable) -> Callable[[Path], str]:
+def by_exec(name: str, seed: int, *python: str) -> Callable[[Path], str]:
     def run(_: Path) -> str:
-        words = [HOSTSIM, "--host", NAME, "exec", name, "--", python, "-I", str(USER0)]
+        program = python or (sys.executable,)
+        words = [HOSTSIM, "--host", NAME, "exec", name, "--", *program, "-I", str(USER0)]
         argv = [*words, str(seed), str(CALLS), *numbers()]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=200, check=False)
         assert done.returncode == 0, done.stderr
@@ -178,17 +186,29 @@ def by_function(out: Path) -> str:
     return (out / "said").read_text()
 
 
+CONTAINER = ("unshare", "-Urnmpfiu", "--cgroup", "--kill-child", "--mount-proc")
 WAYS = {
     "plain": by_exec("plain", SEED),
     "end": by_exec("end", SEED + 1),
     "os": by_exec("os", SEED + 2),
     "nf": by_function,
     "booted": by_exec("booted", SEED + 4, "/usr/bin/python3"),
+    "nest": by_exec("nest", SEED + 5, *CONTAINER, "/usr/bin/python3"),
 }
 
 
-OWN = {"booted": ["cgroup"]}
-"""What succeeds, of a VM's own: the groups that its systemd divides."""
+OWN = {
+    "booted": ["cgroup"],
+    "nest": sorted(
+        [
+            *("fsopen", "sethostname", "setdomainname", "max_user_namespaces"),
+            *(f"setns {kind}" for kind in ("mnt", "net", "pid", "uts")),
+            *(f"unshare {flag:x}" for flag in NAMESPACES),
+        ]
+    ),
+}
+"""What succeeds, of a VM's own: the groups that its systemd divides; of a container's own: the
+namespaces that it is in, and new ones."""
 
 
 @pytest.mark.parametrize("kind", WAYS)

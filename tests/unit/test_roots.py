@@ -30,6 +30,7 @@ def root(text: str) -> RootSpec | None:
             'root = "./r"\nkeep = "k"\nboot = true\nusers = "machine"',
             RootSpec("/srv/host/r", keep="/srv/host/k", boot=True, users="machine"),
         ),
+        ('root = "./r"\ncontainers = true', RootSpec("/srv/host/r", containers=True)),
     ],
 )
 def test_what_it_means(text: str, found: RootSpec | None) -> None:
@@ -42,6 +43,8 @@ def test_what_it_means(text: str, found: RootSpec | None) -> None:
         ('keep = "k"', "keep without root"),
         ("boot = true", "boot without root"),
         ('users = "own"', "users without root"),
+        ("containers = true", "containers without root"),
+        ('root = "./r"\nusers = "machine"\ncontainers = true', 'containers with users = "machine"'),
         ('root = ""', "root = ''"),
         ('root = "../../.."', "the machine's files"),
         ('root = "Up"', "root = 'Up' is not allowed"),
