@@ -21,7 +21,6 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -39,7 +38,6 @@ HOST = "bench-boot"
 IMAGE = "bookworm"
 DEADLINE = 180.0
 """Seconds for one command, or until all peers are up."""
-PAUSE = 0.002  # seconds between two looks at what an OS says
 READY = b"READY=1"
 RUNNING = ("systemctl", "is-system-running", "--wait")
 MIB = 1 << 20
@@ -125,11 +123,13 @@ def again(root: RootSpec) -> float:
     log = protocol.RUN / HOST / "log"
     with up(root, 1):
         common.timed("boot", inside("os1", "systemctl", "poweroff"), DEADLINE)
-        until(lambda: "os1: its OS has powered off" in log.read_text(), "an OS that powers off")
-        ups = log.read_text().count("os1: its OS is up")
+        off = "os1: its OS has powered off"
+        common.until("boot", lambda: off in log.read_text(), "os1's power off", DEADLINE)
+        is_up = "os1: its OS is up"
+        ups = log.read_text().count(is_up)
         begin = time.perf_counter()
         common.timed("boot", common.hostsim("restart", "--host", HOST, "os1"), DEADLINE)
-        until(lambda: log.read_text().count("os1: its OS is up") > ups, "an OS that is restarted")
+        common.until("boot", lambda: log.read_text().count(is_up) > ups, "os1 again", DEADLINE)
         took = time.perf_counter() - begin
         common.timed("boot", inside("os1", *RUNNING), DEADLINE)
     return took
@@ -142,15 +142,6 @@ def _daemon() -> int:
 def inside(name: str, *words: str) -> list[str]:
     """The command line of a program in an OS."""
     return common.hostsim("exec", "--host", HOST, name, "--", *words)
-
-
-def until(holds: Callable[[], bool], what: str) -> None:
-    """Wait for a condition. Raises HostsimError after DEADLINE."""
-    end, pause = time.monotonic() + DEADLINE, threading.Event()
-    while not holds():
-        if time.monotonic() > end:
-            raise HostsimError("bench boot", f"{what} takes more than {DEADLINE:g} s")
-        pause.wait(PAUSE)
 
 
 def peers(source: ownroot.Source, size: int) -> Taken:

@@ -12,6 +12,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ Measure = Callable[[], float]
 """One run; returns the value in the case's unit. Raises HostsimError if it cannot be had."""
 
 RUNS = 3
+PAUSE = 0.002
+"""Seconds between two looks at a condition, of which some are measured."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,16 @@ def timed(bench: str, argv: Sequence[str], deadline: float | None = None) -> flo
             f"bench {bench}: {name}", f"status {done.returncode}, it said: {said[-1]}"
         )
     return took
+
+
+def until(bench: str, holds: Callable[[], bool], what: str, seconds: float) -> None:
+    """Wait for a condition; what: is there, or ends, once it holds. Raises HostsimError after so
+    many seconds."""
+    end, pause = time.monotonic() + seconds, threading.Event()
+    while not holds():
+        if time.monotonic() > end:
+            raise HostsimError(f"bench {bench}: {what}", f"not within {seconds:g} s")
+        pause.wait(PAUSE)
 
 
 def hostsim(*words: str) -> list[str]:

@@ -16,6 +16,8 @@ from hostsim.model import Json
 OURS = "hostsim"
 WIDTH, LEFT, RIGHT, ROW, AXIS = 680, 110, 130, 26, 26
 """Of a picture, its margins, a line of it, and the line of numbers below, in pixels."""
+VALUE = 66
+"""Of the right margin, up to where values end; ratios begin behind that."""
 DOT = 4
 STEPS = (1, 2, 2.5, 5, 10)
 TICKS = 5
@@ -50,7 +52,8 @@ def page(documents: Mapping[str, tuple[str, Json]], about: About) -> str:
         _facts(machine, about),
         '<p class="key"><b class="ours">&#9679;</b> hostsim <b class="peer">&#9679;</b> a peer, by '
         "turns in one call: a dot is a run, a bar the median. &times; is the value of hostsim by "
-        "that of the peer, the median over pairs of runs.</p>",
+        "that of the peer, the median over pairs of runs. Of packets, flows and bits by the second "
+        "more is better; of times, memory and shares of a processor, less.</p>",
     ]
     for name, (command, found) in documents.items():
         parts.append(f'<section id="{escape(name)}"><h2>{escape(name)}</h2>')
@@ -124,8 +127,12 @@ def _figure(case: Json) -> str:
         x = _x(medians[name], top)
         lines.append(f'<line class="{kind}" x1="{x}" x2="{x}" y1="{y - 9}" y2="{y + 9}"/>')
         ratio = case["ratio"].get(name)
-        said = f"{medians[name]:.4g}" + ("" if ratio is None else f"  &times;{ratio:.2f}")
-        lines.append(f'<text x="{WIDTH - RIGHT + 10}" y="{y + 4}">{said}</text>')
+        end, beside = WIDTH - RIGHT + VALUE, WIDTH - RIGHT + VALUE + 10
+        value = f"{medians[name]:.4g}"
+        lines.append(f'<text x="{end}" y="{y + 4}" text-anchor="end">{value}</text>')
+        if ratio is not None:
+            said = f"{ratio:.2f}" if ratio < 10 else f"{ratio:.3g}"
+            lines.append(f'<text x="{beside}" y="{y + 4}">&times;{said}</text>')
     cycles = case.get("cycles")
     more = ""
     if cycles:

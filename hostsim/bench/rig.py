@@ -14,12 +14,12 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from typing import IO, Protocol
 
 from cext.bench.stream import listener
 from hostsim import assembly
+from hostsim.bench import common
 from hostsim.bench.folder import claimed
 from hostsim.errors import HostsimError
 from hostsim.hostfile.file import parse
@@ -197,7 +197,7 @@ class Ovs(Bridge):
         schema = "/usr/share/openvswitch/vswitch.ovsschema"
         _run("ovsdb-tool", "create", str(self.folder / "conf.db"), schema)
         self._daemon("ovsdb-server", str(self.folder / "conf.db"), f"--remote=punix:{socket}")
-        _until(socket.exists, "ovsdb-server")
+        common.until("path", socket.exists, "ovsdb-server", DEADLINE)
         control = self.folder / "vswitchd.ctl"
         self._daemon("ovs-vswitchd", f"unix:{socket}", f"--unixctl={control}")
         vsctl = ("ovs-vsctl", f"--db=unix:{socket}", "--timeout=15")
@@ -258,11 +258,3 @@ def _run(*argv: str) -> None:
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=DEADLINE)
     if done.returncode != 0:
         raise HostsimError(f"bench: {argv[0]}", done.stderr.strip() or "failed")
-
-
-def _until(condition: object, what: str) -> None:
-    assert callable(condition)
-    end = time.monotonic() + DEADLINE
-    while not condition():
-        if time.monotonic() > end:
-            raise HostsimError(f"bench: {what}", "did not come up")

@@ -6,8 +6,8 @@ next. One that fails is named in the page with what it said.
 """
 
 import json
-import os
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -74,8 +74,11 @@ def _documents(
 
 
 def commit() -> str:
-    """Of the source that this was built from, if it can be told: of the current directory's."""
-    words = ("git", "-C", os.getcwd(), "describe", "--always", "--dirty", "--abbrev=12")
+    """Of the checkout whose .venv this is, or of the current directory, if it is one."""
+    folder = Path(sys.prefix).parent
+    if not (folder / "hostsim").is_dir():
+        folder = Path.cwd()
+    words = ("git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12")
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=10, check=False)
     except OSError:
