@@ -128,8 +128,8 @@ def _figure(case: Json) -> str:
         lines.append(f'<line class="{kind}" x1="{x}" x2="{x}" y1="{y - 9}" y2="{y + 9}"/>')
         ratio = case["ratio"].get(name)
         end, beside = WIDTH - RIGHT + VALUE, WIDTH - RIGHT + VALUE + 10
-        value = f"{medians[name]:.4g}"
-        lines.append(f'<text x="{end}" y="{y + 4}" text-anchor="end">{value}</text>')
+        median = f"{medians[name]:.4g}"
+        lines.append(f'<text x="{end}" y="{y + 4}" text-anchor="end">{median}</text>')
         if ratio is not None:
             said = f"{ratio:.2f}" if ratio < 10 else f"{ratio:.3g}"
             lines.append(f'<text x="{beside}" y="{y + 4}">&times;{said}</text>')
