@@ -23,6 +23,8 @@ Json = dict[str, Any]
 
 STYLES = {"veth": "green", "ring": "cyan", "switch": "yellow"}
 KEYS = "p b k n v sort  r reverse  / filter  space hold  q quit"
+UP, DOWN = "▲", "▼"
+"""Beside the title of the column that rows are in the order of: from the least, from the most."""
 SORTS: dict[str, tuple[str, Callable[[Hop], Any]]] = {
     "p": ("packets/s", lambda hop: hop.per_s),
     "b": ("bytes/s", lambda hop: hop.bytes_per_s),
@@ -60,6 +62,11 @@ class State:
     typing: bool = False
     held: bool = False
     ended: bool = False
+
+    @property
+    def downwards(self) -> bool:
+        """Whether the most comes first."""
+        return (self.order in DOWNWARDS) != self.turned
 
     def key(self, key: str) -> "State":
         """The state after a key; one without a meaning changes nothing."""
@@ -100,8 +107,8 @@ def chosen(state: State, found: Sequence[Hop]) -> list[Hop]:
         for hop in found
         if all(word in f"{hop.key} {hop.vm} {hop.to} {hop.path} {hop.reason}" for word in words)
     ]
-    downwards = (state.order in DOWNWARDS) != state.turned
-    return sorted(kept, key=SORTS[state.order][1], reverse=downwards)
+    kept.sort(key=lambda hop: hop.key)  # what is alike keeps its place from look to look
+    return sorted(kept, key=SORTS[state.order][1], reverse=state.downwards)
 
 
 def show(state: State, old: Sample, new: Sample, columns: int, lines: int) -> Group:
@@ -113,7 +120,7 @@ def show(state: State, old: Sample, new: Sample, columns: int, lines: int) -> Gr
     room = max(1, lines - LEAST + 1 - len(below))
     kept = chosen(state, found)
     count = f"{len(kept):,}{'+' if len(new.flows) >= FLOWS else ''}"
-    table = _flows(kept[:room], columns, count)
+    table = _flows(state, kept[:room], columns, count)
     rest = len(kept) - room
     foot = Text(_cut(_prompt(state, rest), columns), style="dim", no_wrap=True)
     return Group(head, table, *below, foot)
@@ -148,17 +155,23 @@ def _head(state: State, new: Sample, found: Sequence[Hop], columns: int) -> Text
     return head
 
 
-def _flows(hops: Sequence[Hop], columns: int, count: str) -> Table:
+def _flows(state: State, hops: Sequence[Hop], columns: int, count: str) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), width=columns, header_style="bold")
-    table.add_column(f"flow ({count})", no_wrap=True, overflow="ellipsis", ratio=3, min_width=12)
+
+    def mark(order: str) -> str:
+        return "" if order != state.order else DOWN if state.downwards else UP
+
+    table.add_column(
+        f"flow ({count}){mark('k')}", no_wrap=True, overflow="ellipsis", ratio=3, min_width=12
+    )
     if columns >= 60:
-        table.add_column("hop", no_wrap=True, overflow="ellipsis", max_width=24)
+        table.add_column(f"hop{mark('v')}", no_wrap=True, overflow="ellipsis", max_width=24)
     table.add_column("path", no_wrap=True)
-    table.add_column("pkt/s", justify="right", no_wrap=True)
+    table.add_column(f"pkt/s{mark('p')}", justify="right", no_wrap=True)
     if columns >= 60:
-        table.add_column("bytes/s", justify="right", no_wrap=True)
+        table.add_column(f"bytes/s{mark('b')}", justify="right", no_wrap=True)
     if columns >= 80:
-        table.add_column("packets", justify="right", no_wrap=True)
+        table.add_column(f"packets{mark('n')}", justify="right", no_wrap=True)
     if columns >= 120:
         table.add_column("reason", no_wrap=True, overflow="ellipsis", ratio=2)
     for hop in hops:
@@ -186,7 +199,7 @@ def _bottom(old: Sample, new: Sample, seconds: float, columns: int) -> list[Text
     """Ports, drops, functions, equipment: a line each."""
     was = {port["name"]: port for port in old.status["switch"]["ports"]}
     parts = [
-        ("ports", [_port(was.get(port["name"], port), port, seconds) for port in _ports(new)]),
+        ("ports/s", [_port(was.get(port["name"], port), port, seconds) for port in _ports(new)]),
         ("drops", _drops(old.status, new.status, seconds)),
         ("rings", _rings(old.status, new.status, seconds)),
         ("ill", _ill(new.status)),

@@ -52,6 +52,8 @@ def test_it_is_the_wheel_that_runs(elsewhere: Path, tmp_path: Path) -> None:
         )
         assert said.startswith(str(elsewhere.parent)), said
     assert run(tmp_path, elsewhere / "hostsim", "--version").startswith("hostsim ")
+    said = run(tmp_path, elsewhere / "python", "-m", "hostsim", "--version")
+    assert said.startswith("hostsim ")
     assert any((elsewhere.parent / "lib").rglob("hostsim/py.typed"))
 
 
