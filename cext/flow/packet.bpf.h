@@ -12,7 +12,8 @@
  *   - A packet to a group, in a frame to a group, belongs to no flow, but filters and mirrors may
  *     look at it (HS_GROUP). In a frame to one host it can be steered, and is its flow's.
  *   - An ICMP error belongs to the flow it is about, in the other direction, if that flow is
- *     known: so it meets the same VMs as the replies, and connection tracking there knows it.
+ *     known: so it meets the same VMs as the replies, and connection tracking there knows it. It
+ *     must be to the sender of what it quotes, or a quoted flow would lend its way to any packet.
  *   - A fragment belongs to the flow of its first fragment (remembered by datagram and VM, LRU).
  *     One that comes before its first is an orphan: its addresses are known, its ports are not.
  *   - Priority tags (802.1Q or 802.1ad, VLAN identifier 0) are passed over, as Linux does; behind
@@ -95,9 +96,16 @@ static __always_inline int hs_load(struct __sk_buff *skb, const struct hs_packet
     return at + size > p->end ? -1 : bpf_skb_load_bytes(skb, at, to, size);
 }
 
+/* Whether two addresses of tuples differ. */
+static __always_inline int hs_another(const void *one, const void *other) {
+    const __u32 *a = one, *b = other;
+
+    return ((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3])) != 0;
+}
+
 /* The flow an ICMP error at `at` is about, turned round. 0, or -1 if it does not say. */
 static __noinline int hs_inner(struct __sk_buff *skb, __u32 at, struct hs_packet *p) {
-    struct hs_tuple inner = {};
+    struct hs_tuple inner __attribute__((aligned(4))) = {}; /* hs_another reads words */
     __u32 l4;
 
     inner.family = p->key.tuple.family;
@@ -133,6 +141,8 @@ static __noinline int hs_inner(struct __sk_buff *skb, __u32 at, struct hs_packet
             return -1;
         inner.sport = inner.dport = id;
     }
+    if (hs_another(inner.src, p->key.tuple.dst))
+        return -1; /* an error goes to the sender of what it is about (RFC 1122, 4443) */
     hs_tuple_turn(&inner, &p->key.tuple);
     p->error = 1;
     return 0;

@@ -39,6 +39,8 @@ static void parse_inner(const uint8_t *frame, uint32_t at, uint32_t end, struct 
         memcpy(&inner.sport, frame + l4 + 4, 2);
         inner.dport = inner.sport;
     }
+    if (memcmp(inner.src, v->tuple.dst, sizeof(inner.src)) != 0)
+        return; /* an error goes to the sender of what it is about (RFC 1122, 4443) */
     v->inner = inner;
     v->inner_l3 = at;
     v->inner_l4 = l4;

@@ -18,9 +18,9 @@ enum { HS_WHOLE = 0, HS_FIRST_FRAGMENT = 1, HS_LATER_FRAGMENT = 2 };
 
 struct hs_view {
     struct hs_tuple tuple; /* family 0: not IP */
-    struct hs_tuple
-        inner;       /* of an ICMP error: the packet it is about, as it went; family 0: none */
-    uint32_t l3, l4; /* offsets of the headers; l4 is 0 in a later fragment */
+    struct hs_tuple inner; /* of an ICMP error: the packet it is about, as it went; family 0: none,
+                              or one whose sender the error is not to */
+    uint32_t l3, l4;       /* offsets of the headers; l4 is 0 in a later fragment */
     uint32_t inner_l3, inner_l4;
     uint32_t end; /* where the IP packet ends */
     uint32_t id;  /* of the datagram, if it is fragmented */

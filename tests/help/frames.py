@@ -89,8 +89,10 @@ FLAGS = (2, 16, 24, 4, 1, 0, 41)
 """Of TCP. No SYN+ACK: that is the answer to a packet of the other direction."""
 
 
-def transport(rng: Random, six: bool, src: bytes, dst: bytes) -> tuple[int, bytes]:
-    """A protocol, and what an IP packet of it carries."""
+def transport(rng: Random, six: bool, src: bytes, dsts: Sequence[bytes]) -> tuple[int, bytes]:
+    """A protocol, and what an IP packet of it to the first of `dsts` carries. The others: whose
+    packets an ICMP error to it may quote."""
+    dst = dsts[0]
     proto = rng.choice((UDP, UDP, UDP, TCP, TCP, SCTP, UDPLITE, GRE, ICMP, ICMPV6))
     body = bytes(rng.choice((0, 0, 1, 8, 24, 60, 600)))
     sport, dport = rng.choice(SPORTS), rng.choice(DPORTS)
@@ -111,7 +113,7 @@ def transport(rng: Random, six: bool, src: bytes, dst: bytes) -> tuple[int, byte
     if rng.random() < 0.5:
         inner = struct.pack("!HHHH", dport, sport, 8, 0) + bytes(12)
         quoted = rng.choice((UDP, TCP, ICMP, GRE))
-        data += (ipv6 if six else ipv4)(dst, src, quoted, inner)
+        data += (ipv6 if six else ipv4)(rng.choice((dst, dst, *dsts)), src, quoted, inner)
     data += body
     if proto == ICMP:
         return proto, data[:2] + struct.pack("!H", checksum(data)) + data[4:]
@@ -136,7 +138,7 @@ def fragments(rng: Random, payload: bytes) -> list[tuple[int, bool, bytes]]:
 def packet4(rng: Random, ends: Ends) -> list[bytes]:
     """An IPv4 packet, or its fragments."""
     dst = rng.choice(ends.dst4)
-    proto, payload = transport(rng, False, ends.src4, dst)
+    proto, payload = transport(rng, False, ends.src4, (dst, *ends.dst4))
     lies = {"ident": rng.randint(1, 500)}
     what = rng.randint(0, 9)
     if what < 2:
@@ -171,7 +173,7 @@ def extended(kinds: Sequence[int], last: int, payload: bytes) -> tuple[int, byte
 def packet6(rng: Random, ends: Ends) -> list[bytes]:
     """An IPv6 packet, or its fragments."""
     dst = rng.choice(ends.dst6)
-    proto, payload = transport(rng, True, ends.src6, dst)
+    proto, payload = transport(rng, True, ends.src6, (dst, *ends.dst6))
     kinds = [rng.choice(EXTENSIONS) for _ in range(rng.choice((0, 0, 0, 1, 2, 3, 10)))]
     inside = rng.randint(0, len(kinds))
     first, payload = extended(kinds[inside:], proto, payload)

@@ -113,7 +113,7 @@ def judged(lists: Lists, flow: Tuple, flags: int, origin: int) -> tuple[str | No
 
 
 def about(flow: Tuple, body: bytes) -> Tuple | None:
-    """Of an ICMP error: the flow that it is about, turned round."""
+    """Of an ICMP error to the sender of what it quotes: the flow that it is about, turned round."""
     kinds = {4: (ICMP, (3, 11, 12)), 6: (ICMPV6, range(128))}[flow.family]
     least = {4: 8 + 28, 6: 8 + 48}[flow.family]
     if flow.proto != kinds[0] or len(body) < least or body[0] not in kinds[1]:
@@ -124,7 +124,7 @@ def about(flow: Tuple, body: bytes) -> Tuple | None:
         found, _, _ = told(4, inner[9], inner[12:16], inner[16:20], inner[header:] + bytes(14))
     else:
         found, _, _ = told(6, inner[6], inner[8:24], inner[24:40], inner[40:] + bytes(14))
-    return found.reversed()
+    return found.reversed() if found.src == flow.dst else None
 
 
 def honest(frame: bytes) -> bool:
@@ -219,6 +219,40 @@ def test_the_receiver_is_given_only_what_the_policy_lets_through(ground: Ground)
         rows = ground.net.dataplane.report.verify()
         by = {path: sum(row[path] for row in rows) for path in ("switch", "veth", "ring")}
         assert by[ground.along] > packets // 100, by
+
+
+def test_an_error_message_that_quotes_another_hosts_packet_is_judged_by_itself(
+    tmp_path: Path,
+) -> None:
+    """The quoted flow goes by the bridge, ICMP through the chain: a quote must not lend its way."""
+    routes = route('proto = "icmp"', "hole") + route('proto = "icmpv6"', "hole")
+    with chained(ENDS + MEMBERS["hole"][0] + routes, tmp_path) as chain:
+        swallows(chain.net, "hole")
+        with contextlib.closing(Ground(chain, "hole")) as ground:
+            ends = ground.ends
+            other4, other6 = bytes((198, 18, 0, 77)), ends.dst6[0][:-1] + b"\x77"
+            for src, dst, other in (
+                (ends.src4, ends.dst4[0], other4),
+                (ends.src6, ends.dst6[0], other6),
+            ):
+                six = len(src) == 16
+                make = made_of.ipv6 if six else made_of.ipv4
+                kind, proto = (b"\x86\xdd", ICMPV6) if six else (b"\x08\0", ICMP)
+                head = ends.mac + ends.here + kind
+                ports, back = bytes((0x9C, 0x40, 0, 7, 0, 8, 0, 0)), bytes((0, 7, 0x9C, 0x40))
+                given = []
+                for quoted in (other, dst):
+                    known = make(src, quoted, 17, made_of.pseudo(src, quoted, 17, ports, 6))
+                    about_it = make(quoted, src, 17, back + bytes((0, 8, 0, 0)))
+                    error = bytes((1 if six else 3, 0)) + bytes(6) + about_it
+                    at = made_of.checksum(error)
+                    error = error[:2] + at.to_bytes(2, "big") + error[4:]
+                    if six:
+                        error = made_of.pseudo(src, dst, proto, error, 2)
+                    sent = [head + known, head + make(src, dst, proto, error)]
+                    found = ground.send(sent)
+                    given.append([one.body for one in found if one.body == sent[1][-len(error) :]])
+                assert [len(one) for one in given] == [0, 1]
 
 
 def test_what_is_no_error_message_goes_with_nobody_elses_flow(tmp_path: Path) -> None:
