@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cext.ns.netns import new_netns, offload
-from cext.switch import records
+from cext.switch import line, records
 from hostsim import introductions
 from hostsim.errors import HostsimError, reason
 from hostsim.model import Json, Network, VmSpec, WaySpec
@@ -103,6 +103,7 @@ class Switch:
     """Owns the namespace and what is in it."""
 
     bridge = "br0"
+    line = "hs-line"  # the TAP of what holds packets back (routing/holding.py)
 
     def __init__(self, host: str, journal: Journal) -> None:
         self.host = host
@@ -328,8 +329,10 @@ class Switch:
         return look
 
     def owns(self, index: int, name: str) -> bool:
-        """Whether a link is the kernel's own, the bridge, a port, an uplink or a direct link: who
-        makes those may be a thread that has not told yet, so names and numbers must do."""
+        """Whether a link is the kernel's own, the bridge, a port, an uplink, the line or a direct
+        link: who makes those may not have told yet, so names and numbers must do."""
+        if name == self.line:
+            return index == line.INDEX
         if index in self._found or index == BRIDGE_INDEX or self._made.get(index) == name:
             return True
         if name in self.uplinks or any(entry["name"] == name for entry in self._lent):

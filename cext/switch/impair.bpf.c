@@ -8,7 +8,9 @@
  * of the switch's namespace, where nothing else drops at this place: the daemon calls it
  * `link-loss`.
  *
- * Delay is a packet's time of departure (skb->tstamp), which the port's queue fq holds it for. */
+ * Delay is a packet's time of departure: skb->tstamp, which the port's queue fq holds it for, or,
+ * if the kernel has none, in a head before the frame that goes to the line (switch/line.h). The
+ * line sends it by the port again, marked. */
 #include "switch/impair.h"
 #include "switch/layout.h"
 
@@ -20,7 +22,6 @@
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 enum {
-    HS_COPY = 0x48534350, /* skb->mark of a copy; marks do not leave a namespace (veth) */
     HS_SECOND = 1000000000,
     HS_MS = 1000000,
 };
@@ -44,6 +45,7 @@ struct hs_fate {
     __u32 spoiled;
     __u32 copied;
     __u32 timed;
+    __u32 line;  /* the line holds it */
     __u32 group; /* its frame is to a group */
 };
 
@@ -83,6 +85,8 @@ static __always_inline int hs_pass(struct hs_link *link, struct __sk_buff *skb, 
 
     if (link->flags & HS_LINK_DOWN || hs_dice(seed, nth, HS_FOR_LOSS) < link->loss) {
         hs_add_one(&link->lost);
+        if (fate->group)
+            hs_add_one(&link->groups_lost);
         return 0;
     }
     if (hs_dice(seed, nth, HS_FOR_COPY) < link->duplicate) {
@@ -97,6 +101,7 @@ static __always_inline int hs_pass(struct hs_link *link, struct __sk_buff *skb, 
     if (!(link->flags & HS_LINK_TIMED))
         return 1;
     fate->timed = 1;
+    fate->line |= link->flags & HS_LINK_LINE;
     if (link->rate) {
         __u64 turn = hs_turn(link, now, skb->wire_len);
 
@@ -116,18 +121,32 @@ static __always_inline int hs_pass(struct hs_link *link, struct __sk_buff *skb, 
     return 1;
 }
 
-/* Turn one bit behind the Ethernet header. */
-static __always_inline void hs_spoil(struct __sk_buff *skb, __u64 place) {
-    __u32 body = skb->len - ETH_HLEN, at;
+/* Turn one bit behind the Ethernet header, which has `ahead` bytes before it. */
+static __always_inline void hs_spoil(struct __sk_buff *skb, __u64 place, __u32 ahead) {
+    __u32 start = ahead + ETH_HLEN, body = skb->len - start, at;
     __u8 byte;
 
-    if (skb->len <= ETH_HLEN)
+    if (skb->len <= start)
         return;
-    at = ETH_HLEN + (__u32)((place >> 3) % body);
+    at = start + (__u32)((place >> 3) % body);
     if (bpf_skb_load_bytes(skb, at, &byte, 1) < 0)
         return;
     byte ^= 1 << (place & 7);
     bpf_skb_store_bytes(skb, at, &byte, 1, 0);
+}
+
+/* Send a frame, and its copy, to the line. */
+static __always_inline int hs_hold(struct __sk_buff *skb, struct hs_fate *fate, __u64 due) {
+    struct hs_line_head head = {.due = due, .port = skb->ifindex, .magic = HS_LINE_MAGIC};
+
+    if (bpf_skb_change_head(skb, sizeof(head), 0) < 0 ||
+        bpf_skb_store_bytes(skb, 0, &head, sizeof(head), 0) < 0)
+        return TC_ACT_SHOT; /* no memory */
+    if (fate->copied)
+        bpf_clone_redirect(skb, HS_LINE_TAP, 0);
+    if (fate->spoiled)
+        hs_spoil(skb, fate->place, sizeof(head));
+    return bpf_redirect(HS_LINE_TAP, 0);
 }
 
 SEC("tc")
@@ -139,7 +158,7 @@ int impair(struct __sk_buff *skb) {
     struct hs_link *link;
     __u8 first = 0;
 
-    if (skb->mark == HS_COPY)
+    if (skb->mark == HS_MARK_DONE)
         return TC_ACT_OK;
     bpf_skb_load_bytes(skb, 0, &first, 1);
     fate.group = first & 1;
@@ -149,15 +168,17 @@ int impair(struct __sk_buff *skb) {
     link = bpf_map_lookup_elem(&links, &to);
     if (link && !hs_pass(link, skb, now, &fate))
         return TC_ACT_SHOT;
+    if (fate.line)
+        return hs_hold(skb, &fate, (fate.least ? fate.least : now) + fate.delay);
     if (fate.timed)
         bpf_skb_set_tstamp(skb, (fate.least ? fate.least : now) + fate.delay,
                            BPF_SKB_TSTAMP_DELIVERY_MONO);
     if (fate.copied) {
-        skb->mark = HS_COPY;
+        skb->mark = HS_MARK_DONE;
         bpf_clone_redirect(skb, skb->ifindex, 0);
         skb->mark = 0;
     }
     if (fate.spoiled)
-        hs_spoil(skb, fate.place);
+        hs_spoil(skb, fate.place, 0);
     return TC_ACT_OK;
 }

@@ -17,7 +17,8 @@ enum hs_direction {
 
 enum {
     HS_LINK_DOWN = 1,  /* everything is lost */
-    HS_LINK_TIMED = 2, /* delay, jitter or rate is given: the ports have the queue fq (tc-fq(8)) */
+    HS_LINK_TIMED = 2, /* delay, jitter or rate is given: packets have a time of departure */
+    HS_LINK_LINE = 4,  /* the line holds them until then; else the port's queue fq (tc-fq(8)) */
 };
 
 #define HS_LINK_ALL (1ull << 32) /* a share of packets is in 2^-32 */
@@ -31,10 +32,26 @@ struct hs_link {
     __u64 next;            /* when the next may go, by `rate` (CLOCK_MONOTONIC) */
     __u64 packets, groups; /* frames that came, to one and to many: the number of the next */
     __u64 lost, duplicated, corrupted, reordered, late; /* late: lost, since `rate` had no time */
+    __u64 groups_lost;                                  /* of `lost`, frames to groups */
     __u32 flags;
     __u32 pad;
 };
-_Static_assert(sizeof(struct hs_link) == 136, "no padding");
+_Static_assert(sizeof(struct hs_link) == 144, "no padding");
+
+/* The line (switch/line.h): the number of its TAP, which is no port's, and what stands before each
+ * frame there. due: CLOCK_MONOTONIC, ns; port: the interface that the frame is to leave by. */
+enum { HS_LINE_TAP = 30000 };
+#define HS_LINE_MAGIC 0x48534c4eu
+struct hs_line_head {
+    __u64 due;
+    __u32 port;
+    __u32 magic; /* HS_LINE_MAGIC */
+};
+_Static_assert(sizeof(struct hs_line_head) == 16, "no padding");
+
+/* skb->mark of what no link does anything to any more: it has been through all. Marks do not leave
+ * a namespace (veth). */
+#define HS_MARK_DONE 0x48534350
 
 enum { HS_LINK_WAIT_MS = 1000 }; /* a packet that would have to wait longer for `rate` is lost */
 

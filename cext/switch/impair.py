@@ -36,7 +36,8 @@ class Impaired:
 
 @dataclass(frozen=True)
 class Befell:
-    """Packets of one direction since it was impaired: all, and those that something befell."""
+    """Packets of one direction since it was impaired: all, and those that something befell. groups,
+    groups_lost: those of `packets` and of `lost` whose frame was to a group."""
 
     packets: int
     lost: int
@@ -44,10 +45,15 @@ class Befell:
     corrupted: int
     reordered: int
     late: int
+    groups: int
+    groups_lost: int
 
 
-def write(links: Map, vm: int, direction: int, wanted: Impaired | None) -> None:
-    """Impair a link anew, its packets numbered from 0; None: no longer. Raises OSError."""
+def write(
+    links: Map, vm: int, direction: int, wanted: Impaired | None, by_line: bool = False
+) -> None:
+    """Impair a link anew, its packets numbered from 0; None: no longer. by_line: the line holds
+    back what has to wait (switch/line.h). Raises OSError."""
     key = pack_u32(vm << 1 | direction)
     if wanted is None:
         links.delete(key)
@@ -58,7 +64,8 @@ def write(links: Map, vm: int, direction: int, wanted: Impaired | None) -> None:
         setattr(value, name, round(getattr(wanted, name) * ALL))
     value.delay, value.jitter, value.rate = wanted.delay, wanted.jitter, wanted.rate // 8
     value.flags = lib.HS_LINK_DOWN if wanted.down else 0
-    value.flags |= lib.HS_LINK_TIMED if wanted.timed else 0
+    if wanted.timed:
+        value.flags |= lib.HS_LINK_TIMED | (lib.HS_LINK_LINE if by_line else 0)
     links.set(key, bytes(ffi.buffer(value)))
 
 
@@ -66,7 +73,16 @@ def read(links: Map, vm: int, direction: int) -> Befell:
     """What befell its packets. Raises OSError."""
     raw = links.get(pack_u32(vm << 1 | direction))
     if raw is None:
-        return Befell(0, 0, 0, 0, 0, 0)
+        return Befell(0, 0, 0, 0, 0, 0, 0, 0)
     one = ffi.from_buffer("struct hs_link *", raw)
     packets = one.packets + one.groups
-    return Befell(packets, one.lost, one.duplicated, one.corrupted, one.reordered, one.late)
+    return Befell(
+        packets,
+        one.lost,
+        one.duplicated,
+        one.corrupted,
+        one.reordered,
+        one.late,
+        one.groups,
+        one.groups_lost,
+    )

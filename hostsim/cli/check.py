@@ -34,7 +34,7 @@ from cext.vm import lower
 from hostsim.cli.show import console
 from hostsim.model import HostSpec, Json
 from hostsim.needs import needs
-from netns import cgroup, devices, parameters, sockets, tc
+from netns import cgroup, devices, parameters, sockets, tap, tc
 from netns.links import Rtnl
 
 AF_XDP = 44
@@ -105,6 +105,24 @@ def _clsact() -> str:
     with _rtnl() as rtnl:
         rtnl.batch(lambda batch: batch.tc("add", "clsact", index=rtnl.indices()["lo"]))
     return ""
+
+
+def _held_back() -> str:
+    """What delays packets (hostsim/routing/holding.py)."""
+    with _rtnl() as rtnl:
+        try:
+            tc.add_fq(rtnl, rtnl.indices()["lo"])
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.EOPNOTSUPP):
+                raise
+        else:
+            return "by the kernel's queue fq"
+    here = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.close(tap.make(here, "hs-check", 30000, 10))
+    finally:
+        os.close(here)
+    return "by a thread of hostsim's; the kernel has no sch_fq"
 
 
 def _classifier() -> str:
@@ -343,6 +361,7 @@ IN_NETWORK: dict[str, tuple[Probe, str]] = {
     "bridge": (_bridge, ALL),
     "tc clsact": (_clsact, NO_ROUTES),
     "the classifier (tc-BPF)": (_classifier, NO_ROUTES),
+    "packets held back": (_held_back, "links without delay, jitter and rate"),
     "AF_XDP": (_xdp, "packet NFs on rings alone; no ports on eth0"),
     "nftables": (_nftables, "everything but the firewall of host edge; package nftables"),
 }

@@ -207,7 +207,8 @@ class Status:
 @dataclass(frozen=True)
 class Link:
     """An impaired link, in one direction. loss and the like: shares; rate: bit/s; packets: those
-    that came since, and of them those that were lost (late: for want of `rate`), and so on."""
+    that came since, and of them those that were lost (late: for want of `rate`), and so on; groups,
+    groups_lost: those of them whose frame was to a group, which are numbered by themselves."""
 
     vm: str
     direction: str
@@ -226,6 +227,8 @@ class Link:
     duplicated: int
     reordered: int
     corrupted: int
+    groups: int = 0
+    groups_lost: int = 0
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@
 
 The program (cext/switch/impair.bpf.c) is there while a link is impaired, and costs nothing else.
 Flows over an impaired link stay on the switch, which alone sees all of their packets: the data
-plane's part (dataplane.py). Delay, jitter and rate need the queue fq (tc-fq(8)) at the ports.
+plane's part (dataplane.py). What has to wait, for delay, jitter and rate, is held by holding.py.
 """
 
 import contextlib
@@ -19,6 +19,7 @@ from cext.switch import impair, records
 from cext.switch.impair import Impaired
 from hostsim.errors import HostsimError
 from hostsim.model import Json, LinkSpec
+from hostsim.routing.holding import Holding
 from hostsim.switch import Switch
 from hostsim.vm import Vm
 from netns import tc
@@ -79,7 +80,7 @@ class Impairments:
         self._vms = vms
         self._object: bpf.Object | None = None
         self._now: Ends = {}
-        self._queued: set[int] = set()  # ports that have the queue
+        self._holding = Holding(switch)
         self._guard: Keeps | None = None
 
     def guarded_by(self, guard: Keeps) -> None:
@@ -103,30 +104,30 @@ class Impairments:
             self._refuse_rates()
         if wanted and self._object is None:
             self._attach()
-        if timed and not self._queued:
-            self._hold(list(self._exits()))
+        if timed:
+            self._hold()
         if self._object is not None:
-            links = self._object.map("links")
+            links, by_line = self._object.map("links"), self._holding.by_line
             for name, direction in self._now.keys() | wanted.keys():
                 end = wanted.get((name, direction))
                 if end != self._now.get((name, direction)):
-                    impair.write(links, self._vms[name].index, DIRECTIONS[direction], end)
+                    impair.write(links, self._vms[name].index, DIRECTIONS[direction], end, by_line)
         spoilt = any(end.corrupt for end in wanted.values())
         if spoilt != any(end.corrupt for end in self._now.values()):
             self._finish_checksums(spoilt)
         self._now = dict(wanted)
         if not timed:
-            self._release()
+            self._holding.release()
         if not wanted:
             self._detach()
 
     def port_back(self, vm: Vm) -> None:
         """A VM has a new port, and a new eth0. Raises OSError."""
-        self._queued.discard(vm.port)
+        self._holding.forget(vm.port)
         if self._object is not None:
             self._run_at({vm.port: vm.spec.name}, self._object.program("impair"))
         if any(end.timed for end in self._now.values()):
-            self._hold([vm.port])
+            self._holding.hold([vm.port])
         if any(end.corrupt for end in self._now.values()):
             offload(vm.netns_fd, "eth0", False)
 
@@ -151,7 +152,11 @@ class Impairments:
         ]
 
     def close(self) -> None:
-        """Drop the program; it goes with the ports."""
+        """Drop the program, which goes with the ports, and what is held back."""
+        self._holding.close()
+        self._drop()
+
+    def _drop(self) -> None:
         if self._object is not None:
             self._object.close()
             self._object = None
@@ -202,36 +207,16 @@ class Impairments:
 
         # A VM that is gone has no port.
         self._switch.rtnl.batch(fill, (errno.ENODEV, errno.ENOENT, errno.EINVAL))
-        self.close()
+        self._drop()
 
-    def _hold(self, ports: list[int]) -> None:
-        """Give ports the queue that holds packets back until their time."""
-        made: list[int] = []
+    def _hold(self) -> None:
+        """Have all ports hold back what has to wait. Raises HostsimError, with nothing changed."""
         try:
-            for port in ports:
-                tc.add_fq(self._switch.rtnl, port)
-                made.append(port)
-        except OSError as error:
-            for port in made:
-                with contextlib.suppress(OSError):
-                    tc.unshape(self._switch.rtnl, port)
-            if error.errno not in (errno.ENOENT, errno.EOPNOTSUPP):
-                raise
+            self._holding.hold(self._exits().keys())
+        except BaseException:
             if not self._now:
                 self._detach()
-            raise HostsimError(
-                "link",
-                "this kernel has no queue that holds packets back (sch_fq): no delay, jitter or "
-                "rate of a link",
-                "hostsim check shows what there is; loss, duplicate, corrupt and down work",
-            ) from None
-        self._queued |= set(made)
-
-    def _release(self) -> None:
-        for port in self._queued:
-            with contextlib.suppress(OSError):  # a VM that is gone has no port
-                tc.unshape(self._switch.rtnl, port)
-        self._queued.clear()
+            raise
 
     def _finish_checksums(self, on: bool) -> None:
         """Have VMs finish checksums, or leave them out again: a wrong bit in a packet whose

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The share of packets that a link loses, packet by packet: within the 99.9 % interval behind hops
+of every path, the same packets for the same seed, and the books hold.
+
+HOSTSIM_LINK_PACKETS says how many packets; by hand, 1000000. The sender goes on when the link says
+that it has had what was sent before, so that nothing is lost before it, and then the receiver has
+in its socket what came through.
+"""
+
+import contextlib
+import math
+import os
+import socket
+import struct
+from collections.abc import Iterator
+
+import pytest
+
+from help.net import ENDS_V4
+from help.waiting import until
+from hostsim import Host
+from hostsim.lab.answers import Link
+
+pytestmark = pytest.mark.root
+
+COUNT = int(os.environ.get("HOSTSIM_LINK_PACKETS", "20000"))
+WINDOW = 400  # packets; a packet function's socket holds 1024
+SHARE = 0.01
+SO_RCVBUFFORCE = 33  # asm-generic/socket.h; Python has no name for it
+PORT = 4000
+NF = {"switch": "", "veth": "", "ring": 'nf = "forward"\n'}
+BYPASS = {"switch": "never", "veth": "veth", "ring": "ring"}
+
+
+@pytest.fixture(params=NF)
+def path(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def net(path: str) -> Iterator[Host]:
+    vms = "".join(f'[[vm]]\nname = "{name}"\n{NF[path]}' for name in ("one", "two"))
+    route = '[[route]]\nmatch = { proto = "udp" }\nthrough = ["one", "two"]\n'
+    text = f'[host]\nname = "hshare"\n{ENDS_V4}{vms}{route}bypass = "{BYPASS[path]}"\n'
+    with Host.from_toml(text) as host:
+        yield host
+
+
+class Line:
+    """A flow from the client to the server; `send` says which of its packets came."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        client, server = host["client"], host["server"]
+        for node, other, address in (
+            (client, server, "198.18.0.20"),
+            (server, client, "198.18.0.10"),
+        ):
+            mac = other.run("cat", "/sys/class/net/eth0/address", check=True).stdout.strip()
+            words = ("ip", "neigh", "replace", address, "lladdr", mac, "dev", "eth0")
+            node.run(*words, "nud", "permanent", check=True)  # ARP's packets would be counted
+        with contextlib.ExitStack() as sockets:
+            self._to, self._from = (
+                sockets.enter_context(node.socket(socket.AF_INET, socket.SOCK_DGRAM))
+                for node in (client, server)
+            )
+            self._from.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 8 << 20)
+            self._from.settimeout(20)
+            self._from.bind(("198.18.0.20", PORT))
+            self._to.bind(("198.18.0.10", PORT))
+            self._to.connect(("198.18.0.20", PORT))
+            self._sockets = sockets.pop_all()
+
+    def close(self) -> None:
+        self._sockets.close()
+
+    def send(self, count: int) -> set[int]:
+        """Numbers of the packets that were lost."""
+        came: set[int] = set()
+        for first in range(0, count, WINDOW):
+            beyond = min(first + WINDOW, count)
+            for number in range(first, beyond):
+                self._to.send(struct.pack("=I", number))
+            lost = self._lost(beyond)
+            while len(came) < beyond - lost:
+                came.add(struct.unpack("=I", self._from.recv(64))[0])
+        return set(range(count)) - came
+
+    def pass_on(self) -> None:
+        """One packet, which comes."""
+        self._to.send(b"warm")
+        assert self._from.recv(64) == b"warm"
+
+    def _lost(self, sent: int) -> int:
+        """How many the link has lost, once it has had so many."""
+        until(lambda: packets(self.link()) >= sent, 30, f"{sent} packets at the link")
+        link = self.link()
+        return link.lost - link.groups_lost
+
+    def link(self) -> Link:
+        (link,) = self._host.links()
+        return link
+
+
+def packets(link: Link) -> int:
+    """Those of the flow: a kernel sends to groups when it likes."""
+    return link.packets - link.groups
+
+
+@pytest.fixture
+def line(net: Host) -> Iterator[Line]:
+    line = Line(net)
+    yield line
+    line.close()
+
+
+def goes_by(host: Host, path: str) -> bool:
+    paths = {(hop.vm, hop.path) for flow in host.flows("udp:*") for hop in flow.hops}
+    return ("one", path) in paths
+
+
+def lost(host: Host, line: Line, seed: int) -> set[int]:
+    host["server"].link()
+    host["server"].link(loss=SHARE, seed=seed, direction="in")
+    return line.send(COUNT)
+
+
+def test_the_share_the_seed_and_the_books(net: Host, line: Line, path: str) -> None:
+    def there() -> bool:
+        line.pass_on()
+        return goes_by(net, path)
+
+    until(there, 20, f"the hop one -> two by {path}")
+    first = lost(net, line, 7)
+    link = line.link()
+    share = len(first)
+    print(f"{path}: {share} of {COUNT} lost")
+    assert (COUNT, share) == (packets(link), link.lost - link.groups_lost)
+    deviation = math.sqrt(COUNT * SHARE * (1 - SHARE))
+    assert abs(share - COUNT * SHARE) <= 3.29 * deviation, link
+    assert goes_by(net, path)
+    assert lost(net, line, 7) == first
+    rows = net.verify("udp:*")
+    assert not [row for row in net.verify() if row.missing], rows
+    assert sum(row.drops.get("link-loss", 0) for row in rows) == 2 * share
+    assert {name for row in rows for name in row.drops} == {"link-loss"}
