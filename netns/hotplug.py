@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pyudev
 
+BESIDE = "beside"
 _EVENT = re.compile(r"event\d+")
+_BESIDE = re.compile(r"(js|mouse)\d+")
 
 
 @dataclass(frozen=True)
 class InputNode:
-    """An evdev node. path: in sysfs. properties: udev's, as they are now."""
+    """An evdev node, or one beside it. path: in sysfs. properties: udev's, as they are now."""
 
     sysname: str
     node: str
@@ -26,7 +28,8 @@ class InputNode:
 
 
 class Hotplug:
-    """Watches evdev nodes. Owns its socket until `close`."""
+    """Watches evdev nodes, and those that the kernel's drivers joydev and mousedev put beside them:
+    such a driver may be loaded long after the device came. Owns its socket until `close`."""
 
     def __init__(self) -> None:
         self._context = pyudev.Context()
@@ -49,10 +52,13 @@ class Hotplug:
         )
 
     def events(self) -> Iterator[tuple[str, InputNode]]:
-        """What has happened since: (`add`, `remove` or `change`, node)."""
+        """What has happened since: (`add`, `remove`, `change` or BESIDE, node); BESIDE: a node has
+        come beside an evdev node."""
         while (device := self._monitor.poll(0)) is not None:
             if _is_event(device):
                 yield str(device.action), _node(device)
+            elif device.action == "add" and _BESIDE.fullmatch(device.sys_name):
+                yield BESIDE, _node(device)
 
     def close(self) -> None:
         """Stop watching. Twice is harmless."""

@@ -12,6 +12,8 @@ files that they are, with their owner and mode, and the numbers that the kernel 
 
     drop(node)            as `away`, for good: of a device that will never be the machine's
 
+    beside(path)          the evdev nodes of the device that another node of it is of
+
 What is left of a device that was unplugged meanwhile, `back` removes.
 """
 
@@ -50,6 +52,11 @@ def drop(node: str) -> list[int]:
             numbers.append((INPUT / name).stat().st_rdev)
             (INPUT / name).unlink()
     return numbers
+
+
+def beside(path: str) -> list[str]:
+    """See above: by name. path: of the node (`js0`) in sysfs, from /devices on."""
+    return [found.name for found in Path(f"/sys{path}").parent.glob("event[0-9]*")]
 
 
 def back(node: str, tell: bool = True) -> None:

@@ -194,6 +194,12 @@ class Direct(Equipment):
             raise
         self._devices[node.sysname] = device
 
+    def hide(self, sysname: str) -> None:
+        """As `Mirror.hide`, of a device of ours; its own node is open in an OS. Raises OSError."""
+        if (device := self._devices.get(sysname)) is not None:
+            moved = away(device.source.node)
+            evict([number for number in moved if number != device.node.rdev])
+
     def remove(self, sysname: str, tell: bool = False) -> None:
         """The device is gone, or (tell) it is the machine's again, which is announced. One that is
         not ours is no error."""

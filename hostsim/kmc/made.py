@@ -144,6 +144,11 @@ class Made:
         self._oses[name].give(Node(node.sysname, source.rdev, node.path, properties))
         log.info("%s (%s): made in %s", title, node.node, name)
 
+    def hide(self, sysname: str) -> None:
+        """As `Mirror.hide`, of what an OS made. Raises OSError."""
+        if sysname in self._devices:
+            evict(drop(f"/dev/input/{sysname}"))
+
     def remove(self, sysname: str) -> None:
         """The device is gone. One that is not ours is no error."""
         device = self._devices.pop(sysname, None)

@@ -34,6 +34,7 @@ from netns.evdevices import Source, key_code, led_names
 from netns.evstate import State
 from netns.hotplug import InputNode
 from netns.journal import Journal
+from netns.nodes import drop
 from netns.uinput import Clone
 
 log = logging.getLogger("hostsim.kmc")
@@ -128,6 +129,13 @@ class Mirror(Equipment):
             self._devices.pop(node.sysname, None)
             self._let_go(device)
             raise
+
+    def hide(self, sysname: str) -> None:
+        """A node has come beside this one, on the machine: away with it, if ours is a clone. Raises
+        OSError."""
+        for device in self._devices.values():
+            if any(clone.sysname == sysname for clone in device.clones.values()):
+                evict(drop(f"/dev/input/{sysname}"))
 
     def remove(self, sysname: str) -> None:
         """The device is gone. One that is not ours is no error."""

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cext.input.forward import CHORD, GONE, Forwarder
-from hostsim.errors import HostsimError
+from hostsim.errors import HostsimError, reason
 from hostsim.kmc.consoles import Consoles
 from hostsim.kmc.direct import Direct
 from hostsim.kmc.equipment import first_match
@@ -28,7 +28,7 @@ from netns.claims import CLONE, DEVICE, MADE, ClaimedError, Claims
 from netns.console import KEYS, SYSRQ
 from netns.evdevices import Source
 from netns.evioctl import EV_KEY
-from netns.hotplug import Hotplug, InputNode
+from netns.hotplug import BESIDE, Hotplug, InputNode
 from netns.journal import Journal
 
 log = logging.getLogger("hostsim.kmc")
@@ -160,6 +160,8 @@ class Plugs:
         for action, node in self._hotplug.events():
             if action == "add":
                 self._plugged(node)
+            elif action == BESIDE:
+                self._hide(node)
             elif action == "remove":
                 self._wait_no_more(node.sysname)
                 self.mirror.remove(node.sysname)
@@ -167,6 +169,15 @@ class Plugs:
                 self.made.remove(node.sysname)
                 self._keyboards.discard(node.sysname)
                 self._set_console()
+
+    def _hide(self, node: InputNode) -> None:
+        """Of a driver of the kernel that came after we had taken the device (js0, mouse0)."""
+        for sysname in nodes.beside(node.path):
+            for driver in (self.mirror, self.direct, self.made):
+                try:
+                    driver.hide(sysname)
+                except OSError as error:
+                    log.warning("%s stays the machine's: %s", node.node, reason(error))
 
     def _plugged(self, node: InputNode) -> None:
         """Take the node if it is ours to take; else it may have to wait."""

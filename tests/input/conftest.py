@@ -25,6 +25,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N",
         help="how many odd devices test_generated makes (default 75)",
     )
+    parser.addoption(
+        "--generated-from",
+        type=int,
+        default=0,
+        metavar="N",
+        help="how many of them are left out before, by 25 (default 0): a long row in pieces",
+    )
+    parser.addoption(
+        "--unheard-flips",
+        type=int,
+        default=20,
+        metavar="N",
+        help="how often test_unheard flips while the machine listens (default 20)",
+    )
 
 
 @pytest.fixture(params=["mirror", "direct"])

@@ -2,7 +2,8 @@
 """Devices nobody would think of (help/programs/generated.py), in mirror mode: each is taken whole,
 so that the clone in an OS is what the device is, or it is named with the reason.
 
-`--generated N` sets how many, by 25 (default 75; a thousand take minutes).
+`--generated N` sets how many, by 25 (default 75; a thousand take minutes), `--generated-from N`
+which is the first.
 """
 
 import fcntl
@@ -67,11 +68,13 @@ def settled(nodes: list[str]) -> list[dict[str, Any]]:
 
 
 def test_devices_are_taken_whole_or_named(tmp_path: Path, pytestconfig: pytest.Config) -> None:
-    batches = int(pytestconfig.getoption("--generated")) // EACH
+    count, first = (
+        int(pytestconfig.getoption(name)) // EACH for name in ("--generated", "--generated-from")
+    )
     taken = named = 0
     with host(HOST, tmp_path):
         root = f"/proc/{next(vm['pid'] for vm in ask('status')['vms'])}/root"
-        for batch in range(batches):
+        for batch in range(first, first + count):
             hands = subprocess.Popen(
                 program("generated", batch, EACH), stdin=subprocess.PIPE, stdout=subprocess.PIPE
             )
@@ -86,6 +89,6 @@ def test_devices_are_taken_whole_or_named(tmp_path: Path, pytestconfig: pytest.C
                 taken += 1
             hands.communicate()
             until(lambda: ask("devices") == [], DEADLINE, "they are gone")
-    assert taken + named == batches * EACH
+    assert taken + named == count * EACH
     print(f"{taken} taken whole, {named} named")
     assert taken > named, "most devices can be cloned"

@@ -5,8 +5,10 @@ a compositor does, hears nothing of what is typed for an OS."""
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from evdev import AbsInfo, UInput, ecodes
 
 from help.programs import program
 from help.rig import DEADLINE, Reader, Rig, spec
@@ -16,8 +18,8 @@ from netns.nodes import AWAY
 
 pytestmark = [pytest.mark.uinput, pytest.mark.timeout(600)]
 
-A = 30
-FLIPS = 20
+E = ecodes
+A = E.KEY_A
 
 
 @pytest.fixture
@@ -41,11 +43,14 @@ def taps(reader: Reader, count: int) -> None:
     until(lambda: reader.pressed().count((A, 0)) == count, DEADLINE, f"{count} taps")
 
 
-def test_a_reader_on_the_machine_hears_nothing(heard: Path, rig: Rig) -> None:
+def test_a_reader_on_the_machine_hears_nothing(
+    heard: Path, rig: Rig, pytestconfig: pytest.Config
+) -> None:
+    """`--unheard-flips N` sets how often it flips; with many, `--timeout` too."""
     keyboard = rig.typist("keyboard", "Test Keyboard")
     rig.start()
     readers = {name: rig.reader(name) for name in ("work", "play")}
-    for number in range(FLIPS):
+    for number in range(int(pytestconfig.getoption("--unheard-flips"))):
         name = ("work", "play")[number % 2]
         if rig.status()["foreground"] != name:
             rig.flip(name)
@@ -68,6 +73,39 @@ def test_it_hears_nothing_of_one_that_comes_later(heard: Path, rig: Rig) -> None
     assert "event" not in [line.split()[0] for line in heard.read_text().splitlines()]
     keyboard.unplug()
     until(lambda: rig.devices() == [], DEADLINE, "it is gone")
+
+
+def test_a_driver_of_the_kernel_that_comes_late_gives_the_machine_no_node(rig: Rig) -> None:
+    """joydev, which udev loads with the first gamepad, after we may have taken it."""
+    axis = AbsInfo(0, -128, 127, 0, 0, 0)
+    able: dict[int, Any] = {E.EV_KEY: [E.BTN_SOUTH], E.EV_ABS: [(E.ABS_X, axis), (E.ABS_Y, axis)]}
+    with UInput(able, name="Test Mouse pad") as pad:
+        rig.start()
+        until(rig.devices, DEADLINE, "it is taken")
+        work = rig.reader("work")
+        until(lambda: work.opened() == 1, DEADLINE, "work has it")
+        subprocess.run(["udevadm", "settle"], check=True)
+        subprocess.run(["modprobe", "-r", "joydev"], check=True)
+        assert joysticks() == set()
+        subprocess.run(["modprobe", "joydev"], check=True)
+        assert len(joysticks()) == (3 if rig.spec.devices[0].mode == "mirror" else 1)
+        ours = 2 if rig.spec.devices[0].mode == "mirror" else 1
+        until(lambda: len(joysticks() - nodes()) == ours, DEADLINE, "they are not the machine's")
+        pad.write(E.EV_KEY, E.BTN_SOUTH, 1)
+        pad.syn()
+        until(lambda: (E.BTN_SOUTH, 1) in work.pressed(), DEADLINE, "work reads on")
+    until(lambda: rig.devices() == [], DEADLINE, "it is gone")
+    assert joysticks() == set() == nodes()
+
+
+def joysticks() -> set[str]:
+    """That the kernel has."""
+    return {path.name for path in Path("/sys/class/input").glob("js*")}
+
+
+def nodes() -> set[str]:
+    """Of joysticks, that the machine's programs can open."""
+    return {path.name for path in Path("/dev/input").glob("js*")}
 
 
 @pytest.mark.parametrize("mode", ["mirror"])

@@ -10,6 +10,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
+from os import environ
 
 import pytest
 from hypothesis import given, settings
@@ -416,11 +417,15 @@ def test_a_watched_device_only_tells_its_hotkey(bench: Bench) -> None:
 
 
 devices = st.integers(0, 2)
+FLIP = 3
 strokes = st.tuples(devices, st.sampled_from((A, B, LEFTCTRL, RIGHTCTRL)), st.booleans())
+flipping = st.tuples(st.just(FLIP), st.just(0), st.booleans())
+EXAMPLES = int(environ.get("HOSTSIM_STROKES", "2000")) // 40
+"""Of the next test, of some 40 strokes each."""
 
 
-@settings(max_examples=50, deadline=None)
-@given(st.lists(strokes, max_size=60))
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(st.lists(st.one_of(strokes, strokes, strokes, flipping), min_size=20, max_size=60))
 def test_every_press_that_is_no_hotkey_arrives_once_and_in_order(
     strokes: list[tuple[int, int, bool]],
 ) -> None:
@@ -431,9 +436,10 @@ def test_every_press_that_is_no_hotkey_arrives_once_and_in_order(
         for number in (0, 1):
             bench.forwarder.chord(plugs[number][2], [LEFTCTRL, RIGHTCTRL])
         bench.flip(0)
+        owner = 0
         physical: set[tuple[int, int]] = set()
         seen: set[tuple[int, int]] = set()
-        expected: list[list[Event]] = [[], [], []]
+        expected: list[tuple[list[Event], list[Event]]] = [([], []), ([], []), ([], [])]
         fired = 0
         counts = [0, 0, 0]
 
@@ -441,6 +447,13 @@ def test_every_press_that_is_no_hotkey_arrives_once_and_in_order(
             return all(any((d, key) in physical for d in (0, 1)) for key in (LEFTCTRL, RIGHTCTRL))
 
         for number, code, down in strokes:
+            if number == FLIP:
+                for device, key in sorted(seen):
+                    expected[device][owner].append((KEY, key, 0))
+                seen.clear()
+                owner = int(down)
+                bench.flip(owner)
+                continue
             if ((number, code) in physical) == down:
                 continue  # the kernel reports changes only
             before = whole()
@@ -449,19 +462,21 @@ def test_every_press_that_is_no_hotkey_arrives_once_and_in_order(
                 fired += 1
                 for device, key in sorted(seen):
                     if device != 2 and key in (LEFTCTRL, RIGHTCTRL):
-                        expected[device].append((KEY, key, 0))
+                        expected[device][owner].append((KEY, key, 0))
                         seen.discard((device, key))
             elif down or (number, code) in seen:
-                expected[number].append((KEY, code, int(down)))
+                expected[number][owner].append((KEY, code, int(down)))
                 (seen.add if down else seen.discard)((number, code))
             plugs[number][0].send(
                 EVENT.pack(0, 0, KEY, code, int(down)) + EVENT.pack(0, 0, SYN, 0, 0)
             )
             counts[number] += 1
-            plug = plugs[number][2]
-            until(lambda: bench.forwarder.stats(plug)["events"] == counts[number], what="read")  # noqa: B023
-        for (_, oses, _), events in zip(plugs, expected, strict=True):
-            assert bench.read(0, oses) == events
+            plug, end = plugs[number][2], time.monotonic() + 20
+            while bench.forwarder.stats(plug)["events"] != counts[number]:
+                assert time.monotonic() < end, "it is not read"
+        for (_, oses, _), sides in zip(plugs, expected, strict=True):
+            for number, events in enumerate(sides):
+                assert bench.read(number, oses) == events
         notices = 0
         while bench.forwarder.notice() is not None:
             notices += 1
