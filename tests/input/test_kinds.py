@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What users of other tools have tripped over: devices of which several have one name, or none; of
+"""What users of other tools have tripped over: odd names, and one that two devices have; devices of
 axes alone; pens that are near; hotkeys whose keyboards come and go while keys are down; programs
 that grab what they read."""
 
@@ -27,8 +27,16 @@ TABLET: dict[int, Any] = {
     E.EV_KEY: [E.BTN_TOUCH, PEN, E.BTN_STYLUS],
     E.EV_ABS: [(E.ABS_X, AXIS), (E.ABS_PRESSURE, AXIS), (E.ABS_DISTANCE, AXIS)],
 }
-NAMES = ("", "", " ", "Tastatur 鍵盤", "x" * 79, "a \"quoted\" 'name' $(id) %s", "two\nlines")
-"""Of keyboards; a name of each kind, and one name twice."""
+NAMES = (
+    "twice",
+    "twice",
+    " ",
+    "Tastatur 鍵盤",
+    "x" * 79,
+    "a \"quoted\" 'name' $(id) %s",
+    "two\nlines",
+)
+"""Of keyboards: a name of each kind, and one twice. The kernel has none without a name."""
 
 
 @contextlib.contextmanager
