@@ -95,6 +95,7 @@ class Condition:
                 "cpus": vm.limits.cpus,
                 "pids": vm.limits.pids,
             },
+            "sockets": {"used": vm.sockets.used, "most": vm.sockets.most},
             "addresses": [str(address) for address in vm.spec.addresses],
         }
 

@@ -175,6 +175,20 @@ memory = "64M"
     with cli.host(file, tmp_path):
         done = cli.run(HOSTSIM, "--host", NAME, "exec", "a", "--", *words)
         assert done.stdout == "20 all\n"
+        (vm,) = cli.ask("--host", NAME, "status")["vms"]
+        assert vm["sockets"]["most"] == MOST
+        assert 0 <= vm["sockets"]["used"] <= MOST
+        words = [str(word) for word in program("holds", "packet", 4 * MIB, 2)]
+        with subprocess.Popen(
+            (HOSTSIM, "--host", NAME, "exec", "a", "--", *words),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as held:
+            assert held.stdout is not None
+            assert held.stdout.readline().split()[0] == b"2"
+            (vm,) = cli.ask("--host", NAME, "status")["vms"]
+            assert 8 * MIB <= vm["sockets"]["used"] <= MOST
+            held.terminate()
 
 
 def test_the_bound_of_a_vm() -> None:
