@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The names of protocols, ethertypes, TCP flags and what befalls a link: one table of each, for all
-that reads or shows them. Pure.
+"""The names of protocols, ethertypes, TCP flags, paths and what befalls a link: one table of each,
+for all that reads or shows them. Pure.
 
 The host file, the keys of flows and every row that is shown use these tables, so that what is shown
 can be written into a host file as it stands.
@@ -32,6 +32,9 @@ TCP_FLAGS = {
     "cwr": 128,
 }
 """Bits of the flags' byte (RFC 9293 3.1) by name."""
+
+PATHS = ("switch", "veth", "ring")
+"""By which a hop of a flow goes."""
 
 LINK_WORDS = (
     "delay", "jitter", "loss", "duplicate", "reorder", "corrupt", "rate", "seed", "down",

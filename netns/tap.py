@@ -39,7 +39,9 @@ def make(netns_fd: int, name: str, index: int, queue: int) -> int:
             fcntl.ioctl(fd, TUNSETOFFLOAD, OFFLOADS)
 
         def fill(batch: Batch) -> None:
-            family = {"attrs": [["AF_INET6", {"attrs": [["IFLA_INET6_ADDR_GEN_MODE", 1]]}]]}
+            family = {
+                "attrs": [["AF_INET6", {"attrs": [["IFLA_INET6_ADDR_GEN_MODE", NO_ADDRESSES]]}]]
+            }
             batch.link("set", index=index, txqlen=queue, IFLA_AF_SPEC=family)
             batch.link("set", index=index, state="up")
 

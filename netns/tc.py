@@ -134,11 +134,13 @@ TCA_FQ_PLIMIT, TCA_FQ_FLOW_PLIMIT = 1, 2
 """linux/rtnetlink.h, linux/pkt_sched.h."""
 FQ_PACKETS = 100_000
 """That may wait at a port."""
+NO_FQ = (errno.ENOENT, errno.EOPNOTSUPP)
+"""`add_fq` of a kernel that has no such queue."""
 
 
 def add_fq(rtnl: Rtnl, index: int) -> None:
     """Give an interface the queue that holds each packet until its time of departure (tc-fq(8)).
-    Raises OSError: ENOENT if the kernel has none."""
+    Raises OSError: NO_FQ if the kernel has none."""
     limits = struct.pack("=HHI", 8, TCA_FQ_PLIMIT, FQ_PACKETS)
     limits += struct.pack("=HHI", 8, TCA_FQ_FLOW_PLIMIT, FQ_PACKETS)
     body = struct.pack("=BxxxiIII", 0, index, 0, ROOT, 0)  # struct tcmsg

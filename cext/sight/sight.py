@@ -171,8 +171,8 @@ class Sights:
 
 def _pages() -> int:
     """Of one CPU's buffer."""
-    share = PAGES // (os.cpu_count() or 1)
-    return max(LEAST, 1 << share.bit_length() - 1) if share else LEAST
+    share = max(LEAST, PAGES // (os.cpu_count() or 1))
+    return 1 << share.bit_length() - 1
 
 
 def _sight(record: memoryview) -> Sight:

@@ -29,7 +29,7 @@ from rich.text import Text
 from cext import HERE
 from cext.bpf import objects as bpf
 from cext.bpf import probe
-from cext.switch import drops
+from cext.switch import drops, line
 from cext.vm import lower
 from hostsim.cli.show import console
 from hostsim.model import HostSpec, Json
@@ -113,13 +113,13 @@ def _held_back() -> str:
         try:
             tc.add_fq(rtnl, rtnl.indices()["lo"])
         except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.EOPNOTSUPP):
+            if error.errno not in tc.NO_FQ:
                 raise
         else:
             return "by the kernel's queue fq"
     here = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.close(tap.make(here, "hs-check", 30000, 10))
+        os.close(tap.make(here, "hs-check", line.INDEX, 10))
     finally:
         os.close(here)
     return "by a thread of hostsim's; the kernel has no sch_fq"

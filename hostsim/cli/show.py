@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hostsim.names import PATHS
+
 Rows = Sequence[dict[str, Any]]
 
 WIDTH = 120  # characters
@@ -312,7 +314,7 @@ def conservation(found: Rows) -> None:
         return
     table = _table("sent = switch + veth + ring + drops", ("VM", "flow", "sent", "sum", "missing"))
     for row in found:
-        parts = [f"{row[path]:,} {path}" for path in ("switch", "veth", "ring") if row[path]]
+        parts = [f"{row[path]:,} {path}" for path in PATHS if row[path]]
         parts += [f"{count:,} {reason}" for reason, count in row["drops"].items()]
         style = "red" if row["missing"] else "green"
         missing = Text(str(row["missing"]), style=style)

@@ -39,8 +39,7 @@ def opened(told: Mapping[str, Any]) -> Iterator[Target]:
     """The VM, with its descriptors open for as long as the block runs.
 
     told: `pid` of the VM's process 1, `cgroups`, the v2 directory first, and `nests` (Target).
-    Raises OSError: ESRCH
-    if that process is another one by now, and what `Target.check` raises.
+    Raises OSError: ESRCH if that process is another one by now, and what `Target.check` raises.
     """
     group, *v1 = (Path(path) for path in told["cgroups"])
     with contextlib.ExitStack() as stack:

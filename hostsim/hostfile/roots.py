@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The keys of a [[vm]] that give it a root of its own: root, keep, boot, users,
-containers.
+"""The keys of a [[vm]] that give it a root of its own: root, keep, boot, users, containers.
 
     root(table, folder) -> RootSpec | None   raises HostFileError
     keep_together(vms)                       pairs of names that keep in one directory

@@ -27,13 +27,13 @@ from hostsim.lab import answers
 from hostsim.lab.captured import MOST, SNAP, Captured
 from hostsim.lab.node import Node
 from hostsim.model import HostSpec
+from hostsim.names import PATHS
 from netns.process import wait_end
 
 PAUSE = 0.05
 """Seconds between two looks at a flow."""
 REAP_DEADLINE = 5.0
 """Seconds for the daemon's process to be gone, once its lock is."""
-PATHS = ("switch", "veth", "ring")
 OUTSIDE = "bridge"
 """Where a flow's last hop goes."""
 

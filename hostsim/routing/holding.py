@@ -7,7 +7,6 @@ a link is impaired no longer still goes at its time.
 """
 
 import contextlib
-import errno
 import logging
 from collections.abc import Collection, Iterable
 
@@ -22,7 +21,6 @@ QUEUE = 10_000
 """Packets that wait for the line's thread; the kernel drops more, as FULL_RING."""
 ROOM = 32 << 20
 """Bytes that the line has sent and that nobody has taken yet."""
-NO_FQ = (errno.ENOENT, errno.EOPNOTSUPP)
 
 
 class Holding:
@@ -46,7 +44,7 @@ class Holding:
         try:
             self._queue(set(ports) - self._ports)
         except OSError as error:
-            if error.errno not in NO_FQ:
+            if error.errno not in tc.NO_FQ:
                 raise
             self._line = self._make_line()
 

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.uinput, pytest.mark.timeout(600)]
 A = 30
 SHORT = 4.0
 """Seconds: an agent that lives answers before, also on a slow machine."""
-ATTEMPTS = 2  # each counts
+ATTEMPTS = 3  # each counts
 
 
 def rig_with(background: Background, folder: Path, mode: DeviceMode = "mirror") -> Rig:

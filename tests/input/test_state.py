@@ -354,9 +354,8 @@ def test_the_leds_of_an_os_are_not_the_consoles(rig: Rig) -> None:
 def before_others() -> Iterator[None]:
     """On one processor, the forwarder's thread reads nothing in between."""
     was, priority = os.sched_getscheduler(0), os.sched_getparam(0)
-    os.sched_setscheduler(
-        0, os.SCHED_FIFO, os.sched_param(os.sched_get_priority_max(os.SCHED_FIFO))
-    )
+    most = os.sched_param(os.sched_get_priority_max(os.SCHED_FIFO))
+    os.sched_setscheduler(0, os.SCHED_FIFO, most)
     try:
         yield
     finally:
