@@ -3,6 +3,7 @@
 
 import os
 import signal
+import time
 
 import pytest
 
@@ -41,14 +42,25 @@ def chain(host: Host) -> list[str]:
     return [hop.vm for hop in newest.hops if hop.packets]
 
 
+def kill(host: Host, name: str, within: float = 10) -> None:
+    """Kill a VM's process 1, and return once the host knows. Until then, its packets may pass.
+
+    within: seconds
+    """
+    (vm,) = [vm for vm in host.status().vms if vm.name == name]
+    pidfd = os.pidfd_open(vm.pid)
+    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    os.close(pidfd)
+    deadline = time.monotonic() + within
+    while any(vm.name == name and vm.state == "running" for vm in host.status().vms):
+        assert time.monotonic() < deadline, f"the host does not know that {name} is dead"
+
+
 def test_a_dead_vm_is_skipped_until_it_is_back(hostsim_host: Host) -> None:
     host = hostsim_host
     ping(host)
     assert chain(host) == ["one", "two"]
-    (two,) = [vm for vm in host.status().vms if vm.name == "two"]
-    pidfd = os.pidfd_open(two.pid)
-    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-    os.close(pidfd)
+    kill(host, "two")
     ping(host)
     assert chain(host) == ["one"]
     host["two"].restart()
