@@ -5,10 +5,10 @@
 #include "input/forward.h"
 #include "input/device.h"
 #include "input/feedback.h"
+#include "ns/quiet.h"
 
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -150,7 +150,6 @@ static void *run(void *arg) {
 
 int hs_fwd_new(struct hs_fwd **out, unsigned oses) {
     struct epoll_event wake = {.events = EPOLLIN, .data.u64 = WAKE}; /* for every thread */
-    sigset_t all, before;
     struct hs_fwd *f;
     int ret;
 
@@ -172,12 +171,9 @@ int hs_fwd_new(struct hs_fwd **out, unsigned oses) {
         ret = -errno;
         goto out;
     }
-    sigfillset(&all); /* signals are for the daemon's loop */
-    pthread_sigmask(SIG_SETMASK, &all, &before);
     do
-        ret = -pthread_create(&f->thread[f->threads], NULL, run, f);
+        ret = hs_quiet_thread(&f->thread[f->threads], run, f);
     while (ret == 0 && ++f->threads < THREADS);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (f->threads > 0) { /* one does, if there is no second */
         *out = f;
         return 0;

@@ -4,10 +4,10 @@
  * atomics. */
 #define _GNU_SOURCE
 #include "input/keeper.h"
+#include "ns/quiet.h"
 
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <time.h>
@@ -81,13 +81,8 @@ static void *run(void *arg) {
 
 /* Where not one thread starts, add closes at once. */
 static void start(struct hs_keeper *k) {
-    sigset_t all, before;
-
-    sigfillset(&all); /* signals are for the daemon's loop */
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    while (k->n_threads < THREADS && pthread_create(&k->threads[k->n_threads], NULL, run, k) == 0)
+    while (k->n_threads < THREADS && hs_quiet_thread(&k->threads[k->n_threads], run, k) == 0)
         k->n_threads++;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
 int hs_keeper_new(struct hs_keeper **out) {

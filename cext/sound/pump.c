@@ -2,11 +2,11 @@
 /* The sound pump: its thread, its lock, its loops; the contract is in sound/pump.h. */
 #define _GNU_SOURCE
 #include "sound/pump.h"
+#include "ns/quiet.h"
 #include "sound/pcm.h"
 
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <sound/asound.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -271,7 +271,6 @@ static int watch(struct hs_pump *p, int fd, uint64_t what, uint32_t how) {
 
 int hs_pump_new(struct hs_pump **out, int card) {
     struct hs_pump *p = calloc(1, sizeof(*p));
-    sigset_t all, before;
     int ret;
 
     if (p == NULL)
@@ -297,10 +296,7 @@ int hs_pump_new(struct hs_pump **out, int card) {
         ret = watch(p, p->timer, TICK, 0);
     if (ret < 0)
         goto out;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    ret = -pthread_create(&p->thread, NULL, loop, p);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    ret = hs_quiet_thread(&p->thread, loop, p);
     p->started = ret == 0;
 out:
     if (ret < 0) {

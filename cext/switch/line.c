@@ -2,6 +2,7 @@
 /* The line: its heap of frames, its thread, its time; the contract is in switch/line.h. */
 #define _GNU_SOURCE
 #include "switch/line.h"
+#include "ns/quiet.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -10,7 +11,6 @@
 #include <linux/virtio_net.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -248,7 +248,6 @@ static void *loop(void *argument) {
 
 int hs_line_new(struct hs_line **out_line, int tap, int out) {
     struct hs_line *l = calloc(1, sizeof(*l));
-    sigset_t all, was;
     int ret = -ENOMEM;
 
     if (l == NULL) {
@@ -263,10 +262,7 @@ int hs_line_new(struct hs_line **out_line, int tap, int out) {
         ret = -errno;
         goto out;
     }
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &was);
-    ret = -pthread_create(&l->thread, NULL, loop, l);
-    pthread_sigmask(SIG_SETMASK, &was, NULL);
+    ret = hs_quiet_thread(&l->thread, loop, l);
     l->started = ret == 0;
 out:
     if (ret < 0)
