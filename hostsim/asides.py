@@ -39,6 +39,8 @@ QUICK_DEADLINE = 20.0
 """Seconds for a quick one, with the reading of it."""
 AGAIN = 3
 """Exit status: nothing was written, ask again."""
+GONE = 4
+"""Exit status: whoever asked reads no more."""
 
 Messages = Callable[[], Iterable[dict[str, Any]]]
 """What the child says, one after the other. It may raise HostsimError, and Again as the first
@@ -47,6 +49,10 @@ thing."""
 
 class Again(Exception):
     """Not settled yet; the question is put again."""
+
+
+class _Gone(Exception):
+    """Whoever asked reads no more."""
 
 
 class Asides:
@@ -61,7 +67,7 @@ class Asides:
     async def answer(self, messages: Messages, connection: int, quick: bool = False) -> int:
         """Have a child write these messages to a connected socket, which stays the caller's and is
         nobody else's meanwhile. quick: it reads no table of flows. The child's exit status: 0,
-        AGAIN, or -N if signal N ended it in the middle of its answer."""
+        AGAIN, GONE, or -N if signal N ended it in the middle of its answer."""
         async with self._quick if quick else self._free:
             with self._stalls.doing("fork"):
                 handle = self._begin(messages, connection)
@@ -107,20 +113,28 @@ def _child(messages: Messages, connection: int) -> None:
         gc.disable()
         _let_go_of_devices()
         try:
-            for message in messages():
-                _send(connection, protocol.encode(message))
-            status = 0
-        except Again:
-            status = AGAIN
-        except HostsimError as error:
-            _send(connection, protocol.encode(protocol.failure(error)))
-            status = 0
-        except Exception as error:
-            told = HostsimError("the daemon", reason(error), "this is a fault of hostsim")
-            _send(connection, protocol.encode(protocol.failure(told)))
-            status = 0
+            status = _say(messages, connection)
+        except _Gone:
+            status = GONE
     finally:
         os._exit(status)
+
+
+def _say(messages: Messages, connection: int) -> int:
+    """The exit status. Raises _Gone."""
+    try:
+        for message in messages():
+            _send(connection, protocol.encode(message))
+    except Again:
+        return AGAIN
+    except _Gone:
+        raise
+    except HostsimError as error:
+        _send(connection, protocol.encode(protocol.failure(error)))
+    except Exception as error:
+        told = HostsimError("the daemon", reason(error), "this is a fault of hostsim")
+        _send(connection, protocol.encode(protocol.failure(told)))
+    return 0
 
 
 def _let_go_of_devices() -> None:
@@ -132,7 +146,8 @@ def _let_go_of_devices() -> None:
 
 
 def _send(connection: int, data: bytes) -> None:
-    """All of it, to a socket that does not block, for as long as the deadline lets."""
+    """All of it, to a socket that does not block, for as long as the deadline lets. Raises
+    _Gone."""
     end = time.monotonic() + DEADLINE
     with socket.socket(fileno=os.dup(connection)) as out:
         rest = memoryview(data)
@@ -142,3 +157,5 @@ def _send(connection: int, data: bytes) -> None:
             except BlockingIOError:
                 if not select.select([], [out], [], max(0.0, end - time.monotonic()))[1]:
                     return
+            except ConnectionError:
+                raise _Gone from None

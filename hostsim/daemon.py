@@ -134,7 +134,7 @@ class Daemon:
                         self._answering.discard(task)
                         continue
                     answer = protocol.success(await self._answer(request))
-                except ConnectionError:
+                except _CutShort:
                     raise
                 except HostsimError as error:
                     answer = protocol.failure(error)
@@ -148,10 +148,10 @@ class Daemon:
                     self._end.set()
                 if self._end.is_set():
                     break
+        except _CutShort as error:
+            log.info("%s", error)
         except (ConnectionError, ValueError):
-            log.info(
-                "a client of the control socket went away, sent a line too long, or was cut short"
-            )
+            log.info("a client of the control socket went away, or sent a line too long")
         finally:
             self._talks.discard(task)
             self._answering.discard(task)
@@ -167,11 +167,10 @@ class Daemon:
 
     async def _answer_beside(self, request: dict[str, Any], writer: asyncio.StreamWriter) -> None:
         """Have a child answer, again and again for as long as what it sees has not settled. Raises
-        HostsimError, ConnectionError if the answer was broken off."""
+        HostsimError, _CutShort if the client did not get all of the answer."""
         op = str(request["op"])
         quick = op == "status"
         messages = await self._status() if quick else self._long[op](request)
-        await writer.drain()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + SETTLE
         while True:
@@ -180,8 +179,15 @@ class Daemon:
             if status != asides.AGAIN:
                 break
             await asyncio.sleep(PAUSE)
+        if status == asides.GONE:
+            raise _CutShort(f"{op}: whoever asked does not read the answer")
         if status:
-            raise ConnectionError(f"{op}: ended with status {status}")
+            log.error("%s: the child that answers ended with status %d", op, status)
+            raise _CutShort(f"{op}: an answer was broken off")
+
+
+class _CutShort(Exception):
+    """A client did not get all of its answer; there is nothing more to tell it."""
 
 
 def _fileno(writer: asyncio.StreamWriter) -> int:

@@ -52,8 +52,9 @@ background = "freeze"
 match = {{ proto = "icmp" }}
 through = ["fw", "count"]
 """
-OTHER = FILE.replace('"icmp"', '"udp"')
-LONGEST = {"up": 1.5, "down": 0.6, "flip": 0.2, "apply": 0.3}
+COMING = "".join(f'[[vm]]\nname = "v{n}"\nrun = "sleep 1000"\n' for n in range(8))
+OTHER = FILE.replace('"icmp"', '"udp"').replace('["fw", "count"]', '["v0", "v1"]') + COMING
+LONGEST = {"up": 1.5, "down": 0.6, "flip": 0.2, "apply": 0.8}
 """Seconds after the command's beginning within which the kill comes."""
 
 

@@ -2,15 +2,16 @@
 """`hostsim apply`: VMs, endpoints and links that come and go while the rest of the host runs.
 
 HOSTSIM_APPLY_PACKETS: how many packets the others send meanwhile; HOSTSIM_APPLY_RATE: a second.
-8,000 and 4,000 if they are not given.
+8,000 and 4,000 if they are not given; a quarter of them by each path.
 """
 
-import json
+import contextlib
+import dataclasses
 import os
 import socket
-import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def state(host: Host) -> Any:
     return (
         sorted((node.name, node.pid, node.state) for node in status.nodes),
         sorted(port.name for port in status.switch.ports),
-        host.routes(),
+        [dataclasses.replace(route, packets=0) for route in host.routes()],
         host.links(),
         sorted(name for name in os.listdir("/run/netns") if name.startswith(f"hs-{NAME}-")),
         sorted(one.name for one in Path("/sys/fs/cgroup").glob(f"*/hs-{NAME}/*/")),
@@ -187,30 +188,120 @@ def test_down_ends_an_apply(host: Host, tmp_path: Path) -> None:
     assert not any(name.startswith(f"hs-{NAME}-") for name in os.listdir("/run/netns"))
 
 
-def test_others_lose_nothing(host: Host, tmp_path: Path) -> None:
-    """20 VMs come and go, with routes through them, until the others have sent all they had."""
+OTHERS = """
+[[vm]]
+name = "a"
+[[vm]]
+name = "b"
+[[vm]]
+name = "f"
+nf = "forward"
+[[vm]]
+name = "g"
+nf = "forward"
+[[route]]
+match = { proto = "udp", dport = 10 }
+through = ["a", "b"]
+bypass = "never"
+[[route]]
+match = { proto = "udp", dport = 11 }
+through = ["a", "b"]
+bypass = "veth"
+[[route]]
+match = { proto = "udp", dport = 12 }
+through = ["f", "g"]
+bypass = "ring"
+on_full = "wait"
+"""
+PATHS = {9: "bridge", 10: "switch", 11: "veth", 12: "ring"}
+"""How packets to these ports of the server's go."""
+
+
+class Stream(threading.Thread):
+    """Numbered datagrams from the client to a port of the server's, and what came of them."""
+
+    def __init__(self, host: Host, port: int, count: int, rate: int) -> None:
+        super().__init__(name=f"to {port}")
+        self.port = port
+        self.sent: dict[str, int] = {}
+        self.came: dict[str, int] = {}
+        self._many = (count, rate)
+        self._far = host["server"].socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._near = host["client"].socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._far.setsockopt(1, 33, stream.BUFFER)  # SO_RCVBUFFORCE
+        self._far.bind(("198.18.0.20", port))
+        self._near.connect(("198.18.0.20", port))
+        self.key = f"udp:198.18.0.10:{self._near.getsockname()[1]}>198.18.0.20:{port}"
+
+    def goes_by(self, host: Host, path: str) -> bool:
+        """Send one packet more, which does not count; whether the flow goes by this path now."""
+        self._near.send(b"before")
+        self._far.recv(64)
+        (flow,) = host.flows(self.key)
+        return [hop.path for hop in flow.hops if hop.to != "bridge"] == [path]
+
+    def run(self) -> None:
+        count, rate = self._many
+        hears = threading.Thread(target=self._hear, name=f"{self.name} hears")
+        hears.start()
+        self.sent = stream.send(self._near, 64, count, 170_000, rate)
+        hears.join()
+
+    def _hear(self) -> None:
+        self.came = stream.receive(self._far, self._many[0], 30_000)
+
+    def close(self) -> None:
+        """Once all is sent, and has come or does not come any more."""
+        if self.ident is not None:
+            self.join()
+        self._near.close()
+        self._far.close()
+
+
+def by(host: Host, one: Stream, path: str) -> int:
+    """How many packets of a stream went from VM to VM by this path."""
+    (flow,) = host.flows(one.key)
+    return sum(hop.paths[path].packets for hop in flow.hops if path in hop.paths)
+
+
+def test_others_lose_nothing(tmp_path: Path) -> None:
+    """20 VMs come and go, with routes through them, and files that cannot be applied come between,
+    until the others have sent all they had; these go by each path."""
     text = "".join(f"[[vm]]\nname = 'v{n}'\naddress = '198.19.0.{n + 1}/24'\n" for n in range(MANY))
     text += "[[route]]\nmatch = { proto = 'tcp' }\nthrough = ['v0', 'v1']\n"
-    many, none = tmp_path / "many.toml", tmp_path / "none.toml"
-    many.write_text(HEAD + text)
-    none.write_text(HEAD)
-    counts: list[dict[str, int]] = []
-    with host["server"].socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.setsockopt(1, 33, stream.BUFFER)  # SO_RCVBUFFORCE
-        sock.bind(("198.18.0.20", 9))
-        receiver = threading.Thread(
-            target=lambda: counts.append(stream.receive(sock, PACKETS, 30_000))
-        )
-        receiver.start()
-        words = ("send", "198.18.0.20", "9", "64", str(PACKETS), "170000", str(RATE))
-        with host["client"].popen(sys.executable, "-m", "cext.bench.stream", *words) as sender:
-            applied = 0
-            while applied < 4 or sender.returncode is None:
-                host.apply(none if applied % 2 else many)
-                applied += 1
-            sent = json.loads(sender.output)["packets"]
-        receiver.join(60)
-        assert not receiver.is_alive()
-    assert counts[0]["packets"] == sent == PACKETS
-    assert (counts[0]["lost"], counts[0]["doubled"]) == (0, 0)
-    assert until(lambda: not any(row.missing for row in host.verify()))
+    files = {"many": text, "none": "", "bad": text + "[[vm]]\nname = 'w'\nrun = 'nosuchprogram'\n"}
+    paths = {}
+    for name, more in files.items():
+        paths[name] = tmp_path / f"{name}.toml"
+        paths[name].write_text(HEAD + OTHERS + more)
+    with Host(paths["none"]) as host, contextlib.ExitStack() as closing:
+        closing.callback(lambda: print(host.log(1000)))
+        share = PACKETS // len(PATHS)
+        streams = [Stream(host, port, share, RATE // len(PATHS)) for port in PATHS]
+        for one in streams:
+            closing.callback(one.close)
+        for one in streams:
+            path = PATHS[one.port]
+            if path != "bridge":
+                until(partial(one.goes_by, host, path), 20, f"{one.key} goes by {path}")
+        for one in streams:
+            one.start()
+        applied = 0
+        while applied < 4 or any(one.is_alive() for one in streams):
+            host.apply(paths["none" if applied % 2 else "many"])
+            applied += 1
+            if applied % 4 == 1:
+                before = state(host)
+                with pytest.raises(HostsimError, match="nosuchprogram"):
+                    host.apply(paths["bad"])
+                assert state(host) == before
+        for one in streams:
+            one.join()
+        assert until(lambda: not any(row.missing for row in host.verify()))
+        late = sum((node.drops or {}).get("function-full", 0) for node in host.status().nodes)
+        for one in streams:  # a function that the machine gives no turn is the machine's loss
+            known = late if PATHS[one.port] == "ring" else 0
+            assert one.sent["packets"] == one.came["packets"] + known == share, one.key
+            assert one.came["doubled"] == 0, one.key
+        assert by(host, streams[2], "veth") > 0
+        assert by(host, streams[3], "ring") > 0
