@@ -27,7 +27,7 @@ from hostsim.routing.dataplane import Dataplane
 from hostsim.switch import Switch
 from hostsim.teardown import Teardown
 from hostsim.vm import Vm
-from netns import parameters
+from netns import links, parameters
 from netns.journal import Journal
 
 if TYPE_CHECKING:
@@ -105,7 +105,8 @@ def assemble(
     closing.push("VMs", partial(stop, vms), blocks=True)
     closing.push("data plane", plane.close, blocks=True)
     starts = [partial(_start, vm, journal, closing) for vm in vms.values()]
-    _side_by_side([plane.load, *starts])
+    # The classifier is loaded by the kernel, beside the VMs; the library once they have started.
+    _side_by_side([plane.load, *starts, links.load])
     switch.start()
     switch.connect(list(vms.values()))
     closing.check()

@@ -40,6 +40,7 @@ from hostsim.errors import HostsimError, reason
 from hostsim.host import Host
 from hostsim.hostfile import file as hostfile
 from hostsim.hostfile import links
+from hostsim.hostfile.source import FILE_MAX
 from hostsim.model import HostSpec
 from hostsim.stalls import Stalls
 from netns import journal, parameters, priority
@@ -54,7 +55,7 @@ PAUSE = 0.05
 """Seconds between two looks at them."""
 FLUSH = 1.0
 """Seconds that answers may take once the host is down."""
-REQUEST_MAX = 2 * hostfile.FILE_MAX
+REQUEST_MAX = 2 * FILE_MAX
 """Bytes of a request's line: it may have a host file in it."""
 ENDING = (signal.SIGTERM, signal.SIGINT)
 
@@ -276,14 +277,14 @@ async def _run(
     asyncio.get_running_loop().set_default_executor(pool)
     host = Host(spec, folder, stalls)
     await _build(host, end)
-    gc.collect()
-    gc.freeze()  # what is there now stays: later collections, in the middle of a flip, pass it over
     daemon = Daemon(host, end, stalls)
-    stalls.take()  # building is none
     try:
         await daemon.open(folder / "control.sock")
         ready.up(spec.name)
         manager.ready(f"host {spec.name} is up")
+        gc.collect()  # takes 20 ms and more; whoever waits has been told before
+        gc.freeze()  # what is there now stays: later collections, amid a flip, pass it over
+        stalls.take()  # building is none
         await end.wait()
     finally:
         manager.stopping()

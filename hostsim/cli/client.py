@@ -118,25 +118,31 @@ def _broken_off(host: str) -> HostsimError:
     return HostsimError(f"host {host}", "its daemon died while it was asked", CLEAN_HINT)
 
 
-def up(file: str, text: str, foreground: bool, log_level: str = "info") -> dict[str, Any]:
-    """Start a daemon for the host file of this text, which came from `file`; returns what it says
-    once the host is ready. log_level: of what its log has, at least. Raises HostsimError.
+def become(file: str, text: str, log_level: str) -> NoReturn:
+    """Become the daemon of the host file of this text, which came from `file`. log_level: of what
+    its log has, at least."""
+    source = _in_memory(text)
+    os.set_inheritable(source, True)
+    os.execv(sys.executable, _command(file, source, log_level))
 
-    With `foreground`, becomes the daemon instead and does not return.
+
+class Starting:
+    """A daemon that builds its host, for `become`'s arguments.
+
+    with Starting(file, text, log_level) as starting:
+        answer = starting.ready()     what it says once the host is ready
+
+    If the block ends otherwise, the daemon is ended, with what it has built.
     """
-    source = os.memfd_create("host file", os.MFD_CLOEXEC)
-    with open(source, "w", encoding="utf-8", closefd=False) as writing:
-        writing.write(text)
-    os.lseek(source, 0, os.SEEK_SET)
-    command = [sys.executable, "-P", "-m", "hostsim.daemon", file, "--text", str(source)]
-    command += ["--log-level", log_level]
-    if foreground:
-        os.set_inheritable(source, True)
-        os.execv(sys.executable, command)
-    ours, theirs = os.pipe()
-    with open(ours, "rb") as ready:
-        daemon = subprocess.Popen(
-            [*command, "--ready", str(theirs)],
+
+    def __init__(self, file: str, text: str, log_level: str = "info") -> None:
+        self._file = file
+        source = _in_memory(text)
+        ours, theirs = os.pipe()
+        self._told = open(ours, "rb")  # noqa: SIM115
+        self._answered = False
+        self._daemon = subprocess.Popen(
+            [*_command(file, source, log_level), "--ready", str(theirs)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -145,39 +151,81 @@ def up(file: str, text: str, foreground: bool, log_level: str = "info") -> dict[
         )
         os.close(theirs)
         os.close(source)
+
+    def __enter__(self) -> "Starting":
+        return self
+
+    def ready(self) -> dict[str, Any]:
+        """Wait until the host is ready. Raises HostsimError."""
         try:
-            in_time = bool(select.select([ready], [], [], START_DEADLINE)[0])
+            in_time = bool(select.select([self._told], [], [], START_DEADLINE)[0])
         except KeyboardInterrupt:
-            _give_up(daemon, file, "interrupted")
+            self._give_up("interrupted")
         if not in_time:
-            _give_up(daemon, file, f"not ready after {START_DEADLINE:.0f} s")
-        line = ready.readline()
-    assert daemon.stderr is not None
-    with daemon.stderr as stderr:
-        said = [] if line else stderr.read().decode(errors="replace").strip().splitlines()
-    if not line:
-        status = daemon.wait()
+            self._give_up(f"not ready after {START_DEADLINE:.0f} s")
+        line = self._told.readline()
+        self._answered = True
+        if not line:
+            raise self._ended()
+        try:
+            answer = protocol.result(protocol.decode(line))
+        except HostsimError:
+            self._daemon.wait()  # that was the last that it does
+            raise
+        self._daemon.returncode = 0  # it goes on by itself: no "still running" warning
+        return dict(answer)
+
+    def __exit__(self, *_: object) -> None:
+        if not self._answered:
+            self._answered = True
+            self._daemon.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._daemon.wait(STOP_DEADLINE)
+        self._told.close()
+        assert self._daemon.stderr is not None
+        self._daemon.stderr.close()
+
+    def _ended(self) -> HostsimError:
+        """The error of a daemon that has ended without a word."""
+        assert self._daemon.stderr is not None
+        said = self._daemon.stderr.read().decode(errors="replace").strip().splitlines()
+        status = self._daemon.wait()
         how = f"by signal {-status}" if status < 0 else f"with status {status}"
         last = f": {said[-1]}" if said else ""
-        raise HostsimError(f"up {file}", f"the daemon ended {how}{last}", CLEAN_HINT)
-    try:
-        answer = protocol.result(protocol.decode(line))
-    except HostsimError:
-        daemon.wait()  # that was the last that it does
-        raise
-    daemon.returncode = 0  # it goes on by itself: no "still running" warning for its object
-    return dict(answer)
+        return HostsimError(f"up {self._file}", f"the daemon ended {how}{last}", CLEAN_HINT)
+
+    def _give_up(self, why: str) -> NoReturn:
+        """Have the daemon take down what it has built so far, wait, and raise HostsimError."""
+        self._answered = True
+        what = f"up {self._file}"
+        self._daemon.terminate()
+        try:
+            self._daemon.wait(STOP_DEADLINE)
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+            hint = f"kill -9 {self._daemon.pid}, then hostsim clean"
+            raise HostsimError(what, f"{why}, and its daemon has not ended yet", hint) from None
+        raise HostsimError(what, f"{why}; what was built is taken down again") from None
 
 
-def _give_up(daemon: "subprocess.Popen[bytes]", file: str, why: str) -> NoReturn:
-    """Have the daemon take down what it has built so far, wait, and raise HostsimError."""
-    daemon.terminate()
-    try:
-        daemon.wait(STOP_DEADLINE)
-    except (subprocess.TimeoutExpired, KeyboardInterrupt):
-        hint = f"kill -9 {daemon.pid}, then hostsim clean"
-        raise HostsimError(f"up {file}", f"{why}, and its daemon has not ended yet", hint) from None
-    raise HostsimError(f"up {file}", f"{why}; what was built is taken down again") from None
+def _in_memory(text: str) -> int:
+    """A descriptor to read the text from; the caller's."""
+    source = os.memfd_create("host file", os.MFD_CLOEXEC)
+    with open(source, "w", encoding="utf-8", closefd=False) as writing:
+        writing.write(text)
+    os.lseek(source, 0, os.SEEK_SET)
+    return source
+
+
+def _command(file: str, source: int, log_level: str) -> list[str]:
+    """The command line of a daemon. source: the descriptor of its host file."""
+    words = [sys.executable, "-P", "-m", "hostsim.daemon", file, "--text", str(source)]
+    return [*words, "--log-level", log_level]
+
+
+def up(file: str, text: str) -> dict[str, Any]:
+    """Start a daemon, and wait until its host is ready, see Starting. Raises HostsimError."""
+    with Starting(file, text) as starting:
+        return starting.ready()
 
 
 def down(name: str | None) -> str:

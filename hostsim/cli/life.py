@@ -13,6 +13,7 @@ from hostsim.cli.shadows import warn_of_shadows
 from hostsim.protocol import LEVELS
 
 if TYPE_CHECKING:
+    from hostsim.hostfile.source import Source
     from hostsim.model import HostSpec
 
 
@@ -83,13 +84,15 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _up(arguments: argparse.Namespace) -> int:
-    from hostsim.hostfile import file as hostfile
+    from hostsim.hostfile.source import read
 
-    source = hostfile.read(arguments.file)
-    spec = hostfile.parse(*source)  # a wrong file costs no daemon
-    warn_of_shadows(spec)
-    _warn_of_loops(spec.uplinks)
-    answer = client.up(str(source.path), source.text, arguments.foreground, arguments.log_level)
+    source = read(arguments.file)
+    if arguments.foreground:
+        _checked(source)
+        client.become(str(source.path), source.text, arguments.log_level)
+    with client.Starting(str(source.path), source.text, arguments.log_level) as starting:
+        spec = _checked(source)  # while the daemon starts, which makes nothing of a wrong file
+        answer = starting.ready()
     if arguments.json:
         print(json.dumps(answer))
     else:
@@ -97,6 +100,16 @@ def _up(arguments: argparse.Namespace) -> int:
     _note_routers(spec)
     waiting = _warn_of_devices(client.ask(answer["host"], "devices") if spec.devices else [])
     return 1 if waiting and arguments.strict else 0
+
+
+def _checked(source: "Source") -> "HostSpec":
+    """What the host file says, with warnings. Raises HostFileError."""
+    from hostsim.hostfile.file import parse
+
+    spec = parse(*source)
+    warn_of_shadows(spec)
+    _warn_of_loops(spec.uplinks)
+    return spec
 
 
 def _warn_of_devices(found: Sequence[dict[str, Any]]) -> int:

@@ -108,8 +108,9 @@ def _routes(arguments: argparse.Namespace) -> int:
     if arguments.file is None:
         raise UsageError("routes apply", "no file", "hostsim routes apply FILE")
     from hostsim.hostfile import file as hostfile
+    from hostsim.hostfile.source import read
 
-    source = hostfile.read(arguments.file)
+    source = read(arguments.file)
     warn_of_shadows(hostfile.parse(*source))  # a wrong file is refused here
     dry = bool(getattr(arguments, "dry_run", False))
     done = client.ask(host, "apply", file=str(source.path), text=source.text, dry_run=dry)

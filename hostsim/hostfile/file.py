@@ -3,85 +3,32 @@
 
     load(file) -> HostSpec   raises HostFileError: file, line, table, why, what is allowed
 
-Every key and value is checked here, so nothing behind this module asks again. Reads the file;
-does nothing else.
+Every key and value is checked here, so nothing behind this module asks again. The file is read by
+source.py.
 """
 
 import re
-import sys
 import tomllib
 from collections.abc import Iterable
-from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from hostsim.errors import HostFileError, reason
+from hostsim.errors import HostFileError
 from hostsim.hostfile import equipment, functions, links, matches, roots
 from hostsim.hostfile.machines import machine
+from hostsim.hostfile.source import read
 from hostsim.hostfile.table import NAME_SHOWN, Table, is_link, is_reserved, unusable
 from hostsim.model import DeviceSpec, HostSpec, LinkSpec, VmSpec
 
-FILE_MAX = 16 << 20
-"""Bytes of a host file."""
 PORTS_MAX = 1023
 """A Linux bridge's: BR_PORT_BITS in the kernel's net/bridge/br_private.h, less port 0."""
 OSES_MAX = 16
 """HS_FWD_OSES (cext/input/forward.h)."""
 
 
-MACHINE = Path("/etc/hostsim")
-"""Where a machine keeps its own hosts, by name: NAME.toml."""
-
-
-def shipped() -> dict[str, Path]:
-    """The hosts that come with hostsim: file by name."""
-    folder = Path(str(resources.files("hostsim") / "hosts"))
-    return {file.stem: file for file in sorted(folder.glob("*.toml"))}
-
-
-class Source(NamedTuple):
-    """A host file as it was read. path: for messages, and for where programs run."""
-
-    text: str
-    path: Path
-
-
 def load(name: str) -> HostSpec:
     """Read the host file `name`, see `read`. Raises HostFileError."""
     return parse(*read(name))
-
-
-def read(name: str) -> Source:
-    """The host file `name`: a path, the name of one in MACHINE or of a shipped host, or `-` for
-    standard input. If it is no regular file, but a pipe, programs run in the current directory.
-    Raises HostFileError."""
-    path = Path(name)
-    known = shipped()
-    try:
-        if name == "-":
-            path = Path.cwd() / "standard input"
-            raw = sys.stdin.buffer.read(FILE_MAX + 1)
-        else:
-            if name == path.name and not path.exists():
-                of_machine = MACHINE / f"{name}.toml"
-                path = of_machine if of_machine.exists() else known.get(name, path)
-            with path.open("rb") as file:
-                raw = file.read(FILE_MAX + 1)
-            path = path.resolve() if path.is_file() else Path.cwd() / path.name
-    except FileNotFoundError:
-        raise HostFileError(
-            name, "no such host file", f"a path, or one of: {', '.join(known)}"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise HostFileError(name, f"cannot be read: {reason(error)}") from None
-    if len(raw) > FILE_MAX:
-        raise HostFileError(name, f"is longer than {FILE_MAX >> 20} MiB", "split the host")
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise HostFileError(f"{path.name}:{line}", "is not UTF-8", "TOML is UTF-8") from None
-    return Source(text.replace("\r\n", "\n"), path)
 
 
 def parse(text: str, path: Path) -> HostSpec:

@@ -23,6 +23,7 @@ from hostsim import protocol
 from hostsim.cli import client
 from hostsim.errors import HostsimError
 from hostsim.hostfile import file as hostfile
+from hostsim.hostfile.source import Source, read
 from hostsim.lab import answers
 from hostsim.lab.captured import MOST, SNAP, Captured
 from hostsim.lab.node import Node
@@ -43,7 +44,7 @@ class Host:
 
     def __init__(self, file: str | os.PathLike[str]) -> None:
         """file: a host file's path, or the name of a host that ships. Raises HostFileError."""
-        self._source: hostfile.Source | None = hostfile.read(os.fspath(file))
+        self._source: Source | None = read(os.fspath(file))
         self._begin(hostfile.parse(*self._source))
 
     def _begin(self, spec: HostSpec | None, name: str = "") -> None:
@@ -58,7 +59,7 @@ class Host:
         """A host whose host file is `text`; its programs run in the current directory. Raises
         HostFileError."""
         host = cls.__new__(cls)
-        host._source = hostfile.Source(text, Path.cwd() / "host.toml")
+        host._source = Source(text, Path.cwd() / "host.toml")
         host._begin(hostfile.parse(*host._source))
         return host
 
@@ -81,7 +82,7 @@ class Host:
             return self
         client.need_root("Host.up")
         path, text = self._source.path, self._source.text
-        self._daemon = int(client.up(str(path), text, foreground=False)["pid"])
+        self._daemon = int(client.up(str(path), text)["pid"])
         self._up = True
         return self
 
@@ -217,7 +218,7 @@ class Host:
     def apply(self, file: str | os.PathLike[str], dry_run: bool = False) -> answers.Applied:
         """Have the VMs, endpoints, links and routes of a host file, while the rest runs. dry_run:
         only say what that would do. Raises HostsimError, with everything as it was."""
-        source = hostfile.read(os.fspath(file))
+        source = read(os.fspath(file))
         hostfile.parse(*source)  # a wrong file is refused here
         told = self._ask("apply", file=str(source.path), text=source.text, dry_run=dry_run)
         done = answers.read(answers.Applied, told)

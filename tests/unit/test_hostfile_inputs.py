@@ -15,6 +15,7 @@ from cext.switch import records
 from hostsim.errors import HostFileError
 from hostsim.hostfile import equipment
 from hostsim.hostfile import file as hostfile
+from hostsim.hostfile.source import FILE_MAX
 from hostsim.model import HostSpec, MatchSpec, OsSpec
 from hostsim.routing.policy import count_rows, match_rows
 
@@ -226,7 +227,7 @@ def test_a_file_as_an_editor_leaves_it(tmp_path: Path, ends: bytes, mark: bytes)
     [
         (b"[host]\nname = '\xff'\n", "h.toml:2: is not UTF-8"),
         (b"\xff\xfe[\0", "h.toml:1: is not UTF-8"),
-        (b"#" * (hostfile.FILE_MAX + 1), "longer than 16 MiB"),
+        (b"#" * (FILE_MAX + 1), "longer than 16 MiB"),
     ],
     ids=["latin-1", "utf-16", "long"],
 )

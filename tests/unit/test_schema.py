@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from hostsim.errors import HostFileError
 from hostsim.hostfile import file as hostfile
+from hostsim.hostfile import source
 from hostsim.hostfile.schema import LISTS, TABLES, schema
 
 VM = '[host]\nname = "x"\n[[vm]]\nname = "a"\n[vm.os]\n[[vm]]\nname = "b"\n'
@@ -76,9 +77,9 @@ def test_every_table_of_the_reader_is_in_it() -> None:
     assert set(LISTS) < set(TABLES)
 
 
-@pytest.mark.parametrize("name", hostfile.shipped())
+@pytest.mark.parametrize("name", source.shipped())
 def test_the_shipped_hosts_fit(name: str) -> None:
-    text = hostfile.shipped()[name].read_text()
+    text = source.shipped()[name].read_text()
     assert list(validator().iter_errors(tomllib.loads(text))) == []
 
 

@@ -18,6 +18,7 @@ from hostsim.cli import install, manpages
 from hostsim.cli.main import command_line
 from hostsim.cli.tools import BENCHES
 from hostsim.hostfile import file as hostfile
+from hostsim.hostfile import source
 
 COMMAND = str(Path(sys.executable).with_name("hostsim"))
 
@@ -99,7 +100,7 @@ def test_systemd_takes_the_unit(tmp_path: Path) -> None:
 
 
 def test_a_host_of_the_machine_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hostfile, "MACHINE", tmp_path)
+    monkeypatch.setattr(source, "MACHINE", tmp_path)
     monkeypatch.chdir(tmp_path)
     assert hostfile.load("edge").vms  # that ships
     for name in ("mine", "edge"):
