@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import hostsim
 from hostsim.errors import HostFileError, reason
 
 FILE_MAX = 16 << 20
@@ -19,7 +18,7 @@ MACHINE = Path("/etc/hostsim")
 
 def shipped() -> dict[str, Path]:
     """The hosts that come with hostsim: file by name."""
-    folder = Path(hostsim.__file__).with_name("hosts")
+    folder = Path(__file__).parents[1] / "hosts"
     return {file.stem: file for file in sorted(folder.glob("*.toml"))}
 
 
