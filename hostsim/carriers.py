@@ -115,7 +115,7 @@ class Carriers:
                 self._remove_foreign(change.number, change.name)
         last = {change.number: change.up for change in changes}
         for vm in self._vms.values():
-            if vm.port in last:
+            if vm.port in last and vm.netns_fd >= 0:  # one that is being made has none yet
                 self._plugged(vm, last[vm.port])
 
     def _plugged(self, vm: Vm, up: bool) -> None:

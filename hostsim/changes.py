@@ -8,14 +8,15 @@ then the policy changes, with one epoch; then those leave that the file has no m
 before the policy changes is undone, newest first, and nothing has changed. Who stays keeps its
 processes, links and connections, and loses no packet.
 
-What waits for VMs and for the kernel's locks is done in threads. One apply runs at a time; a host
-that goes down ends it first.
+What waits for VMs and for the kernel's locks is done in threads. One apply runs at a time, and none
+while a VM is made anew (`turn`); a host that goes down ends it first.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -61,18 +62,36 @@ class Changing(Protocol):
 class Changes:
     """See the module."""
 
-    def __init__(self, host: Changing) -> None:
+    def __init__(
+        self, host: Changing, doing: Callable[[str], AbstractContextManager[None]]
+    ) -> None:
+        """doing: names what the loop does (stalls.py)."""
         self._host = host
+        self._doing = doing
         self._busy = asyncio.Lock()
-        self._ended = False
+        self.ended = False
+        """Whether the host goes down."""
         self._next = 0  # the least number that no VM has had
 
     async def end(self) -> None:
-        """The host goes down: no apply begins, and one that runs is undone or done when this
-        returns."""
-        self._ended = True
+        """The host goes down: no apply and no turn begins; those that run are undone or done
+        when this returns."""
+        self.ended = True
         async with self._busy:
             pass
+
+    @contextlib.asynccontextmanager
+    async def turn(self, what: str) -> AsyncIterator[None]:
+        """Inside of this nobody else joins, leaves, or is made anew. what: begins the error. Raises
+        HostsimError if the host goes down."""
+        async with self._busy:
+            self.refuse_if_ended(what)
+            yield
+
+    def refuse_if_ended(self, what: str = "apply") -> None:
+        """Raises HostsimError if the host goes down."""
+        if self.ended:
+            raise HostsimError(what, "the host goes down")
 
     async def apply(self, file: HostSpec, dry_run: bool) -> Json:
         """See Host.apply."""
@@ -85,7 +104,11 @@ class Changes:
             try:
                 await self._join(plan, undo)
                 leaving = [one.name for one in plan.removed]
-                done = self._host.joined.dataplane.apply(plan.spec, leaving)
+                dataplane = self._host.joined.dataplane
+                await in_thread(dataplane.preparing(plan.spec.routes))
+                self.refuse_if_ended()
+                with self._doing("apply of a policy"):
+                    done = dataplane.apply(plan.spec, leaving)
             except BaseException:
                 await self._undone(undo)
                 raise
@@ -95,10 +118,6 @@ class Changes:
             for line in plan.lines:
                 log.info("apply: %s", line)
             return _told(plan, done["routes"], done["epoch"], dry_run)
-
-    def _refuse_if_ended(self) -> None:
-        if self._ended:
-            raise HostsimError("apply", "the host goes down")
 
     async def _undone(self, undo: Teardown) -> None:
         """Everything is as it was; what resists is logged: the caller has an error already."""
@@ -111,7 +130,7 @@ class Changes:
 
     async def _join(self, plan: Plan, undo: Teardown) -> None:
         """Raises HostsimError, OSError; `undo` has what takes it back."""
-        self._refuse_if_ended()
+        self.refuse_if_ended()
         host, joined = self._host, self._host.joined
         new = self._numbered(plan)
         vms, before = list(new.values()), list(host.vms.values())
@@ -119,19 +138,20 @@ class Changes:
         if not vms:
             return
         await in_thread(partial(assembly.start, new, joined.journal, undo), undo.give_up)
-        self._refuse_if_ended()
+        self.refuse_if_ended()
         undo.push("ports", partial(_disconnect, joined.switch, vms), blocks=True)
         await in_thread(partial(joined.switch.connect, vms, before))
         back = partial(joined.switch.reroute, before, [*before, *vms], before)
         undo.push("routes", back, blocks=True)
         await in_thread(partial(joined.switch.reroute, before, before, [*before, *vms]))
-        self._refuse_if_ended()
+        self.refuse_if_ended()
         undo.push("data plane", partial(self._part, vms))
         host.vms.update(new)
-        joined.dataplane.add(vms)
+        with self._doing("VMs that join"):
+            joined.dataplane.add(vms)
         host.attend(vms)
         await joined.programs.start([name for name, vm in new.items() if vm.spec.run is not None])
-        self._refuse_if_ended()
+        self.refuse_if_ended()
         for vm in vms:
             if not vm.alive:
                 raise HostsimError("apply", f"{vm.spec.name} died while it was started")
@@ -172,7 +192,8 @@ class Changes:
         before = list(self._host.vms.values())
         joined = self._host.joined
         try:
-            self._part(vms)
+            with self._doing("VMs that leave"):
+                self._part(vms)
         except (OSError, HostsimError):
             log.exception("apply: VMs that leave")
         after = list(self._host.vms.values())

@@ -28,6 +28,7 @@ from hostsim.condition import Condition
 from hostsim.errors import HostsimError, reason
 from hostsim.model import HostSpec, Json
 from hostsim.programs import Programs
+from hostsim.remaking import remake
 from hostsim.restarts import Restarts
 from hostsim.routing.dataplane import Dataplane
 from hostsim.routing.policy import refuse_too_many
@@ -86,10 +87,11 @@ class Host:
         self._closing = Teardown(f"host {spec.name}")
         self._made: _Parts | None = None
         self._programs = Programs(self.vms, spec.path.parent, folder, self._watch, self._unwatch)
-        self._changes = Changes(self)
+        self._changes = Changes(self, self._doing)
         self._ticking: list[asyncio.Task[None]] = []
         self._booted = Booted(self.vms, self._programs, self._os_back)
         self._watched: list[int] = []
+        self._remaking: set[asyncio.Task[None]] = set()
         self._restarts = Restarts(
             vm.name for vm in spec.vms if vm.os is not None or vm.boots or vm.restarts
         )
@@ -288,38 +290,41 @@ class Host:
         self._restarts.later(vm.spec.name, partial(self._restart, vm))
 
     def _restart(self, vm: Vm) -> None:
-        """In the loop, since everything here may ask a VM how it is; takes some 50 ms."""
+        """Its pause is over."""
+        task = asyncio.get_running_loop().create_task(self._start_again(vm))
+        self._remaking.add(task)
+        task.add_done_callback(self._remaking.discard)
+
+    async def _start_again(self, vm: Vm) -> None:
         name = vm.spec.name
         try:
-            with self._doing(f"restart of {name}"):
-                self._rebuild(vm)
+            async with self._changes.turn(name):
+                if self.vms.get(name) is not vm or vm.alive:
+                    return  # it has left, or somebody was quicker
+                await self._remake(vm)
         except (OSError, HostsimError):
+            if self._changes.ended:
+                return
             log.exception("%s: cannot be started again", name)
             if vm.spec.os is not None:
                 self.kmc.vm_gone(name)
             self._restart_later(vm)
             return
-        self._watch_vm(vm)
         self._restarts.started(name)
         log.info("%s: started again", name)
 
-    def _rebuild(self, vm: Vm) -> None:
-        """What a VM was is taken down, and all of it is made anew."""
-        parts = self._parts
-        self._programs.forget(vm.spec.name)
-        parts.carriers.forget(vm.spec.name)
-        parts.switch.disconnect(vm)
-        vm.stop()
-        with contextlib.ExitStack() as undo:
-            vm.start(parts.journal)
-            undo.callback(vm.stop)
-            parts.switch.connect([vm], list(self.vms.values()))
-            parts.dataplane.vm_back(vm.spec.name)
-            if vm.spec.boots:
-                self._booted.again(vm)
-            else:
-                self._os_back(vm)
-            undo.pop_all()
+    async def _remake(self, vm: Vm) -> None:
+        """What a VM was is taken down, and all of it is made anew. In a turn."""
+        with self._restarts.making(vm.spec.name):
+            await remake(vm, self.vms, self.joined, self._doing, self._back)
+
+    def _back(self, vm: Vm) -> None:
+        """A VM that was made anew runs."""
+        if vm.spec.boots:
+            self._booted.again(vm)
+        else:
+            self._os_back(vm)
+        self._watch_vm(vm)
 
     def _os_back(self, vm: Vm) -> None:
         """A VM that was made anew runs, or the OS that it boots is up."""
@@ -378,11 +383,24 @@ class Host:
             )
         return vm
 
-    def restart(self, name: str) -> Json:
+    async def restart(self, name: str) -> Json:
         """End a VM or endpoint, dead or alive, and make it anew; {"vm", "pid"}. Raises
         HostsimError: with nothing done if it is not to be restarted; one that cannot be made again
         is dead."""
-        vm = self._known(name)
+        async with self._changes.turn(f"restart {name}"):
+            vm = self._known(name)
+            self._refuse_restart(vm)
+            if vm.life_fd in self._watched or (vm.spec.boots and vm.pidfd in self._watched):
+                self._vm_ends(vm)
+            if vm.pidfd in self._watched:
+                self._unwatch(vm.pidfd)
+                self.dataplane.vm_gone(name)
+            await self._remake(vm)
+        log.info("%s: restarted", name)
+        return {"vm": name, "pid": vm.pid}
+
+    def _refuse_restart(self, vm: Vm) -> None:
+        name = vm.spec.name
         if vm.spec.nf is not None:
             raise HostsimError(
                 name,
@@ -391,17 +409,6 @@ class Host:
             )
         if self._parts.kmc is not None and self._parts.kmc.status()["foreground"] == name:
             raise HostsimError(name, "is the foreground OS", "hostsim flip OS, then restart it")
-        self._restarts.cancel(name)
-        if vm.life_fd in self._watched or (vm.spec.boots and vm.pidfd in self._watched):
-            self._vm_ends(vm)
-        if vm.pidfd in self._watched:
-            self._unwatch(vm.pidfd)
-            self.dataplane.vm_gone(name)
-        with self._doing(f"restart of {name}"):
-            self._rebuild(vm)
-        self._watch_vm(vm)
-        log.info("%s: restarted", name)
-        return {"vm": name, "pid": vm.pid}
 
     async def apply(self, file: HostSpec, dry_run: bool = False) -> Json:
         """Have the VMs, endpoints, routes, filters, mirrors, links and rates of a host file, while

@@ -75,12 +75,12 @@ class Programs:
         self._attend(name)
 
     def forget(self, name: str) -> None:
-        """Its VM is dead: let go of what ran there, if anything did."""
+        """Its VM is dead or ends: let go of what ran there, if anything did. It is killed, and not
+        waited for: that is done by who stops the VM (Vm.stop)."""
         self._wait_no_more(name)
-        program = self._running.pop(name, None)
+        program = self._let_go(name)
         if program is not None:
-            self._leave(name, program)
-            program.close()
+            program.kill()
 
     def hear_no_more(self) -> None:
         """None of them is started again."""
@@ -143,6 +143,12 @@ class Programs:
         self._watched.add(name)
         self._watch(self._running[name].fileno(), lambda: self._ended(name))
 
+    def _let_go(self, name: str) -> Process | None:
+        program = self._running.pop(name, None)
+        if program is not None:
+            self._leave(name, program)
+        return program
+
     def _leave(self, name: str, program: Process) -> None:
         if name in self._watched:
             self._watched.discard(name)
@@ -178,7 +184,9 @@ class Programs:
         del self._due[name]
         if not self._vms[name].alive:
             return  # it is started with its VM
-        self.forget(name)
+        former = self._let_go(name)
+        if former is not None:
+            former.close()  # it has ended
         try:
             self.start_again(name)
         except (OSError, HostsimError) as error:

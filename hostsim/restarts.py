@@ -3,15 +3,17 @@
 
     restarts = Restarts(names)
     restarts.later("fw", now_again)       it died: called when its pause is over (restart.py)
-    restarts.cancel("fw")                 somebody starts it by hand, or it leaves
+    with restarts.making("fw"): ...       it is made anew, by hand or because it was due
+    restarts.cancel("fw")                 it leaves
     restarts.close()                      nothing is started any more
 
 All methods run in the thread of the host's asyncio loop.
 """
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from hostsim import restart
 from hostsim.restart import Backoff
@@ -24,6 +26,7 @@ class Restarts:
         """names: of the VMs that may be started again."""
         self._backoffs = {name: Backoff() for name in names}
         self._waiting: dict[str, asyncio.TimerHandle] = {}
+        self._under_way: set[str] = set()
 
     def join(self, name: str) -> None:
         """This VM may be started again."""
@@ -52,9 +55,19 @@ class Restarts:
         """It runs again."""
         self._backoffs[name].started(asyncio.get_running_loop().time())
 
+    @contextlib.contextmanager
+    def making(self, name: str) -> Iterator[None]:
+        """It is made anew inside of this, by hand or not; nothing else starts it meanwhile."""
+        self.cancel(name)
+        self._under_way.add(name)
+        try:
+            yield
+        finally:
+            self._under_way.discard(name)
+
     def waits(self, name: str) -> bool:
-        """Whether it is about to be started again."""
-        return name in self._waiting
+        """Whether it is about to be started again, or is being made."""
+        return name in self._waiting or name in self._under_way
 
     def total(self, name: str) -> int | None:
         """How often it was started again; None if it never is."""

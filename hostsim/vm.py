@@ -165,6 +165,25 @@ class Vm:
             return None
         return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
 
+    def another(self) -> "Vm":
+        """One that has the same place in the host and on the switch, and has made nothing yet."""
+        other = Vm(self.host, self.spec, self.index)
+        other.mac, other.eth0, other.port = self.mac, self.eth0, self.port
+        other.names = self.names
+        return other
+
+    def trade(self, other: "Vm") -> None:
+        """Have all that `other`, of the same place, has made, and it what this one has: whoever
+        knows one of the two has the other's life from here on. No thread is at work on either."""
+        self.__dict__, other.__dict__ = other.__dict__, self.__dict__
+
+    def part(self) -> "Vm":
+        """From here on this one has made nothing; what it had is the answer's, which a thread may
+        stop."""
+        former = self.another()
+        self.trade(former)
+        return former
+
     def unsupported_limits(self) -> tuple[str, ...]:
         """The controllers its limits need and this machine lacks, in both cgroup trees."""
         return unsupported(self.limits)

@@ -73,7 +73,8 @@ class Dataplane:
         self._rates = Rates(switch)
         self._former: dict[int, str] = {}  # VMs that are removed, of which counts may be left
         self._taken: dict[int, int] = {}  # events with contents, by VM
-        self._attached: set[int] = set()
+        self._ready: set[int] = set()  # VMs that can be in a chain
+        self._attached: set[int] = set()  # those that are watched
         self._ring_side: RingSide = NoFunctions()
         self._loaded = Loaded()
         self._map = self._loaded.map
@@ -242,8 +243,8 @@ class Dataplane:
         self._new_epoch()
 
     def vm_back(self, name: str) -> None:
-        """A VM was started again, with a namespace, an eth0 and a port that are new. Raises
-        OSError, HostsimError."""
+        """A VM was started again, with a namespace, an eth0 and a port that are new, and is ready
+        for its chains (`preparing_again`). Raises OSError, HostsimError."""
         vm = self._vms[name]
         self._attached.discard(vm.index)
         self._standing.pop(vm.index, None)
@@ -288,6 +289,7 @@ class Dataplane:
             self._loaded.forget_vm(vm.index)
             self._drops.leave(vm.index)
             self._rates.forget(vm)
+            self._ready.discard(vm.index)
             self._attached.discard(vm.index)
             self._standing.pop(vm.index, None)
             self._gone.pop(vm.index, None)
@@ -388,17 +390,38 @@ class Dataplane:
         if self._rates.put(vm, rate):
             self._write_vm(vm)
 
+    def preparing(self, routes: Sequence[RouteSpec]) -> Callable[[], None]:
+        """What makes the VMs of these routes' chains ready, if they are not yet; in any thread,
+        since it waits for the kernel's locks, and before a policy with these routes comes."""
+        names = dict.fromkeys(name for route in routes for name in route.through)
+        vms = [self._vms[name] for name in names]
+        return self._preparer([vm for vm in vms if vm.index not in self._ready])
+
+    def preparing_again(self, vm: Vm) -> Callable[[], None]:
+        """The same for one that is made anew, before it is back."""
+        routes = self._epochs.policy.routes
+        in_chain = any(vm.spec.name in route.through for route in routes)
+        return self._preparer([vm] if in_chain else [])
+
+    def _preparer(self, vms: Sequence[Vm]) -> Callable[[], None]:
+        program, everybody = self._loaded.program("transfer_out"), list(self._vms.values())
+
+        def prepare() -> None:
+            for vm in vms:
+                chains.prepare(vm, everybody, program)
+                self._ready.add(vm.index)
+
+        return prepare
+
     def _prepare(self, routes: Sequence[RouteSpec]) -> None:
         """Make the VMs of the chains ready: forwarding, routes, transfer component."""
-        program = self._loaded.program("transfer_out")
-        everybody = list(self._vms.values())
+        self.preparing(routes)()
+        assert self._watch is not None
         for name in dict.fromkeys(name for route in routes for name in route.through):
             vm = self._vms[name]
             if vm.index in self._attached:
                 continue
-            chains.prepare(vm, everybody, program)
             self._attached.add(vm.index)
-            assert self._watch is not None
             end = End(vm.index, name, vm.mac, vm.spec.nf is not None, vm.netns_fd, vm.spec.mtu)
             self._watch.add(end)
 
