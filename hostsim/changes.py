@@ -96,19 +96,23 @@ class Changes:
     async def apply(self, file: HostSpec, dry_run: bool) -> Json:
         """See Host.apply."""
         if dry_run:
-            plan = difference.plan(self._host.spec, file)
+            plan = await in_thread(partial(difference.plan, self._host.spec, file))
             return _told(plan, len(file.routes), self._host.joined.dataplane.epoch, dry_run)
         async with self._busy:
-            plan = difference.plan(self._host.spec, file)
+            plan = await in_thread(partial(difference.plan, self._host.spec, file))
             undo = Teardown("apply")
             try:
                 await self._join(plan, undo)
                 leaving = [one.name for one in plan.removed]
                 dataplane = self._host.joined.dataplane
-                await in_thread(dataplane.preparing(plan.spec.routes))
+                change = await in_thread(partial(dataplane.compile, plan.spec, leaving))
+                await in_thread(dataplane.readying.preparing(plan.spec.routes))
+                before = dataplane.impairing(dataplane.impaired)
+                undo.push("links", before, blocks=True)
+                await in_thread(dataplane.impairing(change.links))
                 self.refuse_if_ended()
                 with self._doing("apply of a policy"):
-                    done = dataplane.apply(plan.spec, leaving)
+                    done = dataplane.change(change)
             except BaseException:
                 await self._undone(undo)
                 raise
@@ -144,8 +148,9 @@ class Changes:
         back = partial(joined.switch.reroute, before, [*before, *vms], before)
         undo.push("routes", back, blocks=True)
         await in_thread(partial(joined.switch.reroute, before, before, [*before, *vms]))
-        self.refuse_if_ended()
         undo.push("data plane", partial(self._part, vms))
+        await in_thread(joined.dataplane.readying.joining(vms))
+        self.refuse_if_ended()
         host.vms.update(new)
         with self._doing("VMs that join"):
             joined.dataplane.add(vms)

@@ -41,8 +41,9 @@ from hostsim.host import Host
 from hostsim.hostfile import file as hostfile
 from hostsim.hostfile import links
 from hostsim.hostfile.source import FILE_MAX
-from hostsim.model import HostSpec
+from hostsim.model import HostSpec, Json
 from hostsim.stalls import Stalls
+from hostsim.teardown import in_thread
 from netns import journal, parameters, priority
 
 log = logging.getLogger("hostsim.daemon")
@@ -76,15 +77,10 @@ class Daemon:
         self._answering: set[asyncio.Task[None]] = set()
         self._ops: dict[str, Answer] = {
             "target": lambda request: host.target(protocol.text(request, "vm")),
-            "apply": lambda request: host.apply(
-                hostfile.parse(
-                    protocol.text(request, "text"), Path(protocol.text(request, "file"))
-                ),
-                request.get("dry_run") is True,
-            ),
+            "apply": partial(_apply, host),
             "restart": lambda request: host.restart(protocol.text(request, "vm")),
-            "links": lambda _: host.dataplane.links(),
-            "link": lambda request: _link(host, request),
+            "links": lambda _: host.links(),
+            "link": partial(_link, host),
             "devices": lambda _: host.devices(),
             "sight": lambda _: host.dataplane.sight(),
             "flip": lambda request: host.kmc.flip(protocol.text(request, "os"), "cli"),
@@ -203,12 +199,18 @@ async def _status(host: Host, stalls: Stalls) -> longwinded.Question:
     return lambda last: iter([protocol.success(find() | own)])
 
 
-def _link(host: Host, request: dict[str, Any]) -> list[dict[str, Any]]:
+async def _apply(host: Host, request: dict[str, Any]) -> Json:
+    text, file = protocol.text(request, "text"), Path(protocol.text(request, "file"))
+    spec = await in_thread(partial(hostfile.parse, text, file))
+    return await host.apply(spec, request.get("dry_run") is True)
+
+
+async def _link(host: Host, request: dict[str, Any]) -> list[Json]:
     words = request.get("words")
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise HostsimError("link", "the request has no words")
     of, direction = protocol.text(request, "of"), protocol.text(request, "direction")
-    return host.dataplane.link(links.from_words(of, direction, words))
+    return await host.link(links.from_words(of, direction, words))
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ from hostsim.carriers import Carriers
 from hostsim.changes import Changes, Joined
 from hostsim.condition import Condition
 from hostsim.errors import HostsimError, reason
-from hostsim.model import HostSpec, Json
+from hostsim.model import HostSpec, Json, LinkSpec
 from hostsim.programs import Programs
 from hostsim.remaking import remake
 from hostsim.restarts import Restarts
@@ -415,6 +415,19 @@ class Host:
         the rest runs; or, with dry_run, say what that would do. The contract's `apply`. Raises
         HostsimError, OSError, with everything as it was."""
         return await self._changes.apply(file, dry_run)
+
+    async def link(self, spec: LinkSpec) -> list[Json]:
+        """Impair a link; the contract's `link`. Raises HostsimError, OSError."""
+        async with self._changes.turn(f"link {spec.of}"):
+            wanted = self.dataplane.linked(spec)
+            await in_thread(self.dataplane.impairing(wanted))
+            with self._doing("link"):
+                return self.dataplane.impair(wanted)
+
+    async def links(self) -> list[Json]:
+        """The impaired ones; the contract's `link`. Raises HostsimError, OSError."""
+        async with self._changes.turn("link"):
+            return self.dataplane.links()
 
     @property
     def joined(self) -> Joined:

@@ -38,7 +38,7 @@ async def remake(
     everybody = [new if one is vm else one for one in vms.values()]
     traded = False
     try:
-        ready = joined.dataplane.preparing_again(new)
+        ready = joined.dataplane.readying.renewing(new)
         await in_thread(partial(_made_anew, joined, former, new, everybody, ready))
         vm.trade(new)
         traded = True
@@ -46,10 +46,8 @@ async def remake(
             joined.dataplane.vm_back(name)
             back(vm)
     except BaseException:
-        if traded:
-            joined.dataplane.vm_gone(name)
-            new = vm.part()
-        await in_thread(new.stop)
+        joined.dataplane.vm_gone(name)
+        await in_thread((vm.part() if traded else new).stop)
         raise
 
 

@@ -12,6 +12,7 @@ What happens to a packet is decided in the kernel (cext/switch/classifier.bpf.c)
     inspector.py  routing by contents
     report.py     what is shown
     impair.py     impaired links
+    readying.py   what VMs need apart from the policy, made in threads
     ringside.py   what is asked of the packet functions, if the host has any, and what they ask
 """
 
@@ -28,15 +29,17 @@ from cext.switch import maps, records
 from cext.switch.drops import SWITCH
 from hostsim.errors import HostsimError
 from hostsim.model import HostSpec, Json, LinkSpec, RouteSpec
-from hostsim.routing import chains, ringside
+from hostsim.routing import ringside
 from hostsim.routing.accounts import Snapshot
 from hostsim.routing.bypass import End
+from hostsim.routing.change import Change, compiled
 from hostsim.routing.epochs import Epochs, Policy
 from hostsim.routing.impair import Ends, Impairments, ends, impaired_by
 from hostsim.routing.inspector import Inspector
 from hostsim.routing.kerneldrops import KernelDrops
 from hostsim.routing.loaded import Loaded
 from hostsim.routing.rates import Rates
+from hostsim.routing.readying import Readying
 from hostsim.routing.report import Members, Report
 from hostsim.routing.retained import Retained
 from hostsim.routing.ringside import NoFunctions, RingSide
@@ -73,8 +76,7 @@ class Dataplane:
         self._rates = Rates(switch)
         self._former: dict[int, str] = {}  # VMs that are removed, of which counts may be left
         self._taken: dict[int, int] = {}  # events with contents, by VM
-        self._ready: set[int] = set()  # VMs that can be in a chain
-        self._attached: set[int] = set()  # those that are watched
+        self._attached: set[int] = set()
         self._ring_side: RingSide = NoFunctions()
         self._loaded = Loaded()
         self._map = self._loaded.map
@@ -82,6 +84,7 @@ class Dataplane:
         self._watch: Watch | None = None
         self._poll: select.epoll | None = None
         self._impairments = Impairments(switch, self._vms)
+        self._impaired: frozenset[int] = frozenset()  # as the classifier has been told
         self._beside: Beside = lambda job: job()
         self._drops = KernelDrops()
         self._retained = Retained()
@@ -92,6 +95,14 @@ class Dataplane:
         self._epochs = Epochs(
             self._map, self._numbers, frozenset(functions), self._inspector.policy
         )
+        self.readying = Readying(
+            self._vms,
+            self._rates,
+            self._impairments,
+            lambda: loaded.program("transfer_out"),
+            lambda: self._epochs.policy.routes,
+        )
+        """What is made ready beforehand, in threads."""
         self.report = Report(
             self._map,
             self._vms,
@@ -244,29 +255,26 @@ class Dataplane:
 
     def vm_back(self, name: str) -> None:
         """A VM was started again, with a namespace, an eth0 and a port that are new, and is ready
-        for its chains (`preparing_again`). Raises OSError, HostsimError."""
+        for its chains (`Readying.renewing`). Raises OSError, HostsimError."""
         vm = self._vms[name]
         self._attached.discard(vm.index)
         self._standing.pop(vm.index, None)
         self._gone[vm.index] = {"link"}
         self._drops.watch(vm.index, vm.netns_fd)
-        self._rate(vm, self._rates.forget(vm))
-        self._impairments.port_back(vm)
+        self.readying.back(vm)
         self._prepare(self._epochs.policy.routes)
-        self._classify({vm.port: name})
+        self._keep({vm.port: name})
         self.link_back(name)
 
     def add(self, vms: Sequence[Vm]) -> None:
-        """VMs that are new have joined the switch. Raises OSError, HostsimError; `remove` takes
-        away what was done."""
+        """VMs that are new have joined the switch, and their ports are ready (`Readying.joining`).
+        Raises OSError, HostsimError; `remove` takes away what was done."""
         for vm in vms:
             self._former.pop(vm.index, None)
             self._vms[vm.spec.name] = self._by_number[vm.index] = vm
             self._numbers[vm.spec.name] = vm.index
             self._drops.watch(vm.index, vm.netns_fd)
-            self._rate(vm, vm.spec.rate)
-            self._impairments.port_back(vm)
-        self._classify({vm.port: vm.spec.name for vm in vms})
+        self._keep({vm.port: vm.spec.name for vm in vms})
         mine = {a.ip.packed: vm.index for vm in vms for a in vm.spec.addresses}
         self._owners.update(mine)
         self._loaded.write_owners(mine)
@@ -279,17 +287,19 @@ class Dataplane:
         now = self._impairments.now()
         self._impairments.put({key: end for key, end in now.items() if key[0] not in names})
         for vm in vms:
+            self._rates.forget(vm)
+            self.readying.forget(vm)
+            if self._watch is not None:
+                self._unguard(vm)
             if self._vms.get(vm.spec.name) is not vm:
                 continue
             if self._watch is not None:
                 self._watch.remove(vm.index)
-                self._unguard(vm)
             del self._vms[vm.spec.name], self._by_number[vm.index], self._numbers[vm.spec.name]
             self._former[vm.index] = vm.spec.name
             self._loaded.forget_vm(vm.index)
             self._drops.leave(vm.index)
             self._rates.forget(vm)
-            self._ready.discard(vm.index)
             self._attached.discard(vm.index)
             self._standing.pop(vm.index, None)
             self._gone.pop(vm.index, None)
@@ -303,9 +313,8 @@ class Dataplane:
             self._beside(partial(self._sweep, vm.index))
 
     def _classify(self, ports: Mapping[int, str]) -> None:
-        """Have the classifier at these ports, where it may be already, and have it kept there. Each
-        port's number, and whose it is."""
-        assert self._watch is not None
+        """Have the classifier at these ports, which were there before it was, and have it kept
+        there. Each port's number, and whose it is."""
         program = self._loaded.program("classify")
 
         def fill(batch: Batch) -> None:
@@ -313,6 +322,12 @@ class Dataplane:
                 tc.add_program(batch, port, program, CLASSIFIER, tc.INGRESS)
 
         self._switch.rtnl.batch(fill, (errno.EEXIST,))
+        self._keep(ports)
+
+    def _keep(self, ports: Mapping[int, str]) -> None:
+        """Have the classifier kept at ports that it came with (`Switch.classifier`)."""
+        assert self._watch is not None
+        program = self._loaded.program("classify")
         for port, name in ports.items():
             self._watch.expect(port, tc.INGRESS, name, CLASSIFIER, program)
 
@@ -324,53 +339,70 @@ class Dataplane:
 
     # -- policy -----------------------------------------------------------------------------------
 
-    def apply(self, spec: HostSpec, leaving: Collection[str] = ()) -> Json:
-        """Replace routes, filters, mirrors, links and rates by those of `spec`, while traffic
-        flows. Every decision made before is stale when this returns. leaving: VMs and endpoints
-        that `spec` has no more. Raises HostsimError if it is of other VMs, OSError; nothing is
-        changed then."""
-        theirs = {vm.name: vm for vm in (*spec.vms, *spec.endpoints)}
-        mine = {name: vm.spec for name, vm in self._vms.items() if name not in leaving}
-        if {n: v.endpoint for n, v in theirs.items()} != {n: v.endpoint for n, v in mine.items()}:
-            raise HostsimError(
-                "routes apply",
-                "the file's VMs and endpoints are not those of the running host",
-                f"the host has: {', '.join(mine)}",
-            )
-        policy = Policy(spec.routes, spec.filters, spec.mirrors)
-        lists = self._epochs.compile(policy)
+    def compile(self, spec: HostSpec, leaving: Collection[str] = ()) -> Change:
+        """What `change` does about a host file; in any thread, as long as no VM joins or leaves.
+        leaving: VMs and endpoints that `spec` has no more. Raises HostsimError."""
+        staying = {name: vm.spec for name, vm in self._vms.items() if name not in leaving}
+        return compiled(spec, staying, self._epochs)
+
+    def apply(self, spec: HostSpec) -> Json:
+        """All at once; see `compile` and `change`."""
+        return self.change(self.compile(spec))
+
+    def change(self, change: Change) -> Json:
+        """Replace routes, filters, mirrors, links and rates, while traffic flows. Every decision
+        made before is stale when this returns. Raises HostsimError, OSError; nothing is changed
+        then. What takes long may be done already, by `Readying.preparing` and `impairing`."""
         links, rates = self._impairments.now(), dict(self._rates)
         try:
-            self._impair(ends(spec.links))
-            self._prepare(policy.routes)
+            self._impair(change.links)
+            self._prepare(change.policy.routes)
             for name, vm in self._vms.items():
-                self._rate(vm, theirs[name].rate if name in theirs else None)
-            self._put(policy, lists)
+                self._rate(vm, change.rates.get(name))
+            self._put(change.policy, change.lists)
         except BaseException:
             for vm in self._vms.values():
                 self._rate(vm, rates.get(vm.index))
             self._impair(links)
             raise
-        return {"epoch": self._epochs.newest, "routes": len(policy.routes)}
+        return {"epoch": self._epochs.newest, "routes": len(change.policy.routes)}
 
     def links(self) -> list[Json]:
         """The contract's `link`. Raises OSError."""
         return self._impairments.rows()
 
-    def link(self, spec: LinkSpec) -> list[Json]:
-        """Impair a link in the directions that `spec` names, as it says; those that were impaired
-        otherwise are so no more. What is impaired then. Raises HostsimError, OSError."""
+    def linked(self, spec: LinkSpec) -> Ends:
+        """What is impaired once the link is, in the directions that `spec` names and as it says;
+        those that were impaired otherwise are so no more. Raises HostsimError."""
         if spec.of not in self._vms:
             raise HostsimError(
                 f"link {spec.of}", "no VM or endpoint", f"there are: {', '.join(self._vms)}"
             )
-        self._impair(impaired_by(self._impairments.now(), spec))
+        return impaired_by(self.impaired, spec)
+
+    @property
+    def impaired(self) -> Ends:
+        """What is impaired."""
+        return self._impairments.now()
+
+    def impairing(self, wanted: Ends) -> Callable[[], None]:
+        """What has these ends impaired, and no others; in any thread, since it waits for the
+        kernel's locks. `impair` or `change` has to follow. It raises HostsimError, OSError."""
+        return partial(self._impairments.put, wanted)
+
+    def link(self, spec: LinkSpec) -> list[Json]:
+        """All at once; see `linked` and `impair`."""
+        return self.impair(self.linked(spec))
+
+    def impair(self, wanted: Ends) -> list[Json]:
+        """Have these ends impaired, and no others. What is then. Raises HostsimError, OSError."""
+        self._impair(wanted)
         return self.links()
 
     def _impair(self, wanted: Ends) -> None:
-        before = self._impairments.impaired
         self._impairments.put(wanted)
-        changed = before ^ self._impairments.impaired
+        before, self._impaired = self._impaired, self._impairments.impaired
+        changed = before ^ self._impaired
         for index in changed:
             self._write_vm(self._by_number[index])
         if changed:
@@ -390,32 +422,9 @@ class Dataplane:
         if self._rates.put(vm, rate):
             self._write_vm(vm)
 
-    def preparing(self, routes: Sequence[RouteSpec]) -> Callable[[], None]:
-        """What makes the VMs of these routes' chains ready, if they are not yet; in any thread,
-        since it waits for the kernel's locks, and before a policy with these routes comes."""
-        names = dict.fromkeys(name for route in routes for name in route.through)
-        vms = [self._vms[name] for name in names]
-        return self._preparer([vm for vm in vms if vm.index not in self._ready])
-
-    def preparing_again(self, vm: Vm) -> Callable[[], None]:
-        """The same for one that is made anew, before it is back."""
-        routes = self._epochs.policy.routes
-        in_chain = any(vm.spec.name in route.through for route in routes)
-        return self._preparer([vm] if in_chain else [])
-
-    def _preparer(self, vms: Sequence[Vm]) -> Callable[[], None]:
-        program, everybody = self._loaded.program("transfer_out"), list(self._vms.values())
-
-        def prepare() -> None:
-            for vm in vms:
-                chains.prepare(vm, everybody, program)
-                self._ready.add(vm.index)
-
-        return prepare
-
     def _prepare(self, routes: Sequence[RouteSpec]) -> None:
         """Make the VMs of the chains ready: forwarding, routes, transfer component."""
-        self.preparing(routes)()
+        self.readying.preparing(routes)()
         assert self._watch is not None
         for name in dict.fromkeys(name for route in routes for name in route.through):
             vm = self._vms[name]
@@ -427,7 +436,7 @@ class Dataplane:
 
     def _write_vm(self, vm: Vm) -> None:
         standing = self._standing.get(vm.index, NOTHING_TOLD)
-        impaired = vm.index in self._impairments.impaired
+        impaired = vm.index in self._impaired
         self._loaded.write_vm(
             vm.index,
             standing.mac or vm.mac,

@@ -37,6 +37,10 @@ class Rates(Mapping[int, int]):
             self._now[vm.index] = rate
         return True
 
+    def again(self, vm: Vm) -> None:
+        """It has a new port, and the rate that it had. Raises OSError."""
+        self.put(vm, self.forget(vm))
+
     def forget(self, vm: Vm) -> int | None:
         """Its port is gone; the rate that it had."""
         return self._now.pop(vm.index, None)

@@ -3,6 +3,7 @@
 
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from help import cli
-from help.cli import ask, hostsim
+from help.cli import HOSTSIM, ask, hostsim
 from help.waiting import until
 from hostsim.restart import VM
 
@@ -88,3 +89,26 @@ def test_a_log_has_what_it_is_asked_for(tmp_path: Path) -> None:
     done = hostsim("up", "--log-level", "loud", str(file), check=False)
     assert done.returncode == 2
     assert "invalid choice: 'loud'" in done.stderr
+
+
+def test_the_daemon_answers_while_a_vm_takes_its_time_to_end(host: Path) -> None:
+    """A program of somebody else's child is not reaped, and process 1 cannot end before. Defence:
+    a thread waits for it; if the loop does, it answers nobody until the restart has failed."""
+    before = vm()["pid"]
+    program = (HOSTSIM, *HOST, "exec", "web", "--", "sh", "-c", "echo began; sleep 1000")
+    with subprocess.Popen(program, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"began\n"
+        parent.send_signal(signal.SIGSTOP)
+        try:
+            with subprocess.Popen((HOSTSIM, *HOST, "restart", "web")) as restarting:
+                seen = until(lambda: vm()["state"] == "restarting" or restarting.poll(), 60)
+                assert seen is True, "it ended before anybody was answered"
+                parent.send_signal(signal.SIGCONT)
+                if restarting.wait(60) != 0:  # this machine is slow, and the deadline was over
+                    hostsim(*HOST, "restart", "web")
+        finally:
+            parent.send_signal(signal.SIGCONT)
+            parent.kill()
+    assert vm()["state"] == "running"
+    assert vm()["pid"] != before

@@ -33,7 +33,7 @@ ROOMS = {
     "kmc":      ("kmc",                                         "ground machine"),
     "assembly": ("assembly",                                    "ground machine routing nf"),
     "host":     ("host changes condition restarts carriers daemon stalls asides "
-                 "settling longwinded",
+                 "settling longwinded remaking",
                                 "ground hostfile machine routing nf kmc assembly"),
     "views":    ("views",                                       "ground"),
     "capture":  ("capture",                                     "ground hostfile routing"),
