@@ -15,7 +15,8 @@
  *     known: so it meets the same VMs as the replies, and connection tracking there knows it. It
  *     must be to the sender of what it quotes, or a quoted flow would lend its way to any packet.
  *   - A fragment belongs to the flow of its first fragment (remembered by datagram and VM, LRU).
- *     One that comes before its first is an orphan: its addresses are known, its ports are not.
+ *     One that comes before its first is an orphan: its addresses are known, its ports are not,
+ *     nor is its protocol over IPv6, where a receiver takes that from the first fragment alone.
  *   - Priority tags (802.1Q or 802.1ad, VLAN identifier 0) are passed over, as Linux does; behind
  *     more tags than HS_TAGS nobody looks (HS_DEEP). The first VLAN identifier that is not 0 is in
  *     the flow's key, if a policy matches VLANs. A second one is an ethertype inside the first.
@@ -38,8 +39,9 @@
 #include "flow/tuple.h"
 
 enum {
-    HS_FRAGMENT_SECONDS = 30, /* as long as Linux waits for a datagram's fragments */
-    HS_DONT_KNOW = 1 << 15,   /* in a datagram's key: its ports were not known here */
+    HS_FRAGMENT_SECONDS = 40,   /* Linux waits 30 s for a datagram's fragments; links delay */
+    HS_FRAGMENT_SECONDS_6 = 70, /* and 60 s over IPv6 */
+    HS_DONT_KNOW = 1 << 15,     /* in a datagram's key: its ports were not known here */
 };
 
 struct hs_packet {
@@ -73,14 +75,14 @@ static __always_inline struct hs_packet *hs_packet(void) {
 struct hs_datagram {
     __u8 src[16], dst[16];
     __u32 id, vm;
-    __u8 proto, family;
-    __u16 vlan; /* and HS_DONT_KNOW */
+    __u8 proto, family; /* proto: 0 over IPv6, where it does not tell datagrams apart (RFC 8200) */
+    __u16 vlan;         /* and HS_DONT_KNOW */
 };
 
 struct hs_first {
     __u64 seen; /* CLOCK_MONOTONIC_COARSE, ns */
     __u16 sport, dport;
-    __u32 pad;
+    __u32 proto;
 };
 
 struct {
@@ -194,19 +196,22 @@ static __always_inline void hs_datagram(const struct hs_packet *p, struct hs_dat
     __builtin_memcpy(key->src, p->key.tuple.src, 16);
     __builtin_memcpy(key->dst, p->key.tuple.dst, 16);
     key->vm = p->key.vm;
-    key->proto = p->key.tuple.proto;
+    key->proto = p->key.tuple.family == 6 ? 0 : p->key.tuple.proto;
     key->family = p->key.tuple.family;
     key->vlan = p->key.tuple.vlan;
     key->id = p->id;
 }
 
 /* Whether what is known of a datagram is of this one, and not of an older one with its number. */
-static __always_inline int hs_fresh(const struct hs_first *known, __u64 now) {
-    return known && now - known->seen < HS_FRAGMENT_SECONDS * 1000000000ull;
+static __always_inline int hs_fresh(const struct hs_first *known, const struct hs_packet *p,
+                                    __u64 now) {
+    __u64 life = p->key.tuple.family == 6 ? HS_FRAGMENT_SECONDS_6 : HS_FRAGMENT_SECONDS;
+
+    return known && now - known->seen < life * 1000000000;
 }
 
-/* Remember the ports of a datagram by its first fragment, or recall them for a later one.
- * A second first fragment with other ports would give the later ones to another flow. */
+/* Remember protocol and ports of a datagram by its first fragment, or recall them for a later one.
+ * A second first fragment with others would give the later ones to another flow. */
 static __noinline enum hs_kind hs_fragment(struct hs_packet *p) {
     __u64 now = bpf_ktime_get_coarse_ns();
     struct hs_first first = {}, *known;
@@ -218,19 +223,22 @@ static __noinline enum hs_kind hs_fragment(struct hs_packet *p) {
         first.seen = now;
         first.sport = p->key.tuple.sport;
         first.dport = p->key.tuple.dport;
-        if (hs_fresh(known, now) && (known->sport != first.sport || known->dport != first.dport))
+        first.proto = p->key.tuple.proto;
+        if (hs_fresh(known, p, now) && (known->sport != first.sport ||
+                                        known->dport != first.dport || known->proto != first.proto))
             return HS_CONFLICT;
         bpf_map_update_elem(&datagrams, &key, &first, BPF_ANY);
         return HS_FLOW;
     }
     p->unknown = 1;
-    if (!hs_fresh(known, now))
+    if (!hs_fresh(known, p, now))
         return HS_ORPHAN;
     first = *known;
     key.vlan |= HS_DONT_KNOW;
-    if (hs_fresh(bpf_map_lookup_elem(&datagrams, &key), now))
+    if (hs_fresh(bpf_map_lookup_elem(&datagrams, &key), p, now))
         return HS_ORPHAN;
     p->unknown = 0;
+    p->key.tuple.proto = first.proto;
     p->key.tuple.sport = first.sport;
     p->key.tuple.dport = first.dport;
     return HS_FLOW;

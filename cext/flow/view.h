@@ -3,9 +3,10 @@
  * about.
  *
  * The flow is the classifier's (flow/packet.bpf.h), so that a function judges by the same tuple as
- * the switch; but a later fragment has no ports here, an ICMP error is its own flow (`inner` is the
- * one that it is about), and an IPv6 packet whose length is in an option (RFC 2675) is malformed.
- * Nothing is read past `len`; lengths that lie make a frame malformed. */
+ * the switch; but a later fragment has no ports here, and the protocol that it says itself; an ICMP
+ * error is its own flow (`inner` is the one that it is about), and an IPv6 packet whose length is
+ * in an option (RFC 2675) is malformed. Nothing is read past `len`; lengths that lie make a frame
+ * malformed. */
 #ifndef HS_VIEW_H
 #define HS_VIEW_H
 #include "flow/bytes.h"

@@ -13,7 +13,8 @@ struct hs_walk {
     __u32 found; /* out: the first row that matches << 16 | its route */
     __u16 from, owner;
     __u8 tcp_flags, dscp;
-    __u8 unknown;   /* 1: a fragment's; neither ports nor flags are known */
+    __u8 unknown;   /* 1: a fragment's; neither ports nor flags are known, nor what the first
+                     * fragment has in its own header: DSCP, and over IPv6 the protocol */
     __u8 undecided; /* out: a row before it asks for contents that are not known */
 };
 
@@ -65,18 +66,20 @@ static long hs_try_row(__u32 i, void *context) {
     struct hs_walk *walk = context;
     __u32 index = walk->base + i;
     struct hs_row *row = bpf_map_lookup_elem(&rows, &index);
+    int any_proto;
 
     if (!row)
         return 1;
+    any_proto = walk->unknown && walk->tuple.family == 6;
     if (walk->tuple.vlan != row->vlan)
         return 0;
     if (walk->tuple.family ? row->ethertype : row->ethertype != walk->tuple.sport)
         return 0;
     if (row->family && row->family != walk->tuple.family)
         return 0;
-    if (row->proto && row->proto != walk->tuple.proto + 1)
+    if (row->proto && row->proto != walk->tuple.proto + 1 && !any_proto)
         return 0;
-    if (row->ports && !hs_has_ports(walk->tuple.proto))
+    if (row->ports && !hs_has_ports(walk->tuple.proto) && !any_proto)
         return 0;
     if (row->ports & HS_ROW_SPORT && !walk->unknown &&
         hs_off_ranges(row->sport, bpf_ntohs(walk->tuple.sport)))
@@ -87,10 +90,10 @@ static long hs_try_row(__u32 i, void *context) {
     if (hs_off_prefixes(row->src, (const __u32 *)walk->tuple.src) ||
         hs_off_prefixes(row->dst, (const __u32 *)walk->tuple.dst))
         return 0;
-    if (row->dscp && row->dscp != walk->dscp + 1)
+    if (row->dscp && row->dscp != walk->dscp + 1 && !walk->unknown)
         return 0;
-    if (walk->unknown &&
-        (row->ports || row->tcp_mask || row->content || (!row->any_from && !walk->from))) {
+    if (walk->unknown && (row->ports || row->tcp_mask || row->content || row->dscp ||
+                          (row->proto && any_proto) || (!row->any_from && !walk->from))) {
         walk->found = HS_MAYBE;
         return 1;
     }

@@ -33,7 +33,9 @@ HS_GLOBAL int hs_decide_stray(const struct hs_policy *policy, int newest, struct
         struct hs_conn back = conn;
 
         back.from = 0;
+        conn.owner = hs_owner(0);
         forward = hs_walk_rows(HS_ROUTES, policy, &conn);
+        conn.owner = 0; /* filters and mirrors ask for the port alone */
         backward = hs_walk_rows(HS_ROUTES | HS_TURNED, policy, &back);
         if (forward == HS_MAYBE || backward == HS_MAYBE)
             return 0;

@@ -139,7 +139,7 @@ def packet4(rng: Random, ends: Ends) -> list[bytes]:
     """An IPv4 packet, or its fragments."""
     dst = rng.choice(ends.dst4)
     proto, payload = transport(rng, False, ends.src4, (dst, *ends.dst4))
-    lies = {"ident": rng.randint(1, 500)}
+    lies = {"ident": rng.randint(1, rng.choice((500, 0xFFFF)))}
     what = rng.randint(0, 9)
     if what < 2:
         return [
@@ -171,17 +171,19 @@ def extended(kinds: Sequence[int], last: int, payload: bytes) -> tuple[int, byte
 
 
 def packet6(rng: Random, ends: Ends) -> list[bytes]:
-    """An IPv6 packet, or its fragments."""
+    """An IPv6 packet, or its fragments, of which the later ones may name another protocol: a
+    receiver takes it from the first (RFC 8200)."""
     dst = rng.choice(ends.dst6)
     proto, payload = transport(rng, True, ends.src6, (dst, *ends.dst6))
     kinds = [rng.choice(EXTENSIONS) for _ in range(rng.choice((0, 0, 0, 1, 2, 3, 10)))]
     inside = rng.randint(0, len(kinds))
     first, payload = extended(kinds[inside:], proto, payload)
-    cut, ident, packets = rng.random() < 0.25, rng.randint(1, 500), []
+    cut, ident, packets = rng.random() < 0.25, rng.randint(1, rng.choice((500, 1 << 31))), []
     for offset, more, piece in fragments(rng, payload) if cut else [(0, False, payload)]:
         following, inner = first, piece
         if cut:
-            inner = struct.pack("!BBHI", first, 0, offset << 3 | more, ident) + piece
+            said = first if offset == 0 or rng.random() < 0.6 else rng.choice((UDP, TCP, GRE, 60))
+            inner = struct.pack("!BBHI", said, 0, offset << 3 | more, ident) + piece
             following = 44
         following, inner = extended(kinds[:inside], following, inner)
         length = len(inner)
@@ -197,6 +199,30 @@ def tags(rng: Random) -> bytes:
     ids = (0, 0x2000) if count > 3 else (0, 0, 0, 0x2000, 0xE000, 7, 9, 0x1007)
     tpids = TAGS if count > 3 else (*TAGS, *TAGS, 0x9100)
     return b"".join(struct.pack("!HH", rng.choice(tpids), rng.choice(ids)) for _ in range(count))
+
+
+def datagram(frame: bytes) -> tuple[tuple[int, bytes, bytes, int], int] | None:
+    """Of a fragment's frame: which datagram it is of, as its receiver tells them apart (its
+    identifier, source, destination, and over IPv4 its protocol), and its TTL or hop limit."""
+    at = 12
+    while frame[at : at + 2] in TPIDS:
+        at += 4
+    kind, packet = int.from_bytes(frame[at : at + 2], "big"), frame[at + 2 :]
+    if kind == IPV4 and len(packet) >= 20:
+        ident, frag = struct.unpack_from("!HH", packet, 4)
+        key = (ident, packet[12:16], packet[16:20], packet[9])
+        return (key, packet[8]) if frag & 0x3FFF else None
+    following, at = packet[6:7], 40
+    while kind == IPV6 and len(packet) >= at + 8:
+        if following == b"\x2c":
+            ident = int.from_bytes(packet[at + 4 : at + 8], "big")
+            key = (ident, packet[8:24], packet[24:40], 0)
+            return (key, packet[7]) if packet[at + 2 : at + 4] != b"\0\0" else None
+        if not following or following[0] not in EXTENSIONS:
+            break
+        size = (packet[at + 1] + 2) * 4 if following == b"\x33" else (packet[at + 1] + 1) * 8
+        following, at = packet[at : at + 1], at + size
+    return None
 
 
 GROUPS = tuple(map(bytes.fromhex, ("ffffffffffff", "01005e000001", "3333000000fb", "030000abcdef")))

@@ -2,6 +2,7 @@
 """An endpoint that sends frames as they are, and another that is given every packet its kernel
 accepts."""
 
+import contextlib
 import itertools
 import socket
 import struct
@@ -21,6 +22,7 @@ PROTOCOLS = (UDP, TCP, SCTP, UDPLITE, GRE, ICMP, ICMPV6, 253)
 FENCE = 253
 """The protocol (RFC 3692) of a packet that tells that all before it has gone through."""
 SO_RCVBUFFORCE = 33
+ETH_P_ALL = 3
 AGAIN = 50
 """Looks at what has come, after which another fence is sent."""
 
@@ -95,21 +97,44 @@ def listen(net: Net, name: str) -> Receiver:
     return Receiver(sockets)
 
 
+class Ear:
+    """A socket of an endpoint that is given every frame that comes to it, tags before it or not."""
+
+    def __init__(self, net: Net, name: str) -> None:
+        self.socket = socket_at(
+            net.vms[name].netns_fd, socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL)
+        )
+        self.socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 16 << 20)
+        self.socket.bind(("eth0", ETH_P_ALL))
+        self.socket.setblocking(False)
+
+    def all(self) -> list[bytes]:
+        """Every frame that waits, without its outermost tag, which the kernel takes out."""
+        found = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                found.append(self.socket.recv(65536))
+        return found
+
+    def close(self) -> None:
+        self.socket.close()
+
+
 def swallows(net: Net, name: str) -> None:
     """Make a VM of a chain one that nothing comes out of."""
     net.vms[name].sysctl({"net.ipv4.ip_forward": "0", "net.ipv6.conf.all.forwarding": "0"})
 
 
 class Wire:
-    """From the client to the server of a Net."""
+    """From the client of a Net, or another with its addresses, to the server."""
 
-    def __init__(self, net: Net) -> None:
+    def __init__(self, net: Net, sender: str = "client") -> None:
         self.net = net
         self.receiver = listen(net, "server")
-        self.sender = socket_at(net.vms["client"].netns_fd, socket.AF_PACKET, socket.SOCK_RAW)
+        self.sender = socket_at(net.vms[sender].netns_fd, socket.AF_PACKET, socket.SOCK_RAW)
         self.sender.bind(("eth0", 0))
         server, client = (
-            bytes.fromhex(net.vms[name].mac.replace(":", "")) for name in ("server", "client")
+            bytes.fromhex(net.vms[name].mac.replace(":", "")) for name in ("server", sender)
         )
         ends = made_of.ENDS
         self.ends = Ends(server, client, ends.src4, ends.dst4, ends.src6, ends.dst6)

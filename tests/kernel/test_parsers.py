@@ -85,8 +85,10 @@ def agree(kernel: bpf.Object, frame: bytes) -> str:
         return "error"
     if view.fragment == LATER:
         assert (told.fragment, view.l4, told.l4) == (LATER, 0, 0)
-        known = unpack_tuple(told.tuple)  # with the ports of its first fragment, if it was seen
+        known = unpack_tuple(told.tuple)  # with what its first fragment told, if it was seen
         function = function._replace(sport=known.sport, dport=known.dport)
+        if known.family == 6 and told.kind != ORPHAN:
+            function = function._replace(proto=known.proto)
     assert unpack_tuple(told.tuple) == function
     if function.family:
         assert (told.l4, told.end, told.fragment) == (view.l4, view.end, view.fragment)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scapy.layers.inet import ICMP, IP, TCP, UDP, fragment
-from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
+from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6, IPv6ExtHdrFragment
 from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
@@ -269,3 +269,16 @@ def test_what_lies_about_its_length_is_malformed(data: bytes) -> None:
     one = firewall(default=True)
     assert not one.pass_(data, 1)
     assert one.counters()["drop-malformed"] == 1
+
+
+def test_fragments_over_ipv6_do_as_the_first_one_whatever_protocol_they_say() -> None:
+    one = firewall((MatchSpec(proto=17, dport=((53, 53),)), True))
+    whole = UDP(sport=1, dport=53) / Raw(b"x" * 24)
+    for ident, allowed in ((7, True), (8, False)):
+        whole.dport = 53 if allowed else 54
+        data = bytes(whole)
+        head = IPv6(src="fd00::1", dst="fd00::2")
+        first = head / IPv6ExtHdrFragment(nh=17, m=1, id=ident) / Raw(data[:16])
+        later = head / IPv6ExtHdrFragment(nh=60, offset=2, id=ident) / Raw(data[16:])
+        assert one.pass_(frame(first), 1) is allowed
+        assert one.pass_(frame(later), 2) is allowed
