@@ -46,6 +46,14 @@ def hosts() -> list[dict[str, Any]]:
     return found
 
 
+def _not_up(name: str, state: str) -> HostsimError:
+    """Of a host that is known but answers nobody."""
+    if state == "dead":
+        return HostsimError(f"host {name}", "its daemon died", CLEAN_HINT)
+    why = "is being built or taken down"
+    return HostsimError(f"host {name}", why, "hostsim ls shows when it is done")
+
+
 def pick(name: str | None) -> str:
     """The host to speak to: `name`, or the only one that is up. Raises HostsimError, UsageError."""
     known = hosts()
@@ -53,17 +61,16 @@ def pick(name: str | None) -> str:
     if name is not None:
         if name in up:
             return name
-        state = next((entry["state"] for entry in known if entry["host"] == name), None)
-        why, hint = {
-            "dead": ("its daemon died", CLEAN_HINT),
-            "busy": ("is being built or taken down", "hostsim ls shows when it is done"),
-            None: ("is not up", f"up: {', '.join(up) or 'none'}"),
-        }[state]
-        raise HostsimError(f"host {name}", why, hint)
+        for entry in known:
+            if entry["host"] == name:
+                raise _not_up(name, entry["state"])
+        raise HostsimError(f"host {name}", "is not up", f"up: {', '.join(up) or 'none'}")
     if len(up) == 1:
         return str(up[0])
+    for entry in known if not up else ():
+        raise _not_up(entry["host"], entry["state"])
     if not up:
-        raise HostsimError("no host is up", "nothing to ask", "hostsim up FILE starts one")
+        raise HostsimError("no host is up", "there is nothing to do", "hostsim up FILE starts one")
     raise UsageError("several hosts are up", ", ".join(up), "choose one with --host NAME")
 
 

@@ -28,7 +28,13 @@ class Parser(argparse.ArgumentParser):
     """argparse, with the project's one-line errors."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(self.prog.removeprefix("hostsim ") or "usage", message, f"{self.prog} -h")
+        command = self.prog.removeprefix("hostsim").strip()
+        raise UsageError(command or "usage", message, f"{self.prog} -h")
+
+
+def sentence(text: str) -> str:
+    """The help of a command as its description: names in it keep their letters."""
+    return text[:1].upper() + text[1:] + "."
 
 
 class Docstring(argparse.HelpFormatter):
@@ -89,7 +95,7 @@ class Commands:
         alone: bool = False,
     ) -> Parser:
         """alone: it takes no other words, so the host may be named without --host."""
-        sub: Parser = self._parsers.add_parser(name, help=text, description=text.capitalize() + ".")
+        sub: Parser = self._parsers.add_parser(name, help=text, description=sentence(text))
         sub.set_defaults(run=run, command=name, needs_root=root)
         if has_host:
             sub.add_argument("--host", metavar="NAME", default=argparse.SUPPRESS, help="which host")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hostsim.cli import client
-from hostsim.cli.grammar import Commands, Parser, complete_with, print_answer
+from hostsim.cli.grammar import Commands, Parser, complete_with, print_answer, sentence
 from hostsim.errors import HostsimError
 from hostsim.images import store
 
@@ -35,7 +35,7 @@ def add(commands: Commands) -> None:
     def verb(
         name: str, run: Callable[[argparse.Namespace], int], text: str, root: bool = True
     ) -> Parser:
-        one: Parser = verbs.add_parser(name, help=text, description=text.capitalize() + ".")
+        one: Parser = verbs.add_parser(name, help=text, description=sentence(text))
         one.set_defaults(run=run, command=f"image {name}", needs_root=root)
         return one
 

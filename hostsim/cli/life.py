@@ -5,6 +5,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from hostsim.cli import client
@@ -14,7 +15,7 @@ from hostsim.protocol import LEVELS
 
 if TYPE_CHECKING:
     from hostsim.hostfile.source import Source
-    from hostsim.model import HostSpec
+    from hostsim.model import HostSpec, RouteSpec
 
 
 def add(commands: Commands) -> None:
@@ -142,8 +143,14 @@ def _note_routers(spec: "HostSpec") -> None:
     routers = dict.fromkeys(vm for one in routes for vm in one.through if vm not in functions)
     if not routers:
         return
+
+    def direct(route: "RouteSpec") -> bool:
+        """Whether it has a hop that can go by a direct link."""
+        hops = pairwise(route.through)
+        return route.bypass in ("auto", "veth") and any(functions.isdisjoint(hop) for hop in hops)
+
     text = f"{', '.join(routers)}: a router in its chain takes one from each packet's TTL"
-    if any(route.bypass in ("auto", "veth") for route in routes):
+    if any(direct(route) for route in routes):
         text += "; tcpdump there: -i any, since eth0 shows half of what goes by direct links"
     print(f"hostsim: note: {text}", file=sys.stderr)
 

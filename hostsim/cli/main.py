@@ -28,7 +28,7 @@ from hostsim.cli import (
     views,
 )
 from hostsim.cli.grammar import Commands, Parser
-from hostsim.errors import HostsimError
+from hostsim.errors import HostsimError, reason
 
 EPILOG = "A host file describes a host; edge, duo, both and desk ship: hostsim up edge starts one."
 ROOMS = (life, looks, views, capture, trace, inside, logs, ping, images, tools)
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
     except OSError as error:
-        print(f"hostsim: {error}", file=sys.stderr)
+        print(f"hostsim: {reason(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -77,7 +77,7 @@ def _limits(limits: dict[str, Any]) -> tuple[str, str, str]:
 def status(found: dict[str, Any]) -> None:
     foreground = found["foreground"]
     title = f"host {found['host']}" + (f", foreground: {foreground}" if foreground else "")
-    columns = ("", "name", "state", "pid", "memory", "CPUs", "tasks", "netns", "addresses")
+    columns = ("", "name", "state", "pid", "memory ≤", "CPUs ≤", "tasks ≤", "netns", "addresses")
     table = _table(title, columns)
     for kind, nodes in (("VM", found["vms"]), ("endpoint", found["endpoints"])):
         for node in nodes:
@@ -119,7 +119,7 @@ def status(found: dict[str, Any]) -> None:
         Console().print(one["said"], markup=False, highlight=False, soft_wrap=True)
     known = [f"{name} {n:,}" for name, n in found["switch"].get("counters", {}).items() if n]
     if known:
-        console().print(f"switch: {', '.join(known)}")
+        console().print(f"counted by the switch: {', '.join(known)}")
     _drops(found)
     if found["devices"]:
         devices(found["devices"])
@@ -280,7 +280,7 @@ def rules(found: Rows) -> None:
             f"{row['packets']:,}",
             f"{row['idle_s']:.1f} s",
         )
-    _put(table, "no rules: every flow goes by the switch")
+    _put(table, "no rules to show: a flow without a rule goes by the switch")
 
 
 def explanation(found: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 from hostsim.cli.grammar import Commands, Docstring, Parser, print_answer
-from hostsim.errors import HostsimError, UsageError
+from hostsim.errors import HostsimError, UsageError, reason
 
 BENCHES = ("ring", "path", "chain", "flows", "capture", "loop", "flip", "input", "up", "boot")
 
@@ -127,6 +127,8 @@ def _new_test(arguments: argparse.Namespace) -> int:
             file.write(TEXT)
     except FileExistsError:
         raise HostsimError(arguments.file, "is there already", "choose another name") from None
+    except OSError as error:
+        raise HostsimError(arguments.file, reason(error), "its folder must be there") from None
     print(f"as root: pytest {arguments.file}")
     return 0
 

@@ -202,7 +202,7 @@ def path_of(facts: HopFacts, view: View) -> tuple[str, str]:
         return "switch", "the rule comes with the daemon's next look, if its table has a place"
     if frozenset((vm, rest[0])) not in view.direct:
         return "switch", f"the direct link to {view.names[rest[0]]} is not there yet"
-    return "switch", "the rule comes with the next packet"
+    return "switch", "the rule comes with its next packet, if there is one"
 
 
 def watched(lists: Lists, first: First) -> Watched:

@@ -110,6 +110,8 @@ name = "h"
 name = "fw"
 address = "198.18.0.1/24"
 [[vm]]
+name = "ids"
+[[vm]]
 name = "count"
 nf = "count"
 [[route]]
@@ -123,7 +125,9 @@ bypass = "{bypass}"
     ("through", "bypass", "ttl", "half"),
     [
         ('"count"', "auto", False, False),
-        ('"count", "fw"', "auto", True, True),
+        ('"count", "fw"', "auto", True, False),
+        ('"fw", "ids"', "auto", True, True),
+        ('"fw", "ids"', "ring", True, False),
         ('"fw"', "never", True, False),
     ],
 )
@@ -133,7 +137,8 @@ def test_up_says_what_a_chain_of_routers_changes(
     text = ROUTED.format(through=through, bypass=bypass)
     life._note_routers(parse(text, Path("/tmp/h.toml")))
     said = capsys.readouterr().err
-    assert ("fw: a router in its chain takes one from each packet's TTL" in said) == ttl
+    assert (": a router in its chain takes one from each packet's TTL" in said) == ttl
+    assert ("note: fw" in said) == ttl
     assert ("-i any" in said) == half
     assert "count" not in said
 

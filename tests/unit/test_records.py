@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What Python calls the data plane's numbers is what the headers of C call them."""
 
+import re
+from pathlib import Path
+
 import pytest
 from cext._native import ffi, lib
 from hypothesis import given
@@ -29,6 +32,15 @@ def test_the_names_of_counters_are_in_the_headers_order() -> None:
     counters = [name.replace("-", "_") for name in records.COUNTERS]
     assert counters == names_of("enum hs_counter", "HS_C_")
     assert len(counters) == lib.HS_REASONS
+
+
+def test_every_name_of_a_loss_or_counter_has_a_row() -> None:
+    text = Path(__file__).parents[2].joinpath("hostsim", "routing", "README.md").read_text()
+    rows = re.findall(r"(?m)^\| (`[^|]*) \| (?:yes|no) \|", text)
+    said = set(re.findall(r"`([a-z0-9-]+)`", " ".join(rows)))
+    losses = {name for name in records.ACCOUNT_COUNTS if "_" not in name and name != "sent"}
+    books = {"function-full", "no-function", "function-died"}
+    assert said == {*records.COUNTERS, *losses, *books}
 
 
 def test_the_names_of_a_tallys_counts_are_in_the_headers_order() -> None:
