@@ -32,6 +32,8 @@ IMPORT = "hostsim image import NAME FILE makes an image of it; then root = NAME"
 HOSTS = "127.0.0.1 localhost\n127.0.1.1 {name}\n::1 localhost ip6-localhost ip6-loopback\n"
 KEPT = "image"
 """The file in `keep` that says what root its changes were made for."""
+NEW = f"{KEPT}.new"
+PARTS = ("up", "work")
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,7 @@ def claim_keep(name: str, path: str, source: Source) -> int:
             raise HostsimError(
                 what, f"{path} is another VM's at this moment", "a directory for each VM"
             ) from None
+        _close_to_others(what, path, fd)
         told = folder / KEPT
         if told.exists():
             made_for = json.loads(told.read_text())["identity"]
@@ -174,12 +177,12 @@ def claim_keep(name: str, path: str, source: Source) -> int:
                     f"the changes in {path} are to another root than {source.path}",
                     "another directory, or the root that it was made for",
                 )
-        elif any(folder.iterdir()):
+        elif not _new(folder):
             raise HostsimError(what, f"{path} has other files in it", "an empty directory")
         else:
-            for part in ("up", "work"):
-                (folder / part).mkdir(mode=0o755)
-            new = folder / f"{KEPT}.new"
+            for part in PARTS:
+                (folder / part).mkdir(mode=0o755, exist_ok=True)
+            new = folder / NEW
             new.write_text(json.dumps({"root": source.path, "identity": source.identity}))
             new.replace(told)
     except (ValueError, KeyError, TypeError):
@@ -189,6 +192,28 @@ def claim_keep(name: str, path: str, source: Source) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def _close_to_others(what: str, path: str, fd: int) -> None:
+    """Let nobody but root into the directory: what the VM's user 0 makes setuid in it is the
+    machine's user 0's on disk. Raises HostsimError, OSError."""
+    owner = os.fstat(fd).st_uid
+    if owner != 0:
+        raise HostsimError(
+            what,
+            f"{path} belongs to user {owner}, who could run what the VM has made setuid there",
+            f"chown root {path}; or a directory that is not there yet",
+        )
+    os.fchmod(fd, 0o700)
+
+
+def _new(folder: Path) -> bool:
+    """Whether a directory is empty, or somebody was killed who had just begun to make it one for
+    changes: there are none yet."""
+    there = {one.name for one in folder.iterdir()}
+    return there <= {*PARTS, NEW} and not any(
+        any((folder / part).iterdir()) for part in there.intersection(PARTS)
+    )
 
 
 def _texts(name: str, up: Path | None, netns: str, names: str) -> tuple[tuple[str, str], ...]:

@@ -31,6 +31,8 @@ ROOM, ROOM_SHARE = 512 << 20, 50
 INODES = 1000
 PERIOD = 0.2  # seconds between two looks
 LOG_MAX = 64 << 10  # bytes of what a program says that are read
+CLOSING = ("Exiting with failure status", "Error is not recoverable")
+"""What tar says when it gives up, behind its reason."""
 PLACE = "/mnt"
 TOOLS = {
     "mkfs.erofs": "erofs-utils",
@@ -190,6 +192,7 @@ def _last(log: IO[bytes], status: int) -> str:
     size = os.fstat(log.fileno()).st_size
     text = os.pread(log.fileno(), LOG_MAX, max(0, size - LOG_MAX)).decode(errors="replace")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line for line in lines if not any(end in line for end in CLOSING)]
     marked = [line for line in lines if line.startswith("E: ") or "annot" in line]
     how = f"signal {-status}" if status < 0 else f"status {status}"
     return (marked or lines[-1:] or [f"it ended with {how}"])[0]

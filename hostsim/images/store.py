@@ -38,6 +38,8 @@ KINDS = ("erofs", "squashfs")
 KNOWN = "image.json"
 NEW, GONE = ".new-", ".gone-"
 KNOWN_MAX, RELEASE_MAX = 1 << 20, 64 << 10  # bytes
+LINE_MAX = 256
+"""Characters of a line of os-release(5): they are shown, and an image may hold anything."""
 
 
 class Image(NamedTuple):
@@ -219,11 +221,11 @@ def digest(path: Path) -> str:
 
 
 def parse_release(text: str) -> dict[str, str]:
-    """The fields of an os-release(5) file. A line that is none is left out."""
+    """The fields of an os-release(5) file. A line that is none, or is too long, is left out."""
     fields = {}
     for line in text.splitlines():
         key, equals, value = line.partition("=")
-        if not equals or not re.fullmatch(r"[A-Z0-9_]+", key):
+        if len(line) > LINE_MAX or not equals or not re.fullmatch(r"[A-Z0-9_]+", key):
             continue
         try:
             words = shlex.split(value)

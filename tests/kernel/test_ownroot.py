@@ -125,6 +125,35 @@ def test_what_it_keeps_is_there_next_time_with_other_ids(
         make_vm("fifth", root=own(image, keep=str(tmp_path / "full")))
 
 
+def test_only_root_gets_at_what_it_keeps(make_vm: MakeVm, image: Path, tmp_path: Path) -> None:
+    """A program that the VM's user 0 makes setuid is the machine's user 0's on disk."""
+    keep = tmp_path / "keep"
+    keep.mkdir(mode=0o755)
+    vm = make_vm(root=own(image, keep=str(keep)))
+    said(vm, "cp /bin/busybox /bin/evil; chmod 4755 /bin/evil")
+    evil = (keep / "up/bin/evil").stat()
+    assert (evil.st_uid, evil.st_mode & 0o7777) == (0, 0o4755)
+    assert keep.stat().st_mode & 0o7777 == 0o700
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    os.chown(theirs, 1000, 1000)
+    with pytest.raises(HostsimError, match="belongs to user 1000"):
+        make_vm("b", root=own(image, keep=str(theirs)))
+
+
+def test_a_start_that_was_killed_leaves_a_keep_that_can_be_had(
+    make_vm: MakeVm, image: Path, tmp_path: Path
+) -> None:
+    for part in ("up", "work"):
+        (tmp_path / "keep" / part).mkdir(parents=True)
+    (tmp_path / "keep/image.new").write_text("{")
+    vm = make_vm(root=own(image, keep=str(tmp_path / "keep")))
+    said(vm, "echo mine > /root/file")
+    (tmp_path / "changed/up/file").mkdir(parents=True)
+    with pytest.raises(HostsimError, match="has other files in it"):
+        make_vm("b", root=own(image, keep=str(tmp_path / "changed")))
+
+
 def test_shares_are_bound_with_their_owners(make_vm: MakeVm, root: Path, tmp_path: Path) -> None:
     rw, ro = tmp_path / "rw", tmp_path / "ro"
     rw.mkdir()

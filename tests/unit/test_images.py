@@ -158,12 +158,34 @@ def test_os_release_as_people_write_it() -> None:
     text = 'ID=debian\n# a remark\nPRETTY_NAME="Debian \\"12\\""\n'
     text += "A='x y'\nbad line\nB=\"open\n=x\nb=1\n"
     text += "C=a\x1b[31mb\n"
+    text += f"LONG={'x' * store.LINE_MAX}\n{'K' * store.LINE_MAX}=x\n"
     assert store.parse_release(text) == {
         "ID": "debian",
         "PRETTY_NAME": 'Debian "12"',
         "A": "x y",
         "C": "a[31mb",
     }
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (
+            "tar: ../../x: Member name contains '..'\n"
+            "tar: Exiting with failure status due to previous errors\n",
+            "tar: ../../x: Member name contains '..'",
+        ),
+        (
+            "tar: Unexpected EOF in archive\ntar: Error is not recoverable: exiting now\n",
+            "tar: Unexpected EOF in archive",
+        ),
+        ("", "it ended with status 2"),
+    ],
+)
+def test_the_reason_is_what_comes_before_the_end(tmp_path: Path, said: str, shown: str) -> None:
+    (tmp_path / "log").write_text(said)
+    with open(tmp_path / "log", "rb") as log:
+        assert sandbox._last(log, 2) == shown
 
 
 def test_a_missing_program_is_named_with_its_package(
