@@ -2,9 +2,9 @@
 """The KMC's ends of the agent sockets: one listening socket for each OS, in its own /run/hostsim.
 
 Whom a message is from is known by the listener it came through. What an OS sends is not trusted:
-sizes, numbers of connections and messages in one turn of the loop are bounded, and a connection
-that breaks the rules is closed. The resident agent is the process that the daemon started itself
-(SO_PEERCRED); no other can answer for the OS.
+sizes, numbers of connections and messages in one turn of the loop are bounded, new connections too
+(`door`), and a connection that breaks the rules is closed. The resident agent is the process that
+the daemon started itself (SO_PEERCRED); no other can answer for the OS.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from typing import Protocol
 from hostsim import fence
 from hostsim.errors import reason
 from hostsim.kmc import wire
+from hostsim.kmc.door import Bucket, Door
 from hostsim.kmc.wire import Message, Type
 from hostsim.vm import Vm
 from netns import rights, tree
@@ -31,9 +32,6 @@ CONNECTIONS = 32
 
 TURN = 16
 """Most messages read from one connection before the others have their turn."""
-
-PAUSE = 0.1
-"""Seconds without new connections while much is to be closed."""
 
 RATE, BURST = 100.0, 200.0
 """Messages a second that one OS may send, and how many at once; then its connection is closed."""
@@ -65,24 +63,6 @@ class Handler(Protocol):
         ...
 
 
-class Bucket:
-    """So many tokens a second, and at most a burst of them (token bucket)."""
-
-    def __init__(self, rate: float, burst: float) -> None:
-        self._rate, self._burst = rate, burst
-        self._tokens = burst
-        self._seen = 0.0
-
-    def take(self, now: float) -> bool:
-        """One token at the time `now` (seconds, never backwards); False if there is none."""
-        self._tokens = min(self._burst, self._tokens + (now - self._seen) * self._rate)
-        self._seen = now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
-
-
 class Connection:
     """One connection from an OS. Owned by its `AgentPort`."""
 
@@ -110,7 +90,7 @@ class AgentPort:
         self._handler = handler
         self._process: Process | None = None
         self._connections: set[Connection] = set()
-        self._listener: socket.socket | None = None
+        self._door: Door | None = None
         self._bucket = Bucket(RATE, BURST)
         self._closer = rights.Closer(True)
 
@@ -127,8 +107,7 @@ class AgentPort:
             listener.close()
             log.warning("%s goes without its agent: %s", self.name, reason(error))
             return False
-        self._listener = listener
-        self._listen()
+        self._door = Door(listener, self._closer, self._enter)
         spec = self._vm.spec.os
         hooks = {
             f"HOSTSIM_ON_{state.upper()}": command
@@ -162,10 +141,9 @@ class AgentPort:
         """End the agent and all connections. Twice is harmless."""
         for connection in list(self._connections):
             self._drop(connection)
-        if self._listener is not None:
-            asyncio.get_running_loop().remove_reader(self._listener)
-            self._closer.close(self._listener)
-            self._listener = None
+        if self._door is not None:
+            self._door.close()
+            self._door = None
         if self._process is not None:
             asyncio.get_running_loop().remove_reader(self._process.fileno())
             self._process.close()
@@ -178,25 +156,11 @@ class AgentPort:
         if self._process.poll() is not None:
             asyncio.get_running_loop().remove_reader(self._process.fileno())
 
-    def _listen(self) -> None:
-        if self._listener is not None:
-            asyncio.get_running_loop().add_reader(self._listener, self._accept)
-
-    def _accept(self) -> None:
-        assert self._listener is not None
-        if self._closer.busy:
-            asyncio.get_running_loop().remove_reader(self._listener)
-            asyncio.get_running_loop().call_later(PAUSE, self._listen)
-            return
-        try:
-            sock, _ = self._listener.accept()
-        except OSError:
-            return
+    def _enter(self, sock: socket.socket) -> None:
         raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         if len(self._connections) >= CONNECTIONS:
             self._closer.close(sock)
             return
-        sock.setblocking(False)
         connection = Connection(sock, _CREDENTIALS.unpack(raw)[0])
         self._connections.add(connection)
         asyncio.get_running_loop().add_reader(sock, self._read, connection)

@@ -22,7 +22,8 @@ import time
 
 from hostsim.errors import HostsimError
 from hostsim.kmc import background, wire
-from hostsim.kmc.agents import AgentPort, Bucket, Connection
+from hostsim.kmc.agents import AgentPort, Connection
+from hostsim.kmc.door import Bucket
 from hostsim.kmc.equipment import Equipment
 from hostsim.kmc.flips import Flips
 from hostsim.kmc.foreground import Refused

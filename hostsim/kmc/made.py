@@ -27,7 +27,7 @@ from pathlib import Path
 
 from cext.input.evict import evict
 from hostsim.errors import HostsimError, reason
-from hostsim.kmc.agents import Bucket
+from hostsim.kmc.door import Bucket
 from hostsim.kmc.osnodes import Node, OsNodes, udev_properties
 from hostsim.model import Json
 from netns import leds

@@ -157,6 +157,8 @@ class Seat:
         self._clients: dict[int, _Client] = {}
         self._foreground = False
         self._number = 0  # of the last device; numbers are not used again
+        self.messages = 0
+        """How many whole ones all clients have sent."""
 
     def phase(self, client: int) -> Phase:
         """Raises KeyError."""
@@ -190,6 +192,7 @@ class Seat:
             requests = one.reader.feed(data)
         except WireError as error:
             return self._cut(one, str(error))
+        self.messages += len(requests)
         actions: list[Action] = []
         for request in requests:
             actions += self._handlers[request.ask](self, one, request)

@@ -2,8 +2,9 @@
 """The seat server: one listening socket for each OS, /run/seatd.sock, that libseat's clients use.
 
 Which OS asks is known by the listener. What it sends is judged by `seat`; here are the sockets and
-descriptors. An OS has few connections, a client is read a little at a time and never waited for:
-one that floods or does not read is cut off, and loses its seat.
+descriptors. An OS has few connections, and few new ones a second (`door`); a client is read a
+little at a time and never waited for: one that floods or does not read is cut off, and loses its
+seat.
 """
 
 import asyncio
@@ -16,12 +17,14 @@ import socket
 import time
 from array import array
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from hostsim.errors import reason
 from hostsim.kmc import seatwire
-from hostsim.kmc.agents import Bucket
+from hostsim.kmc.door import Bucket, Door
 from hostsim.kmc.seat import Action, Came, Cut, Left, Open, Seat, Send, Shut, Switch
+from hostsim.kmc.seatwire import DEVICES_MAX
 from hostsim.vm import Vm
 from netns import rights, tree
 
@@ -36,13 +39,18 @@ CLIENTS = 8
 CHUNK = 512
 """Bytes read from a client in one turn of the loop."""
 
-PAUSE = 0.1
-"""Seconds without new connections while much is to be closed."""
+RATE, BURST = 400.0, 400.0
+"""Messages a second from one client, and how many at once; then it is cut off. The pieces of one
+that is not whole count too. To open and close all that a client may have takes 256."""
 
-RATE, BURST = 400.0, 1000.0
-"""Reads a second from one client, and how many at once; then it is cut off."""
+CLOSERS = 6
+"""Threads that close input devices: at the last close of one the kernel waits for all CPUs. What an
+OS has there to close is bounded, as what it has open is."""
 
 _EVIOCREVOKE = 0x40044591
+
+closers = ThreadPoolExecutor(CLOSERS, "seat-closer")
+"""Not the loop's own executor: others wait for that one."""
 
 
 class Handler(Protocol):
@@ -87,10 +95,11 @@ class SeatPort:
         self._handler = handler
         self._answers = answers
         self._seat = Seat(answers)
-        self._listener: socket.socket | None = None
+        self._door: Door | None = None
         self._clients: dict[int, tuple[socket.socket, Bucket]] = {}
         self._files: dict[int, tuple[int, str]] = {}  # of a device: our descriptor, and its name
         self._last = 0
+        self._closing = 0  # input devices that no client has any more
         self._closer = rights.Closer(True)
 
     @property
@@ -115,8 +124,7 @@ class SeatPort:
             listener.close()
             log.warning("%s goes without a seat: %s", self.name, reason(error))
             return
-        self._listener = listener
-        self._listen()
+        self._door = Door(listener, self._closer, self._enter)
 
     def enable(self) -> None:
         """The OS is foreground, and is master of its cards already."""
@@ -138,32 +146,17 @@ class SeatPort:
         """The OS is gone, or the host goes down. Twice is harmless."""
         for client in list(self._clients):
             self._hang_up(client)
-        if self._listener is not None:
-            asyncio.get_running_loop().remove_reader(self._listener)
-            self._closer.close(self._listener)
-            self._listener = None
+        if self._door is not None:
+            self._door.close()
+            self._door = None
         self._seat = Seat(self._answers)
 
     # -- inside ------------------------------------------------------------------------------------
 
-    def _listen(self) -> None:
-        if self._listener is not None:
-            asyncio.get_running_loop().add_reader(self._listener, self._accept)
-
-    def _accept(self) -> None:
-        assert self._listener is not None
-        if self._closer.busy:
-            asyncio.get_running_loop().remove_reader(self._listener)
-            asyncio.get_running_loop().call_later(PAUSE, self._listen)
-            return
-        try:
-            sock, _ = self._listener.accept()
-        except OSError:
-            return
+    def _enter(self, sock: socket.socket) -> None:
         if len(self._clients) >= CLIENTS:
             self._closer.close(sock)
             return
-        sock.setblocking(False)
         self._last += 1
         self._clients[self._last] = sock, Bucket(RATE, BURST)
         self._seat.connected(self._last)
@@ -188,11 +181,13 @@ class SeatPort:
             self._hang_up(client)
         elif not data:
             self._hang_up(client)
-        elif not bucket.take(time.monotonic()):
-            self._handler.offence(self.name, f"more than {RATE:g} messages a second")
-            self._hang_up(client)
         else:
+            before = self._seat.messages
             self._do(self._seat.received(client, data))
+            count = max(1, self._seat.messages - before)
+            if client in self._clients and not bucket.take(time.monotonic(), count):
+                self._handler.offence(self.name, f"more than {RATE:g} messages a second")
+                self._hang_up(client)
 
     def _do(self, actions: Sequence[Action]) -> None:
         todo = list(actions)
@@ -219,6 +214,8 @@ class SeatPort:
             return []
         card = name.startswith("card")
         try:
+            if not card and self._closing >= DEVICES_MAX:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), name)
             opened = self._handler.open_card if card else self._handler.open_event
             fd = opened(self.name, name)
         except OSError as error:
@@ -236,8 +233,13 @@ class SeatPort:
             self._handler.card_shut(self.name, name)
         else:
             _revoke(fd)
-            # the kernel waits for RCU at the last close of an evdev file
-            asyncio.get_running_loop().run_in_executor(None, os.close, fd)
+            self._closing += 1
+            loop = asyncio.get_running_loop()
+            loop.run_in_executor(closers, os.close, fd).add_done_callback(self._closed)
+
+    def _closed(self, done: asyncio.Future[None]) -> None:
+        self._closing -= 1
+        done.result()
 
     def _send(self, client: int, data: bytes, fd: int = -1) -> list[Action]:
         """What is to be done if that could not be."""

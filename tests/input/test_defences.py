@@ -19,7 +19,7 @@ import pytest
 from cext.input.revoke import Hold, Revoked, Revoker
 from help.rig import DEADLINE, Puppet, Rig, Typist, spec
 from help.waiting import until
-from hostsim.kmc import agents, wire
+from hostsim.kmc import agents, door, wire
 from hostsim.kmc.osnodes import Node, node_path
 from hostsim.kmc.wire import Message, Type
 from hostsim.model import DeviceMode, KmcSpec
@@ -252,9 +252,9 @@ def test_garbage_ends_the_connection(
 def test_a_flood_of_messages_is_cut_off(
     host: Callable[[DeviceMode], Rig], defended: bool, monkeypatch: Patch
 ) -> None:
-    """Defence: messages a second (agents.Bucket)."""
+    """Defence: messages a second (door.Bucket)."""
     if not defended:
-        monkeypatch.setattr(agents.Bucket, "take", lambda *_: True)
+        monkeypatch.setattr(door.Bucket, "take", lambda *_: True)
     rig = host("mirror")
     attacker = Puppet(rig.vms["play"])
     many = 3000

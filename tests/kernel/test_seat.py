@@ -15,8 +15,9 @@ import pytest
 
 from help.seat import SeatClient
 from help.waiting import until
-from hostsim.kmc import seatwire
-from hostsim.kmc.seats import CLIENTS, NAME, SeatPort
+from hostsim.kmc import door, seats, seatwire
+from hostsim.kmc.door import Bucket
+from hostsim.kmc.seats import BURST, CHUNK, CLIENTS, NAME, RATE, SeatPort
 from hostsim.vm import Vm
 from netns import rights
 
@@ -176,6 +177,106 @@ def test_who_breaks_the_rules_is_cut_off_and_the_next_one_served(
     after = served.client()
     after.order("seat")
     after.heard("enabled")
+
+
+FLOODS = """
+import socket, struct, sys, time
+order, count = sys.argv[1], int(sys.argv[2])
+begun = time.monotonic()
+heard = 0
+if order == "anew":
+    for _ in range(count):
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect("/run/seatd.sock")
+            sock.sendall(struct.pack("=HH", 7, 0))
+            heard += len(sock.recv(4)) // 4
+else:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect("/run/seatd.sock")
+        while heard < count:
+            try:
+                sock.sendall(struct.pack("=HH", 7, 0) * 100)
+                got = 0
+                while got < 400:
+                    some = sock.recv(400 - got)
+                    if not some:
+                        raise OSError
+                    got += len(some)
+                heard += 100
+            except OSError:
+                break
+print(heard, time.monotonic() - begun)
+"""
+
+
+@pytest.mark.parametrize("defended", [True, False])
+def test_a_client_that_reads_its_answers_says_no_more_than_others(
+    served: Served, monkeypatch: pytest.MonkeyPatch, defended: bool
+) -> None:
+    """Defence: messages a second are counted, however many of them come at once."""
+    most = 50_000
+    if not defended:
+        monkeypatch.setattr(Bucket, "take", lambda *_: True)
+    said = served.vm.run([sys.executable, "-c", FLOODS, "at once", str(most)]).stdout.split()
+    heard, took = int(said[0]), float(said[1])
+    if defended:
+        assert heard < BURST + RATE * took + CHUNK
+        assert served.offences() == [f"more than {RATE:g} messages a second"]
+    else:
+        assert heard == most
+    assert served.client().asked("ping") == "pong"
+
+
+@pytest.mark.parametrize("defended", [True, False])
+def test_who_connects_again_and_again_waits_at_the_door(
+    served: Served, monkeypatch: pytest.MonkeyPatch, defended: bool
+) -> None:
+    """Defence: new connections of an OS a second (`door`)."""
+    turned: list[int] = []
+    take = Bucket.take
+
+    def counted(bucket: Bucket, now: float, count: int = 1) -> bool:
+        taken = take(bucket, now, count) or not defended
+        turned.extend([] if taken else [count])
+        return taken
+
+    monkeypatch.setattr(Bucket, "take", counted)
+    count = int(door.BURST) + 20
+    said = served.vm.run([sys.executable, "-c", FLOODS, "anew", str(count)]).stdout.split()
+    assert int(said[0]) == count
+    assert (float(said[1]) >= 10 / door.RATE) or not defended
+    assert bool(turned) is defended
+    assert served.offences() == []
+
+
+@pytest.mark.parametrize("defended", [True, False])
+def test_input_devices_that_are_still_being_closed_count(
+    served: Served, monkeypatch: pytest.MonkeyPatch, defended: bool
+) -> None:
+    """Defence: an OS has no more of them than of open ones, and nobody else waits behind them."""
+    monkeypatch.setattr(seats, "DEVICES_MAX", 4 if defended else 1000)
+    client = served.active()
+    gate = threading.Event()
+    try:
+        for _ in range(seats.CLOSERS):  # as if each close took the kernel long
+            seats.closers.submit(gate.wait, 20)
+        for number in range(1, 5):
+            assert client.asked("open /dev/input/event7").startswith(f"device {number} ")
+            assert client.asked(f"close {number}") == "closed"
+        answer = client.asked("open /dev/input/event7")
+        assert (answer == f"error {errno.EMFILE}") is defended, answer
+        waits = asyncio.run_coroutine_threadsafe(_another(served.loop), served.loop)
+        assert waits.result(20) == 1
+    finally:
+        gate.set()
+    until(
+        lambda: client.asked("open /dev/input/event7").startswith("device "), 20, "room once more"
+    )
+
+
+async def _another(loop: asyncio.AbstractEventLoop) -> int:
+    """What else the daemon has done in threads."""
+    return await loop.run_in_executor(None, int, "1")
 
 
 def test_half_a_message_keeps_nobody_waiting(served: Served) -> None:
