@@ -30,6 +30,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N",
         help="how often test_screen flips (default 20)",
     )
+    parser.addoption(
+        "--screen-ends",
+        type=int,
+        default=2,
+        metavar="N",
+        help="how often test_in_time has a compositor not let go (default 2)",
+    )
 
 
 RELEASE = 2.0
