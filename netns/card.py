@@ -18,7 +18,7 @@ import os
 import struct
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 
 _RES = struct.Struct("=4Q8I")
@@ -127,12 +127,36 @@ def forget(fd: int, handle: int) -> None:
     fcntl.ioctl(fd, _number(1, 0x09, 8), struct.pack("=2I", handle, 0))
 
 
+Values = list[tuple[int, int, str, int]]
+"""Settings of a card: object, property, its name, and value."""
+
+
+def left(values: Values, there: Set[int]) -> Values:
+    """The settings of the objects that are there still. A CRTC that lights no connector any more is
+    off, with its planes: the kernel takes no other (drm_atomic_helper_check_modeset)."""
+    kept = [one for one in values if one[0] in there]
+    on = {number for number, _, name, value in kept if name == "ACTIVE" and value}
+    planes = {number for number, _, name, _ in values if name == "FB_ID"}
+    leads = {number: value for number, _, name, value in kept if name == "CRTC_ID"}
+    lit = {crtc for number, crtc in leads.items() if number not in planes}
+    dark = on - lit
+    off = {number for number, crtc in leads.items() if number in planes and crtc in dark}
+
+    def now(number: int, name: str, value: int) -> int:
+        ends = (number in dark and name in ("ACTIVE", "MODE_ID")) or (
+            number in off and name in ("FB_ID", "CRTC_ID")
+        )
+        return 0 if ends else value
+
+    return [(number, prop, name, now(number, name, value)) for number, prop, name, value in kept]
+
+
 @dataclass
 class Snapshot:
     """What a card shows, with buffers and blobs of the card's own descriptor; `Card.forget` ends
     it."""
 
-    values: list[tuple[int, int, str, int]] = field(default_factory=list)  # object, property, value
+    values: Values = field(default_factory=list)
     buffers: list[int] = field(default_factory=list)
     blobs: list[int] = field(default_factory=list)
 
@@ -267,8 +291,17 @@ class Card(Pen):
         drop(self._fd)
 
     def show(self, what: Snapshot | None = None) -> None:
-        """What a snapshot has; without one, black. The card's master must be us."""
+        """What a snapshot has; without one, black. The card's master must be us. What has gone
+        since, as connectors do with a dock, is left out; so is what the driver refuses, if the
+        picture can be shown without it."""
         values = (what or self._home).values
+        try:
+            self._commit(values)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOENT):
+                raise
+        values = left(values, {n for numbers in self._objects().values() for n in numbers})
         try:
             self._commit(values)
         except OSError as error:

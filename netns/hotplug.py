@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Input devices that come and go (udev through pyudev). The only module that imports pyudev.
+"""Input devices that come and go, and screens (udev through pyudev). The only module that imports
+pyudev.
 
 Where a udev daemon runs, its messages are used: then the device's properties are complete and its
 node has its owner. Without one, the kernel's own messages serve.
@@ -15,6 +16,7 @@ import pyudev
 BESIDE = "beside"
 _EVENT = re.compile(r"event\d+")
 _BESIDE = re.compile(r"(js|mouse)\d+")
+_CARD = re.compile(r"card\d+")
 
 
 @dataclass(frozen=True)
@@ -27,17 +29,22 @@ class InputNode:
     properties: dict[str, str] = field(default_factory=dict)
 
 
+def _monitor(context: pyudev.Context, subsystem: str) -> pyudev.Monitor:
+    source = "udev" if Path("/run/udev/control").exists() else "kernel"
+    monitor = pyudev.Monitor.from_netlink(context, source)
+    monitor.filter_by(subsystem)
+    monitor.set_receive_buffer_size(8 << 20)
+    monitor.start()
+    return monitor
+
+
 class Hotplug:
     """Watches evdev nodes, and those that the kernel's drivers joydev and mousedev put beside them:
     such a driver may be loaded long after the device came. Owns its socket until `close`."""
 
     def __init__(self) -> None:
         self._context = pyudev.Context()
-        source = "udev" if Path("/run/udev/control").exists() else "kernel"
-        self._monitor = pyudev.Monitor.from_netlink(self._context, source)
-        self._monitor.filter_by("input")
-        self._monitor.set_receive_buffer_size(8 << 20)
-        self._monitor.start()
+        self._monitor = _monitor(self._context, "input")
 
     def fileno(self) -> int:
         """Readable when `events` has something."""
@@ -59,6 +66,32 @@ class Hotplug:
                 yield str(device.action), _node(device)
             elif device.action == "add" and _BESIDE.fullmatch(device.sys_name):
                 yield BESIDE, _node(device)
+
+    def close(self) -> None:
+        """Stop watching. Twice is harmless."""
+        del self._monitor, self._context
+        self._monitor = self._context = None
+
+
+class ScreenPlugs:
+    """Watches what is plugged into display cards. Owns its socket until `close`."""
+
+    def __init__(self) -> None:
+        self._context = pyudev.Context()
+        self._monitor = _monitor(self._context, "drm")
+
+    def fileno(self) -> int:
+        """Readable when `changes` has something."""
+        fd: int = self._monitor.fileno()
+        return fd
+
+    def changes(self) -> Iterator[tuple[str, str, dict[str, str]]]:
+        """Cards of which something has changed since (as `card0`): name, path in sysfs from
+        /devices on, and udev's properties."""
+        while (device := self._monitor.poll(0)) is not None:
+            if device.action == "change" and _CARD.fullmatch(device.sys_name):
+                properties = {str(key): str(value) for key, value in device.properties.items()}
+                yield device.sys_name, device.device_path, properties
 
     def close(self) -> None:
         """Stop watching. Twice is harmless."""

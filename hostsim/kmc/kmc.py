@@ -97,6 +97,7 @@ class Kmc:
             self._screens = Screens(
                 self._oses,
                 self._open_event,
+                self._card_changed,
                 self._switch,
                 self._flips.settled,
                 self.offence,
@@ -231,6 +232,9 @@ class Kmc:
         fd = self._nodes[name].open(event)
         self._nodes[name].wake(event)  # who opens it listens to udev's messages already
         return fd
+
+    def _card_changed(self, name: str, path: str, properties: dict[str, str]) -> None:
+        self._nodes[name].changed(path, properties)
 
     def _switch(self, name: str, session: int) -> None:
         """A compositor asks for the OS of this number (Ctrl+Alt+Fn), as an agent asks by name."""

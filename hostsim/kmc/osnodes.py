@@ -190,6 +190,13 @@ class OsNodes:
         if node is not None and self.vm.alive:
             self._say("change", node)
 
+    def changed(self, path: str, properties: Mapping[str, str]) -> None:
+        """Say `change` of a device that has no node here: a display's card. path: in sysfs, from
+        /devices on."""
+        if self.vm.alive:
+            with self._own_affair(f"change of {path}"):
+                self._announcer.say("change", path, properties)
+
     def withdraw(self, sysname: str) -> None:
         """The node goes, and no new open succeeds; see `settle` for the rest. Not given, or an OS
         that is gone, is no error. Raises OSError if the OS may still open the device."""

@@ -17,6 +17,10 @@ before. If no OS follows, that is black. Pictures that are not shown are still i
 where a master could ask for them (GETFB): the filter of a VM's system calls refuses that
 (cext/vm/filter.c).
 
+What is plugged into a card, or taken off, the foreground OS's programs hear of at once (a udev
+`change`), and those of the others when they have the screen. What a picture had on a connector that
+is gone is left out when it is shown again.
+
 The machine's text consoles draw nothing while a host has the screen, and hear no keys.
 
 The KMC holds the old picture's memory as long as the OS is in the background, one set of buffers
@@ -42,6 +46,7 @@ from hostsim.vm import Vm
 from netns import card as drm
 from netns.card import Card, Snapshot
 from netns.console import KEYS, PICTURE
+from netns.hotplug import ScreenPlugs
 from netns.journal import Journal
 
 log = logging.getLogger("hostsim.kmc")
@@ -67,12 +72,17 @@ class _Screen:
     kept: dict[str, Snapshot] = field(default_factory=dict)
     owner: str | None = None  # whose file is master; None: the KMC's
     stale: bool = False  # the picture on it is of an OS that had it before
+    path: str = ""  # in sysfs, and udev's properties: once something has changed
+    properties: dict[str, str] = field(default_factory=dict)
+    untold: set[str] = field(default_factory=set)  # OSes that have not heard of that
 
 
 class Screens(Equipment):
     """The driver.
 
     open_event: gives a descriptor of an input device that the OS has, or raises OSError
+    changed: tells the OS's programs of a card, by its path in sysfs and udev's properties, that
+        something was plugged into it or taken off
     switch: a client of the OS asks for the OS of that number
     settled: the OS has let go, for which `unread` has waited
     offence: a client of the OS was cut off
@@ -85,12 +95,15 @@ class Screens(Equipment):
         self,
         vms: dict[str, Vm],
         open_event: Callable[[str, str], int],
+        changed: Callable[[str, str, dict[str, str]], None],
         switch: Callable[[str, int], None],
         settled: Callable[[str], None],
         offence: Callable[[str, str], None],
         journal: Journal,
     ) -> None:
         self.open_event = open_event
+        self._changed = changed
+        self._plugs: ScreenPlugs | None = None
         self.switch = switch
         self.settled = settled
         self.offence = offence
@@ -122,6 +135,8 @@ class Screens(Equipment):
                 f"no card in {DRI} is called {' or '.join(patterns)}",
                 "a driver with kernel modesetting makes it: modprobe virtio-gpu, i915, amdgpu, ...",
             )
+        self._plugs = ScreenPlugs()
+        asyncio.get_running_loop().add_reader(self._plugs.fileno(), self._on_change)
         self._consoles.quiet()
         for port in self._ports.values():
             port.open()
@@ -215,9 +230,14 @@ class Screens(Equipment):
                 self._hand_over(screen, name)
         if name in self._ports:
             self._ports[name].enable()
+        self._tell()
 
     def close(self) -> None:
         """See `Equipment`. The kernel's console has the screen after the last close, and draws."""
+        if self._plugs is not None:
+            asyncio.get_running_loop().remove_reader(self._plugs.fileno())
+            self._plugs.close()
+            self._plugs = None
         for port in self._ports.values():
             port.close()
         for screen in self._screens.values():
@@ -272,6 +292,23 @@ class Screens(Equipment):
                 screen.card.forget(kept)
 
     # -- inside ------------------------------------------------------------------------------------
+
+    def _on_change(self) -> None:
+        """A screen was plugged in or taken off. The foreground OS hears it now, others when their
+        turn comes: until then they could do nothing about it."""
+        assert self._plugs is not None
+        for card, path, properties in self._plugs.changes():
+            screen = self._screens.get(card)
+            if screen is not None:
+                screen.path, screen.properties = path, {**properties, "HOTPLUG": "1"}
+                screen.untold = set(self._ports)
+        self._tell()
+
+    def _tell(self) -> None:
+        for screen in self._screens.values():
+            if self._foreground in screen.untold:
+                screen.untold.discard(self._foreground)
+                self._changed(self._foreground, screen.path, screen.properties)
 
     def _clear(self, screen: _Screen) -> None:
         """Black, unless something else than an old picture is shown already."""

@@ -7,7 +7,6 @@ import contextlib
 import math
 import os
 import signal
-import subprocess
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 
 from cext.input import evnode
 from help.desk import Desk
+from help.mixer import machine
 from help.programs import program
 from help.rig import DEADLINE, Rig
 from help.waiting import until
@@ -38,14 +38,6 @@ BOTH = LOUD * 7 // 10
 FLIPS = int(os.environ.get("HOSTSIM_SOUND_FLIPS", "6"))
 SETTLED = 5
 """10-ms windows of one tone alone, one after the other."""
-
-
-def machine(*words: str) -> str:
-    """Set the machine's own volume; how its mixer is then."""
-    if words:
-        subprocess.run(["amixer", "-q", "-c", "0", "sset", "Master", *words], check=True)
-    asked = ["amixer", "-c", "0", "contents"]
-    return subprocess.run(asked, check=True, capture_output=True, text=True).stdout
 
 
 class Room:
