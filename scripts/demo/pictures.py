@@ -2,7 +2,7 @@
 """The pictures of a flip that the READMEs show: Debian's sway in one OS and cage in the other, on
 one screen, with one keyboard. What is typed comes from QEMU, and the pictures are QEMU's.
 
-    scripts/testvm --cpus 2 --display --deadline 500 -- .venv/bin/python scripts/demo/pictures.py
+    scripts/testvm --display --deadline 500 -- .venv/bin/python scripts/demo/pictures.py
 
 It writes hostsim/kmc/work.png and hostsim/kmc/play.png. The compositors are those that
 `scripts/test desktop` installs."""
