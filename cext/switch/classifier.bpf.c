@@ -39,7 +39,14 @@ static __always_inline void hs_address(struct __sk_buff *skb, const struct hs_vm
         bpf_skb_store_bytes(skb, 0, vm->mac, 6, 0);
 }
 
-/* Out by the port of VM `to`, addressed to it if it routes (IP only). */
+/* Whether a VM's port does not take the frame, which would be lost there (is_skb_forwardable). What
+ * is still to be cut into segments, it takes. */
+static __always_inline int hs_too_long(const struct __sk_buff *skb, const struct hs_vm *vm) {
+    return vm->longest && skb->len > vm->longest && !skb->gso_size;
+}
+
+/* Out by the port of VM `to`, addressed to it if it routes (IP only). A router gets also what its
+ * port does not take: it alone can tell the sender (RFC 1191, RFC 8201), or cut it (RFC 791). */
 static __always_inline int hs_steer(struct __sk_buff *skb, __u32 to, int ip) {
     struct hs_vm *vm = bpf_map_lookup_elem(&vms, &to);
 
@@ -47,6 +54,8 @@ static __always_inline int hs_steer(struct __sk_buff *skb, __u32 to, int ip) {
         return TC_ACT_SHOT;
     if (vm->flags & HS_VM_ROUTES && ip)
         hs_address(skb, vm);
+    if (vm->flags & HS_VM_ROUTES && ip && hs_too_long(skb, vm) && !(vm->flags & HS_VM_ON_SWITCH))
+        return bpf_redirect_peer(HS_IFINDEX + to, 0);
     return bpf_redirect(HS_IFINDEX + to, 0);
 }
 
@@ -442,6 +451,7 @@ int transfer_out(struct __sk_buff *skb) {
         verdict = rule->used = 0;
     if (hs_epoch_of(verdict) != READ_ONCE(now->epoch) ||
         hs_age(skb, &packet->key.tuple, hs_epoch_of(verdict)) || !vm || packet->group ||
+        hs_too_long(skb, vm) ||
         (rule->used != hs_mark(verdict) && hs_under_way(flow, last ? time - last : 0))) {
         __sync_fetch_and_add(&rule->switch_packets, 1);
         return TC_ACT_UNSPEC;

@@ -229,9 +229,11 @@ enum {
 
 struct hs_vm {
     __u8 mac[6];
+    __u16 longest; /* bytes of a frame that its port takes, with a tag; 0: of any */
     __u8 flags;
     __u8 pad;
 };
+_Static_assert(sizeof(struct hs_vm) == 10, "no padding");
 
 /* `pairs`, by from << 12 | to: the direct link between two VMs. */
 enum { HS_PAIR_ASKED = 1, HS_PAIR_READY = 2, HS_PAIR_REFUSED = 3 };

@@ -127,9 +127,9 @@ def pack_policy(epoch: int, policy: int, region: int, lists: Lists) -> bytes:
     return b"".join(map(pack_u32, (epoch, policy, region, *sizes, 0)))
 
 
-def pack_vm(mac: str, flags: int) -> bytes:
-    """One entry of `vms`."""
-    return bytes.fromhex(mac.replace(":", "")) + bytes([flags, 0])
+def pack_vm(mac: str, flags: int, longest: int = 0) -> bytes:
+    """One entry of `vms`. longest: bytes of a frame that its port takes; 0: of any."""
+    return struct.pack("=6sHBx", bytes.fromhex(mac.replace(":", "")), longest, flags)
 
 
 def pack_owner(address: bytes) -> bytes:

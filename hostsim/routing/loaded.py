@@ -20,6 +20,8 @@ from hostsim.routing import memory
 
 NOBODYS = "00:00:00:00:00:00"
 """The address of what has none."""
+BESIDE = 14 + 4
+"""Bytes of a frame beside its packet: Ethernet's header, and a VLAN tag."""
 
 
 class Loaded:
@@ -97,7 +99,7 @@ class Loaded:
         flags |= records.VM_PORT if spec.nf is not None else 0
         flags |= records.VM_ON_SWITCH if on_switch else 0
         flags |= records.VM_UNLIKE if unlike else 0
-        self.map("vms").set(maps.pack_u32(number), maps.pack_vm(mac, flags))
+        self.map("vms").set(maps.pack_u32(number), maps.pack_vm(mac, flags, spec.mtu + BESIDE))
 
     def write_uplink(self, number: int) -> None:
         """What is outside says nothing of epochs."""

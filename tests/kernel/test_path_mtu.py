@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A router in a chain whose link takes shorter packets than the sender's: it tells the sender, also
+of packets that its port does not take, and the message goes back through the policy (RFC 1191, RFC
+8201). On each path that leads to a router."""
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cext.ns.netns import socket_at
+from help.net import Net, endpoint, made
+
+pytestmark = pytest.mark.root
+
+BIG, SMALL = 9000, 1500
+SERVER, SERVER6 = "198.18.0.20", "fd00:18::20"
+ENDS = endpoint("client", "198.18.0.10/24", "fd00:18::10/64", more=f"mtu = {BIG}")
+ENDS += endpoint("server", f"{SERVER}/24", f"{SERVER6}/64", more=f"mtu = {BIG}")
+FW = '[[vm]]\nname = "fw"\naddress = ["198.18.0.1/24", "fd00:18::1/64"]\n'
+PROTOCOLS = ("icmp", "icmpv6", "udp", "tcp")
+
+
+def routes(through: str, bypass: str) -> str:
+    return "".join(
+        f'[[route]]\nmatch = {{ proto = "{proto}" }}\nthrough = [{through}]\nbypass = "{bypass}"\n'
+        for proto in PROTOCOLS
+    )
+
+
+CHAINS = {
+    "first": FW + routes('"fw"', "auto"),
+    "second": f'{FW}mtu = {BIG}\n[[vm]]\nname = "ids"\n' + routes('"fw", "ids"', "never"),
+    "past-the-switch": f'{FW}mtu = {BIG}\n[[vm]]\nname = "ids"\n' + routes('"fw", "ids"', "veth"),
+}
+
+
+TOLD = {
+    SERVER: (28, "Frag needed and DF set (mtu = 1500)"),
+    SERVER6: (48, "Packet too big: mtu=1500"),
+}
+"""Bytes of a ping's headers, and what ping says of the message."""
+IP_MTU_DISCOVER, IP_PMTUDISC_DONT = 10, 0  # ip(7)
+LONG = 5000
+
+
+@pytest.fixture(params=CHAINS)
+def net(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Net]:
+    """Its pings of identifier 7 go by the direct link, if there is one."""
+    with made(f"pm{os.getpid()}", ENDS + CHAINS[request.param], tmp_path) as net:
+        for target, name in ((SERVER, "icmp:198.18.0.10"), (SERVER6, "icmpv6:[fd00:18::10]")):
+            for _ in range(2):
+                net.ping(5, target, ident=7)
+                net.pump()
+            if request.param == "past-the-switch":
+                assert ("fw", "ids", "veth") in net.hops(name)
+        yield net
+
+
+def pair(net: Net, kind: int) -> tuple[socket.socket, socket.socket]:
+    """A socket of the client's, and one of the server's at port 7; the caller closes them."""
+    near, far = (
+        socket_at(net.vms[name].netns_fd, socket.AF_INET, kind, 0) for name in ("client", "server")
+    )
+    for one in (near, far):
+        one.settimeout(20)
+    far.bind((SERVER, 7))
+    return near, far
+
+
+def cut_on_the_way(net: Net) -> None:
+    """What may be cut comes whole."""
+    near, far = pair(net, socket.SOCK_DGRAM)
+    with near, far:
+        near.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
+        near.sendto(os.urandom(LONG), (SERVER, 7))
+        assert len(far.recv(1 << 16)) == LONG
+
+
+def connection(net: Net) -> None:
+    """It does not hang with the first long segment in either direction."""
+    near, far = pair(net, socket.SOCK_STREAM)
+    with near, far:
+        far.listen()
+        near.connect((SERVER, 7))
+        there, _ = far.accept()
+        with there:
+            there.settimeout(20)
+            for source, target in ((near, there), (there, near)):
+                source.sendall(bytes(LONG))
+                assert len(target.recv(LONG, socket.MSG_WAITALL)) == LONG
+
+
+def test_who_sends_too_long_packets_is_told(net: Net) -> None:
+    cut_on_the_way(net)
+    connection(net)
+    net.ip("client", "route", "flush", "cache")
+    for target, (headers, told) in TOLD.items():
+        size = str(LONG - headers)
+        words = ("ping", "-e", "7", "-M", "do", "-c", "1", "-W", "9", "-s", size, target)
+        assert told in net.run("client", *words, check=False)
+        assert f"mtu {SMALL}" in net.ip("client", "route", "get", target)
+        net.ping(2, target, ident=7)
+    net.pump()
+    net.settled()
+    net.conserved()
