@@ -133,6 +133,10 @@ def become(file: str, text: str, log_level: str) -> NoReturn:
     os.execv(sys.executable, _command(file, source, log_level))
 
 
+class Interrupted(HostsimError):
+    """SIGINT came while a host was built."""
+
+
 class Starting:
     """A daemon that builds its host, for `become`'s arguments.
 
@@ -163,11 +167,12 @@ class Starting:
         return self
 
     def ready(self) -> dict[str, Any]:
-        """Wait until the host is ready. Raises HostsimError."""
+        """Wait until the host is ready. Raises HostsimError, which is Interrupted if SIGINT came
+        meanwhile."""
         try:
             in_time = bool(select.select([self._told], [], [], START_DEADLINE)[0])
         except KeyboardInterrupt:
-            self._give_up("interrupted")
+            self._give_up("interrupted", Interrupted)
         if not in_time:
             self._give_up(f"not ready after {START_DEADLINE:.0f} s")
         line = self._told.readline()
@@ -201,7 +206,7 @@ class Starting:
         last = f": {said[-1]}" if said else ""
         return HostsimError(f"up {self._file}", f"the daemon ended {how}{last}", CLEAN_HINT)
 
-    def _give_up(self, why: str) -> NoReturn:
+    def _give_up(self, why: str, kind: type[HostsimError] = HostsimError) -> NoReturn:
         """Have the daemon take down what it has built so far, wait, and raise HostsimError."""
         self._answered = True
         what = f"up {self._file}"
@@ -210,8 +215,8 @@ class Starting:
             self._daemon.wait(STOP_DEADLINE)
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
             hint = f"kill -9 {self._daemon.pid}, then hostsim clean"
-            raise HostsimError(what, f"{why}, and its daemon has not ended yet", hint) from None
-        raise HostsimError(what, f"{why}; what was built is taken down again") from None
+            raise kind(what, f"{why}, and its daemon has not ended yet", hint) from None
+        raise kind(what, f"{why}; what was built is taken down again") from None
 
 
 def _in_memory(text: str) -> int:

@@ -77,12 +77,17 @@ class Host:
     # -- life -------------------------------------------------------------------------------------
 
     def up(self) -> "Host":
-        """Bring it up; returns once it is ready. Raises HostsimError, with nothing left behind."""
+        """Bring it up; returns once it is ready. Raises HostsimError, or KeyboardInterrupt, with
+        nothing left behind."""
         if self._source is None or self._up:
             return self
         client.need_root("Host.up")
         path, text = self._source.path, self._source.text
-        self._daemon = int(client.up(str(path), text)["pid"])
+        try:
+            told = client.up(str(path), text)
+        except client.Interrupted as error:
+            raise KeyboardInterrupt(str(error)) from None  # whoever stops at Ctrl+C, stops
+        self._daemon = int(told["pid"])
         self._up = True
         return self
 

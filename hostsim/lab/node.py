@@ -30,7 +30,7 @@ from hostsim.cli.target import opened, refusal
 from hostsim.cli.written import last_lines
 from hostsim.errors import HostsimError
 from hostsim.lab.place import Place
-from hostsim.lab.program import CommandError, Completed, Kept, Program, command
+from hostsim.lab.program import IN_WORDS, CommandError, Completed, Kept, Program, command
 from hostsim.model import Direction
 from netns import process
 from netns.process import Process, Stream
@@ -69,7 +69,7 @@ class Node:
         *argv: str | os.PathLike[str],
         check: bool = False,
         timeout: float | None = 60.0,
-        input: str | None = None,
+        input: str | bytes | None = None,
         env: Mapping[str, str] | None = None,
         cwd: str | os.PathLike[str] | None = None,
     ) -> Completed:
@@ -79,11 +79,12 @@ class Node:
         timeout: in seconds, for CommandError and the program's end; None: none.
         input: its standard input.
         env: its environment; None: of ours what `hostsim exec` passes on.
-        cwd: its directory; None: ours.
+        cwd: its directory; None: ours. In a VM that has no such directory it is /.
         Raises HostsimError if it cannot start, or the VM is gone.
         """
         words = command(argv)
-        told = Kept(input.encode()) if input is not None else None
+        given = input.encode() if isinstance(input, str) else input
+        told = Kept(given) if given is not None else None
         try:
             stdin = None if told is None else told.fd
             with self.popen(*words, stdin=stdin, env=env, cwd=cwd) as program:
@@ -148,7 +149,10 @@ class Node:
             with opened(told) as target:
                 return process.start(target, words, **options)
         except OSError as error:
-            raise refusal(error, self.name, words[0]) from None
+            told = refusal(error, self.name, words[0])
+            if len(words) == 1 and " " in words[0] and not told.hint:
+                told = type(told)(told.what, told.why, IN_WORDS)
+            raise told from None
 
     def restart(self) -> None:
         """End it, dead or alive, and make it anew. Programs and sockets in it end. Raises

@@ -26,6 +26,7 @@ OUTPUT_MAX = 64 << 20
 """Bytes that are read of what a program has written."""
 GRACE = 2.0
 """Seconds that a program has to end after SIGTERM at the end of its `with` block."""
+IN_WORDS = 'write it in words: run("ping", "-c", "4", "server"), or run("sh", "-c", "ip addr")'
 PAUSE = 0.01
 """Seconds between two looks at what was written: nothing tells."""
 
@@ -203,7 +204,11 @@ def _text(stream: IO[bytes] | None) -> IO[str] | None:
 
 
 def command(argv: Sequence[str | os.PathLike[str]]) -> list[str]:
-    """The words of a command. Raises HostsimError if there are none."""
-    if not argv:
-        raise HostsimError("run", "no command", 'write it in words: run("ip", "addr")')
-    return [os.fspath(word) for word in argv]
+    """The words of a command. Raises HostsimError if there are none, or one is not text."""
+    if not argv or not argv[0]:
+        raise HostsimError("run", "no command", IN_WORDS)
+    for word in argv:
+        if not isinstance(word, str | os.PathLike):
+            hint = "run(*words) takes a list" if isinstance(word, list | tuple) else IN_WORDS
+            raise HostsimError("run", f"{word!r} is no text", hint)
+    return [str(os.fspath(word)) for word in argv]

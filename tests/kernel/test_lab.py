@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,6 +87,13 @@ def test_programs_run_in_the_vm(host: Host) -> None:
     assert (failed.value.returncode, failed.value.stdout) == (3, "bad\n")
     with pytest.raises(HostsimError, match="no-such-program: not found in client"):
         client.run("no-such-program")
+    assert client.run("cat", input=b"told").stdout == "told"
+    for wrong, why in (("ip addr", "ip addr: not found in client; write it in words"), ("", "no")):
+        with pytest.raises(HostsimError, match=why):
+            client.run(wrong)
+    for words, why in (((["ip", "addr"],), "takes a list"), (("ping", "-c", 1), "1 is no text")):
+        with pytest.raises(HostsimError, match=why):
+            client.run(*words)
     with pytest.raises(CommandError, match=r"still ran after 0\.1 s, and was ended"):
         client.run("sleep", "60", timeout=0.1)
 
@@ -324,6 +332,27 @@ def test_a_policy_that_is_applied(host: Host, tmp_path: Path) -> None:
 
 
 # -- the end of things ----------------------------------------------------------------------------
+
+
+STARTS = """
+import signal, sys
+from hostsim import Host
+with Host.from_toml(sys.argv[1]):
+    signal.pause()
+"""
+
+
+def test_ctrl_c_while_a_host_is_built_ends_the_program(tmp_path: Path) -> None:
+    """As it would anywhere else: pytest goes on after an error, and stops after this."""
+    name = f"labc{os.getpid()}"
+    many = "".join(f'[[vm]]\nname = "v{number}"\n' for number in range(40))
+    words = (sys.executable, "-P", "-c", STARTS, TEXT.format(name=name) + many)
+    with subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as program:
+        until(lambda: any(one.startswith(f"hs-{name}-") for one in os.listdir("/run/netns")), 60)
+        program.send_signal(signal.SIGINT)
+        _, said = program.communicate(timeout=90)
+    assert program.returncode == -signal.SIGINT, said
+    assert not any(one.startswith(f"hs-{name}-") for one in os.listdir("/run/netns"))
 
 
 def test_a_host_that_is_attached_to_stays_up(host: Host) -> None:
