@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-/* Of the kernel's structures, what programs at its tracepoints read of a packet; libbpf finds the
- * places in the kernel's BTF. */
+/* Of the kernel's structures, what programs read of a packet that no context of theirs has; libbpf
+ * finds the places in the kernel's BTF. */
 #ifndef HS_KERNEL_BPF_H
 #define HS_KERNEL_BPF_H
 
@@ -31,6 +31,8 @@ struct sk_buff {
     unsigned char *head, *data;
     __u8 pkt_type : 3;
     __u8 cloned : 1;
+    __u8 ip_summed : 2;
+    __u16 csum_start, csum_offset; /* in a union of the kernel's, which libbpf looks into */
 };
 #pragma clang attribute pop
 

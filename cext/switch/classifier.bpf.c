@@ -20,6 +20,7 @@
 #include "switch/daemon.bpf.h"
 #include "switch/decide.bpf.h"
 #include "switch/stray.bpf.h"
+#include "switch/unfinished.bpf.h"
 
 enum { HS_UNDER_WAY = 20000000 }; /* ns, more than a coarse clock tick */
 
@@ -338,15 +339,20 @@ int classify(struct __sk_buff *skb) {
     struct hs_flow *flow;
     struct hs_config *now;
     __u32 zero = 0, epoch;
-    int reason = HS_DECIDED;
+    int reason = HS_DECIDED, kind = HS_FLOW, quick;
     __u64 verdict, nth = 1;
 
     now = bpf_map_lookup_elem(&config, &zero);
     if (!now || !now->on || !packet)
         return TC_ACT_OK;
     epoch = READ_ONCE(now->epoch);
-    if (!hs_quick(skb, packet, skb->ifindex - HS_IFINDEX)) {
-        switch (hs_flow_of(skb, skb->ifindex - HS_IFINDEX, now->on)) {
+    quick = hs_quick(skb, packet, skb->ifindex - HS_IFINDEX);
+    if (!quick)
+        kind = hs_flow_of(skb, skb->ifindex - HS_IFINDEX, now->on);
+    if (hs_overwrites(skb))
+        return hs_dropped(HS_C_MALFORMED);
+    if (!quick) {
+        switch (kind) {
         case HS_FLOW:
             break;
         case HS_GROUP:
