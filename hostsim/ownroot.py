@@ -169,7 +169,9 @@ def claim_keep(name: str, path: str, source: Source) -> int:
             ) from None
         _close_to_others(what, path, fd)
         told = folder / KEPT
-        if told.exists():
+        if os.path.lexists(told):
+            if not stat.S_ISREG(told.lstat().st_mode):
+                raise ValueError
             made_for = json.loads(told.read_text())["identity"]
             if made_for != source.identity:
                 raise HostsimError(
@@ -188,6 +190,11 @@ def claim_keep(name: str, path: str, source: Source) -> int:
     except (ValueError, KeyError, TypeError):
         os.close(fd)
         raise HostsimError(what, f"{path}/{KEPT} cannot be read", "an empty directory") from None
+    except OSError as error:
+        os.close(fd)
+        raise HostsimError(
+            what, f"{path}: {error.strerror}", "a directory with room, on a disk that is written to"
+        ) from None
     except BaseException:
         os.close(fd)
         raise

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """VMs with a root of their own: what they see, whom their files belong to, what stays of them."""
 
+import contextlib
 import os
 import socket
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -141,6 +143,28 @@ def test_only_root_gets_at_what_it_keeps(make_vm: MakeVm, image: Path, tmp_path:
         make_vm("b", root=own(image, keep=str(theirs)))
 
 
+def test_a_keep_without_room(make_vm: MakeVm, image: Path, tmp_path: Path) -> None:
+    """The error says so, and with room it can be had."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "full", tmp_path], check=True)
+    owned = own(image, keep=str(tmp_path / "keep"), users="machine")  # Linux 6.1 maps no tmpfs
+    try:
+        fill = tmp_path / "fill"
+        with contextlib.suppress(OSError), open(fill, "wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        with pytest.raises(HostsimError, match=r"keep: .*: No space left on device"):
+            make_vm("a", root=owned)
+        fill.unlink()
+        vm = make_vm("b", root=owned)
+        said(vm, "echo mine > /root/file")
+        vm.stop()
+        subprocess.run(["mount", "-o", "remount,ro", tmp_path], check=True)
+        with pytest.raises(HostsimError, match=r"keep: .*: Read-only file system"):
+            make_vm("c", root=owned)
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
 def test_a_start_that_was_killed_leaves_a_keep_that_can_be_had(
     make_vm: MakeVm, image: Path, tmp_path: Path
 ) -> None:
@@ -149,6 +173,11 @@ def test_a_start_that_was_killed_leaves_a_keep_that_can_be_had(
     (tmp_path / "keep/image.new").write_text("{")
     vm = make_vm(root=own(image, keep=str(tmp_path / "keep")))
     said(vm, "echo mine > /root/file")
+    vm.stop()
+    (tmp_path / "keep/image").unlink()
+    os.mkfifo(tmp_path / "keep/image")
+    with pytest.raises(HostsimError, match="keep/image cannot be read"):
+        make_vm("c", root=own(image, keep=str(tmp_path / "keep")))
     (tmp_path / "changed/up/file").mkdir(parents=True)
     with pytest.raises(HostsimError, match="has other files in it"):
         make_vm("b", root=own(image, keep=str(tmp_path / "changed")))
