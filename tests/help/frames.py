@@ -211,7 +211,8 @@ def datagram(frame: bytes) -> tuple[tuple[int, bytes, bytes, int], int] | None:
     if kind == IPV4 and len(packet) >= 20:
         ident, frag = struct.unpack_from("!HH", packet, 4)
         key = (ident, packet[12:16], packet[16:20], packet[9])
-        return (key, packet[8]) if frag & 0x3FFF else None
+        whole = checksum(packet[: (packet[0] & 15) * 4]) == 0  # else no receiver takes it
+        return (key, packet[8]) if frag & 0x3FFF and whole else None
     following, at = packet[6:7], 40
     while kind == IPV6 and len(packet) >= at + 8:
         if following == b"\x2c":
