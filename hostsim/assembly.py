@@ -27,7 +27,7 @@ from hostsim.routing.dataplane import Dataplane
 from hostsim.switch import Switch
 from hostsim.teardown import Teardown
 from hostsim.vm import Vm
-from netns import links, parameters
+from netns import links, parameters, priority
 from netns.journal import Journal
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def stop(vms: Mapping[str, Vm]) -> None:
 def _side_by_side(jobs: Iterable[Callable[[], None]], threads: int = os.cpu_count() or 1) -> None:
     """Do all jobs, in threads. Once all have ended, raises what the first one raised; what others
     raised is logged."""
-    with ThreadPoolExecutor(threads, thread_name_prefix="assembly") as pool:
+    with ThreadPoolExecutor(threads, "assembly", initializer=priority.keep_up) as pool:
         ended = [pool.submit(job) for job in jobs]
     failures = [error for one in ended if (error := one.exception()) is not None]
     for error in failures[1:]:

@@ -30,7 +30,7 @@ from hostsim import introductions
 from hostsim.errors import HostsimError, reason
 from hostsim.model import Json, Network, VmSpec, WaySpec
 from hostsim.vm import TAKEN, Vm
-from netns import namespace, uplinks
+from netns import namespace, priority, uplinks
 from netns.interfaces import Counted, counted
 from netns.journal import Journal
 from netns.links import Batch, Rtnl, batch_in
@@ -185,7 +185,8 @@ class Switch:
         everybody = list(dict.fromkeys([*vms, *others]))
         networks = subnets(everybody)
         known = introductions.known(everybody)
-        with ThreadPoolExecutor(1, "introductions") as beside:  # the kernel's time, not ours
+        # In a thread: the kernel's time, not ours.
+        with ThreadPoolExecutor(1, "introductions", initializer=priority.keep_up) as beside:
             told = []
             for vm in vms:
                 configure(vm, networks if vm.spec.addresses else [], everybody)

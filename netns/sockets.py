@@ -35,6 +35,8 @@ class Programs:
         self._options = _load()
         self._sums: bpf.Object | None = None
         self._births: bpf.Object | None = None
+        self.refused: OSError | None = None
+        """Why no socket is charged when it is made; None: each is."""
         self.option = self._options.program("option")
         self.budgets = self._options.map("budgets")
         self.ended = self._options.map("ended")
@@ -51,12 +53,8 @@ class Programs:
             if self._births is not None:
                 self._births.close()
                 self._births = None
+            self.refused = error
             log.info("queues of new sockets are not counted here: %s", error.strerror or error)
-
-    @property
-    def births(self) -> bool:
-        """Whether a socket is charged when it is made."""
-        return self._births is not None
 
     @property
     def due(self) -> bpf.Ring:
@@ -97,9 +95,14 @@ def settle() -> None:
 def counts_births() -> bool:
     """Whether this kernel has a socket charged when it is made: it runs BPF programs at the entry
     of its functions. Loads them. Raises HostsimError."""
-    births = _shared.take().births
+    return births_refused() is None
+
+
+def births_refused() -> str | None:
+    """Why not, as strerror(3) has it; None if it does. Raises HostsimError."""
+    error = _shared.take().refused
     _shared.give_back()
-    return births
+    return None if error is None else os.strerror(error.errno or 0)
 
 
 class Due:

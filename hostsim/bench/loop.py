@@ -4,11 +4,13 @@
 A host of many VMs with a route through each; an endpoint that has opened as many flows as its ports
 allow, and then asks for a new name with each datagram, so that every connection's contents come to
 the daemon; five clients that ask for flows, rules, the books, an explanation and the status, again
-and again. The value is the daemon's own `loop_ms`, the longest stretch; what it was goes to stderr.
+and again; with --changing, two more that restart VMs, and impair a link and mend it. The value is
+the daemon's own `loop_ms`, the longest stretch; what it was goes to stderr.
 """
 
 import argparse
 import contextlib
+import itertools
 import subprocess
 import sys
 import tempfile
@@ -57,11 +59,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_arguments(parser, ["stall"], runs=1)
     parser.add_argument("--vms", type=int, default=300, metavar="N", help="default 300")
     parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="default 10")
+    parser.add_argument(
+        "--changing", action="store_true", help="restart VMs and impair a link meanwhile"
+    )
 
 
 def run(options: argparse.Namespace) -> Json:
     """Measure; the document of the contract. Raises HostsimError."""
-    stall = common.Case("stall", "ms", lambda: ours(options.vms, options.seconds))
+    stall = common.Case("stall", "ms", lambda: ours(options.vms, options.seconds, options.changing))
     return common.run("loop", [stall], options)
 
 
@@ -82,7 +87,7 @@ def host_file(vms: int) -> str:
     return "".join(lines)
 
 
-def ours(vms: int, seconds: float) -> float:
+def ours(vms: int, seconds: float, changing: bool = False) -> float:
     """The longest stretch in ms."""
     inside = common.hostsim("--host", HOST, "exec", "client", "--", sys.executable, "-c")
     with tempfile.TemporaryDirectory(prefix="hostsim-bench-") as folder:
@@ -93,14 +98,14 @@ def ours(vms: int, seconds: float) -> float:
             common.timed("loop", [*inside, OPEN.replace("MANY", str(vms))])
             with subprocess.Popen([*inside, ASK], stdin=subprocess.DEVNULL) as flood:
                 try:
-                    return _asked(seconds)
+                    return _asked(seconds, changing)
                 finally:
                     flood.kill()
         finally:
             common.timed("loop", common.hostsim("down", HOST))
 
 
-def _asked(seconds: float) -> float:
+def _asked(seconds: float, changing: bool) -> float:
     """Ask in five threads for so long; the longest stretch that the daemon tells of meanwhile."""
     client.ask(HOST, "status")
     ended = threading.Event()
@@ -115,7 +120,21 @@ def _asked(seconds: float) -> float:
                     longest.append((answer["loop_ms"], answer["loop_what"]))
                     work.append(answer["loop_cpu_ms"])
 
+    def restarting() -> None:
+        for name in itertools.cycle(("v2", "v3")):
+            if ended.is_set():
+                return
+            client.ask(HOST, "restart", vm=name)
+
+    def impairing() -> None:
+        for words in itertools.cycle((["loss=1%"], [])):
+            if ended.is_set() and words:
+                return
+            client.ask(HOST, "link", of="v4", direction="both", words=words)
+
     threads = [threading.Thread(target=asking, args=one) for one in QUESTIONS]
+    if changing:
+        threads += [threading.Thread(target=one) for one in (restarting, impairing)]
     for thread in threads:
         thread.start()
     ended.wait(seconds)

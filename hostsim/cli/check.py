@@ -214,8 +214,9 @@ def _device_program() -> str:
 
 def _socket_births() -> str:
     _root()
-    if not sockets.counts_births():
-        raise OSError("this kernel runs no BPF programs at security_socket_post_create")
+    why = sockets.births_refused()
+    if why is not None:
+        raise OSError(f"the kernel refuses a BPF program at security_socket_post_create: {why}")
     return ""
 
 

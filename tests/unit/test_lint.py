@@ -99,6 +99,27 @@ def opening(path: Path) -> str:
     return "".join(lines)
 
 
+AS_ANY_OTHER = ("hostsim/kmc/seats.py",)
+"""Threads for what a VM can make long, in the kernel: closing what its clients have sent."""
+NOT_THE_DAEMONS = ("hostsim/bench", "hostsim/cli", "hostsim/lab", "hostsim/examples")
+
+
+def test_threads_of_the_daemon_have_its_priority() -> None:
+    """One of lower priority that loses the processor while it has the interpreter's lock keeps the
+    loop waiting for as long (netns/priority.py)."""
+    late = []
+    for path in sources(".py"):
+        name = str(path.relative_to(ROOT))
+        if name.startswith(("tests", "scripts", *NOT_THE_DAEMONS, *AS_ANY_OTHER)):
+            continue
+        for found in re.finditer(
+            r"ThreadPoolExecutor\(((?:[^()]|\([^()]*\))*)\)", path.read_text()
+        ):
+            if "initializer=priority.keep_up" not in found.group(1):
+                late.append(f"{name}: {found.group(0)}")
+    assert late == []
+
+
 def test_every_file_opens_with_what_it_is() -> None:
     files = [path for path in sources(".py", ".c", ".h") if path.read_text()]
     silent = [path.name for path in files if not opening(path).startswith(('"""', "//", "/*"))]
