@@ -23,6 +23,7 @@ FENCE = 253
 """The protocol (RFC 3692) of a packet that tells that all before it has gone through."""
 SO_RCVBUFFORCE = 33
 ETH_P_ALL = 3
+SOL_PACKET, AUXDATA = 263, 8  # PACKET_AUXDATA
 AGAIN = 50
 """Looks at what has come, after which another fence is sent."""
 
@@ -97,6 +98,12 @@ def listen(net: Net, name: str) -> Receiver:
     return Receiver(sockets)
 
 
+def vlan(auxdata: bytes) -> int:
+    """The VLAN that the kernel took out of a frame, 0: none (packet(7), struct tpacket_auxdata)."""
+    status, _, _, _, _, tci, _ = struct.unpack("=IIIHHHH", auxdata[:20])
+    return tci & 0xFFF if status & 0x10 else 0  # TP_STATUS_VLAN_VALID
+
+
 class Ear:
     """A socket of an endpoint that is given every frame that comes to it, tags before it or not."""
 
@@ -105,15 +112,19 @@ class Ear:
             net.vms[name].netns_fd, socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL)
         )
         self.socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 16 << 20)
+        self.socket.setsockopt(SOL_PACKET, AUXDATA, 1)
         self.socket.bind(("eth0", ETH_P_ALL))
         self.socket.setblocking(False)
 
-    def all(self) -> list[bytes]:
-        """Every frame that waits, without its outermost tag, which the kernel takes out."""
+    def all(self, tagged: bool = True) -> list[bytes]:
+        """Every frame that waits, without its outermost tag, which the kernel takes out. tagged:
+        those too whose outermost tag names a VLAN."""
         found = []
         with contextlib.suppress(BlockingIOError):
             while True:
-                found.append(self.socket.recv(65536))
+                frame, control, _, _ = self.socket.recvmsg(65536, 256)
+                if tagged or not any(vlan(value) for _, kind, value in control if kind == AUXDATA):
+                    found.append(frame)
         return found
 
     def close(self) -> None:

@@ -190,7 +190,7 @@ class Ground(Wire):
         """Of the datagrams that these frames are the first ones of, but for those to groups: all
         fragments that came have come one way. An older one may be forgotten meanwhile."""
         ways: dict[object, set[int]] = defaultdict(set)
-        for frame in self.ear.all():
+        for frame in self.ear.all(tagged=False):
             found = made_of.datagram(frame) if frame[12:14] not in TPIDS else None
             if found is not None and not group(found[0][2]):
                 ways[found[0]].add(found[1])
