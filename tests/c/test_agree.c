@@ -149,6 +149,8 @@ static void same(enum hs_kind kind, const uint8_t *frame, const struct hs_view *
         CHECK(p->fragment == 2 && p->l4 == 0);
         expected.sport = p->key.tuple.sport;
         expected.dport = p->key.tuple.dport;
+        if (v->tuple.family == 6 && !p->unknown)
+            expected.proto = p->key.tuple.proto; /* the first fragment's: see datagrams_end */
         CHECK(!p->unknown || (!expected.sport && !expected.dport));
         recalled += !p->unknown;
     }
@@ -197,20 +199,30 @@ static enum hs_kind parse(struct __sk_buff *skb) {
     return hs_parse(skb, &in_hand, HS_ON | HS_ON_VLAN | HS_ON_ETHERTYPE, 1);
 }
 
-/* A later fragment that comes too late is not of the datagram that was remembered. */
-static void datagrams_end(void) {
-    struct hs_packet first = {.fragment = 1, .id = 7}, later;
+/* A later fragment that comes too late is not of the datagram that was remembered. What it says of
+ * its protocol tells datagrams apart over IPv4, and counts for nothing over IPv6. */
+static void datagrams_end(uint8_t family, uint64_t seconds) {
+    struct hs_packet first = {.fragment = 1, .id = 7}, later, liar;
 
-    first.key.tuple.family = 4;
+    first.key.tuple.family = family;
     first.key.tuple.proto = HS_IP_UDP;
-    later = first;
+    liar = later = first;
+    liar.fragment = 2;
+    liar.key.tuple.proto = HS_IP_TCP;
     first.key.tuple.sport = 5;
     later.fragment = 2;
     CHECK(hs_fragment(&first) == HS_FLOW);
-    now += (HS_FRAGMENT_SECONDS - 1) * SECOND;
+    now += (seconds - 1) * SECOND;
     CHECK(hs_fragment(&later) == HS_FLOW && later.key.tuple.sport == 5);
+    CHECK(hs_fragment(&liar) == (family == 6 ? HS_FLOW : HS_ORPHAN));
+    CHECK(liar.key.tuple.proto == (family == 6 ? HS_IP_UDP : HS_IP_TCP));
     first.key.tuple.sport = 6;
     CHECK(hs_fragment(&first) == HS_CONFLICT);
+    first.key.tuple.sport = 5;
+    first.key.tuple.proto = HS_IP_TCP;
+    CHECK(hs_fragment(&first) == (family == 6 ? HS_CONFLICT : HS_FLOW));
+    first.key.tuple.proto = HS_IP_UDP;
+    first.key.tuple.sport = 6;
     later.key.tuple.sport = 0;
     now += SECOND;
     CHECK(hs_fragment(&later) == HS_ORPHAN && later.unknown && later.key.tuple.sport == 0);
@@ -227,7 +239,8 @@ int main(void) {
 
     CHECK(pages != MAP_FAILED && (uintptr_t)pages < UINT32_MAX - 2 * PAGE);
     CHECK(mprotect(pages + PAGE, PAGE, PROT_NONE) == 0);
-    datagrams_end();
+    datagrams_end(4, HS_FRAGMENT_SECONDS);
+    datagrams_end(6, HS_FRAGMENT_SECONDS_6);
     for (uint32_t i = 0; i < FRAMES; i++) {
         struct __sk_buff skb = {0};
         uint8_t frame[FRAME_MAX], *at;
