@@ -29,27 +29,39 @@ class InputNode:
     properties: dict[str, str] = field(default_factory=dict)
 
 
-def _monitor(context: pyudev.Context, subsystem: str) -> pyudev.Monitor:
-    source = "udev" if Path("/run/udev/control").exists() else "kernel"
-    monitor = pyudev.Monitor.from_netlink(context, source)
-    monitor.filter_by(subsystem)
-    monitor.set_receive_buffer_size(8 << 20)
-    monitor.start()
-    return monitor
+class _Messages:
+    """udev's messages of one subsystem. Owns its socket until `close`."""
+
+    def __init__(self, subsystem: str) -> None:
+        source = "udev" if Path("/run/udev/control").exists() else "kernel"
+        self._context = pyudev.Context()
+        self._monitor = pyudev.Monitor.from_netlink(self._context, source)
+        self._monitor.filter_by(subsystem)
+        self._monitor.set_receive_buffer_size(8 << 20)
+        self._monitor.start()
+
+    def fileno(self) -> int:
+        """Readable when there are some."""
+        fd: int = self._monitor.fileno()
+        return fd
+
+    def close(self) -> None:
+        """Stop watching. Twice is harmless."""
+        del self._monitor, self._context
+        self._monitor = self._context = None
+
+    def _next(self) -> Iterator[pyudev.Device]:
+        """The devices of those that wait."""
+        while (device := self._monitor.poll(0)) is not None:
+            yield device
 
 
-class Hotplug:
+class Hotplug(_Messages):
     """Watches evdev nodes, and those that the kernel's drivers joydev and mousedev put beside them:
     such a driver may be loaded long after the device came. Owns its socket until `close`."""
 
     def __init__(self) -> None:
-        self._context = pyudev.Context()
-        self._monitor = _monitor(self._context, "input")
-
-    def fileno(self) -> int:
-        """Readable when `events` has something."""
-        fd: int = self._monitor.fileno()
-        return fd
+        super().__init__("input")
 
     def present(self) -> list[InputNode]:
         """Every evdev node there is."""
@@ -61,48 +73,35 @@ class Hotplug:
     def events(self) -> Iterator[tuple[str, InputNode]]:
         """What has happened since: (`add`, `remove`, `change` or BESIDE, node); BESIDE: a node has
         come beside an evdev node."""
-        while (device := self._monitor.poll(0)) is not None:
+        for device in self._next():
             if _is_event(device):
                 yield str(device.action), _node(device)
             elif device.action == "add" and _BESIDE.fullmatch(device.sys_name):
                 yield BESIDE, _node(device)
 
-    def close(self) -> None:
-        """Stop watching. Twice is harmless."""
-        del self._monitor, self._context
-        self._monitor = self._context = None
 
-
-class ScreenPlugs:
+class ScreenPlugs(_Messages):
     """Watches what is plugged into display cards. Owns its socket until `close`."""
 
     def __init__(self) -> None:
-        self._context = pyudev.Context()
-        self._monitor = _monitor(self._context, "drm")
-
-    def fileno(self) -> int:
-        """Readable when `changes` has something."""
-        fd: int = self._monitor.fileno()
-        return fd
+        super().__init__("drm")
 
     def changes(self) -> Iterator[tuple[str, str, dict[str, str]]]:
         """Cards of which something has changed since (as `card0`): name, path in sysfs from
         /devices on, and udev's properties."""
-        while (device := self._monitor.poll(0)) is not None:
+        for device in self._next():
             if device.action == "change" and _CARD.fullmatch(device.sys_name):
-                properties = {str(key): str(value) for key, value in device.properties.items()}
-                yield device.sys_name, device.device_path, properties
-
-    def close(self) -> None:
-        """Stop watching. Twice is harmless."""
-        del self._monitor, self._context
-        self._monitor = self._context = None
+                yield device.sys_name, device.device_path, _properties(device)
 
 
 def _is_event(device: pyudev.Device) -> bool:
     return bool(_EVENT.fullmatch(device.sys_name)) and device.device_node is not None
 
 
+def _properties(device: pyudev.Device) -> dict[str, str]:
+    return {str(key): str(value) for key, value in device.properties.items()}
+
+
 def _node(device: pyudev.Device) -> InputNode:
-    properties = {str(key): str(value) for key, value in device.properties.items()}
-    return InputNode(device.sys_name, device.device_node, device.device_path, properties)
+    place = device.sys_name, device.device_node, device.device_path
+    return InputNode(*place, _properties(device))

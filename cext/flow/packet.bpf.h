@@ -75,7 +75,7 @@ static __always_inline struct hs_packet *hs_packet(void) {
 struct hs_datagram {
     __u8 src[16], dst[16];
     __u32 id, vm;
-    __u8 proto, family; /* proto: 0 over IPv6, where it does not tell datagrams apart (RFC 8200) */
+    __u8 proto, family; /* proto: see hs_datagram_proto */
     __u16 vlan;         /* and HS_DONT_KNOW */
 };
 
@@ -196,7 +196,7 @@ static __always_inline void hs_datagram(const struct hs_packet *p, struct hs_dat
     __builtin_memcpy(key->src, p->key.tuple.src, 16);
     __builtin_memcpy(key->dst, p->key.tuple.dst, 16);
     key->vm = p->key.vm;
-    key->proto = p->key.tuple.family == 6 ? 0 : p->key.tuple.proto;
+    key->proto = hs_datagram_proto(&p->key.tuple);
     key->family = p->key.tuple.family;
     key->vlan = p->key.tuple.vlan;
     key->id = p->id;

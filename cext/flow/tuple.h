@@ -53,6 +53,12 @@ HS_INLINE int hs_has_ports(__u8 proto) {
            proto == HS_IP_UDPLITE;
 }
 
+/* The protocol by which fragments of one datagram are told from another's: none over IPv6, where a
+ * receiver asks the first fragment alone for it (RFC 8200). */
+HS_INLINE __u8 hs_datagram_proto(const struct hs_tuple *t) {
+    return t->family == 6 ? 0 : t->proto;
+}
+
 /* The other direction. */
 HS_INLINE void hs_tuple_turn(const struct hs_tuple *from, struct hs_tuple *to) {
     __builtin_memcpy(to->src, from->dst, 16);

@@ -14,14 +14,8 @@ void hs_sum_change(uint8_t *sum, const uint8_t *from, const uint8_t *to, uint32_
     hs_store16(sum, (uint16_t)~total);
 }
 
-/* Over IPv6 the protocol does not tell datagrams apart: a receiver asks the first fragment alone
- * for it (RFC 8200). */
-static uint8_t proto_of(const struct hs_view *v) {
-    return v->tuple.family == 6 ? 0 : v->tuple.proto;
-}
-
 static struct hs_frag *place(struct hs_frags *f, const struct hs_view *v) {
-    uint32_t h = v->id * 2654435761u ^ proto_of(v);
+    uint32_t h = v->id * 2654435761u ^ hs_datagram_proto(&v->tuple);
 
     for (int i = 0; i < 16; i++)
         h = (h ^ v->tuple.src[i]) * 16777619u + v->tuple.dst[i];
@@ -31,7 +25,7 @@ static struct hs_frag *place(struct hs_frags *f, const struct hs_view *v) {
 struct hs_frag *hs_frags_find(struct hs_frags *f, const struct hs_view *v, uint64_t now) {
     struct hs_frag *frag = place(f, v);
 
-    if (frag->until <= now || frag->id != v->id || frag->proto != proto_of(v) ||
+    if (frag->until <= now || frag->id != v->id || frag->proto != hs_datagram_proto(&v->tuple) ||
         frag->family != v->tuple.family || memcmp(frag->src, v->tuple.src, 16) != 0 ||
         memcmp(frag->dst, v->tuple.dst, 16) != 0)
         return NULL;
@@ -45,7 +39,7 @@ struct hs_frag *hs_frags_add(struct hs_frags *f, const struct hs_view *v, uint64
     memcpy(frag->src, v->tuple.src, 16);
     memcpy(frag->dst, v->tuple.dst, 16);
     frag->id = v->id;
-    frag->proto = proto_of(v);
+    frag->proto = hs_datagram_proto(&v->tuple);
     frag->family = v->tuple.family;
     frag->until = now + HS_FRAG_LIFE;
     return frag;

@@ -20,7 +20,7 @@ enum { HS_FRAGS = 1024 };
 struct hs_frag {
     uint8_t src[16], dst[16];
     uint32_t id;
-    uint8_t proto, family; /* proto: 0 over IPv6 */
+    uint8_t proto, family; /* proto: hs_datagram_proto */
     uint8_t mac[6];        /* what the translator wrote: the destination's MAC address ... */
     uint8_t to[4];         /* ... and the address that took the other's place */
     uint64_t until;        /* 0: free */

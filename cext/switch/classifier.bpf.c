@@ -339,41 +339,38 @@ int classify(struct __sk_buff *skb) {
     struct hs_flow *flow;
     struct hs_config *now;
     __u32 zero = 0, epoch;
-    int reason = HS_DECIDED, kind = HS_FLOW, quick;
+    int reason = HS_DECIDED, kind = HS_FLOW;
     __u64 verdict, nth = 1;
 
     now = bpf_map_lookup_elem(&config, &zero);
     if (!now || !now->on || !packet)
         return TC_ACT_OK;
     epoch = READ_ONCE(now->epoch);
-    quick = hs_quick(skb, packet, skb->ifindex - HS_IFINDEX);
-    if (!quick)
+    if (!hs_quick(skb, packet, skb->ifindex - HS_IFINDEX))
         kind = hs_flow_of(skb, skb->ifindex - HS_IFINDEX, now->on);
     if (hs_overwrites(skb))
         return hs_dropped(HS_C_MALFORMED);
-    if (!quick) {
-        switch (kind) {
-        case HS_FLOW:
-            break;
-        case HS_GROUP:
-        case HS_ORPHAN:
-            reason = hs_stray(skb, epoch);
-            flow = bpf_map_lookup_elem(&strays, &zero);
-            if (reason >= 0 || !flow)
-                return hs_dropped(reason);
-            if (hs_action_of(flow->verdict) == HS_BRIDGE)
-                hs_count(HS_C_PLAIN);
-            return hs_act(skb, packet, flow, flow->verdict);
-        case HS_MALFORMED:
-            return hs_dropped(HS_C_MALFORMED);
-        case HS_DEEP:
-            return hs_dropped(HS_C_DEEP_TAGS);
-        case HS_CONFLICT:
-            return hs_dropped(HS_C_FRAGMENT_CONFLICT);
-        default:
+    switch (kind) {
+    case HS_FLOW:
+        break;
+    case HS_GROUP:
+    case HS_ORPHAN:
+        reason = hs_stray(skb, epoch);
+        flow = bpf_map_lookup_elem(&strays, &zero);
+        if (reason >= 0 || !flow)
+            return hs_dropped(reason);
+        if (hs_action_of(flow->verdict) == HS_BRIDGE)
             hs_count(HS_C_PLAIN);
-            return TC_ACT_OK;
-        }
+        return hs_act(skb, packet, flow, flow->verdict);
+    case HS_MALFORMED:
+        return hs_dropped(HS_C_MALFORMED);
+    case HS_DEEP:
+        return hs_dropped(HS_C_DEEP_TAGS);
+    case HS_CONFLICT:
+        return hs_dropped(HS_C_FRAGMENT_CONFLICT);
+    default:
+        hs_count(HS_C_PLAIN);
+        return TC_ACT_OK;
     }
     flow = bpf_map_lookup_elem(&flows, &packet->key);
     verdict = flow ? READ_ONCE(flow->verdict) : 0;

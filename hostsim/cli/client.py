@@ -56,19 +56,18 @@ def _not_up(name: str, state: str) -> HostsimError:
 
 def pick(name: str | None) -> str:
     """The host to speak to: `name`, or the only one that is up. Raises HostsimError, UsageError."""
-    known = hosts()
-    up = [entry["host"] for entry in known if entry["state"] == "up"]
+    states: dict[str, str] = {entry["host"]: entry["state"] for entry in hosts()}
+    up = [host for host, state in states.items() if state == "up"]
     if name is not None:
         if name in up:
             return name
-        for entry in known:
-            if entry["host"] == name:
-                raise _not_up(name, entry["state"])
+        if name in states:
+            raise _not_up(name, states[name])
         raise HostsimError(f"host {name}", "is not up", f"up: {', '.join(up) or 'none'}")
     if len(up) == 1:
-        return str(up[0])
-    for entry in known if not up else ():
-        raise _not_up(entry["host"], entry["state"])
+        return up[0]
+    if not up and states:
+        raise _not_up(*next(iter(states.items())))
     if not up:
         raise HostsimError("no host is up", "there is nothing to do", "hostsim up FILE starts one")
     raise UsageError("several hosts are up", ", ".join(up), "choose one with --host NAME")
