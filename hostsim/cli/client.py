@@ -142,7 +142,8 @@ class Starting:
     with Starting(file, text, log_level) as starting:
         answer = starting.ready()     what it says once the host is ready
 
-    If the block ends otherwise, the daemon is ended, with what it has built.
+    If the block ends otherwise, the daemon is ended, with what it has built; a KeyboardInterrupt
+    in it, wherever it comes, is Interrupted then.
     """
 
     def __init__(self, file: str, text: str, log_level: str = "info") -> None:
@@ -166,13 +167,8 @@ class Starting:
         return self
 
     def ready(self) -> dict[str, Any]:
-        """Wait until the host is ready. Raises HostsimError, which is Interrupted if SIGINT came
-        meanwhile."""
-        try:
-            in_time = bool(select.select([self._told], [], [], START_DEADLINE)[0])
-        except KeyboardInterrupt:
-            self._give_up("interrupted", Interrupted)
-        if not in_time:
+        """Wait until the host is ready. Raises HostsimError."""
+        if not select.select([self._told], [], [], START_DEADLINE)[0]:
             self._give_up(f"not ready after {START_DEADLINE:.0f} s")
         line = self._told.readline()
         self._answered = True
@@ -186,15 +182,19 @@ class Starting:
         self._daemon.returncode = 0  # it goes on by itself: no "still running" warning
         return dict(answer)
 
-    def __exit__(self, *_: object) -> None:
-        if not self._answered:
-            self._answered = True
-            self._daemon.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._daemon.wait(STOP_DEADLINE)
-        self._told.close()
-        assert self._daemon.stderr is not None
-        self._daemon.stderr.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is KeyboardInterrupt and not self._answered:
+                self._give_up("interrupted", Interrupted)
+            if not self._answered:
+                self._answered = True
+                self._daemon.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._daemon.wait(STOP_DEADLINE)
+        finally:
+            self._told.close()
+            assert self._daemon.stderr is not None
+            self._daemon.stderr.close()
 
     def _ended(self) -> HostsimError:
         """The error of a daemon that has ended without a word."""

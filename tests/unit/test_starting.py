@@ -27,6 +27,16 @@ def test_a_daemon_ends_if_its_file_is_refused(monkeypatch: pytest.MonkeyPatch) -
         os.kill(starting._daemon.pid, 0)
 
 
+def test_ctrl_c_while_the_file_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    instead(monkeypatch, "exec sleep 600")
+    with (
+        pytest.raises(client.Interrupted, match="interrupted; what was built is taken down again"),
+        client.Starting("x.toml", "") as starting,
+    ):
+        raise KeyboardInterrupt
+    assert starting._daemon.returncode == -signal.SIGTERM
+
+
 def test_one_that_ends_without_a_word_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     instead(monkeypatch, "echo no room >&2; exit 3")
     with (
