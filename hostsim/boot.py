@@ -15,8 +15,10 @@ console, with its journal, goes to the VM's log. Another init is taken to be rea
 import asyncio
 import contextlib
 import os
+import select
 import signal
 import socket
+import time
 import uuid
 from pathlib import Path
 from typing import Literal
@@ -30,6 +32,8 @@ DEADLINE = 90.0
 """Seconds that an OS may take from its start until it is ready."""
 HALT = 15.0
 """Seconds that an OS may take to shut down."""
+EXEC = 2.0
+"""Seconds that an init may take to have its program, once its process runs."""
 INIT = "/sbin/init"
 NOTIFY = "/run/hostsim/notify"
 """Where process 1 says that it is ready (HS_BOOT_NOTIFY in cext/vm/spawn.h)."""
@@ -95,9 +99,15 @@ class Booting:
 
 
 def is_systemd(pid: int) -> bool:
-    """Whether process 1 of a VM is."""
+    """Whether process 1 of a VM is. Its exec may still be under way: the kernel tells who waits for
+    it (CLONE_VFORK) a moment before the process has its new program, and shows ours until then.
+    Waits for that moment, EXEC seconds at most. One that has ended is not."""
+    program = Path(f"/proc/{pid}/exe")
+    deadline = time.monotonic() + EXEC
     try:
-        return os.path.basename(os.readlink(f"/proc/{pid}/exe")) == "systemd"
+        while program.samefile("/proc/self/exe") and time.monotonic() < deadline:
+            select.poll().poll(1)  # no event tells when
+        return program.readlink().name == "systemd"
     except OSError:
         return False
 

@@ -2,12 +2,14 @@
 """What every test shares: root where it is needed, and nothing left behind."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from help.cli import STATE
+from help.tails import tails
 from hostsim import leftovers
 
 # No time limit for one example, nor for the making of one: machines are busy.
@@ -29,6 +31,18 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.fail("needs /dev/uinput: scripts/testvm has it (scripts/test)", pytrace=False)
     if item.get_closest_marker("screen") and not list(Path("/dev").glob("vport*p4")):
         pytest.fail("needs the test VM's screen: scripts/testvm --display", pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that fails while hosts are up, as those of a module's fixture are: their logs, too."""
+    report = yield
+    if report.failed and _touches_the_kernel(item):
+        for state in sorted(STATE.glob("*/")):
+            report.sections.append((f"logs of {state.name}", tails(state)))
+    return report
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from help.tails import tails
 from help.waiting import until
 from hostsim.cli.main import main
 
@@ -52,7 +53,8 @@ def ask(*words: str) -> Any:
 
 @contextlib.contextmanager
 def up(file: str | Path) -> Iterator[Path]:
-    """A host is up, and down at the end; the directory that its daemon keeps (`log`).
+    """A host is up, and down at the end; the directory that its daemon keeps (`log`). If the block
+    fails, the ends of its logs are written before it goes.
 
     file: a host file named as its host is, or the name of a host that ships
     """
@@ -60,6 +62,9 @@ def up(file: str | Path) -> Iterator[Path]:
     hostsim("up", str(file))
     try:
         yield STATE / name
+    except BaseException:
+        print(tails(STATE / name))
+        raise
     finally:
         hostsim("--host", name, "down")
 

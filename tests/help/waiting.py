@@ -24,3 +24,20 @@ def until(condition: Callable[[], T], seconds: float = 20.0, what: str = "the co
         assert time.monotonic() < deadline, f"not in {seconds:g} s: {what}"
         pause.wait(PAUSE)
     return value
+
+
+def becomes(read: Callable[[], T], wanted: T, seconds: float = 20.0, what: str = "it") -> None:
+    """Wait until what is read is what is wanted; a failure shows the last reading.
+
+    seconds, what: as `until` has them
+    """
+    last: list[T] = []
+
+    def same() -> bool:
+        last[:] = [read()]
+        return last[0] == wanted
+
+    try:
+        until(same, seconds, what)
+    except AssertionError as error:
+        raise AssertionError(f"{error}: {last[0]!r}, not {wanted!r}") from None

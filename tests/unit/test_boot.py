@@ -3,8 +3,11 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import cast
 
@@ -35,6 +38,26 @@ class Told:
 )
 def test_what_an_end_means(status: int | None, wish: str) -> None:
     assert boot.after(status) == wish
+
+
+@pytest.mark.parametrize("name", ["systemd", "init"])
+def test_an_exec_that_is_under_way_is_waited_for(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process has our program still, as one has whose parent was told a moment too early."""
+    monkeypatch.setattr(boot, "EXEC", 60.0)
+    program = tmp_path / name
+    shutil.copy(shutil.which("sleep") or "", program)
+    told = f"import os, sys; sys.stdin.read(); os.execv({str(program)!r}, ['init', '60'])"
+    words = (os.path.realpath("/proc/self/exe"), "-I", "-c", told)
+    with ThreadPoolExecutor() as pool, subprocess.Popen(words, stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        answer = pool.submit(boot.is_systemd, process.pid)
+        with pytest.raises(TimeoutError):
+            answer.result(0.1)
+        process.stdin.close()
+        assert answer.result(60) is (name == "systemd")
+        process.kill()
 
 
 @pytest.mark.parametrize(
