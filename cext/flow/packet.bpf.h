@@ -14,7 +14,8 @@
  *   - An ICMP error belongs to the flow it is about, in the other direction, if that flow is
  *     known: so it meets the same VMs as the replies, and connection tracking there knows it. It
  *     must be to the sender of what it quotes, or a quoted flow would lend its way to any packet.
- *   - A fragment belongs to the flow of its first fragment (remembered by datagram and VM, LRU).
+ *   - A fragment belongs to the flow of its first fragment. Who asks for the flow remembers that,
+ *     by datagram and VM (switch/datagrams.bpf.h).
  *     One that comes before its first is an orphan: its addresses are known, its ports are not,
  *     nor is its protocol over IPv6, where a receiver takes that from the first fragment alone.
  *   - Priority tags (802.1Q or 802.1ad, VLAN identifier 0) are passed over, as Linux does; behind
@@ -38,11 +39,7 @@
 #include "flow/told.h"
 #include "flow/tuple.h"
 
-enum {
-    HS_FRAGMENT_SECONDS = 40,   /* Linux waits 30 s for a datagram's fragments; links delay */
-    HS_FRAGMENT_SECONDS_6 = 70, /* and 60 s over IPv6 */
-    HS_DONT_KNOW = 1 << 15,     /* in a datagram's key: its ports were not known here */
-};
+enum { HS_DONT_KNOW = 1 << 15 }; /* in a datagram's key: its ports were not known here */
 
 struct hs_packet {
     struct hs_key key; /* vm: whose interface it is on; the tuple is what hs_parse finds */
@@ -82,12 +79,18 @@ struct hs_datagram {
 struct hs_first {
     __u64 seen; /* CLOCK_MONOTONIC_COARSE, ns */
     __u16 sport, dport;
-    __u32 proto;
+    __u8 proto;
+    __u8 told;     /* 0: nothing is known of the datagram but who is charged */
+    __u16 charged; /* the VM whose share the entry is of, */
+    __u32 place;   /* and which of its entries this is, as they came */
+    __u32 pad;
 };
+_Static_assert(sizeof(struct hs_first) == 24, "no padding");
 
 struct {
-    __uint(type, BPF_MAP_TYPE_LRU_HASH);
-    __uint(max_entries, 8192);
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __uint(max_entries, HS_DATAGRAMS_MAX);
     __type(key, struct hs_datagram);
     __type(value, struct hs_first);
 } datagrams SEC(".maps");
@@ -202,32 +205,36 @@ static __always_inline void hs_datagram(const struct hs_packet *p, struct hs_dat
     key->id = p->id;
 }
 
+/* What is to be remembered of a datagram by its first fragment, but who is charged. */
+static __always_inline void hs_first(const struct hs_packet *p, struct hs_first *first) {
+    __builtin_memset(first, 0, sizeof(*first));
+    first->seen = bpf_ktime_get_coarse_ns();
+    first->sport = p->key.tuple.sport;
+    first->dport = p->key.tuple.dport;
+    first->proto = p->key.tuple.proto;
+    first->told = 1;
+}
+
 /* Whether what is known of a datagram is of this one, and not of an older one with its number. */
 static __always_inline int hs_fresh(const struct hs_first *known, const struct hs_packet *p,
                                     __u64 now) {
-    __u64 life = p->key.tuple.family == 6 ? HS_FRAGMENT_SECONDS_6 : HS_FRAGMENT_SECONDS;
-
-    return known && now - known->seen < life * 1000000000;
+    return known && known->told && now - known->seen < hs_fragment_ns(p->key.tuple.family);
 }
 
-/* Remember protocol and ports of a datagram by its first fragment, or recall them for a later one.
- * A second first fragment with others would give the later ones to another flow. */
+/* Recall protocol and ports of a datagram for a later fragment; or see whether they are another
+ * first fragment's: a second one with others would give the later ones to another flow. */
 static __noinline enum hs_kind hs_fragment(struct hs_packet *p) {
     __u64 now = bpf_ktime_get_coarse_ns();
-    struct hs_first first = {}, *known;
+    struct hs_first first, *known;
     struct hs_datagram key;
 
     hs_datagram(p, &key);
     known = bpf_map_lookup_elem(&datagrams, &key);
     if (p->fragment == 1) {
-        first.seen = now;
-        first.sport = p->key.tuple.sport;
-        first.dport = p->key.tuple.dport;
-        first.proto = p->key.tuple.proto;
-        if (hs_fresh(known, p, now) && (known->sport != first.sport ||
-                                        known->dport != first.dport || known->proto != first.proto))
+        if (hs_fresh(known, p, now) &&
+            (known->sport != p->key.tuple.sport || known->dport != p->key.tuple.dport ||
+             known->proto != p->key.tuple.proto))
             return HS_CONFLICT;
-        bpf_map_update_elem(&datagrams, &key, &first, BPF_ANY);
         return HS_FLOW;
     }
     p->unknown = 1;

@@ -54,5 +54,13 @@ int parse(struct __sk_buff *skb) {
     __builtin_memset(p, 0, sizeof(*p));
     p->key.vm = 1;
     kind = hs_parse(skb, p, HS_ON | HS_ON_VLAN | HS_ON_ETHERTYPE, 1);
+    if (p->fragment == 1 && (kind == HS_FLOW || kind == HS_GROUP)) {
+        struct hs_datagram key;
+        struct hs_first first;
+
+        hs_datagram(p, &key);
+        hs_first(p, &first);
+        bpf_map_update_elem(&datagrams, &key, &first, BPF_ANY);
+    }
     return hs_tell(p, kind);
 }

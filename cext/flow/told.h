@@ -6,8 +6,17 @@
 #include "flow/tuple.h"
 
 /* The kinds of frame: see flow/packet.bpf.h. CONFLICT: a first fragment of a datagram that has one
- * with other ports already. */
-enum hs_kind { HS_FLOW, HS_PLAIN, HS_MALFORMED, HS_ORPHAN, HS_GROUP, HS_DEEP, HS_CONFLICT };
+ * with other ports already. NO_ROOM: one that cannot be remembered. */
+enum hs_kind {
+    HS_FLOW,
+    HS_PLAIN,
+    HS_MALFORMED,
+    HS_ORPHAN,
+    HS_GROUP,
+    HS_DEEP,
+    HS_CONFLICT,
+    HS_NO_ROOM,
+};
 
 struct hs_told {
     struct hs_tuple tuple;

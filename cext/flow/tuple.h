@@ -44,6 +44,13 @@ struct hs_key {
 };
 _Static_assert(sizeof(struct hs_key) == 44, "hash key without padding");
 
+/* How long a datagram's fragments belong together, and how many datagrams are remembered. */
+enum {
+    HS_FRAGMENT_SECONDS = 40,   /* Linux waits 30 s for them; links delay */
+    HS_FRAGMENT_SECONDS_6 = 70, /* and 60 s over IPv6 */
+    HS_DATAGRAMS_MAX = 1 << 16,
+};
+
 /* In a BPF program a call would be one that the verifier follows. */
 #define HS_INLINE static inline __attribute__((always_inline))
 
@@ -51,6 +58,13 @@ _Static_assert(sizeof(struct hs_key) == 44, "hash key without padding");
 HS_INLINE int hs_has_ports(__u8 proto) {
     return proto == HS_IP_TCP || proto == HS_IP_UDP || proto == HS_IP_SCTP ||
            proto == HS_IP_UDPLITE;
+}
+
+/* The same by family, in nanoseconds. */
+HS_INLINE __u64 hs_fragment_ns(__u8 family) {
+    const __u64 seconds = family == 6 ? HS_FRAGMENT_SECONDS_6 : HS_FRAGMENT_SECONDS;
+
+    return seconds * 1000000000;
 }
 
 /* The protocol by which fragments of one datagram are told from another's: none over IPv6, where a

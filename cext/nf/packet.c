@@ -41,6 +41,6 @@ struct hs_frag *hs_frags_add(struct hs_frags *f, const struct hs_view *v, uint64
     frag->id = v->id;
     frag->proto = hs_datagram_proto(&v->tuple);
     frag->family = v->tuple.family;
-    frag->until = now + HS_FRAG_LIFE;
+    frag->until = now + hs_fragment_ns(v->tuple.family);
     return frag;
 }

@@ -15,7 +15,6 @@ void hs_sum_change(uint8_t *sum, const uint8_t *from, const uint8_t *to, uint32_
 /* Which datagrams a first fragment was let through for, and what became of its addresses: the later
  * ones do as it did. A small cache: an old datagram makes room for a new one. */
 enum { HS_FRAGS = 1024 };
-#define HS_FRAG_LIFE UINT64_C(30000000000) /* ns, as long as Linux keeps fragments */
 
 struct hs_frag {
     uint8_t src[16], dst[16];

@@ -323,6 +323,8 @@ static __always_inline int hs_act(struct __sk_buff *skb, struct hs_packet *packe
         hs_count(HS_C_MIRRORED);
     switch (action) {
     case HS_STEER:
+        if (packet->fragment == 1)
+            hs_pass_on(hs_to_of(verdict));
         return hs_steer(skb, hs_to_of(verdict), packet->key.tuple.family);
     case HS_DROP:
         if (flags & HS_F_IN_GROUP)
@@ -368,6 +370,8 @@ int classify(struct __sk_buff *skb) {
         return hs_dropped(HS_C_DEEP_TAGS);
     case HS_CONFLICT:
         return hs_dropped(HS_C_FRAGMENT_CONFLICT);
+    case HS_NO_ROOM:
+        return hs_dropped(HS_C_NO_SHARE);
     default:
         hs_count(HS_C_PLAIN);
         return TC_ACT_OK;
@@ -465,6 +469,8 @@ int transfer_out(struct __sk_buff *skb) {
     hs_tag(skb, &packet->key.tuple, hs_epoch_of(verdict));
     if (vm->flags & HS_VM_ROUTES && packet->key.tuple.family)
         hs_address(skb, vm);
+    if (packet->fragment == 1)
+        hs_pass_on(to);
     return bpf_redirect(HS_DIRECT | packet->key.vm << 12 | to, 0);
 }
 

@@ -78,12 +78,24 @@ static long hs_sweep_conn(struct bpf_map *map, struct hs_tuple *key, struct hs_c
     return 0;
 }
 
+/* A datagram whose fragments nobody waits for any more. */
+static long hs_sweep_datagram(struct bpf_map *map, struct hs_datagram *key, struct hs_first *first,
+                              struct hs_sweep *sweep) {
+    __u32 charged = first->charged;
+
+    if (first->seen + hs_fragment_ns(key->family) < sweep->now &&
+        bpf_map_delete_elem(map, key) == 0)
+        hs_give(charged, HS_OF_DATAGRAMS);
+    return 0;
+}
+
 SEC("syscall")
 int sweep(struct hs_sweep *context) {
     struct hs_sweep work = *context;
 
     bpf_for_each_map_elem(&flows, hs_sweep_flow, &work, 0);
     bpf_for_each_map_elem(&conns, hs_sweep_conn, &work, 0);
+    bpf_for_each_map_elem(&datagrams, hs_sweep_datagram, &work, 0);
     *context = work;
     return 0;
 }

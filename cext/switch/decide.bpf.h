@@ -20,6 +20,7 @@
 #define HS_DECIDE_BPF_H
 
 #include "switch/conns.bpf.h"
+#include "switch/datagrams.bpf.h"
 #include "switch/rows.bpf.h"
 #include "switch/tag.bpf.h"
 #include "switch/verdict.h"
@@ -41,6 +42,8 @@ HS_GLOBAL int hs_flow_of(struct __sk_buff *skb, __u32 vm, __u32 on) {
         p->key.vm = vm;
         kind = hs_parse(skb, p, on, 0);
     }
+    if (p->fragment == 1 && (kind == HS_FLOW || kind == HS_GROUP) && !hs_remember())
+        return HS_NO_ROOM;
     return kind;
 }
 

@@ -33,9 +33,10 @@ enum {
     HS_RULE_AFTER = 3, /* packets the switch wants to have seen before it gives a rule */
     HS_FLOWS_MAX = 1 << 20,
     HS_CONNS_MAX = 1 << 18,
-    HS_EVENTS_MAX = 1 << 20, /* bytes of the ring buffer to the daemon */
-    HS_SHARE = 7,            /* times what is free is what one VM may have: switch/shares.bpf.h */
-    HS_SHARE_PLAIN = 1,      /* likewise, of connections that no route concerns */
+    HS_EVENTS_MAX = 1 << 20,  /* bytes of the ring buffer to the daemon */
+    HS_DATAGRAMS_EACH = 8192, /* of one VM, at most; a power of two */
+    HS_SHARE = 7,             /* times what is free is what one VM may have: switch/shares.bpf.h */
+    HS_SHARE_PLAIN = 1,       /* likewise, of connections that no route concerns */
 };
 
 enum hs_action {
@@ -101,7 +102,8 @@ _Static_assert(sizeof(struct hs_ended) == 56, "no padding");
 /* `shares`, by VM: the entries it has, and the bytes of contents that have gone up on its account.
  * How many of these the daemon has taken stands in `taken`, which the daemon writes. */
 struct hs_entries {
-    __u64 flows, conns, contents;
+    __u64 flows, conns, contents, datagrams;
+    __u64 oldest, next; /* places of its datagrams: switch/datagrams.bpf.h */
 };
 
 /* How long a connection is remembered after its last packet, in seconds. As Linux's connection

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-/* Every VM has its share of the tables of flows and connections, and of the ring buffer to the
- * daemon: a flood from one costs that one.
+/* Every VM has its share of the tables of flows, connections and datagrams, and of the ring buffer
+ * to the daemon: a flood from one costs that one.
  *
  * Nobody may have more entries than HS_SHARE times what is free. So a table is never full: one VM
  * alone gets HS_SHARE parts of HS_SHARE + 1, two get HS_SHARE parts of 2 * HS_SHARE + 1 each, and
@@ -12,7 +12,8 @@
  * always room for what is not contents, too.
  *
  * A connection is charged to the VM or endpoint by whose port its first packet came in, and a flow
- * to whom its connection is charged to, whichever VM of the chain sends it. */
+ * to whom its connection is charged to, whichever VM of the chain sends it. Datagrams
+ * are in switch/datagrams.bpf.h. */
 #ifndef HS_SHARES_BPF_H
 #define HS_SHARES_BPF_H
 
@@ -34,33 +35,44 @@ struct {
     __type(value, __u64);
 } taken SEC(".maps");
 
-enum hs_table { HS_OF_FLOWS, HS_OF_CONNS };
+enum hs_table { HS_OF_FLOWS, HS_OF_CONNS, HS_OF_DATAGRAMS };
 
 /* Whether a VM may have one more entry than `mine`. used: the entries of all. */
 static __always_inline int hs_may_have(__u64 mine, __u64 used, __u64 most, __u64 share) {
     return used < most && mine < share * (most - used);
 }
 
+/* How many entries of a table there are in an account, and how many there may be of all. */
+static __always_inline __u64 *hs_held(struct hs_entries *of, int table, __u64 *most) {
+    switch (table) {
+    case HS_OF_CONNS:
+        *most = HS_CONNS_MAX;
+        return &of->conns;
+    case HS_OF_DATAGRAMS:
+        *most = HS_DATAGRAMS_MAX;
+        return &of->datagrams;
+    default:
+        *most = HS_FLOWS_MAX;
+        return &of->flows;
+    }
+}
+
 /* Take a place in a table (enum hs_table) for a VM. Returns whether it may have one. */
 static __noinline int hs_take(__u32 vm, int table, __u32 share) {
     struct hs_entries *all, *own;
+    __u64 most, *of_all, *mine;
     __u32 zero = 0;
 
     all = bpf_map_lookup_elem(&shares, &zero);
     own = bpf_map_lookup_elem(&shares, &vm);
     if (!all || !own || !vm)
         return 0;
-    if (table == HS_OF_CONNS) {
-        if (!hs_may_have(own->conns, all->conns, HS_CONNS_MAX, share))
-            return 0;
-        __sync_fetch_and_add(&all->conns, 1);
-        __sync_fetch_and_add(&own->conns, 1);
-    } else {
-        if (!hs_may_have(own->flows, all->flows, HS_FLOWS_MAX, share))
-            return 0;
-        __sync_fetch_and_add(&all->flows, 1);
-        __sync_fetch_and_add(&own->flows, 1);
-    }
+    of_all = hs_held(all, table, &most);
+    mine = hs_held(own, table, &most);
+    if (!hs_may_have(*mine, *of_all, most, share))
+        return 0;
+    __sync_fetch_and_add(of_all, 1);
+    __sync_fetch_and_add(mine, 1);
     return 1;
 }
 
@@ -78,18 +90,14 @@ static __noinline int hs_may_ask(__u32 vm) {
 static __noinline int hs_give(__u32 vm, int table) {
     struct hs_entries *all, *own;
     __u32 zero = 0;
+    __u64 most;
 
     all = bpf_map_lookup_elem(&shares, &zero);
     own = bpf_map_lookup_elem(&shares, &vm);
     if (!all || !own || !vm)
         return 0;
-    if (table == HS_OF_CONNS) {
-        __sync_fetch_and_add(&all->conns, -1);
-        __sync_fetch_and_add(&own->conns, -1);
-    } else {
-        __sync_fetch_and_add(&all->flows, -1);
-        __sync_fetch_and_add(&own->flows, -1);
-    }
+    __sync_fetch_and_add(hs_held(all, table, &most), -1);
+    __sync_fetch_and_add(hs_held(own, table, &most), -1);
     return 0;
 }
 

@@ -10,15 +10,13 @@
 enum { HS_DECIDED = -1 };
 
 /* Decide for a packet that has no flow's entry: one to a group, or a fragment whose ports are not
- * known. Nothing is remembered of it but that the next VM must not know more than this one did, or
- * the fragments of a datagram would go by two decisions. Filters and mirrors hold for both; routes
+ * known. Filters and mirrors hold for both; routes
  * for the fragment, by its addresses, tried both ways round as hs_new_conn does. Returns whether it
  * is decided: if a row before would have to know the ports, it is not. */
 HS_GLOBAL int hs_decide_stray(const struct hs_policy *policy, int newest, struct hs_flow *flow) {
     int forward = HS_NO_ROW, backward = HS_NO_ROW, found;
     struct hs_packet *p = hs_packet();
     struct hs_conn conn = {};
-    struct hs_datagram next;
     struct hs_vm *vm;
 
     if (!p || !policy || !flow)
@@ -52,14 +50,6 @@ HS_GLOBAL int hs_decide_stray(const struct hs_policy *policy, int newest, struct
         if (found != HS_NO_ROW && found != HS_MAYBE)
             flow->mirror = found;
     }
-    if (hs_action_of(flow->verdict) == HS_STEER) {
-        struct hs_first none = {.seen = bpf_ktime_get_coarse_ns()};
-
-        hs_datagram(p, &next);
-        next.vm = hs_to_of(flow->verdict);
-        next.vlan |= HS_DONT_KNOW;
-        bpf_map_update_elem(&datagrams, &next, &none, BPF_ANY);
-    }
     return 1;
 }
 
@@ -72,7 +62,9 @@ struct {
     __type(value, struct hs_flow);
 } strays SEC(".maps");
 
-/* A packet that has no flow's entry: see hs_decide_stray. Fills `strays` and returns HS_DECIDED, or
+/* A packet that has no flow's entry: see hs_decide_stray. Nothing is remembered of it but that the
+ * next VM must not know more than this one did, or the fragments of a datagram would go by two
+ * decisions. Fills `strays` and returns HS_DECIDED, or
  * why it is dropped. */
 HS_GLOBAL int hs_stray(struct __sk_buff *skb, __u32 epoch) {
     struct hs_packet *p = hs_packet();
@@ -91,6 +83,8 @@ HS_GLOBAL int hs_stray(struct __sk_buff *skb, __u32 epoch) {
         return HS_C_ORPHAN_FRAGMENT;
     if (age && hs_flags_of(flow->verdict) & HS_F_START)
         return HS_C_STALE;
+    if (hs_action_of(flow->verdict) == HS_STEER && !hs_pass_on_unknown(hs_to_of(flow->verdict)))
+        return HS_C_NO_SHARE;
     return HS_DECIDED;
 }
 

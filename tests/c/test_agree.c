@@ -193,10 +193,27 @@ static int at_a_glance(const uint8_t *frame, uint32_t len, const struct hs_view 
     return seen;
 }
 
+/* As the switch does (switch/datagrams.bpf.h). */
+static enum hs_kind remember(const struct hs_packet *p, enum hs_kind kind) {
+    struct hs_datagram key;
+    struct hs_first first;
+
+    if (p->fragment == 1 && (kind == HS_FLOW || kind == HS_GROUP)) {
+        hs_datagram(p, &key);
+        hs_first(p, &first);
+        bpf_map_update_elem(&datagrams, &key, &first, BPF_ANY);
+    }
+    return kind;
+}
+
+static enum hs_kind fragment(struct hs_packet *p) {
+    return remember(p, hs_fragment(p));
+}
+
 static enum hs_kind parse(struct __sk_buff *skb) {
     memset(&in_hand, 0, sizeof(in_hand));
     in_hand.key.vm = 1;
-    return hs_parse(skb, &in_hand, HS_ON | HS_ON_VLAN | HS_ON_ETHERTYPE, 1);
+    return remember(&in_hand, hs_parse(skb, &in_hand, HS_ON | HS_ON_VLAN | HS_ON_ETHERTYPE, 1));
 }
 
 /* A later fragment that comes too late is not of the datagram that was remembered. What it says of
@@ -211,24 +228,24 @@ static void datagrams_end(uint8_t family, uint64_t seconds) {
     liar.key.tuple.proto = HS_IP_TCP;
     first.key.tuple.sport = 5;
     later.fragment = 2;
-    CHECK(hs_fragment(&first) == HS_FLOW);
+    CHECK(fragment(&first) == HS_FLOW);
     now += (seconds - 1) * SECOND;
-    CHECK(hs_fragment(&later) == HS_FLOW && later.key.tuple.sport == 5);
-    CHECK(hs_fragment(&liar) == (family == 6 ? HS_FLOW : HS_ORPHAN));
+    CHECK(fragment(&later) == HS_FLOW && later.key.tuple.sport == 5);
+    CHECK(fragment(&liar) == (family == 6 ? HS_FLOW : HS_ORPHAN));
     CHECK(liar.key.tuple.proto == (family == 6 ? HS_IP_UDP : HS_IP_TCP));
     first.key.tuple.sport = 6;
-    CHECK(hs_fragment(&first) == HS_CONFLICT);
+    CHECK(fragment(&first) == HS_CONFLICT);
     first.key.tuple.sport = 5;
     first.key.tuple.proto = HS_IP_TCP;
-    CHECK(hs_fragment(&first) == (family == 6 ? HS_CONFLICT : HS_FLOW));
+    CHECK(fragment(&first) == (family == 6 ? HS_CONFLICT : HS_FLOW));
     first.key.tuple.proto = HS_IP_UDP;
     first.key.tuple.sport = 6;
     later.key.tuple.sport = 0;
     now += SECOND;
-    CHECK(hs_fragment(&later) == HS_ORPHAN && later.unknown && later.key.tuple.sport == 0);
-    CHECK(hs_fragment(&first) == HS_FLOW);
+    CHECK(fragment(&later) == HS_ORPHAN && later.unknown && later.key.tuple.sport == 0);
+    CHECK(fragment(&first) == HS_FLOW);
     later.key.vm = 2; /* another VM's */
-    CHECK(hs_fragment(&later) == HS_ORPHAN);
+    CHECK(fragment(&later) == HS_ORPHAN);
 }
 
 int main(void) {

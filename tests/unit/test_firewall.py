@@ -7,6 +7,7 @@ from ipaddress import ip_network
 from typing import Any
 
 import pytest
+from cext._native import lib
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scapy.layers.inet import ICMP, IP, TCP, UDP, fragment
@@ -241,7 +242,8 @@ def test_fragments_do_as_the_first_one() -> None:
     assert one.counters()["drop-orphan-fragment"] == 1
     assert one.pass_(first, 1)
     assert all(one.pass_(part, 2) for part in later)
-    assert not one.pass_(later[0], 31 * SECOND)
+    assert one.pass_(later[0], (lib.HS_FRAGMENT_SECONDS - 1) * SECOND)
+    assert not one.pass_(later[0], (lib.HS_FRAGMENT_SECONDS + 1) * SECOND)
 
 
 def test_icmp_errors_pass_with_their_connection() -> None:
