@@ -38,7 +38,8 @@
 #define OUTER (CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWUTS)
 #define INNER (CLONE_NEWNET | CLONE_NEWIPC)
 #define STACK_SIZE (64 * 1024)
-#define START_DEADLINE 2 /* seconds from clone to exec; 2 ms is usual */
+#define START_DEADLINE 2 /* seconds from clone to exec in a VM; 2 ms is usual */
+#define VM_DEADLINE 30   /* the same for a VM itself: nobody is in it yet who could stop it */
 
 enum step {
     STEP_NONE,
@@ -407,7 +408,8 @@ static int run(const struct child *what, int stay, struct hs_spawned *out) {
         ret = job.ret;
     } else {
         out->step = STEP_THREAD;
-        ret = hs_in_thread(enter_and_spawn, &job, START_DEADLINE, &out->pidfd);
+        ret = hs_in_thread(enter_and_spawn, &job, what->vm ? VM_DEADLINE : START_DEADLINE,
+                           &out->pidfd);
         if (ret == 0 || job.ret < 0)
             ret = job.ret;
     }

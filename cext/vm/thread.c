@@ -21,9 +21,9 @@ static int join(pthread_t thread, int seconds, const int *child) {
         pthread_join(thread, NULL);
         return 0;
     }
-    clock_gettime(CLOCK_REALTIME, &deadline);
+    clock_gettime(CLOCK_MONOTONIC, &deadline); /* somebody may set the other one */
     deadline.tv_sec += seconds;
-    if (pthread_timedjoin_np(thread, NULL, &deadline) == 0)
+    if (pthread_clockjoin_np(thread, NULL, CLOCK_MONOTONIC, &deadline) == 0)
         return 0;
     /* Written by the kernel in clone3, which the child could not have run without. */
     int pidfd = __atomic_load_n(child, __ATOMIC_ACQUIRE);
