@@ -66,11 +66,12 @@ class Source:
     able: the codes of each type of events that it has.
     effects: how many of force feedback it can have at a time.
 
-    at: where the node is now, if it is not in its place.
+    at: where the node is now, if it is not in its place. flags: os.O_RDONLY: nothing can be written
+    to the device through this one.
     """
 
-    def __init__(self, node: str, at: str | None = None) -> None:
-        self._fd = os.open(at or node, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    def __init__(self, node: str, at: str | None = None, flags: int = os.O_RDWR) -> None:
+        self._fd = os.open(at or node, flags | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             fd = self._fd
             self.node = node

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pyudev
 
-BESIDE = "beside"
+BESIDE, APART = "beside", "apart"
 _EVENT = re.compile(r"event\d+")
 _BESIDE = re.compile(r"(js|mouse)\d+")
 _CARD = re.compile(r"card\d+")
@@ -71,13 +71,13 @@ class Hotplug(_Messages):
         )
 
     def events(self) -> Iterator[tuple[str, InputNode]]:
-        """What has happened since: (`add`, `remove`, `change` or BESIDE, node); BESIDE: a node has
-        come beside an evdev node."""
+        """What has happened since: (`add`, `remove`, `change`, BESIDE or APART, node); BESIDE: a
+        node has come beside an evdev node; APART: it has gone."""
         for device in self._next():
             if _is_event(device):
                 yield str(device.action), _node(device)
-            elif device.action == "add" and _BESIDE.fullmatch(device.sys_name):
-                yield BESIDE, _node(device)
+            elif device.action in ("add", "remove") and _BESIDE.fullmatch(device.sys_name):
+                yield BESIDE if device.action == "add" else APART, _node(device)
 
 
 class ScreenPlugs(_Messages):

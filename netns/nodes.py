@@ -13,6 +13,7 @@ files that they are, with their owner and mode, and the numbers that the kernel 
     drop(node)            as `away`, for good: of a device that will never be the machine's
 
     beside(path)          the evdev nodes of the device that another node of it is of
+    old(sysname)          the other nodes of the device that an evdev node is of, and their numbers
 
 What is left of a device that was unplugged meanwhile, `back` removes.
 """
@@ -78,8 +79,18 @@ def back(node: str, tell: bool = True) -> None:
                 (CLASS / name / "uevent").write_text(action)
 
 
+def old(sysname: str) -> dict[str, int]:
+    """See above: numbers as in st_rdev, by the kernel's name (`js1`)."""
+    found = {}
+    for name in _names(sysname)[1:]:
+        with contextlib.suppress(OSError, ValueError):  # it has just gone
+            major, minor = (CLASS / name / "dev").read_text().split(":")
+            found[name] = os.makedev(int(major), int(minor))
+    return found
+
+
 def _names(sysname: str) -> list[str]:
-    """All nodes of the device that this evdev node is of."""
+    """All nodes of the device that this evdev node is of, and it first."""
     device = (CLASS / sysname / "device").resolve()
     others = [path.name for kind in ("mouse", "js") for path in device.glob(f"{kind}[0-9]*")]
     return [sysname, *others]

@@ -12,6 +12,7 @@ import fcntl
 import os
 import struct
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 from netns import evioctl
@@ -71,28 +72,30 @@ class Clone:
 
     uniq is the one thing uinput(4) cannot set, and a name is cut (`fitting_name`). It lives until
     `close`. Raises OSError (EACCES, ENOENT: no uinput in this kernel).
+
+    kinds: the types of events that it has of those of the device; all, if none are named.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, kinds: Collection[int] = ()) -> None:
         self._node = -1
         self._fd = os.open("/dev/uinput", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            axes = self._describe(source)
+            axes = self._describe(source, kinds)
             fcntl.ioctl(self._fd, _CREATE)
             self.sysname = self._find()
             node = f"/dev/input/{self.sysname}"
             self.rdev = _appeared(node)
             self._node = os.open(node, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-            self._finish(node, source, axes)
+            self._finish(node, source, axes, not kinds or EV_REP in kinds)
         except OSError:
             self.close()
             raise
 
-    def _describe(self, source: Source) -> dict[int, Axis]:
+    def _describe(self, source: Source, kinds: Collection[int]) -> dict[int, Axis]:
         """Everything that uinput is told; the axes as they are to be."""
         identity = source.identity
-        able = source.able
-        for kind in able[EV_SYN]:
+        able = {kind: c for kind, c in source.able.items() if not kinds or kind in kinds}
+        for kind in source.types.intersection({EV_SYN, *kinds}) if kinds else source.types:
             fcntl.ioctl(self._fd, _SET_EVBIT, kind)
         for kind, codes in able.items():
             for code in codes if kind in _SET else ():
@@ -118,13 +121,13 @@ class Clone:
             return path.name
         raise OSError(errno.ENODEV, f"{self._folder} has no evdev node")
 
-    def _finish(self, node: str, source: Source, axes: dict[int, Axis]) -> None:
+    def _finish(self, node: str, source: Source, axes: dict[int, Axis], repeats: bool) -> None:
         fd = os.open(node, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         try:  # an open reader of ours would only fill up
             for code, axis in axes.items():
                 if fitting_axis(code, axis) != axis and code != evioctl.ABS_MT_SLOT:
                     evioctl.set_axis(fd, code, axis)
-            if EV_REP in source.types:
+            if repeats and EV_REP in source.types:
                 evioctl.set_repeat(fd, evioctl.repeat(source.fileno()))
         finally:
             os.close(fd)

@@ -114,7 +114,8 @@ def _checked(source: "Source") -> "HostSpec":
 
 
 def _warn_of_devices(found: Sequence[dict[str, Any]]) -> int:
-    """Say which devices no OS can have for now; how many."""
+    """Say which devices no OS can have for now, and which it has not whole; how many of the
+    first."""
     waiting = [device for device in found if device.get("why")]
     for device in waiting:
         print(
@@ -122,6 +123,14 @@ def _warn_of_devices(found: Sequence[dict[str, Any]]) -> int:
             "it is tried again",
             file=sys.stderr,
         )
+    for device in found:
+        if device.get("lacks"):
+            print(
+                f"hostsim: note: {device['name']} ({device['node']}): its clones have no "
+                f"{', '.join(device['lacks'])}, which uinput cannot set; a program that finds a "
+                'device by it needs mode = "direct"',
+                file=sys.stderr,
+            )
     return len(waiting)
 
 

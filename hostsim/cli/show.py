@@ -199,7 +199,7 @@ def devices(found: Rows) -> None:
         table.add_row(
             str(row.get("name")),
             str(row.get("node") or "-"),
-            str(row.get("mode")),
+            ", without ".join([str(row.get("mode")), *row.get("lacks", ())]),
             str(row.get("owner") or (f"none: {row['why']}" if row.get("why") else "-")),
             ", ".join(row.get("states", {})) or "-",
         )

@@ -55,6 +55,7 @@ from cext.input import forward
 from cext.input.evict import evict
 from cext.input.opened import Openings
 from cext.input.revoke import Hold, Revoker
+from hostsim.kmc.clones import Copy, has_pad
 from hostsim.kmc.equipment import Equipment
 from hostsim.kmc.osnodes import Node, OsNodes, node_path, udev_links, udev_properties
 from hostsim.model import DeviceSpec, Held, Json
@@ -64,7 +65,7 @@ from netns.evdevices import MODIFIERS, Source, key_code, led_names
 from netns.evstate import EV_LED, State
 from netns.hotplug import InputNode
 from netns.journal import Journal
-from netns.nodes import away, back
+from netns.nodes import away, back, drop
 
 log = logging.getLogger("hostsim.kmc")
 
@@ -95,6 +96,7 @@ class _Device:
     shown: frozenset[int] = frozenset()  # carried keys that the owner is yet to see pressed
     grabbed: bool = True
     watched: int = -1  # in the forwarder, if it has a hotkey
+    copy: Copy | None = None  # of a pad, for old programs
     unread: int = 0  # events that went with revoked files
 
     @property
@@ -193,12 +195,36 @@ class Direct(Equipment):
                 back(source.node, tell=False)  # else it would be tried again at once
             raise
         self._devices[node.sysname] = device
+        self._copy(device)
+
+    def _copy(self, device: _Device) -> None:
+        """For old programs, if they know this kind of device and have none yet."""
+        sysname, node = device.node.sysname, device.source.node
+        if device.copy is not None or self._watcher is None or not has_pad(sysname):
+            return
+        owner = None if self._owner is None else list(self._oses).index(self._owner)
+        try:
+            device.copy = Copy(node, self._oses, owner, self._claims, self._watcher)
+        except OSError as error:  # new programs have it all the same
+            log.warning("%s: no js0 beside it: %s", node, error)
 
     def hide(self, sysname: str) -> None:
-        """As `Mirror.hide`, of a device of ours; its own node is open in an OS. Raises OSError."""
+        """As `Mirror.hide`, of a device of ours, whose own node is open in an OS, or of a clone
+        beside it. Raises OSError."""
         if (device := self._devices.get(sysname)) is not None:
             moved = away(device.source.node)
             evict([number for number in moved if number != device.node.rdev])
+            self._copy(device)
+        for copy in [device.copy for device in self._devices.values() if device.copy]:
+            if name := copy.of(sysname):
+                evict(drop(f"/dev/input/{sysname}"))
+                copy.give(name)
+
+    def os_back(self, name: str) -> None:
+        """The OS was started again, in the background."""
+        for device in self._devices.values():
+            if device.copy is not None:
+                device.copy.give(name)
 
     def remove(self, sysname: str, tell: bool = False) -> None:
         """The device is gone, or (tell) it is the machine's again, which is announced. One that is
@@ -206,6 +232,8 @@ class Direct(Equipment):
         device = self._devices.pop(sysname, None)
         if device is None:
             return
+        if device.copy is not None:
+            device.copy.close()
         for nodes in self._oses.values():
             nodes.forget(sysname)
         if device.watched >= 0 and self._watcher is not None:

@@ -165,6 +165,7 @@ class Kmc:
         assert self._plugs is not None
         assert self._nics is not None
         self._plugs.mirror.os_back(name)
+        self._plugs.direct.os_back(name)
         self._plugs.made.open(name)
         self._nics.os_back(name)
         if self._screens is not None:

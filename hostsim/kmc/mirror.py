@@ -25,11 +25,12 @@ from dataclasses import dataclass, field, replace
 from cext.input import forward
 from cext.input.evict import evict
 from hostsim.errors import HostsimError
+from hostsim.kmc.clones import cloned
 from hostsim.kmc.equipment import Equipment
 from hostsim.kmc.osnodes import Node, OsNodes, node_path, udev_links, udev_properties
 from hostsim.model import DeviceSpec, Held, Json
 from netns import evstate, leds
-from netns.claims import CLONE, Claims
+from netns.claims import Claims
 from netns.evdevices import Source, key_code, led_names
 from netns.evstate import State
 from netns.hotplug import InputNode
@@ -106,7 +107,7 @@ class Mirror(Equipment):
             source.still()  # what the machine's readers have seen begin ends for them
             source.grab()
             for name in self._oses:
-                device.clones[name] = self._clone(source)
+                device.clones[name] = cloned(source, self._claims)
             evict([clone.rdev for clone in device.clones.values()])
             for name, nodes in self._oses.items():
                 leds.cut(leds.triggers(device.clones[name].sysname))
@@ -114,7 +115,7 @@ class Mirror(Equipment):
                     with _opened(device.clones[name]) as clone:
                         evstate.apply(clone, known[name], fresh)
                 if nodes.vm.alive:
-                    nodes.give(_clone_node(device.clones[name], device))
+                    self._give(name, device)
             clones = [device.clones[name].fileno() for name in self._oses]
             device.number = self._forwarder.add(source.fileno(), clones)
             self._forwarder.chord(device.number, chord)
@@ -131,11 +132,13 @@ class Mirror(Equipment):
             raise
 
     def hide(self, sysname: str) -> None:
-        """A node has come beside this one, on the machine: away with it, if ours is a clone. Raises
-        OSError."""
+        """A node has come beside this one, on the machine: away with it, if ours is a clone, to the
+        clone's OS. Raises OSError."""
         for device in self._devices.values():
-            if any(clone.sysname == sysname for clone in device.clones.values()):
-                evict(drop(f"/dev/input/{sysname}"))
+            for name, clone in device.clones.items():
+                if clone.sysname == sysname:
+                    evict(drop(f"/dev/input/{sysname}"))
+                    self._oses[name].give_old(sysname)
 
     def remove(self, sysname: str) -> None:
         """The device is gone. One that is not ours is no error."""
@@ -151,7 +154,7 @@ class Mirror(Equipment):
     def os_back(self, name: str) -> None:
         """The OS was started again: it finds its clones, as the OS before it had set them."""
         for device in self._devices.values():
-            self._oses[name].give(_clone_node(device.clones[name], device))
+            self._give(name, device)
 
     def identify(self) -> list[Json]:
         """See `Equipment`."""
@@ -175,6 +178,7 @@ class Mirror(Equipment):
             "owner": self._owner,
             "states": states,
             "counters": self._forwarder.stats(device.number),
+            "lacks": ["uniq"] if device.source.identity.uniq else [],
         }
 
     def release(self, name: str) -> None:
@@ -197,16 +201,9 @@ class Mirror(Equipment):
             self._let_go(self._devices.pop(sysname))
         self._forwarder = None
 
-    def _clone(self, source: Source) -> Clone:
-        with self._claims.makes():
-            clone = Clone(source)
-            try:
-                self._claims.claim(clone.sysname, CLONE)
-                clone.hide()
-            except OSError:
-                clone.close()
-                raise
-        return clone
+    def _give(self, name: str, device: _Mirrored) -> None:
+        self._oses[name].give(_clone_node(device.clones[name], device))
+        self._oses[name].give_old(device.clones[name].sysname)
 
     def _cut_leds(self) -> None:
         """Of the clones that got LEDs late: the kernel loads input-leds with the first keyboard."""

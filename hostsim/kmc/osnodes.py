@@ -6,6 +6,10 @@ in /sys/class/input, which is the VM's own; a record in /run/udev/data; messages
 may write in these directories at the same time, and may put anything in our way: netns/tree.py. An
 OS that does goes without what was to be there; no other OS, and no flip, hears of it.
 
+Old programs know no evdev. For them there is a pad's `js0`, or a mouse's `mouse0`, beside the evdev
+node (`give_old`): with the first number that the OS has free, since many a program looks for `js0`
+only, and for itself, since such a program asks no udev.
+
 A node is given whole. Withdrawing closes the door to new opens, and `settle` takes down and
 announces the rest, when there is time for it; files that are open are the driver's business.
 """
@@ -14,11 +18,13 @@ import contextlib
 import errno
 import functools
 import grp
+import itertools
 import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from cext.input import evnode
 from cext.vm.tree import open_beneath
@@ -74,6 +80,14 @@ class Node:
         return f"c{os.major(self.rdev)}:{os.minor(self.rdev)}"
 
 
+class _Old(NamedTuple):
+    """A node that an OS has beside the evdev node `beside`. name: which it has there."""
+
+    beside: str
+    name: str
+    rdev: int
+
+
 def node_path(sysname: str) -> str:
     """Where an evdev node is in sysfs, from /devices on. Raises OSError."""
     real = os.path.realpath(f"/sys/class/input/{sysname}", strict=True)
@@ -109,6 +123,8 @@ class OsNodes:
         self._given: dict[str, Node] = {}
         self._recorded: dict[str, Node] = {}
         self._leaving: list[Node] = []
+        self._old: dict[str, _Old] = {}
+        """By the kernel's name, which no other node has at the same time."""
         self._without: set[str] = set()
         """What is in the way of the OS itself, and was logged."""
         self._announcer = Announcer(vm.netns_fd, vm.owner)
@@ -163,6 +179,32 @@ class OsNodes:
         finally:
             with contextlib.suppress(OSError):  # then it is the OS's own
                 tree.remove(where, hidden)
+
+    def give_old(self, sysname: str) -> None:
+        """What the kernel has beside an evdev node, with or without that. Once more, it is made
+        anew. Raises nothing.
+
+        An open file of one cannot be revoked: it must be the OS's alone, as a clone's is."""
+        for kernel, rdev in nodes.old(sysname).items() if self.vm.alive else ():
+            with self._own_affair(kernel):
+                old = self._old.get(kernel) or _Old(sysname, self._free(kernel), rdev)
+                self._old[kernel] = old
+                self.vm.devices.allow(os.major(rdev), os.minor(rdev))
+                self._appear(Node(old.name, rdev, ""), lambda hidden: None)
+
+    def _free(self, kernel: str) -> str:
+        """The first name of its kind that the OS has not."""
+        taken, kind = {old.name for old in self._old.values()}, kernel.rstrip("0123456789")
+        return next(name for n in itertools.count() if (name := f"{kind}{n}") not in taken)
+
+    def lose_old(self, kernel: str) -> None:
+        """The kernel has it no more, by this name; another device may get its number. Not given is
+        no error. Raises nothing."""
+        old = self._old.pop(kernel, None)
+        if old is not None and self.vm.alive:
+            self.vm.devices.deny(os.major(old.rdev), os.minor(old.rdev))
+            with contextlib.suppress(OSError):  # the OS's own is there
+                tree.remove(self.vm.input_fd, old.name)
 
     def keep(self, name: str, rdev: int) -> None:
         """A node of the OS's /dev that no flip moves: allowed, and made. Raises OSError."""
@@ -258,6 +300,8 @@ class OsNodes:
 
     def forget(self, sysname: str) -> None:
         """The device is gone for good: so is its record. Not recorded is no error."""
+        for kernel in [kernel for kernel, old in self._old.items() if old.beside == sysname]:
+            self.lose_old(kernel)
         self.withdraw(sysname)
         self.settle()
         node = self._recorded.pop(sysname, None)

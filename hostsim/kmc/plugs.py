@@ -28,7 +28,7 @@ from netns.claims import CLONE, DEVICE, MADE, ClaimedError, Claims
 from netns.console import KEYS, SYSRQ
 from netns.evdevices import Source
 from netns.evioctl import EV_KEY
-from netns.hotplug import BESIDE, Hotplug, InputNode
+from netns.hotplug import APART, BESIDE, Hotplug, InputNode
 from netns.journal import Journal
 
 log = logging.getLogger("hostsim.kmc")
@@ -74,6 +74,7 @@ class Plugs:
         journal: Journal,
     ) -> None:
         held = spec.kmc.held
+        self._oses = nodes
         self._devices = spec.devices
         self._readers: list[int] = []
         self._hotplug: Hotplug | None = None
@@ -162,6 +163,9 @@ class Plugs:
                 self._plugged(node)
             elif action == BESIDE:
                 self._hide(node)
+            elif action == APART:
+                for oses in self._oses.values():
+                    oses.lose_old(node.sysname)
             elif action == "remove":
                 self._wait_no_more(node.sysname)
                 self.mirror.remove(node.sysname)

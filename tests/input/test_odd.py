@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Devices that say odd things of themselves, that somebody else has, or that another host made."""
 
+import contextlib
 import fcntl
 import os
 import struct
@@ -12,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from help.rig import DEADLINE, Rig, spec
-from help.waiting import until
+from help.waiting import becomes, until
 from hostsim.model import DeviceMode
 
 pytestmark = [pytest.mark.uinput, pytest.mark.timeout(600)]
 
 EV_KEY, EV_ABS, A, ABS_X = 1, 3, 30, 0
-EVIOCGRAB = 0x40044590
+EVIOCGRAB, EVIOCGUNIQ = 0x40044590, 0x80504508
 
 
 class Odd:
@@ -60,6 +61,41 @@ def rig(tmp_path: Path, mode: DeviceMode) -> Iterator[Rig]:
     made.stop()
 
 
+BOOT_KEYBOARD = bytes.fromhex(
+    "05010906a101050719e029e71500250175019508810295017508810395057501050819012905"
+    "910295017503910395067508150025650507190029658100c0"
+)
+"""The report descriptor of HID 1.11, appendix E.6."""
+SERIAL = b"00:11:22:33:44:55"
+
+
+@contextlib.contextmanager
+def with_serial(name: bytes) -> Iterator[None]:
+    """A keyboard that has a serial number: through uhid, since uinput can set none."""
+    subprocess.run(["modprobe", "uhid"], check=True)
+    words = 11, name, b"", SERIAL, len(BOOT_KEYBOARD), 3, 0x1209, 1, 1, 0  # UHID_CREATE2
+    with open("/dev/uhid", "r+b", buffering=0) as file:
+        file.write(struct.pack("<I128s64s64sHHIIII", *words) + BOOT_KEYBOARD.ljust(4096, b"\0"))
+        yield
+
+
+def test_a_serial_number_is_there_or_its_lack_is_said(rig: Rig, mode: DeviceMode) -> None:
+    with with_serial(b"Test Keyboard with a serial"):
+        rig.start()
+        until(lambda: rig.devices() and taken(rig), DEADLINE, "it is taken")
+        (device,) = rig.devices()
+        node = device["states"]["work"]["node"]
+        with open(f"/proc/{rig.vms['work'].pid}/root{node}", "rb", buffering=0) as file:
+            serial = bytearray(80)
+            try:
+                fcntl.ioctl(file, EVIOCGUNIQ, serial)
+            except FileNotFoundError:
+                serial = bytearray()
+        assert serial.rstrip(b"\0") == (b"" if mode == "mirror" else SERIAL)
+        assert device.get("lacks", []) == (["uniq"] if mode == "mirror" else [])
+    becomes(rig.devices, [], DEADLINE, "it is gone")
+
+
 def taken(rig: Rig) -> list[str]:
     return [device["node"] for device in rig.devices() if not device.get("why")]
 
@@ -71,7 +107,7 @@ def test_a_name_that_is_no_utf8_is_a_name(rig: Rig) -> None:
         assert taken(rig) == [ours.node]
         assert rig.devices()[0]["name"] == "Test Keyboard M\\xfcller"
         later = Odd(b"Test Keyboard \x1b[2J\n")
-        until(lambda: len(taken(rig)) == 2, DEADLINE, "the other one is taken")
+        becomes(lambda: len(taken(rig)), 2, DEADLINE, "the other one is taken")
         assert rig.devices()[1]["name"].isprintable()
         reader = rig.reader("work")
         ours.press(A, 1)
@@ -111,7 +147,7 @@ def test_a_device_that_is_grabbed_is_named_and_taken_when_it_is_free(rig: Rig) -
         ]
         assert "grabbed" in waiting[0]["why"]
         fcntl.ioctl(program, EVIOCGRAB, 0)
-        until(lambda: taken(rig) == [odd.node], DEADLINE, "it is taken now that it is free")
+        becomes(lambda: taken(rig), [odd.node], DEADLINE, "it is taken now that it is free")
     finally:
         os.close(program)
         odd.close()
@@ -130,12 +166,12 @@ def test_two_hosts_share_no_device_and_clone_no_clone(tmp_path: Path, mode: Devi
         assert taken(second) == []
         assert [device["why"] for device in second.devices()] == ["host inp has it"]
         last = Odd(b"Test Keyboard, the last one")
-        until(lambda: len(taken(first)) + len(taken(second)) == 2, DEADLINE, "somebody has it")
+        becomes(lambda: len(taken(first)) + len(taken(second)), 2, DEADLINE, "somebody has it")
         nodes = {device["node"] for rig in (first, second) for device in rig.devices()}
         assert nodes == {odd.node, last.node}
         last.close()
         first.stop()
-        until(lambda: taken(second) == [odd.node], DEADLINE, "it is the second host's now")
+        becomes(lambda: taken(second), [odd.node], DEADLINE, "it is the second host's now")
     finally:
         first.stop()
         second.stop()

@@ -12,7 +12,7 @@ from evdev import AbsInfo, UInput, ecodes
 
 from help.programs import program
 from help.rig import DEADLINE, Reader, Rig, spec
-from help.waiting import until
+from help.waiting import becomes, until
 from hostsim.model import DeviceMode
 from netns.nodes import AWAY
 
@@ -40,7 +40,7 @@ def heard(tmp_path: Path) -> Iterator[Path]:
 
 
 def taps(reader: Reader, count: int) -> None:
-    until(lambda: reader.pressed().count((A, 0)) == count, DEADLINE, f"{count} taps")
+    becomes(lambda: reader.pressed().count((A, 0)), count, DEADLINE, f"{count} taps")
 
 
 def test_a_reader_on_the_machine_hears_nothing(
@@ -54,7 +54,7 @@ def test_a_reader_on_the_machine_hears_nothing(
         name = ("work", "play")[number % 2]
         if rig.status()["foreground"] != name:
             rig.flip(name)
-        until(lambda: readers[name].opened() == 1, DEADLINE, f"{name} has it")  # noqa: B023
+        becomes(readers[name].opened, 1, DEADLINE, f"{name} has it")
         keyboard("tap KEY_A")
         taps(readers[name], number // 2 + 1)
     assert "event" not in [line.split()[0] for line in heard.read_text().splitlines()]
@@ -64,15 +64,15 @@ def test_it_hears_nothing_of_one_that_comes_later(heard: Path, rig: Rig) -> None
     rig.start()
     reader = rig.reader("work")
     keyboard = rig.typist("keyboard", "Test Keyboard")
-    until(lambda: [one["owner"] for one in rig.devices()] == ["work"], DEADLINE, "it is taken")
-    until(lambda: reader.opened() == 1, DEADLINE, "work has the clone")
+    becomes(lambda: [one["owner"] for one in rig.devices()], ["work"], DEADLINE, "it is taken")
+    becomes(reader.opened, 1, DEADLINE, "work has the clone")
     keyboard("tap KEY_A")
     until(lambda: (A, 0) in reader.pressed(), DEADLINE, "work hears it")
     nodes = [state["node"] for state in rig.devices()[0]["states"].values()]
     assert not [node for node in nodes if Path(node).exists()]
     assert "event" not in [line.split()[0] for line in heard.read_text().splitlines()]
     keyboard.unplug()
-    until(lambda: rig.devices() == [], DEADLINE, "it is gone")
+    becomes(rig.devices, [], DEADLINE, "it is gone")
 
 
 def test_a_driver_of_the_kernel_that_comes_late_gives_the_machine_no_node(rig: Rig) -> None:
@@ -83,18 +83,17 @@ def test_a_driver_of_the_kernel_that_comes_late_gives_the_machine_no_node(rig: R
         rig.start()
         until(rig.devices, DEADLINE, "it is taken")
         work = rig.reader("work")
-        until(lambda: work.opened() == 1, DEADLINE, "work has it")
+        becomes(work.opened, 1, DEADLINE, "work has it")
         subprocess.run(["udevadm", "settle"], check=True)
         subprocess.run(["modprobe", "-r", "joydev"], check=True)
         assert joysticks() == set()
         subprocess.run(["modprobe", "joydev"], check=True)
-        assert len(joysticks()) == (3 if rig.spec.devices[0].mode == "mirror" else 1)
-        ours = 2 if rig.spec.devices[0].mode == "mirror" else 1
-        until(lambda: len(joysticks() - nodes()) == ours, DEADLINE, "they are not the machine's")
+        ours = 2 if rig.spec.devices[0].mode == "mirror" else 3  # the clones', and its own
+        becomes(lambda: len(joysticks() - nodes()), ours, DEADLINE, "they are not the machine's")
         pad.write(E.EV_KEY, E.BTN_SOUTH, 1)
         pad.syn()
         until(lambda: (E.BTN_SOUTH, 1) in work.pressed(), DEADLINE, "work reads on")
-    until(lambda: rig.devices() == [], DEADLINE, "it is gone")
+    becomes(rig.devices, [], DEADLINE, "it is gone")
     assert joysticks() == set() == nodes()
 
 
@@ -130,7 +129,7 @@ def test_the_nodes_of_a_device_come_back_or_go_with_it(heard: Path, rig: Rig, go
     assert not Path(keyboard.node).exists()
     if gone:
         keyboard.unplug()
-        until(lambda: rig.devices() == [], DEADLINE, "it is gone")
+        becomes(rig.devices, [], DEADLINE, "it is gone")
         assert set(Path("/dev/input").iterdir()) == before
     else:
         rig.now(rig.kmc._drivers()[1].close)
