@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from help.rig import DEADLINE, LENIENT, Rig, spec
-from help.waiting import until
+from help.waiting import becomes, until
 from hostsim.errors import HostsimError
 from hostsim.model import Background, DeviceMode, KmcSpec, OsSpec
 
@@ -132,17 +132,17 @@ def test_an_os_that_hangs_is_overruled_and_marked(
             done = rig.flip("play")
             assert done["foreground"] == "play"
             took.append(done["ms"])
-            until(lambda: play.opened() == 1, DEADLINE, "play has the keyboard")
+            becomes(play.opened, 1, DEADLINE, "play has the keyboard")
             before = len(play.pressed())
             keyboard("tap KEY_A")
-            until(lambda: play.pressed()[before:] == [(A, 1), (A, 0)], DEADLINE, "play reads")  # noqa: B023
+            becomes(lambda: play.pressed()[before:], [(A, 1), (A, 0)], DEADLINE, "play reads")  # noqa: B023
             assert rig.flip("work")["foreground"] == "work"
         print(f"{how}, {mode}: overruled after {SHORT:g} s, away after {took} ms")
         assert min(took) >= 1000 * SHORT
         assert max(took) < 2000 * SHORT, "it is waited for once"
         assert rig.status()["oses"][0]["overruled"] == ATTEMPTS
         want = "frozen" if how == "frozen" else "hung"
-        until(lambda: rig.status()["oses"][0]["agent"] == want, DEADLINE, f"work is marked {want}")
+        becomes(lambda: rig.status()["oses"][0]["agent"], want, DEADLINE, f"work is marked {want}")
     finally:
         (group / "cgroup.freeze").write_text("0")
         rig.stop()

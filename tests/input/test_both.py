@@ -13,7 +13,7 @@ import pytest
 from help.cli import HOSTSIM, ask, hostsim, up
 from help.programs import program
 from help.rig import DEADLINE, Typist
-from help.waiting import until
+from help.waiting import becomes, until
 
 pytestmark = [pytest.mark.uinput, pytest.mark.timeout(600)]
 
@@ -106,8 +106,9 @@ def test_flips_do_not_disturb_the_flows(host: None, typist: Typist) -> None:
 
 def test_a_frozen_os_finds_its_connection_and_leaves_no_rules(host: None) -> None:
     with talking("play") as counts:
-        until(
-            lambda: {rule["vm"] for rule in rules("198.18.2.11")} == {"fw", "ids"},
+        becomes(
+            lambda: {rule["vm"] for rule in rules("198.18.2.11")},
+            {"fw", "ids"},
             DEADLINE,
             "rules",
         )
@@ -117,13 +118,14 @@ def test_a_frozen_os_finds_its_connection_and_leaves_no_rules(host: None) -> Non
             lambda: "frozen 1" in (group / "cgroup.events").read_text(), DEADLINE, "play is frozen"
         )
         at = int(counts["play"].read_text() or 0)
-        until(lambda: rules("198.18.2.11") == [], DEADLINE, "no rules of a flow that is still")
+        becomes(lambda: rules("198.18.2.11"), [], DEADLINE, "no rules of a flow that is still")
         assert int(counts["play"].read_text() or 0) <= at + 1
         hostsim("flip", "play")
         until(lambda: reached(counts["play"], at + 10), DEADLINE, "the connection carries data")
         assert chain("198.18.2.11") == ["fw", "ids"]
-        until(
-            lambda: {rule["vm"] for rule in rules("198.18.2.11")} == {"fw", "ids"},
+        becomes(
+            lambda: {rule["vm"] for rule in rules("198.18.2.11")},
+            {"fw", "ids"},
             DEADLINE,
             "rules",
         )

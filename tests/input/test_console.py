@@ -16,7 +16,7 @@ import pytest
 
 from help.cli import hostsim, kill_daemon
 from help.rig import DEADLINE, Typist
-from help.waiting import until
+from help.waiting import becomes
 
 pytestmark = [pytest.mark.uinput, pytest.mark.timeout(600)]
 
@@ -85,7 +85,7 @@ def test_the_console_is_deaf_while_an_os_has_the_keyboard(
         assert found != K_OFF
         assert int(allowed) != 0
         keyboard("tap KEY_A")
-        until(lambda: heard(fd) == b"a", DEADLINE, "the console hears the keyboard")
+        becomes(lambda: heard(fd), b"a", DEADLINE, "the console hears the keyboard")
         hostsim("up", str(file))
         try:
             assert mode_of(fd) == K_OFF
@@ -100,5 +100,5 @@ def test_the_console_is_deaf_while_an_os_has_the_keyboard(
                 hostsim("clean")
         assert (mode_of(fd), SYSRQ.read_text()) == (found, allowed)
         keyboard("tap KEY_C")
-        until(lambda: heard(fd) == b"c", DEADLINE, "it hears that, and has heard nothing between")
+        becomes(lambda: heard(fd), b"c", DEADLINE, "it hears that, and has heard nothing between")
     keyboard.unplug()

@@ -15,7 +15,7 @@ from evdev import AbsInfo, UInput, ecodes
 from help.ff import answer, next_ff
 from help.programs import program
 from help.rig import DEADLINE, Rig, spec
-from help.waiting import until
+from help.waiting import becomes, until
 from hostsim.model import DeviceMode
 
 pytestmark = [pytest.mark.uinput, pytest.mark.timeout(600)]
@@ -95,7 +95,7 @@ def all_kinds(tmp_path: Path, mode: DeviceMode) -> object:
     devices = {kind: plug(kind) for kind in KINDS}
     try:
         rig.start()
-        until(lambda: len(rig.devices()) == len(KINDS), DEADLINE, "all devices taken")
+        becomes(lambda: len(rig.devices()), len(KINDS), DEADLINE, "all devices taken")
         yield rig, devices
     finally:
         rig.stop()
@@ -161,7 +161,7 @@ def test_libinput_lives_on_across_flips(all_kinds: tuple[Rig, dict[str, UInput]]
         keyboard.write(E.EV_KEY, E.KEY_A, 0)
         keyboard.syn()
         want[owner] += 1
-        until(lambda: presses(owner) == want[owner], DEADLINE, f"libinput in {owner} reads")  # noqa: B023
+        becomes(lambda: presses(owner), want[owner], DEADLINE, f"libinput in {owner} reads")  # noqa: B023
         owner = "play" if owner == "work" else "work"
         rig.flip(owner)
     assert {name: presses(name) for name in logs} == want

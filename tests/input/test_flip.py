@@ -7,7 +7,7 @@ import pytest
 
 from help.programs import program
 from help.rig import DEADLINE, Rig
-from help.waiting import until
+from help.waiting import becomes, until
 from hostsim.errors import HostsimError
 
 pytestmark = [pytest.mark.uinput, pytest.mark.timeout(600)]
@@ -19,19 +19,19 @@ def test_a_key_is_read_in_the_foreground_only(rig: Rig) -> None:
     keyboard = rig.typist("keyboard", "Test Keyboard")
     rig.start()
     work, play = rig.reader("work"), rig.reader("play")
-    until(lambda: work.opened() == 1, DEADLINE, "work has opened the keyboard")
+    becomes(work.opened, 1, DEADLINE, "work has opened the keyboard")
     keyboard("tap KEY_A")
-    until(lambda: work.pressed() == [(A, 1), (A, 0)], DEADLINE, "work reads the key")
+    becomes(work.pressed, [(A, 1), (A, 0)], DEADLINE, "work reads the key")
     done = rig.flip("play")
     assert (done["foreground"], done["previous"]) == ("play", "work")
-    until(lambda: play.opened() == 1, DEADLINE, "play has opened the keyboard")
+    becomes(play.opened, 1, DEADLINE, "play has opened the keyboard")
     keyboard("tap KEY_B")
-    until(lambda: play.pressed() == [(B, 1), (B, 0)], DEADLINE, "play reads the key")
+    becomes(play.pressed, [(B, 1), (B, 0)], DEADLINE, "play reads the key")
     assert work.pressed() == [(A, 1), (A, 0)]
     rig.flip("work")
-    until(lambda: work.opened() == 1, DEADLINE, "work has opened the keyboard again")
+    becomes(work.opened, 1, DEADLINE, "work has opened the keyboard again")
     keyboard("tap KEY_B")
-    until(lambda: work.pressed()[2:] == [(B, 1), (B, 0)], DEADLINE, "work reads again")
+    becomes(lambda: work.pressed()[2:], [(B, 1), (B, 0)], DEADLINE, "work reads again")
     assert play.pressed() == [(B, 1), (B, 0)]
 
 
@@ -39,14 +39,14 @@ def test_a_held_key_is_released_for_the_old_and_not_pressed_for_the_new(rig: Rig
     keyboard = rig.typist("keyboard", "Test Keyboard")
     rig.start()
     work, play = rig.reader("work"), rig.reader("play")
-    until(lambda: work.opened() == 1, DEADLINE, "work has opened the keyboard")
+    becomes(work.opened, 1, DEADLINE, "work has opened the keyboard")
     keyboard("down KEY_LEFTSHIFT")
     until(lambda: (LEFTSHIFT, 1) in work.pressed(), DEADLINE, "work sees Shift")
     rig.flip("play")
-    until(lambda: play.opened() == 1, DEADLINE, "play has opened the keyboard")
+    becomes(play.opened, 1, DEADLINE, "play has opened the keyboard")
     until(lambda: (LEFTSHIFT, 0) in work.pressed(), DEADLINE, "work sees Shift released")
     if rig.spec.devices[0].mode == "direct":
-        until(lambda: work.opened() == 0, DEADLINE, "work's descriptor is revoked")
+        becomes(work.opened, 0, DEADLINE, "work's descriptor is revoked")
     held = program("evdevs", "held")
     seen = rig.vms["play"].run(held).stdout
     assert seen.split() == [b"[]"]
@@ -54,7 +54,7 @@ def test_a_held_key_is_released_for_the_old_and_not_pressed_for_the_new(rig: Rig
     until(lambda: (B, 0) in play.pressed(), DEADLINE, "play reads a key")
     assert play.pressed() == [(B, 1), (B, 0)]
     rig.flip("work")
-    until(lambda: work.opened() == 1, DEADLINE, "work has opened the keyboard again")
+    becomes(work.opened, 1, DEADLINE, "work has opened the keyboard again")
     seen = rig.vms["work"].run(held).stdout
     assert seen.split() == [b"[]"]
 
@@ -63,7 +63,7 @@ def test_caps_lock_led_follows_each_os(rig: Rig) -> None:
     keyboard = rig.typist("keyboard", "Test Keyboard")
     rig.start()
     assert rig.vms["work"].run(program("evdevs", "light")).stdout.split() == [b"[1]"]
-    until(lambda: keyboard("leds") == "LED_CAPSL", DEADLINE, "lit on the device")
+    becomes(lambda: keyboard("leds"), "LED_CAPSL", DEADLINE, "lit on the device")
     rig.flip("play")
     assert keyboard("leds") == ""
     rig.flip("work")

@@ -18,7 +18,7 @@ import pytest
 from help.cli import ask, host
 from help.programs import program
 from help.rig import DEADLINE
-from help.waiting import until
+from help.waiting import becomes, until
 
 pytestmark = [pytest.mark.uinput, pytest.mark.timeout(2400)]
 
@@ -88,7 +88,7 @@ def test_devices_are_taken_whole_or_named(tmp_path: Path, pytestconfig: pytest.C
                 assert clone == described(one["node"]), (batch, one["name"])
                 taken += 1
             hands.communicate()
-            until(lambda: ask("devices") == [], DEADLINE, "they are gone")
+            becomes(lambda: ask("devices"), [], DEADLINE, "they are gone")
     assert taken + named == count * EACH
     print(f"{taken} taken whole, {named} named")
     assert taken > named, "most devices can be cloned"

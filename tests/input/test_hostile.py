@@ -14,7 +14,7 @@ from evdev import AbsInfo, UInput, ecodes
 
 from help.programs import PROGRAMS, program
 from help.rig import DEADLINE, LENIENT, Rig, spec
-from help.waiting import until
+from help.waiting import becomes, until
 from hostsim.model import DeviceMode, KmcSpec
 from netns.process import Process
 
@@ -57,9 +57,9 @@ def test_a_flood_on_the_agent_socket_stops_no_flip(tmp_path: Path, mode: DeviceM
         for name in ("play", "work") * 3:
             done = rig.flip(name)
             assert done["foreground"] == name
-        until(lambda: work.opened() == 1, DEADLINE, "work has the keyboard")
+        becomes(work.opened, 1, DEADLINE, "work has the keyboard")
         keyboard("tap KEY_A")
-        until(lambda: work.pressed() == [(A, 1), (A, 0)], DEADLINE, "work reads")
+        becomes(work.pressed, [(A, 1), (A, 0)], DEADLINE, "work reads")
         assert rig.status()["foreground"] == "work"
         assert [os["overruled"] for os in rig.status()["oses"]] == [0, 0]
     finally:
@@ -87,9 +87,9 @@ def test_events_put_into_a_clone_stay_there(rig: Rig) -> None:
     rig.start()
     work, play = rig.reader("work"), rig.reader("play")
     assert rig.vms["play"].run(program("evdevs", "forge")).returncode == 0
-    until(lambda: play.pressed() == [(48, 1), (48, 0)], DEADLINE, "play hears itself")
+    becomes(play.pressed, [(48, 1), (48, 0)], DEADLINE, "play hears itself")
     keyboard("tap KEY_A")
-    until(lambda: work.pressed() == [(A, 1), (A, 0)], DEADLINE, "work reads")
+    becomes(work.pressed, [(A, 1), (A, 0)], DEADLINE, "work reads")
     assert play.pressed() == [(48, 1), (48, 0)]
 
 
@@ -137,15 +137,15 @@ def test_a_device_that_lies_harms_nobody(rig: Rig, mode: DeviceMode) -> None:
     liar = Liar()
     try:
         rig.start()
-        until(lambda: len(rig.devices()) == 2, DEADLINE, "the KMC has both")
+        becomes(lambda: len(rig.devices()), 2, DEADLINE, "the KMC has both")
         readers = {name: rig.reader(name, "keys") for name in ("work", "play")}
         for name in ("play", "work") * 3:
             assert rig.flip(name)["foreground"] == name
             reader, other = readers[name], readers["work" if name == "play" else "play"]
-            until(lambda: reader.opened() == 2, DEADLINE, f"{name} has both")  # noqa: B023
+            becomes(reader.opened, 2, DEADLINE, f"{name} has both")
             seen, before = len(reader.pressed()), other.pressed()
             keyboard("tap KEY_A")
-            until(lambda: reader.pressed()[seen:] == [(A, 1), (A, 0)], DEADLINE, "it reads")  # noqa: B023
+            becomes(lambda: reader.pressed()[seen:], [(A, 1), (A, 0)], DEADLINE, "it reads")  # noqa: B023
             assert other.pressed() == before
         assert [os["overruled"] for os in rig.status()["oses"]] == [0, 0]
     finally:

@@ -13,7 +13,7 @@ import pytest
 from evdev import AbsInfo, UInput, ecodes
 
 from help.rig import DEADLINE, Rig, spec
-from help.waiting import until
+from help.waiting import becomes, until
 from hostsim.model import DeviceMode, DeviceSpec
 
 pytestmark = [pytest.mark.uinput, pytest.mark.timeout(600)]
@@ -69,7 +69,7 @@ def test_names_are_names_and_axes_do_alone(any_name: Rig) -> None:
         UInput(AXES, name="Axes", phys="kinds/axes"),
     ) as devices:
         rig.start()
-        until(lambda: len(rig.devices()) == len(devices), DEADLINE, "all are said")
+        becomes(lambda: len(rig.devices()), len(devices), DEADLINE, "all are said")
         rows = rig.devices()
         assert [row.get("why") for row in rows] == [None] * len(devices)
         assert all(row["name"].isprintable() for row in rows)
@@ -77,7 +77,7 @@ def test_names_are_names_and_axes_do_alone(any_name: Rig) -> None:
             if owner == "play":
                 rig.flip(owner)
             reader = rig.reader(owner)
-            until(lambda: reader.opened() == len(devices), DEADLINE, "all are open")  # noqa: B023
+            becomes(reader.opened, len(devices), DEADLINE, "all are open")
             for device in devices[:-1]:
                 put(device, (E.EV_KEY, A, 1))
                 put(device, (E.EV_KEY, A, 0))
@@ -89,19 +89,19 @@ def test_names_are_names_and_axes_do_alone(any_name: Rig) -> None:
                 "the axes arrive",
             )
             count = 2 * (len(devices) - 1)
-            until(lambda: len(reader.pressed()) == count, DEADLINE, "each key")  # noqa: B023
+            becomes(lambda: len(reader.pressed()), count, DEADLINE, "each key")  # noqa: B023
 
 
 def test_a_pen_that_is_near_leaves_the_old_and_comes_to_the_new_when_it_comes(rig: Rig) -> None:
     with plugged(UInput(TABLET, name="Test Mouse tablet")) as (tablet,):
         rig.start()
         work, play = rig.reader("work"), rig.reader("play")
-        until(lambda: work.opened() == 1, DEADLINE, "work has the tablet")
+        becomes(work.opened, 1, DEADLINE, "work has the tablet")
         put(tablet, (E.EV_KEY, PEN, 1), (E.EV_ABS, E.ABS_X, 10))
         put(tablet, (E.EV_KEY, E.BTN_TOUCH, 1), (E.EV_ABS, E.ABS_PRESSURE, 500))
         until(lambda: (E.BTN_TOUCH, 1) in work.pressed(), DEADLINE, "the pen writes")
         rig.flip("play")
-        until(lambda: play.opened() == 1, DEADLINE, "play has the tablet")
+        becomes(play.opened, 1, DEADLINE, "play has the tablet")
         until(
             lambda: {(E.BTN_TOUCH, 0), (PEN, 0)} <= set(work.pressed()), DEADLINE, "it leaves work"
         )
@@ -111,7 +111,7 @@ def test_a_pen_that_is_near_leaves_the_old_and_comes_to_the_new_when_it_comes(ri
         assert play.pressed()[-1:] == [(PEN, 1)]
         assert (E.BTN_TOUCH, 1) not in play.pressed()
         put(tablet, (E.EV_KEY, PEN, 0))
-        until(lambda: play.pressed()[-1] == (PEN, 0), DEADLINE, "and goes")
+        becomes(lambda: play.pressed()[-1], (PEN, 0), DEADLINE, "and goes")
 
 
 @pytest.fixture
@@ -126,20 +126,20 @@ def test_a_hotkeys_keyboards_come_and_go_while_keys_are_down(chording: Rig) -> N
     first = rig.typist("keyboard", "Test Keyboard 1")
     rig.start()
     work = rig.reader("work")
-    until(lambda: work.opened() == 1, DEADLINE, "work has the keyboard")
+    becomes(work.opened, 1, DEADLINE, "work has the keyboard")
     first("down KEY_LEFTCTRL")
     until(lambda: (LEFT, 1) in work.pressed(), DEADLINE, "it is down")
     second = rig.typist("keyboard", "Test Keyboard 2")
-    until(lambda: work.opened() == 2, DEADLINE, "work has another")
+    becomes(work.opened, 2, DEADLINE, "work has another")
     first.unplug()
-    until(lambda: len(rig.devices()) == 1, DEADLINE, "the first is gone")
+    becomes(lambda: len(rig.devices()), 1, DEADLINE, "the first is gone")
     second("down KEY_RIGHTCTRL", "tap KEY_A")
     until(lambda: (A, 0) in work.pressed(), DEADLINE, "no hotkey: the other key went")
     assert rig.status()["foreground"] == "work"
     third = rig.typist("keyboard", "Test Keyboard 3")
-    until(lambda: len(rig.devices()) == 2, DEADLINE, "there are two again")
+    becomes(lambda: len(rig.devices()), 2, DEADLINE, "there are two again")
     third("down KEY_LEFTCTRL")
-    until(lambda: rig.status()["foreground"] == "play", DEADLINE, "the hotkey is whole")
+    becomes(lambda: rig.status()["foreground"], "play", DEADLINE, "the hotkey is whole")
     third("up KEY_LEFTCTRL")
     second("up KEY_RIGHTCTRL")
     assert rig.vms["play"].alive
@@ -156,8 +156,8 @@ def test_who_grabs_in_an_os_keeps_nothing_from_the_next(chording: Rig) -> None:
         rig.popen("work", "stdbuf", "-oL", "evtest", "--grab", node, stdout=out)
     until(lambda: "Testing" in log.read_text(), DEADLINE, "it grabs")
     keyboard("down KEY_LEFTCTRL", "down KEY_RIGHTCTRL")
-    until(lambda: rig.status()["foreground"] == "play", DEADLINE, "the hotkey is heard")
+    becomes(lambda: rig.status()["foreground"], "play", DEADLINE, "the hotkey is heard")
     keyboard("up KEY_LEFTCTRL", "up KEY_RIGHTCTRL")
-    until(lambda: play.opened() == 1, DEADLINE, "play has the keyboard")
+    becomes(play.opened, 1, DEADLINE, "play has the keyboard")
     keyboard("tap KEY_A")
-    until(lambda: play.pressed()[-1:] == [(A, 0)], DEADLINE, "play reads")
+    becomes(lambda: play.pressed()[-1:], [(A, 0)], DEADLINE, "play reads")

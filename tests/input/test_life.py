@@ -9,7 +9,7 @@ import pytest
 
 from help.programs import program
 from help.rig import DEADLINE, LENIENT, Reader, Rig, Typist, spec
-from help.waiting import until
+from help.waiting import becomes, until
 from hostsim.errors import HostsimError
 from hostsim.model import DeviceMode, KmcSpec
 
@@ -39,7 +39,7 @@ def test_flips_in_a_row_under_typing(rig: Rig, mode: DeviceMode) -> None:
     readers = {name: rig.reader(name) for name in ("work", "play")}
     owner = "work"
     due: dict[str, list[tuple[int, int]]] = {"work": [], "play": []}
-    until(lambda: readers["work"].opened() == 1, DEADLINE, "work has the mouse")
+    becomes(readers["work"].opened, 1, DEADLINE, "work has the mouse")
     mouse(f"flood 250 {AHEAD}")
     for _ in range(FLIPS):
         owner = "play" if owner == "work" else "work"
@@ -47,8 +47,8 @@ def test_flips_in_a_row_under_typing(rig: Rig, mode: DeviceMode) -> None:
         if mode == "direct":
             other = "play" if owner == "work" else "work"
             # or it would count as open at the flip back, with the file that was revoked
-            until(lambda: readers[other].opened() == 0, DEADLINE, "has lost the mouse")  # noqa: B023
-            until(lambda: readers[owner].opened() == 1, DEADLINE, "has the mouse")  # noqa: B023
+            becomes(readers[other].opened, 0, DEADLINE, "has lost the mouse")
+            becomes(readers[owner].opened, 1, DEADLINE, "has the mouse")
         if due[owner]:
             last = due[owner][-1][1]
             until(lambda: last in numbers(readers[owner]), DEADLINE, "what came before is read")  # noqa: B023
@@ -76,7 +76,7 @@ def direct(folder: Path, timeout: float) -> tuple[Rig, Typist, Reader]:
     keyboard = rig.typist("keyboard", "Test Keyboard")
     rig.start()
     reader = rig.reader("work")
-    until(lambda: reader.opened() == 1, DEADLINE, "work has the keyboard")
+    becomes(reader.opened, 1, DEADLINE, "work has the keyboard")
     reader.process.send_signal(signal.SIGSTOP)
     keyboard("tap KEY_A")
     return rig, keyboard, reader
@@ -91,7 +91,7 @@ def test_what_came_before_a_flip_is_read_first(tmp_path: Path) -> None:
         assert rig.status()["oses"][0]["state"] == "releasing"
         reader.process.send_signal(signal.SIGCONT)
         assert flip.result(DEADLINE)["foreground"] == "play"
-        until(lambda: reader.opened() == 0, DEADLINE, "work has lost the keyboard")
+        becomes(reader.opened, 0, DEADLINE, "work has lost the keyboard")
         assert reader.pressed() == [(A, 1), (A, 0)]
         assert rig.devices()[0]["counters"] == {"unread": 0}
     finally:
@@ -106,9 +106,9 @@ def test_what_is_not_read_in_time_is_counted(tmp_path: Path) -> None:
         assert rig.status()["oses"][0]["overruled"] == 0  # its agent did answer
         play = rig.reader("play")
         reader.process.send_signal(signal.SIGCONT)
-        until(lambda: reader.opened() == 0, DEADLINE, "work has lost the keyboard")
+        becomes(reader.opened, 0, DEADLINE, "work has lost the keyboard")
         keyboard("tap KEY_A")
-        until(lambda: play.pressed() == [(A, 1), (A, 0)], DEADLINE, "play reads")
+        becomes(play.pressed, [(A, 1), (A, 0)], DEADLINE, "play reads")
         assert reader.pressed() == []
     finally:
         rig.stop()
@@ -128,13 +128,13 @@ def test_revoked_files_are_closed_in_the_end(rig: Rig) -> None:
     rig.typist("keyboard", "Test Keyboard")
     rig.start()
     readers = {name: rig.reader(name) for name in ("work", "play")}
-    until(lambda: readers["work"].opened() == 1, DEADLINE, "work has the keyboard")
+    becomes(readers["work"].opened, 1, DEADLINE, "work has the keyboard")
     counts = []
     for _ in range(2):  # the first time, what is opened at first use is opened
         for name in ("play", "work") * 2:
             rig.flip(name)
-            until(lambda: readers[name].opened() == 1, DEADLINE, f"{name} has the keyboard")  # noqa: B023
-        until(lambda: rig.now(lambda: kept(rig)) == 0, DEADLINE, "none is kept")
+            becomes(readers[name].opened, 1, DEADLINE, f"{name} has the keyboard")
+        becomes(lambda: rig.now(lambda: kept(rig)), 0, DEADLINE, "none is kept")
         counts.append(rig.now(lambda: len(os.listdir("/proc/self/fd"))))
     assert counts[1] <= counts[0]
 
@@ -151,9 +151,9 @@ def test_a_late_agent_is_overruled_at_the_deadline(tmp_path: Path, mode: DeviceM
         assert done["foreground"] == "play"
         assert done["ms"] >= 1000 * SHORT
         assert [os["overruled"] for os in rig.status()["oses"]] == [1, 0]
-        until(lambda: play.opened() == 1, DEADLINE, "play has the keyboard")
+        becomes(play.opened, 1, DEADLINE, "play has the keyboard")
         keyboard("tap KEY_A")
-        until(lambda: play.pressed() == [(A, 1), (A, 0)], DEADLINE, "play reads")
+        becomes(play.pressed, [(A, 1), (A, 0)], DEADLINE, "play reads")
         agent.send_signal(signal.SIGCONT)  # its late answer changes nothing
         assert rig.flip("work")["foreground"] == "work"
         done = rig.flip("play")
@@ -172,13 +172,13 @@ def test_hotplug_joins_the_foreground_and_leaves(rig: Rig, mode: DeviceMode) -> 
         before = len(other.pressed())
         keyboard = rig.typist("keyboard", "Test Keyboard")
         until(rig.devices, DEADLINE, "the KMC has the keyboard")
-        until(lambda: reader.opened() == 1, DEADLINE, f"{name} has the keyboard")  # noqa: B023
+        becomes(reader.opened, 1, DEADLINE, f"{name} has the keyboard")
         keyboard("tap KEY_A")
         until(lambda: (A, 0) in reader.pressed(), DEADLINE, f"{name} reads")  # noqa: B023
         assert len(other.pressed()) == before
         keyboard.unplug()
-        until(lambda: rig.devices() == [], DEADLINE, "the KMC has forgotten it")
-        until(lambda: work.opened() + play.opened() == 0, DEADLINE, "its nodes are gone")
+        becomes(rig.devices, [], DEADLINE, "the KMC has forgotten it")
+        becomes(lambda: work.opened() + play.opened(), 0, DEADLINE, "its nodes are gone")
     assert rig.vms["work"].run(["ls", "/dev/input"]).stdout.split() == []
 
 
@@ -192,13 +192,13 @@ def test_unplugged_in_the_middle_of_a_flip(rig: Rig) -> None:
     agent.send_signal(signal.SIGSTOP)
     flip = rig.begin(rig.kmc.flip("play", "test"))
     keyboard.unplug()
-    until(lambda: [d["name"] for d in rig.devices()] == ["Test Mouse"], DEADLINE, "only the mouse")
+    becomes(lambda: [d["name"] for d in rig.devices()], ["Test Mouse"], DEADLINE, "only the mouse")
     assert not flip.done()
     agent.send_signal(signal.SIGCONT)
     assert flip.result(DEADLINE)["foreground"] == "play"
-    until(lambda: play.opened() == 1, DEADLINE, "play has the mouse")
+    becomes(play.opened, 1, DEADLINE, "play has the mouse")
     mouse("rel REL_X 3")
-    until(lambda: numbers(play) == [3], DEADLINE, "play reads")
+    becomes(lambda: numbers(play), [3], DEADLINE, "play reads")
 
 
 def test_the_foreground_dies_and_the_other_has_the_equipment(rig: Rig) -> None:
@@ -209,9 +209,9 @@ def test_the_foreground_dies_and_the_other_has_the_equipment(rig: Rig) -> None:
     until(lambda: not rig.vms["work"].alive, DEADLINE, "work is dead")
     rig.now(lambda: rig.kmc.vm_gone("work"))
     assert rig.status()["foreground"] == "play"
-    until(lambda: play.opened() == 1, DEADLINE, "play has the keyboard")
+    becomes(play.opened, 1, DEADLINE, "play has the keyboard")
     keyboard("tap KEY_A")
-    until(lambda: play.pressed() == [(A, 1), (A, 0)], DEADLINE, "play reads")
+    becomes(play.pressed, [(A, 1), (A, 0)], DEADLINE, "play reads")
     with pytest.raises(HostsimError, match="not running"):
         rig.flip("work")
 
@@ -231,16 +231,17 @@ def test_the_hotkey_flips_to_the_next(tmp_path: Path, mode: DeviceMode) -> None:
         keyboard = rig.typist("keyboard", "Test Keyboard")
         rig.start()
         work, play = rig.reader("work"), rig.reader("play")
-        until(lambda: work.opened() == 1, DEADLINE, "work has the keyboard")
+        becomes(work.opened, 1, DEADLINE, "work has the keyboard")
         keyboard("down KEY_LEFTCTRL", "down KEY_RIGHTCTRL")
-        until(lambda: rig.status()["foreground"] == "play", DEADLINE, "play is foreground")
+        becomes(lambda: rig.status()["foreground"], "play", DEADLINE, "play is foreground")
         keyboard("up KEY_RIGHTCTRL", "up KEY_LEFTCTRL")
-        until(lambda: play.opened() == 1, DEADLINE, "play has the keyboard")
+        becomes(play.opened, 1, DEADLINE, "play has the keyboard")
         keyboard("tap KEY_A")
         until(lambda: (A, 0) in play.pressed(), DEADLINE, "play reads")
         assert play.pressed() == [(A, 1), (A, 0)]
         if mode == "mirror":  # its first key comes at once, and is taken back when it is whole
-            assert work.pressed() == [(LEFTCTRL, 1), (LEFTCTRL, 0)]
+            back = [(LEFTCTRL, 1), (LEFTCTRL, 0)]
+            becomes(work.pressed, back, DEADLINE, "work has it taken back")
         assert rig.status()["flips"] == 2
     finally:
         rig.stop()

@@ -11,7 +11,7 @@ import pytest
 
 from help.programs import PROGRAMS, program
 from help.rig import DEADLINE, Reader, Rig, spec
-from help.waiting import until
+from help.waiting import becomes, until
 from hostsim.kmc import made
 from hostsim.kmc.made import Made
 from hostsim.model import OsSpec
@@ -78,7 +78,7 @@ def able(sysname: str) -> set[int]:
 
 
 def taps(reader: Reader, count: int) -> None:
-    until(lambda: reader.pressed() == [(A, 1), (A, 0)] * count, DEADLINE, f"{count} taps")
+    becomes(reader.pressed, [(A, 1), (A, 0)] * count, DEADLINE, f"{count} taps")
 
 
 def test_it_belongs_to_that_os_alone_and_goes_with_it(heard: Path, rig: Rig) -> None:
@@ -86,7 +86,7 @@ def test_it_belongs_to_that_os_alone_and_goes_with_it(heard: Path, rig: Rig) -> 
     assert rig.now(lambda: rig.kmc._plugs._consoles.is_quiet)  # type: ignore[union-attr]
     readers = {name: rig.reader(name) for name in ("work", "play")}
     first = Own(rig, "work")
-    until(lambda: readers["work"].opened() == 1, DEADLINE, "work has it")
+    becomes(readers["work"].opened, 1, DEADLINE, "work has it")
     first.tap(A)
     taps(readers["work"], 1)
 
@@ -114,12 +114,12 @@ def test_it_belongs_to_that_os_alone_and_goes_with_it(heard: Path, rig: Rig) -> 
     finally:
         other.close()
         claims.close()
-    until(lambda: readers["work"].opened() == 2, DEADLINE, "work has the second too")
+    becomes(readers["work"].opened, 2, DEADLINE, "work has the second too")
     second.end()
-    until(lambda: readers["work"].opened() == 1, DEADLINE, "work has it no more")
+    becomes(readers["work"].opened, 1, DEADLINE, "work has it no more")
     rig.vms["work"].kill()
     until(lambda: not first.there, DEADLINE, "it has gone with its OS")
-    until(lambda: rig.devices() == [], DEADLINE, "it is no device any more")
+    becomes(rig.devices, [], DEADLINE, "it is no device any more")
 
 
 def test_another_os_makes_none(rig: Rig) -> None:
@@ -133,7 +133,7 @@ def test_an_os_that_makes_too_many_is_killed(rig: Rig, monkeypatch: pytest.Monke
     monkeypatch.setattr(made, "MOST", 2)
     rig.start()
     mine = [Own(rig, "work"), Own(rig, "work")]
-    until(lambda: len(rig.devices()) == 2, DEADLINE, "it has two")
+    becomes(lambda: len(rig.devices()), 2, DEADLINE, "it has two")
     assert rig.vms["work"].alive
     mine.append(Own(rig, "work"))
     until(lambda: not rig.vms["work"].alive, DEADLINE, "it is killed")

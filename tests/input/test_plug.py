@@ -18,7 +18,7 @@ import pytest
 from evdev import UInput, ecodes
 
 from help.rig import DEADLINE, Rig
-from help.waiting import until
+from help.waiting import becomes, until
 
 pytestmark = pytest.mark.uinput
 
@@ -75,7 +75,7 @@ def test_plugging_during_flips_leaves_nothing(
         until(rig.devices, DEADLINE, "the KMC has the device")
         for owner in ("play", "work"):  # each has had one: what is opened at first use is open
             rig.flip(owner)
-    until(lambda: rig.devices() == [], DEADLINE, "the KMC has forgotten it")
+    becomes(rig.devices, [], DEADLINE, "the KMC has forgotten it")
     files, taken = None, []
     for cycle in range(cycles):
         device = UInput({ecodes.EV_KEY: [ecodes.KEY_A]}, name=f"Test Keyboard {cycle}")
@@ -85,7 +85,7 @@ def test_plugging_during_flips_leaves_nothing(
             until(rig.devices, DEADLINE, "the KMC has the device")
         device.close()
         assert flip.result(DEADLINE)["foreground"] == owner
-        until(lambda: rig.devices() == [], DEADLINE, "the KMC has forgotten it")
+        becomes(rig.devices, [], DEADLINE, "the KMC has forgotten it")
         if (cycle + 1) % (cycles // (STRETCHES + 1)) == 0:
             gc.collect()
             files = files or descriptors()

@@ -13,7 +13,7 @@ import pytest
 from help import cli
 from help.cli import HOSTSIM, ask, hostsim
 from help.rig import DEADLINE, Typist
-from help.waiting import until
+from help.waiting import becomes, until
 from hostsim.model import DeviceMode
 from netns import leds
 
@@ -66,10 +66,10 @@ def test_an_os_that_is_started_again_has_the_keyboard_again(
         before = vm("work")
         assert len(nodes("work")) == 1
         os.kill(before["pid"], signal.SIGKILL)
-        until(lambda: ask("status")["foreground"] == "play", DEADLINE, "play follows")
+        becomes(lambda: ask("status")["foreground"], "play", DEADLINE, "play follows")
         assert len(nodes("play")) == 1
         back = "work is back"
-        until(lambda: log.read_text().count(back) == count, DEADLINE, "work is back")  # noqa: B023
+        becomes(lambda: log.read_text().count(back), count, DEADLINE, "work is back")  # noqa: B023
         assert vm("work")["restarts"] == count
         assert len(nodes("work")) == (1 if mode == "mirror" else 0)
         hostsim("flip", "work")

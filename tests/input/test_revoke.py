@@ -17,7 +17,7 @@ from cffi import FFI
 import cext.input.revoke
 from cext.input.revoke import Hold, Revoked, Revoker
 from help.rig import DEADLINE, Puppet, Reader, Rig, Typist, spec
-from help.waiting import until
+from help.waiting import becomes, until
 from hostsim.vm import Vm
 
 pytestmark = [pytest.mark.uinput, pytest.mark.timeout(600)]
@@ -124,9 +124,9 @@ def test_a_hidden_descriptor_reads_nothing(
     rig, keyboard, attacker, play = started()
     assert attacker("hide", how, keyboard.node) == "done"
     rig.flip("play")
-    until(lambda: play.opened() == 1, DEADLINE, "play has the keyboard")
+    becomes(play.opened, 1, DEADLINE, "play has the keyboard")
     keyboard("tap KEY_A")
-    until(lambda: play.pressed() == [(30, 1), (30, 0)], DEADLINE, "play reads")
+    becomes(play.pressed, [(30, 1), (30, 0)], DEADLINE, "play reads")
     assert reads(attacker, "find", how) is not defended
     assert rig.vms["work"].alive
 
@@ -150,12 +150,12 @@ def test_a_descriptor_that_runs_from_process_to_process_reads_nothing(
         for _ in range(RUNNERS if defended else 4 * RUNNERS):
             assert attacker("run", keyboard.node, str(out)) == "done"
         rig.flip("play")
-        until(lambda: play.opened() == 1, DEADLINE, "play has the keyboard")
+        becomes(play.opened, 1, DEADLINE, "play has the keyboard")
         before = len(play.pressed())
         keyboard("tap KEY_A")
-        until(lambda: len(play.pressed()) == before + 2, DEADLINE, "play reads")  # noqa: B023
+        becomes(lambda: len(play.pressed()), before + 2, DEADLINE, "play reads")
         rig.flip("work")
-        until(lambda: play.opened() == 0, DEADLINE, "play has lost it")
+        becomes(play.opened, 0, DEADLINE, "play has lost it")
         if not defended and out.stat().st_size:
             break
     assert (out.stat().st_size > 0) is not defended
@@ -179,9 +179,9 @@ def test_an_os_that_holds_on_is_killed_before_another_has_the_device(
     rig, keyboard, attacker, play = started()
     fd = attacker("open", keyboard.node)
     rig.flip("play")
-    until(lambda: play.opened() == 1, DEADLINE, "play has the keyboard")
+    becomes(play.opened, 1, DEADLINE, "play has the keyboard")
     keyboard("tap KEY_A")
-    until(lambda: play.pressed() == [(30, 1), (30, 0)], DEADLINE, "play reads")
+    becomes(play.pressed, [(30, 1), (30, 0)], DEADLINE, "play reads")
     assert reads(attacker, "read", fd) is not defended
     if defended:
         until(lambda: not rig.vms["work"].alive, DEADLINE, "work is dead")

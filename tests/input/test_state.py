@@ -19,7 +19,7 @@ from evdev import AbsInfo, InputDevice, UInput, ecodes
 
 from help.programs import program
 from help.rig import DEADLINE, Rig, spec
-from help.waiting import until
+from help.waiting import becomes, until
 from hostsim.model import DeviceMode, DeviceSpec, KmcSpec
 
 pytestmark = [pytest.mark.uinput, pytest.mark.timeout(600)]
@@ -80,21 +80,22 @@ def test_shift_is_carried_and_lifted_in_both(carrying: Rig, mode: DeviceMode) ->
     keyboard = rig.typist("keyboard", "Test Keyboard")
     rig.start()
     work, play = rig.reader("work"), rig.reader("play")
-    until(lambda: work.opened() == 1, DEADLINE, "work has the keyboard")
+    becomes(work.opened, 1, DEADLINE, "work has the keyboard")
     keyboard("down KEY_LEFTSHIFT", "down KEY_A")
     until(lambda: (A, 1) in work.pressed(), DEADLINE, "work sees the keys")
     rig.flip("play")
-    until(lambda: play.opened() == 1, DEADLINE, "play has the keyboard")
+    becomes(play.opened, 1, DEADLINE, "play has the keyboard")
     before = [(SHIFT, 1)] if mode == "mirror" else [(SHIFT, 0), (SHIFT, 1)]
-    until(lambda: play.pressed() == before, DEADLINE, "play sees Shift held")
+    becomes(play.pressed, before, DEADLINE, "play sees Shift held")
     assert held(rig, "play") == [SHIFT]
     keyboard("up KEY_A", "up KEY_LEFTSHIFT")
-    until(lambda: play.pressed()[-1] == (SHIFT, 0), DEADLINE, "play sees Shift released")
+    becomes(lambda: play.pressed()[-1], (SHIFT, 0), DEADLINE, "play sees Shift released")
     assert held(rig, "play") == []
     # in direct mode the node was opened after its press: it is pressed again
     assert play.pressed() == [*before, (SHIFT, 0)]
     if mode == "mirror":
-        assert sorted(work.pressed()[-2:]) == [(A, 0), (SHIFT, 0)]
+        released = [(A, 0), (SHIFT, 0)]
+        becomes(lambda: sorted(work.pressed()[-2:]), released, DEADLINE, "work sees both released")
         assert held(rig, "work") == []
     rig.flip("work")
     assert held(rig, "work") == []
@@ -114,7 +115,7 @@ def test_keys_down_at_up_are_stuck_nowhere(rig: Rig) -> None:
 
         until(released, DEADLINE, "the machine sees Enter released")
     work = rig.reader("work")
-    until(lambda: work.opened() == 1, DEADLINE, "work has the keyboard")
+    becomes(work.opened, 1, DEADLINE, "work has the keyboard")
     assert held(rig, "work") == []
     keyboard("up KEY_ENTER", "tap KEY_A")
     until(lambda: (A, 0) in work.pressed(), DEADLINE, "work reads")
@@ -134,7 +135,7 @@ def test_keys_down_at_hotplug_are_stuck_nowhere(rig: Rig) -> None:
     keyboard("down KEY_ENTER")
     go.set()
     blocked.result(DEADLINE)
-    until(lambda: work.opened() == 1, DEADLINE, "work has the keyboard")
+    becomes(work.opened, 1, DEADLINE, "work has the keyboard")
     assert held(rig, "work") == []
     keyboard("up KEY_ENTER", "tap KEY_A")
     until(lambda: (A, 0) in work.pressed(), DEADLINE, "work reads")
@@ -145,15 +146,16 @@ def test_a_touch_is_lifted_for_the_old_and_unknown_to_the_new(rig: Rig, mode: De
     with plugged("touch") as pad:
         rig.start()
         work, play = rig.reader("work"), rig.reader("play")
-        until(lambda: work.opened() == 1, DEADLINE, "work has the pad")
+        becomes(work.opened, 1, DEADLINE, "work has the pad")
         touch(pad, 1, 77)
         until(
             lambda: (3, E.ABS_MT_TRACKING_ID, 77) in work.events(), DEADLINE, "work sees the touch"
         )
         rig.flip("play")
-        until(lambda: play.opened() == 1, DEADLINE, "play has the pad")
+        becomes(play.opened, 1, DEADLINE, "play has the pad")
         if mode == "mirror":
-            assert (3, E.ABS_MT_TRACKING_ID, -1) in work.events()
+            lifted = (3, E.ABS_MT_TRACKING_ID, -1)
+            until(lambda: lifted in work.events(), DEADLINE, "work sees it lifted")
         assert contacts(rig, "play") == [-1] * 4
         touch(pad, 1, -1)
         touch(pad, 0, 78)
@@ -181,7 +183,7 @@ def test_a_touch_at_up_is_stuck_nowhere(rig: Rig) -> None:
 
         until(lifted, DEADLINE, "the machine sees the touch end")
         work = rig.reader("work")
-        until(lambda: work.opened() == 1, DEADLINE, "work has the pad")
+        becomes(work.opened, 1, DEADLINE, "work has the pad")
         assert contacts(rig, "work") == [-1] * 4
         touch(pad, 1, -1)
         touch(pad, 0, 78)
@@ -235,13 +237,13 @@ def test_sounds_and_gain_stay_with_their_os(rig: Rig, mode: DeviceMode) -> None:
     with plugged("beeper") as beeper:
         rig.start()
         ask(rig, "work", "write", E.EV_SND, E.SND_TONE, 440)
-        until(lambda: told(beeper, E.EV_SND) == [(E.SND_TONE, 440)], DEADLINE, "the tone sounds")
+        becomes(lambda: told(beeper, E.EV_SND), [(E.SND_TONE, 440)], DEADLINE, "the tone sounds")
         rig.flip("play")
-        until(lambda: told(beeper, E.EV_SND) == [(E.SND_TONE, 0)], DEADLINE, "the tone is off")
+        becomes(lambda: told(beeper, E.EV_SND), [(E.SND_TONE, 0)], DEADLINE, "the tone is off")
         rig.flip("work")
         if mode == "mirror":  # the kernel does not tell a tone's pitch
-            until(
-                lambda: told(beeper, E.EV_SND) == [(E.SND_TONE, 440)], DEADLINE, "it sounds again"
+            becomes(
+                lambda: told(beeper, E.EV_SND), [(E.SND_TONE, 440)], DEADLINE, "it sounds again"
             )
 
 
@@ -317,7 +319,7 @@ def test_a_device_that_comes_back_is_as_each_os_had_it(rig: Rig) -> None:
     rig.flip("play")
     fresh = [ask(rig, "play", "repeat"), ask(rig, "play", "leds")]
     keyboard.unplug()
-    until(lambda: rig.devices() == [], DEADLINE, "the KMC has forgotten it")
+    becomes(rig.devices, [], DEADLINE, "the KMC has forgotten it")
     keyboard = rig.typist("keyboard", "Test Keyboard")
     until(rig.devices, DEADLINE, "the KMC has it again")
     assert [ask(rig, "play", "repeat"), ask(rig, "play", "leds")] == fresh
@@ -325,7 +327,7 @@ def test_a_device_that_comes_back_is_as_each_os_had_it(rig: Rig) -> None:
     rig.flip("work")
     assert ask(rig, "work", "repeat") == [321, 54]
     assert ask(rig, "work", "leds") == [E.LED_CAPSL]
-    until(lambda: keyboard("leds") == "LED_CAPSL", DEADLINE, "lit on the device")
+    becomes(lambda: keyboard("leds"), "LED_CAPSL", DEADLINE, "lit on the device")
 
 
 def test_the_leds_of_an_os_are_not_the_consoles(rig: Rig) -> None:
@@ -334,9 +336,9 @@ def test_the_leds_of_an_os_are_not_the_consoles(rig: Rig) -> None:
         keyboard = rig.typist("keyboard", "Test Keyboard")
         rig.start()
         assert ask(rig, "work", "light", "LED_NUML") == [E.LED_NUML]
-        until(lambda: keyboard("leds") == "LED_NUML", DEADLINE, "lit on the device")
+        becomes(lambda: keyboard("leds"), "LED_NUML", DEADLINE, "lit on the device")
         work = rig.reader("work")
-        until(lambda: work.opened() == 1, DEADLINE, "work has the keyboard")
+        becomes(work.opened, 1, DEADLINE, "work has the keyboard")
         keyboard("tap KEY_CAPSLOCK")
         until(lambda: (E.KEY_CAPSLOCK, 0) in work.pressed(), DEADLINE, "work reads")
         with UInput({E.EV_KEY: range(1, 120)}, name="of the machine too"):
@@ -344,7 +346,7 @@ def test_the_leds_of_an_os_are_not_the_consoles(rig: Rig) -> None:
             rig.flip("play")
             assert ask(rig, "play", "leds") == []
             rig.typist("keyboard", "Test Keyboard 2")
-            until(lambda: len(rig.devices()) == 2, DEADLINE, "the KMC has another")
+            becomes(lambda: len(rig.devices()), 2, DEADLINE, "the KMC has another")
             assert keyboard("leds") == ""
             rig.flip("work")
             assert keyboard("leds") == "LED_NUML"
@@ -382,8 +384,9 @@ def test_an_overflow_is_resynchronised(rig: Rig) -> None:
             with before_others():
                 os.write(keyboard.fd, b"".join([*taps, last]))
             want = [A, ENTER] if down else [A]
-            until(
-                lambda: sorted(held(rig, "work")) == sorted(want),  # noqa: B023
+            becomes(
+                lambda: sorted(held(rig, "work")),
+                sorted(want),
                 DEADLINE,
                 "work has what is so",
             )

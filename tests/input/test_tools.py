@@ -12,7 +12,7 @@ from evdev import AbsInfo, UInput, ecodes
 
 from help.ff import answer, next_ff
 from help.rig import DEADLINE, Rig
-from help.waiting import until
+from help.waiting import becomes, until
 
 pytestmark = [pytest.mark.uinput, pytest.mark.timeout(600)]
 
@@ -36,7 +36,7 @@ def test_evemu_describes_records_and_plays(rig: Rig) -> None:
     keyboard = rig.typist("keyboard", "Test Keyboard")
     rig.start()
     reader = rig.reader("work", "keys")
-    until(lambda: reader.opened() == 1, DEADLINE, "work has opened the keyboard")
+    becomes(reader.opened, 1, DEADLINE, "work has opened the keyboard")
     node = only_node(rig, "work")
     original = subprocess.run(["evemu-describe", keyboard.place], capture_output=True, check=True)
     seen = rig.vms["work"].run(["evemu-describe", node]).stdout
@@ -46,17 +46,17 @@ def test_evemu_describes_records_and_plays(rig: Rig) -> None:
         tool = rig.popen("work", "stdbuf", "-oL", "evemu-record", node, stdout=out)
     until(lambda: "Waiting for events" in record.read_text(), DEADLINE, "it records")
     keyboard("tap KEY_A")
-    until(lambda: keys(record) == [(A, 1), (A, 0)], DEADLINE, "evemu-record has the key")
+    becomes(lambda: keys(record), [(A, 1), (A, 0)], DEADLINE, "evemu-record has the key")
     tool.kill()
     with record.open("rb") as file:  # by the machine, to the device itself
         subprocess.run(["evemu-play", keyboard.place], stdin=file, check=True, timeout=DEADLINE)
-    until(lambda: reader.pressed() == [(A, 1), (A, 0)] * 2, DEADLINE, "work reads what is played")
+    becomes(reader.pressed, [(A, 1), (A, 0)] * 2, DEADLINE, "work reads what is played")
     rig.flip("play")
     play = rig.reader("play", "keys")
-    until(lambda: play.opened() == 1, DEADLINE, "play has opened the keyboard")
+    becomes(play.opened, 1, DEADLINE, "play has opened the keyboard")
     with record.open("rb") as file:
         subprocess.run(["evemu-play", keyboard.place], stdin=file, check=True, timeout=DEADLINE)
-    until(lambda: play.pressed() == [(A, 1), (A, 0)], DEADLINE, "play reads what is played")
+    becomes(play.pressed, [(A, 1), (A, 0)], DEADLINE, "play reads what is played")
     assert reader.pressed() == [(A, 1), (A, 0)] * 2
 
 
