@@ -26,12 +26,14 @@ def until(condition: Callable[[], T], seconds: float = 20.0, what: str = "the co
     return value
 
 
-def becomes(read: Callable[[], T], wanted: T, seconds: float = 20.0, what: str = "it") -> None:
+def becomes(
+    read: Callable[[], object], wanted: object, seconds: float = 20.0, what: str = "it"
+) -> None:
     """Wait until what is read is what is wanted; a failure shows the last reading.
 
     seconds, what: as `until` has them
     """
-    last: list[T] = []
+    last: list[object] = []
 
     def same() -> bool:
         last[:] = [read()]
