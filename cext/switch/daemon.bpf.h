@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* What the daemon runs in the kernel: the sweeper, and what it tells and asks.
  *
- *   sweep   removes idle flows, rules and connections
+ *   sweep   removes idle flows, rules and connections, of those that it is given (switch/sweep.c)
  *   drop    removes a flow
  *   tell    what the contents of a connection told
  *   forget  makes what was decided for a flow stale
@@ -10,8 +10,6 @@
 #define HS_DAEMON_BPF_H
 
 #include "switch/decide.bpf.h"
-
-struct bpf_map; /* the kernel's; only passed on */
 
 /* What is known of a flow that a VM sent goes into the sums of what it sent before. It has been
  * silent for much longer than a packet is under way: all that arrived has been counted. */
@@ -33,8 +31,8 @@ static __always_inline void hs_end(struct hs_key *key, struct hs_flow *flow) {
 
 /* A VM's counts of a flow, what it sent and what came in by its port, go together, and not before
  * they are old, though the VM be gone. */
-static long hs_sweep_flow(struct bpf_map *map, struct hs_key *key, struct hs_flow *flow,
-                          struct hs_sweep *sweep) {
+static __always_inline void hs_sweep_flow(struct hs_key *key, struct hs_flow *flow,
+                                          struct hs_sweep *sweep) {
     struct hs_vm *vm = bpf_map_lookup_elem(&vms, &key->vm);
     __u64 last = flow->last;
     struct hs_conn *conn;
@@ -51,51 +49,87 @@ static long hs_sweep_flow(struct bpf_map *map, struct hs_key *key, struct hs_flo
         sweep->flows++;
         sweep->rules += flow->rule.verdict != 0;
         charged = flow->charged;
-        if (bpf_map_delete_elem(map, key) == 0)
+        if (bpf_map_delete_elem(&flows, key) == 0)
             hs_give(charged, HS_OF_FLOWS);
-        return 0;
+        return;
     }
     conn = hs_find_conn(&key->tuple, &turned);
     if (!conn)
-        return 0;
+        return;
     if (conn->last < last)
         conn->last = last;
     if (conn->back && conn->from == key->vm && turned == conn->turned &&
         flow->packets + flow->rule.veth_packets >= HS_OPEN_AFTER)
         conn->state |= HS_CONN_OPEN;
-    return 0;
 }
 
-static long hs_sweep_conn(struct bpf_map *map, struct hs_tuple *key, struct hs_conn *conn,
-                          struct hs_sweep *sweep) {
+static __always_inline void hs_sweep_conn(struct hs_tuple *key, struct hs_conn *conn,
+                                          struct hs_sweep *sweep) {
     __u32 charged = conn->charged;
 
     if (conn->last + hs_lifetime(key, conn) * 1000000000ull < sweep->now) {
         sweep->conns++;
-        if (bpf_map_delete_elem(map, key) == 0)
+        if (bpf_map_delete_elem(&conns, key) == 0)
             hs_give(charged, HS_OF_CONNS);
     }
-    return 0;
 }
 
 /* A datagram whose fragments nobody waits for any more. */
-static long hs_sweep_datagram(struct bpf_map *map, struct hs_datagram *key, struct hs_first *first,
-                              struct hs_sweep *sweep) {
+static __always_inline void hs_sweep_datagram(struct hs_datagram *key, struct hs_first *first,
+                                              struct hs_sweep *sweep) {
     __u32 charged = first->charged;
 
     if (first->seen + hs_fragment_ns(key->family) < sweep->now &&
-        bpf_map_delete_elem(map, key) == 0)
+        bpf_map_delete_elem(&datagrams, key) == 0)
         hs_give(charged, HS_OF_DATAGRAMS);
+}
+_Static_assert(sizeof(struct hs_datagram) == HS_DATAGRAM_SIZE, "as switch/layout.h has it");
+_Static_assert(sizeof(struct hs_first) == HS_FIRST_SIZE, "as switch/layout.h has it");
+
+/* What a run of the sweeper is told, and the page of keys that it looks at. */
+struct hs_broom {
+    struct hs_sweep *sweep;
+    union hs_swept *page;
+};
+
+static long hs_sweep_key(__u32 index, struct hs_broom *broom) {
+    union hs_swept *page = broom->page;
+    __u64 at = index;
+    struct hs_datagram *datagram;
+    struct hs_first *first;
+    struct hs_flow *flow;
+    struct hs_conn *conn;
+
+    barrier_var(at); /* the verifier sees the bound of what is used */
+    if (at >= HS_SWEPT)
+        return 1;
+    if (broom->sweep->of == HS_SWEEP_FLOWS) {
+        flow = bpf_map_lookup_elem(&flows, &page->flows[at]);
+        if (flow)
+            hs_sweep_flow(&page->flows[at], flow, broom->sweep);
+    } else if (broom->sweep->of == HS_SWEEP_CONNS) {
+        conn = bpf_map_lookup_elem(&conns, &page->conns[at]);
+        if (conn)
+            hs_sweep_conn(&page->conns[at], conn, broom->sweep);
+    } else {
+        datagram = (void *)page->datagrams[at];
+        first = bpf_map_lookup_elem(&datagrams, datagram);
+        if (first)
+            hs_sweep_datagram(datagram, first, broom->sweep);
+    }
     return 0;
 }
 
 SEC("syscall")
 int sweep(struct hs_sweep *context) {
     struct hs_sweep work = *context;
+    struct hs_broom broom = {.sweep = &work};
+    __u32 zero = 0;
 
-    bpf_for_each_map_elem(&flows, hs_sweep_flow, &work, 0);
-    bpf_for_each_map_elem(&conns, hs_sweep_conn, &work, 0);
-    bpf_for_each_map_elem(&datagrams, hs_sweep_datagram, &work, 0);
+    broom.page = bpf_map_lookup_elem(&swept, &zero);
+    if (!broom.page)
+        return 0;
+    bpf_loop(work.keys, hs_sweep_key, &broom, 0);
     *context = work;
     return 0;
 }

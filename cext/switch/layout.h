@@ -306,12 +306,29 @@ struct hs_tell {
 };
 enum { HS_TELL_UNKNOWN, HS_TELL_DONE, HS_TELL_AGAIN };
 
+/* The keys that one run of the `sweep` program looks at, of one table: `swept`. While a program
+ * runs, its processor runs nothing else (on a kernel that is not fully preemptible), so runs are
+ * short. */
+enum {
+    HS_SWEPT = 512,
+    HS_DATAGRAM_SIZE = 44, /* of the keys and values of `datagrams` (flow/packet.bpf.h) */
+    HS_FIRST_SIZE = 24,
+};
+union hs_swept {
+    struct hs_key flows[HS_SWEPT];
+    struct hs_tuple conns[HS_SWEPT];
+    __u8 datagrams[HS_SWEPT][HS_DATAGRAM_SIZE];
+};
+enum { HS_SWEEP_FLOWS, HS_SWEEP_CONNS, HS_SWEEP_DATAGRAMS };
+
 /* The context of the `sweep` program. */
 struct hs_sweep {
     __u64 now;                 /* CLOCK_MONOTONIC, ns */
     __u64 flow_idle;           /* ns */
     __u32 gone;                /* a VM to and from which all rules go at once; 0: none */
     __u32 flows, rules, conns; /* out: removed */
+    __u32 of;                  /* the table that the keys are of, HS_SWEEP_* */
+    __u32 keys;                /* so many */
 };
 
 #endif

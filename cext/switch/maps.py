@@ -36,6 +36,9 @@ for _name, _value in vars(records).items():
         assert _value == getattr(lib, f"HS_{_name}"), _name
 assert len(records.COUNTERS) == lib.HS_REASONS
 
+SWEPT = ("flows", "conns", "datagrams")
+"""The tables that are swept, in the order of HS_SWEEP_*."""
+
 TRIES = 1000
 """How often a change is tried that others were quicker with; each takes a packet of theirs."""
 
@@ -360,21 +363,28 @@ def read_counters(counters: Map) -> dict[str, int]:
     return found
 
 
-def sweep(program_fd: int, now: int, flow_idle: int, gone: int = 0) -> int:
+def sweep(
+    programs: Callable[[str], int],
+    tables: Callable[[str], Map],
+    now: int,
+    flow_idle: int,
+    gone: int = 0,
+) -> int:
     """Remove flows that are idle for longer than so many ns, connections by their lifetimes
-    (HS_LIFE_* in layout.h), and every rule to and from the VM `gone`.
+    (HS_LIFE_* in layout.h), and every rule to and from the VM `gone`. programs, tables: of the
+    classifier, by name. One sweep at a time.
 
-    Returns how many routing rules went. Runs in the kernel; raises OSError.
+    Returns how many routing rules went. Takes long, without the interpreter's lock, and in turns
+    that keep no processor (cext/switch/sweep.h); raises OSError.
     """
-    raw = ffi.new("struct hs_sweep *")
-    raw.now, raw.flow_idle, raw.gone = now, flow_idle, gone
-    check(
-        lib.hs_bpf_run(
-            program_fd, raw, ffi.sizeof("struct hs_sweep"), ffi.NULL, 0, ffi.NULL, ffi.NULL
-        ),
-        "BPF sweep",
-    )
-    rules: int = raw.rules
+    fds = ffi.new("struct hs_swept_fds *")
+    fds.program = programs("sweep")
+    fds.swept = tables("swept").fd
+    fds.tables = [tables(one).fd for one in SWEPT]
+    work = ffi.new("struct hs_sweep *")
+    work.now, work.flow_idle, work.gone = now, flow_idle, gone
+    check(lib.hs_sweep_all(fds, work), "BPF sweep")
+    rules: int = work.rules
     return rules
 
 

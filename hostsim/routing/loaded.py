@@ -8,6 +8,7 @@
 What concerns one flow is done by programs of the kernel's, since the classifier runs meanwhile.
 """
 
+import threading
 import time
 from collections.abc import Iterable, Mapping
 
@@ -30,6 +31,7 @@ class Loaded:
 
     def __init__(self) -> None:
         self._object: bpf.Object | None = None
+        self._sweeping = threading.Lock()
 
     def load(self) -> None:
         """Once. Raises OSError."""
@@ -75,7 +77,8 @@ class Loaded:
         by its number (0: of none). Nothing if nothing is loaded."""
         if self._object is not None:
             now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-            maps.sweep(self.program("sweep"), now, int(idle * 1e9), gone)
+            with self._sweeping:
+                maps.sweep(self.program, self.map, now, int(idle * 1e9), gone)
 
     def remembers(self, vm: int, flow: Tuple) -> bool:
         """Whether anything is known of a flow that a VM sends."""

@@ -165,8 +165,8 @@ class Switch:
     def forget(self) -> None:
         """Everything has been silent for longer than anything is remembered."""
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) + (1 << 50)
-        maps.sweep(self.object.program("sweep"), now, 1)
-        maps.sweep(self.object.program("sweep"), now, 1)
+        maps.sweep(self.object.program, self.object.map, now, 1)
+        maps.sweep(self.object.program, self.object.map, now, 1)
 
 
 def ip(*words: str) -> None:

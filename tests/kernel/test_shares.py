@@ -6,6 +6,7 @@ the classifier and the sweeper themselves.
 import contextlib
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from cext._native import ffi, lib
@@ -32,6 +33,9 @@ from hostsim.model import MatchSpec, RouteSpec
 pytestmark = [pytest.mark.root, pytest.mark.stock, pytest.mark.timeout(300)]
 
 SHOT = 2  # linux/pkt_cls.h
+STATS = Path("/proc/sys/kernel/bpf_stats_enabled")
+SWEPT, AT_MOST = 3000, 512
+"""Connections to be swept, and how many one run may look at."""
 MANY = 300
 
 
@@ -73,7 +77,7 @@ def known(switch: Switch, flow: Tuple) -> bool:
 def sweep(switch: Switch, after: float) -> None:
     """As if nothing had come for so many seconds. A flow's entry goes later than its connection."""
     now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-    maps.sweep(switch.object.program("sweep"), now + int(after * 1e9), 1 << 62)
+    maps.sweep(switch.object.program, switch.object.map, now + int(after * 1e9), 1 << 62)
 
 
 FULL = records.CONNS_MAX * records.SHARE // (records.SHARE + 1)
@@ -214,6 +218,39 @@ def test_a_forger_closes_nothing(switch: Switch, flags: int) -> None:
     for way in (flow, flow.reversed()):
         sends(switch, FORGER, way, flags)
     lives(switch, flow, lib.HS_LIFE_OPEN)
+
+
+def runs(switch: Switch) -> int:
+    """How often the program `sweep` has run while the kernel counts it."""
+    said = Path(f"/proc/self/fdinfo/{switch.object.program('sweep')}").read_text()
+    return int(said.partition("run_cnt:")[2].split()[0])
+
+
+@contextlib.contextmanager
+def counted_runs() -> Iterator[None]:
+    """The kernel counts how often each BPF program runs."""
+    before = STATS.read_text()
+    STATS.write_text("1")
+    try:
+        yield
+    finally:
+        STATS.write_text(before)
+
+
+def test_a_sweep_of_many_flows_keeps_no_processor(switch: Switch) -> None:
+    """A run of a BPF program has its processor for itself: each looks at some flows only, and
+    all of them together at every flow."""
+    ports = range(5000, 5000 + SWEPT)
+    for port in ports:
+        sends(switch, CLIENT, udp(port))
+    with counted_runs():
+        sweep(switch, 0)
+        turns = runs(switch)
+    assert turns >= 2 * SWEPT // AT_MOST
+    assert all(known(switch, udp(port)) for port in ports)
+    sweep(switch, lib.HS_LIFE_OPEN)
+    assert not any(known(switch, udp(port)) for port in ports)
+    assert share(switch, CLIENT)[1] == 0
 
 
 def test_without_an_answer_is_forgotten_first_if_there_is_little_room(switch: Switch) -> None:
