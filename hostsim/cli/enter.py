@@ -35,6 +35,7 @@ def enter(target: Mapping[str, Any], argv: Sequence[str]) -> int:
     126 if there is no such command.
     """
     name = Path(target["cgroups"][0]).name
+    process.offer(os.getpid())  # and so the command, from its first moment
     with contextlib.ExitStack() as stack:
         try:
             where = stack.enter_context(opened(target))

@@ -67,6 +67,10 @@ def test_it_is_in_all_of_the_vm(make_vm: MakeVm) -> None:
     assert mask in enter(vm, "cat", "/proc/self/status").stdout
 
 
+def test_it_ends_first_if_the_machine_has_no_memory(vm: Vm) -> None:
+    assert enter(vm, "cat", "/proc/self/oom_score_adj").stdout == "500\n"
+
+
 def test_no_such_command(vm: Vm) -> None:
     missing = enter(vm, "nosuch")
     assert (missing.returncode, missing.stderr) == (127, "hostsim: nosuch: not found in a\n")
