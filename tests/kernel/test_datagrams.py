@@ -58,7 +58,7 @@ def held(switch: Switch, vm: int) -> int:
 
 def sweep(switch: Switch, at: float) -> None:
     """As if it were that time."""
-    maps.sweep(switch.object.program("sweep"), int(at * 1e9), 1 << 62)
+    maps.sweep(switch.object.program, switch.object.map, int(at * 1e9), 1 << 62)
 
 
 def nearly_full(switch: Switch, free: int = FREE) -> None:
