@@ -185,6 +185,7 @@ class VmSpec:
     ways: tuple[WaySpec, ...] = ()  # `gateway` and `routes`
     restart: Restart = "no"
     offload: bool = True  # whether checksums and segments may be left unfinished for it, and by it
+    router: bool = False  # whether it may advertise itself as an IPv6 router
 
     @property
     def restarts(self) -> bool:

@@ -19,6 +19,7 @@
  * Counting is of skbs as they pass: a GSO super-packet counts one, with all its bytes. */
 #include "switch/daemon.bpf.h"
 #include "switch/decide.bpf.h"
+#include "switch/neighbours.bpf.h"
 #include "switch/stray.bpf.h"
 #include "switch/unfinished.bpf.h"
 
@@ -345,11 +346,13 @@ int classify(struct __sk_buff *skb) {
     __u64 verdict, nth = 1;
 
     now = bpf_map_lookup_elem(&config, &zero);
-    if (!now || !now->on || !packet)
+    if (!now || !packet)
         return TC_ACT_OK;
     epoch = READ_ONCE(now->epoch);
     if (!hs_quick(skb, packet, skb->ifindex - HS_IFINDEX))
         kind = hs_flow_of(skb, skb->ifindex - HS_IFINDEX, now->on);
+    if (!now->on && kind != HS_PLAIN)
+        return TC_ACT_OK;
     if (hs_overwrites(skb))
         return hs_dropped(HS_C_MALFORMED);
     switch (kind) {
@@ -373,6 +376,8 @@ int classify(struct __sk_buff *skb) {
     case HS_NO_ROOM:
         return hs_dropped(HS_C_NO_SHARE);
     default:
+        if (hs_deceives(skb))
+            return hs_dropped(HS_C_SPOOFED);
         hs_count(HS_C_PLAIN);
         return TC_ACT_OK;
     }

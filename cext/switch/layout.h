@@ -227,6 +227,7 @@ enum {
     HS_VM_ON_SWITCH = 8, /* the switch must see its packets: no rule to or from it */
     HS_VM_PORT = 16,     /* its transfer component is a port: the daemon ages its flows */
     HS_VM_UNLIKE = 32,   /* its network is not as it was made: no rule to or from it is used */
+    HS_VM_ROUTER = 64,   /* it may advertise itself as a router */
 };
 
 struct hs_vm {
@@ -264,6 +265,7 @@ enum hs_counter {
     HS_C_UNICAST_IN_GROUP,  /* dropped: has a route, but its frame is to a group */
     HS_C_FRAGMENT_CONFLICT, /* dropped: a datagram's second first fragment, with other ports */
     HS_C_NO_SHARE,          /* dropped: new, of a VM that has all of its share */
+    HS_C_SPOOFED,           /* dropped: speaks of neighbours against the host file */
     HS_REASONS,
 };
 

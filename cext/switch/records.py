@@ -32,6 +32,7 @@ its header: by cext/switch/maps.py when it is imported, and by tests/unit/test_r
 BRIDGE, STEER, DROP = 0, 1, 2
 F_BYPASS, F_START, F_MIRROR, F_VM_GONE, F_INSPECT, F_IN_GROUP, F_UNSEEN = 1, 2, 4, 8, 16, 32, 64
 VM_ALIVE, VM_ROUTES, VM_ENDPOINT, VM_ON_SWITCH, VM_PORT, VM_UNLIKE = 1, 2, 4, 8, 16, 32
+VM_ROUTER = 64
 PAIR_ASKED, PAIR_READY, PAIR_REFUSED = 1, 2, 3
 EVENT_PAIR, EVENT_CONTENT = 1, 2
 ON, ON_VLAN, ON_ETHERTYPE = 1, 2, 4
@@ -54,6 +55,7 @@ COUNTERS = (
     "unicast-in-group",
     "fragment-conflict",
     "no-share",
+    "spoofed",
 )
 
 

@@ -19,6 +19,13 @@ enum {
     HS_UNJUDGED = 34, /* nothing from here on is judged if it is not IP, or in a VLAN of its own */
 };
 
+/* Whether a packet's checksum is still to be finished. */
+static __always_inline int hs_is_partial(const struct __sk_buff *skb) {
+    const struct sk_buff *real = (void *)skb;
+
+    return BPF_CORE_READ_BITFIELD_PROBED(real, ip_summed) == HS_CHECKSUM_PARTIAL;
+}
+
 /* Whether the checksum of the packet in hand is to be written over what the packet was judged by:
  * neither where its protocol has it, nor behind that header (tunnels have it there). */
 static __noinline int hs_overwrites(struct __sk_buff *skb) {
@@ -26,7 +33,7 @@ static __noinline int hs_overwrites(struct __sk_buff *skb) {
     struct hs_packet *p = hs_packet();
     __u32 at, own = 0, header = 0;
 
-    if (!p || BPF_CORE_READ_BITFIELD_PROBED(real, ip_summed) != HS_CHECKSUM_PARTIAL)
+    if (!p || !hs_is_partial(skb))
         return 0;
     at = (__u32)BPF_CORE_READ(real, csum_start) + BPF_CORE_READ(real, csum_offset) -
          BPF_CORE_READ(real, mac_header);

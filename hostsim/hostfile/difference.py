@@ -29,6 +29,7 @@ OF_VM = {
     "mtu": "mtu",
     "ways": "gateway or routes",
     "offload": "offload",
+    "router": "router",
     "restart": "restart",
     "log_size": "log_size",
 }

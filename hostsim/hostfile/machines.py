@@ -57,6 +57,7 @@ def machine(table: Table, file: str, folder: Path, endpoint: bool) -> VmSpec:
     mtu = networks.mtu(table, addresses)
     ways = networks.ways(table, addresses)
     offload = networks.offload(table)
+    router = networks.router(table)
     log_size = values.size(
         table, "log_size", LOG_MIN, LOG_MAX, f"{LOG_MIN >> 10}K to {LOG_MAX >> 30}G"
     )
@@ -75,6 +76,7 @@ def machine(table: Table, file: str, folder: Path, endpoint: bool) -> VmSpec:
             mtu=mtu,
             ways=ways,
             offload=offload,
+            router=router,
         )
     nf = table.take("nf", str, "the name of a network function, or package.module:function")
     if nf is not None and not _NF.fullmatch(nf):
@@ -114,6 +116,7 @@ def machine(table: Table, file: str, folder: Path, endpoint: bool) -> VmSpec:
         mtu=mtu,
         ways=ways,
         offload=offload,
+        router=router,
     )
     if nf == "nat" and functions.outside_address(spec) is None:
         table.fail('nf = "nat" without one IPv4 address', "it is the outside address")

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The keys of a [[vm]] or [[endpoint]] about its own network: mtu, gateway, routes, offload. Pure.
+"""The keys of a [[vm]] or [[endpoint]] about its own network: mtu, gateway, routes, offload and
+router. Pure.
 
     mtu(table, addresses) -> int                        bytes
     ways(table, addresses) -> tuple[WaySpec, ...]       gateway, then routes
     offload(table) -> bool
+    router(table) -> bool
 
 Each raises HostFileError.
 """
@@ -39,6 +41,11 @@ def offload(table: Table) -> bool:
     """See above."""
     value = table.take("offload", bool, "true or false")
     return True if value is None else bool(value)
+
+
+def router(table: Table) -> bool:
+    """See above."""
+    return bool(table.take("router", bool, "true or false"))
 
 
 def ways(table: Table, addresses: Sequence[Interface]) -> tuple[WaySpec, ...]:

@@ -87,6 +87,7 @@ BOTH: dict[str, Json] = {
     "gateway": TEXT_OR_TEXTS,
     "routes": TEXTS,
     "offload": FLAG,
+    "router": FLAG,
 }
 """Keys of VMs and endpoints."""
 

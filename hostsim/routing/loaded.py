@@ -102,11 +102,12 @@ class Loaded:
         flags |= records.VM_PORT if spec.nf is not None else 0
         flags |= records.VM_ON_SWITCH if on_switch else 0
         flags |= records.VM_UNLIKE if unlike else 0
+        flags |= records.VM_ROUTER if spec.router else 0
         self.map("vms").set(maps.pack_u32(number), maps.pack_vm(mac, flags, spec.mtu + BESIDE))
 
     def write_uplink(self, number: int) -> None:
-        """What is outside says nothing of epochs."""
-        outside = records.VM_ALIVE | records.VM_ENDPOINT
+        """What is outside says nothing of epochs. There may be routers."""
+        outside = records.VM_ALIVE | records.VM_ENDPOINT | records.VM_ROUTER
         self.map("vms").set(maps.pack_u32(number), maps.pack_vm(NOBODYS, outside))
 
     def forget_vm(self, number: int) -> None:

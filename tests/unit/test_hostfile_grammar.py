@@ -115,6 +115,7 @@ COMMON = (
     key("log_size", SIZES),
     key("mtu", some(["68", "1280", "1500", "9000"], ["67", "9001", "true", "'1500'", "1e3"])),
     key("offload", some(["true", "false"], ["0", "'no'"])),
+    key("router", some(["true", "false"], ["0", "'no'"])),
     key("files", some(['"private"', '"shared"'], ['"own"']))
     | key("share", st.lists(some(['"./out"', '"/srv:ro"'], ['"/"', '"/proc/x"'])).map(listed)),
 )

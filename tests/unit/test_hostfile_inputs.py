@@ -112,6 +112,7 @@ WRONG: list[Case] = [
     (in_vm, "nf = 'count'\nrestart = 'on-failure'", "both nf and restart"),
     *each(in_vm, "mtu = VALUE", "mtu", "67 0 -1 9001 true 1e3 '1500' []"),
     *each(in_vm, "offload = VALUE", "offload", "0 'no' [] 1.0"),
+    *each(in_vm, "router = VALUE", "router", "0 'no' [] 1.0"),
     *each(in_vm, "gateway = VALUE", "gateway", "1 '198.18.0.1' [1] '' 'x' '224.0.0.1' '::' true"),
     *each(
         in_vm, "routes = [VALUE]", "routes", "1 '' 'x' '203.0.113.1/24' '224.0.0.0/4' '10.0.0.0/8'"
