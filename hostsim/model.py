@@ -43,6 +43,8 @@ OWN_DIRECTORIES = ("/run", "/dev", "/proc", "/sys")
 NAME_MAX = 15
 """A VM's name is also its port's name on the switch: IFNAMSIZ - 1."""
 
+BESIDE = 14 + 4
+"""Bytes of a frame beside its packet: Ethernet's header, and a VLAN tag."""
 MTU = 1500
 """Bytes of the longest packet of a VM's eth0, unless its `mtu` says otherwise."""
 

@@ -18,6 +18,7 @@ typedef struct {
 } possible_net_t;
 struct net_device {
     int ifindex;
+    unsigned int mtu;
     possible_net_t nd_net;
 };
 struct sk_buff {
@@ -27,7 +28,7 @@ struct sk_buff {
     int skb_iif;
     __be16 protocol;
     __u16 network_header, mac_header;
-    unsigned int tail;
+    unsigned int tail, end;
     unsigned char *head, *data;
     __u8 pkt_type : 3;
     __u8 cloned : 1;

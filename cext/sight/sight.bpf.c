@@ -11,6 +11,7 @@
 #include "flow/glance.h"
 #include "sight/sight.h"
 #include "switch/layout.h"
+#include "switch/reason.bpf.h"
 
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -152,8 +153,10 @@ int arrives(__u64 *ctx) {
 SEC("tp_btf/kfree_skb")
 int loses(__u64 *ctx) {
     struct sk_buff *skb = (struct sk_buff *)ctx[0];
-    __u32 index = BPF_CORE_READ(skb, dev, ifindex), reason = ctx[2];
+    __u32 index = BPF_CORE_READ(skb, dev, ifindex), reason;
+    const __u16 mac = skb->mac_header;
 
+    reason = hs_reason_of(skb, skb->dev, mac == 0xffff || skb->data - skb->head == mac, ctx[2]);
     if (index & HS_DIRECT)
         return hs_see(skb, index >> 12 & HS_VM_MAX, HS_LOST, 0, reason);
     if (index - HS_IFINDEX <= HS_VM_MAX)

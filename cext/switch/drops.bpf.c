@@ -13,11 +13,15 @@
  * it was (`reasons`), and not as its flow's.
  *
  * A drop within the few instructions of another one on the same CPU is missed; the kernel counts
- * it (recursion_misses of the program). */
+ * it (recursion_misses of the program).
+ *
+ * What is too long for the next link has a reason of its own here: switch/reason.bpf.h. Of a frame
+ * to a group it counts where it was only. */
 #include "bpf/kernel.bpf.h"
 #include "flow/glance.h"
 #include "switch/drops.h"
 #include "switch/layout.h"
+#include "switch/reason.bpf.h"
 
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -44,25 +48,6 @@ struct trace_event_raw_kfree_skb {
     void *rx_sk; /* from Linux 6.11 on, as the fourth argument */
 };
 #pragma clang attribute pop
-
-enum skb_drop_reason {
-    SKB_DROP_REASON_NOT_SPECIFIED = 1,
-    SKB_DROP_REASON_NO_SOCKET,
-    SKB_DROP_REASON_OTHERHOST,
-    SKB_DROP_REASON_IPV6DISABLED,
-    SKB_DROP_REASON_UNHANDLED_PROTO,
-    SKB_DROP_REASON_NETFILTER_DROP,
-    SKB_DROP_REASON_TC_INGRESS,
-    SKB_DROP_REASON_TC_EGRESS,
-    SKB_DROP_REASON_XDP,
-    SKB_DROP_REASON_PACKET_SOCK_ERROR,
-    SKB_DROP_REASON_IP_INNOROUTES,
-};
-
-/* Whether `reason` is this one of the running kernel's, which may not know it. */
-#define IS(reason, name)                                                                           \
-    (bpf_core_enum_value_exists(enum skb_drop_reason, SKB_DROP_REASON_##name) &&                   \
-     (reason) == bpf_core_enum_value(enum skb_drop_reason, SKB_DROP_REASON_##name))
 
 enum { HS_UNSET = 0xffff, HS_REFDST_PTR = ~7 };
 
@@ -117,13 +102,18 @@ static __noinline int hs_tell(struct sk_buff *skb, __u32 l3, struct hs_tuple *tu
     return hs_glance_l4(l4, tuple);
 }
 
-/* Whether it is a copy that nothing is lost by. */
-static __always_inline int hs_spare(struct sk_buff *skb, __u32 reason, struct hs_tuple *tuple) {
+/* Whether its frame is to a group, as who received it first has found. */
+static __always_inline int hs_to_group(struct sk_buff *skb) {
     __u8 type = BPF_CORE_READ_BITFIELD(skb, pkt_type);
 
+    return type == PACKET_BROADCAST || type == PACKET_MULTICAST;
+}
+
+/* Whether it is a copy that nothing is lost by. */
+static __always_inline int hs_spare(struct sk_buff *skb, __u32 reason, struct hs_tuple *tuple) {
     if (IS(reason, PACKET_SOCK_ERROR))
         return 1;
-    if (type == PACKET_BROADCAST || type == PACKET_MULTICAST)
+    if (hs_to_group(skb))
         return IS(reason, NOT_SPECIFIED) || IS(reason, IPV6DISABLED) ||
                IS(reason, UNHANDLED_PROTO) || IS(reason, IP_INNOROUTES);
     return IS(reason, NO_SOCKET) && (tuple->proto == HS_IP_ICMP || tuple->proto == HS_IP_ICMPV6) &&
@@ -191,13 +181,18 @@ int kernel_drop(__u64 *ctx) {
     mac = skb->mac_header;
     network = skb->network_header;
     data = skb->data - skb->head;
-    /* What a packet function sends has no network header before someone has received it. */
+    /* What a packet function sends, before it is received. An skb without contents is none: the
+     * kernel makes one where a NAPI begins (napi_get_frags_check). */
+    if (mac == HS_UNSET && !network && skb->len > ETH_HLEN)
+        mac = data;
     l3 = mac != HS_UNSET && network < mac + ETH_HLEN ? mac + ETH_HLEN : network;
     if (!hs_tell(skb, l3, &key.key.tuple))
         __builtin_memset(&key.key.tuple, 0, sizeof(key.key.tuple));
+    framed = mac != HS_UNSET && data == mac; /* the device has it, or is to have it */
+    key.reason = hs_reason_of(skb, dev, framed, ctx[2]);
+    reason.reason = key.reason;
     if (hs_spare(skb, key.reason, &key.key.tuple))
         return 0;
-    framed = mac != HS_UNSET && data == mac; /* the device has it, or is to have it */
     if (*home == HS_HOME_SWITCH) {
         from = skb->skb_iif; /* 0 until it is received: veth clears it */
         key.key.vm = hs_sender(from ? from : index);
@@ -220,6 +215,8 @@ int kernel_drop(__u64 *ctx) {
         __sync_fetch_and_add(count, 1);
     if (IS(key.reason, OTHERHOST))
         return 0; /* a flood's or a mirror's copy, addressed to somebody else */
+    if (key.reason == HS_REASON_TOO_LONG && hs_to_group(skb))
+        return 0; /* a copy: others may have got theirs */
     hs_add(&key);
     return 0;
 }

@@ -9,6 +9,10 @@
 
 enum { HS_HOME_SWITCH = 0 }; /* in `homes`, the switch's namespace; else a VM's number */
 
+/* A reason that the kernel has no number for, beyond those of all its subsystems: the next link
+ * does not take a packet as long as this. */
+enum { HS_REASON_TOO_LONG = 0x7fffffff };
+
 /* Where a packet was dropped, by what had counted it until then. */
 enum hs_place {
     HS_IN_VM,     /* in a VM, and nobody has counted it as sent by it */

@@ -21,6 +21,8 @@ from cext.switch.records import Drop, Tuple
 
 ENUM = "skb_drop_reason"
 PREFIX = "SKB_DROP_REASON_"
+TOO_LONG = "too-long"
+"""What is longer than the next link takes: cext/switch/reason.bpf.h."""
 LINK_LOSS = "link-loss"
 """What an impaired link loses: impair.bpf.c alone drops at the exits of the switch's ports."""
 SWITCH: int = lib.HS_HOME_SWITCH
@@ -113,7 +115,8 @@ class Drops:
 
 
 def reasons() -> dict[int, str]:
-    """The running kernel's reasons, by number. Raises OSError if it has none, or no BTF."""
+    """The reasons, by number: the running kernel's, and TOO_LONG. Raises OSError if it has none, or
+    no BTF."""
     size = 1 << 16
     text = ffi.new("char[]", size)
     used = lib.hs_btf_enum(ENUM.encode(), text, size)
@@ -121,4 +124,5 @@ def reasons() -> dict[int, str]:
         raise OSError(errno.E2BIG, f"enum {ENUM}: {used} bytes")
     check(used, f"enum {ENUM} in the kernel's BTF")
     lines = (line.split() for line in ffi.string(text).decode().splitlines())
-    return {int(number): name.removeprefix(PREFIX) for number, name in lines}
+    found = {int(number): name.removeprefix(PREFIX) for number, name in lines}
+    return found | {lib.HS_REASON_TOO_LONG: TOO_LONG}

@@ -24,6 +24,7 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 enum {
     HS_SECOND = 1000000000,
     HS_MS = 1000000,
+    HS_TAG = 4, /* bytes of a VLAN tag, which a port takes beyond its MTU */
 };
 
 /* The dice of one packet; each is rolled for one thing. */
@@ -135,6 +136,14 @@ static __always_inline void hs_spoil(struct __sk_buff *skb, __u64 place, __u32 a
     bpf_skb_store_bytes(skb, at, &byte, 1, 0);
 }
 
+/* Whether the port does not take the frame: the line could not send it, and the kernel names what
+ * the port drops. */
+static __always_inline int hs_too_long(struct __sk_buff *skb) {
+    __u32 mtu = 0;
+
+    return bpf_check_mtu(skb, 0, &mtu, -HS_TAG, 0) != 0; /* 0: what is to be cut, it takes */
+}
+
 /* Send a frame, and its copy, to the line. */
 static __always_inline int hs_hold(struct __sk_buff *skb, struct hs_fate *fate, __u64 due) {
     struct hs_line_head head = {.due = due, .port = skb->ifindex, .magic = HS_LINE_MAGIC};
@@ -168,7 +177,7 @@ int impair(struct __sk_buff *skb) {
     link = bpf_map_lookup_elem(&links, &to);
     if (link && !hs_pass(link, skb, now, &fate))
         return TC_ACT_SHOT;
-    if (fate.line)
+    if (fate.line && !hs_too_long(skb))
         return hs_hold(skb, &fate, (fate.least ? fate.least : now) + fate.delay);
     if (fate.timed)
         bpf_skb_set_tstamp(skb, (fate.least ? fate.least : now) + fate.delay,

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cext.ring.channel import Shape
-from hostsim.model import MTU
+from hostsim.model import BESIDE, MTU
 
 RING = 1024
 """Descriptors of a channel."""
@@ -18,27 +18,24 @@ RING = 1024
 
 @dataclass(frozen=True)
 class Frames:
-    """size: bytes of a frame, a power of two; count: of one process; longest: bytes of a packet
-    that rings take; data: bytes of an isolated channel."""
+    """size: bytes of a frame, a power of two; count: of one process; data: bytes of an isolated
+    channel."""
 
     size: int
     count: int
-    longest: int
     data: int
 
-    @property
-    def isolated(self) -> Shape:
-        """A channel that is copied through."""
-        return Shape("isolated", ring=RING, data=self.data, max_len=self.longest)
+    def isolated(self, mtu: int) -> Shape:
+        """A channel that is copied through, for packets of at most so many bytes."""
+        return Shape("isolated", ring=RING, data=self.data, max_len=mtu + BESIDE)
 
-    @property
-    def shared(self) -> Shape:
-        """A channel over one umem."""
-        return Shape("shared", ring=RING, max_len=self.longest)
+    def shared(self, mtu: int) -> Shape:
+        """A channel over one umem, likewise."""
+        return Shape("shared", ring=RING, max_len=mtu + BESIDE)
 
 
-USUAL = Frames(2048, 4096, 1600, 1 << 19)
-JUMBO = Frames(16384, 2048, 9216, 1 << 21)
+USUAL = Frames(2048, 4096, 1 << 19)
+JUMBO = Frames(16384, 2048, 1 << 21)
 """For an MTU of up to 9000: a frame holds what the kernel puts before a packet, and the packet."""
 
 

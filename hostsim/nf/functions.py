@@ -129,9 +129,12 @@ class Functions:
         self._logs.close()
 
     def _join(self, pair: rings.Pair) -> None:
-        """New rings between two of them, and nobody else has them."""
+        """New rings between two of them, and nobody else has them. They take no packet that the
+        switch would not deliver: none longer than either's link takes."""
         a, b = pair
-        shape = self._frames.shared if self._plan.shared(pair) else self._frames.isolated
+        mtu = min(self._by_number[number].vm.spec.mtu for number in pair)
+        sizes = self._frames
+        shape = sizes.shared(mtu) if self._plan.shared(pair) else sizes.isolated(mtu)
         with contextlib.ExitStack() as closing:
             fds = [make_channel(shape), make_channel(shape)]
             for fd in fds:

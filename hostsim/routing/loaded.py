@@ -16,13 +16,11 @@ from cext.bpf import objects as bpf
 from cext.switch import maps, records
 from cext.switch.records import Tuple
 from hostsim.errors import HostsimError
-from hostsim.model import VmSpec
+from hostsim.model import BESIDE, VmSpec
 from hostsim.routing import memory
 
 NOBODYS = "00:00:00:00:00:00"
 """The address of what has none."""
-BESIDE = 14 + 4
-"""Bytes of a frame beside its packet: Ethernet's header, and a VLAN tag."""
 
 
 class Loaded:
