@@ -348,10 +348,12 @@ int classify(struct __sk_buff *skb) {
     now = bpf_map_lookup_elem(&config, &zero);
     if (!now || !packet)
         return TC_ACT_OK;
+    if (!now->on && skb->protocol == bpf_htons(ETH_P_IP)) /* it speaks of no neighbours */
+        return TC_ACT_OK;
     epoch = READ_ONCE(now->epoch);
     if (!hs_quick(skb, packet, skb->ifindex - HS_IFINDEX))
         kind = hs_flow_of(skb, skb->ifindex - HS_IFINDEX, now->on);
-    if (!now->on && kind != HS_PLAIN)
+    if (!now->on && kind != HS_PLAIN && kind != HS_DEEP)
         return TC_ACT_OK;
     if (hs_overwrites(skb))
         return hs_dropped(HS_C_MALFORMED);

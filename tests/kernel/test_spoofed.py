@@ -116,6 +116,11 @@ def test_what_may_be_true_passes(switch: Switch, what: str) -> None:
 
 
 @pytest.mark.stock
+def test_behind_more_tags_than_are_looked_behind_nothing_is_said(switch: Switch) -> None:
+    assert sends(switch, FORGER, arp(ANSWERS, S, C, PRIORITY * 9)) == (SHOT, 0)
+
+
+@pytest.mark.stock
 def test_everybody_speaks_for_himself(switch: Switch) -> None:
     for frame in (arp(ANSWERS, S, C), neighbour(ADVERT, S6, S6), neighbour(SOLICIT, S6, C6)):
         assert sends(switch, SERVER, frame) == (OK, 0)
