@@ -60,6 +60,10 @@ class Settling:
         try:
             sockets.settle()
             self._said = False
+        except OSError as error:  # such as: this kernel has no such walk
+            if not self._said:
+                log.warning("what ended sockets of VMs had stays charged: %s", error)
+            self._said = True
         except Exception:  # whatever it is: the next VM that asks is heard
             if not self._said:
                 log.exception("the sums of sockets")

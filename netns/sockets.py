@@ -61,15 +61,20 @@ class Programs:
         """Where VMs ask for a walk."""
         return self._due
 
-    def settle(self) -> None:
-        """Raises OSError."""
+    def walker(self) -> bpf.Object:
+        """What adds up. Raises OSError: the kernel refuses it."""
         if self._sums is None:
             self._sums = bpf.Object("socketsums", shared=self._shared)
-        sums = self._sums.map("sums")
+        return self._sums
+
+    def settle(self) -> None:
+        """Raises OSError."""
+        walker = self.walker()
+        sums = walker.map("sums")
         for key in list(sums.keys()):
             sums.delete(key)
         before = {key: self.budgets.get(key) for key in list(self.budgets.keys())}
-        bpf.walk(self._sums.program("sum"), self._shared["sockets_held"])
+        bpf.walk(walker.program("sum"), self._shared["sockets_held"])
         for key, budget in before.items():
             if budget is not None:
                 live = _NUMBER.unpack(sums.get(key) or bytes(_NUMBER.size))[0]
@@ -103,6 +108,20 @@ def births_refused() -> str | None:
     error = _shared.take().refused
     _shared.give_back()
     return None if error is None else os.strerror(error.errno or 0)
+
+
+def walk_refused() -> str | None:
+    """Why this kernel lets nobody walk over sockets, as strerror(3) has it; None if it does. If it
+    does not, what ended sockets had stays charged to their VM. Loads the program. Raises
+    HostsimError."""
+    programs = _shared.take()
+    try:
+        programs.walker()
+    except OSError as error:
+        return os.strerror(error.errno or 0)
+    finally:
+        _shared.give_back()
+    return None
 
 
 class Due:

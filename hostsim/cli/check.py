@@ -220,6 +220,14 @@ def _socket_births() -> str:
     return ""
 
 
+def _socket_walk() -> str:
+    _root()
+    why = sockets.walk_refused()
+    if why is not None:
+        raise OSError(f"the kernel refuses a BPF iterator over socket storage: {why}")
+    return ""
+
+
 def _user_namespace() -> str:
     _root()
     done = subprocess.run(("unshare", "--user", "true"), capture_output=True, text=True)
@@ -379,6 +387,10 @@ HERE_AND_NOW: dict[str, tuple[Probe, str]] = {
     "queues of new sockets counted": (
         _socket_births,
         "everything; what waits at a VM's packet, netlink and raw sockets has no bound",
+    ),
+    "sockets of VMs added up": (
+        _socket_walk,
+        "everything; rings of sockets that ended count as their VM's until it ends",
     ),
     "BTF": (_btf, "everything; bpftool shows maps without types"),
     "BPF ring buffer": (_ring_buffer, "routes by L2 to L4; none by contents"),
