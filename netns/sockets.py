@@ -34,6 +34,7 @@ class Programs:
     def __init__(self) -> None:
         self._options = _load()
         self._sums: bpf.Object | None = None
+        self._no_walk: OSError | None = None
         self._births: bpf.Object | None = None
         self.refused: OSError | None = None
         """Why no socket is charged when it is made; None: each is."""
@@ -62,9 +63,15 @@ class Programs:
         return self._due
 
     def walker(self) -> bpf.Object:
-        """What adds up. Raises OSError: the kernel refuses it."""
+        """What adds up. Raises OSError: the kernel refuses it, and is not asked again."""
+        if self._no_walk is not None:
+            raise self._no_walk
         if self._sums is None:
-            self._sums = bpf.Object("socketsums", shared=self._shared)
+            try:
+                self._sums = bpf.Object("socketsums", shared=self._shared)
+            except OSError as error:
+                self._no_walk = error
+                raise
         return self._sums
 
     def settle(self) -> None:

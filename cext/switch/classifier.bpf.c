@@ -353,7 +353,7 @@ int classify(struct __sk_buff *skb) {
     epoch = READ_ONCE(now->epoch);
     if (!hs_quick(skb, packet, skb->ifindex - HS_IFINDEX))
         kind = hs_flow_of(skb, skb->ifindex - HS_IFINDEX, now->on);
-    if (!now->on && kind != HS_PLAIN && kind != HS_DEEP)
+    if (!now->on && kind != HS_PLAIN && kind != HS_DEEP && kind != HS_MALFORMED)
         return TC_ACT_OK;
     if (hs_overwrites(skb))
         return hs_dropped(HS_C_MALFORMED);

@@ -77,11 +77,13 @@ static __always_inline void hs_sweep_conn(struct hs_tuple *key, struct hs_conn *
 /* A datagram whose fragments nobody waits for any more. */
 static __always_inline void hs_sweep_datagram(struct hs_datagram *key, struct hs_first *first,
                                               struct hs_sweep *sweep) {
-    __u32 charged = first->charged;
+    struct hs_place place = {.vm = first->charged, .at = first->place % HS_DATAGRAMS_EACH};
 
     if (first->seen + hs_fragment_ns(key->family) < sweep->now &&
-        bpf_map_delete_elem(&datagrams, key) == 0)
-        hs_give(charged, HS_OF_DATAGRAMS);
+        bpf_map_delete_elem(&datagrams, key) == 0) {
+        bpf_map_delete_elem(&places, &place);
+        hs_give(place.vm, HS_OF_DATAGRAMS);
+    }
 }
 _Static_assert(sizeof(struct hs_datagram) == HS_DATAGRAM_SIZE, "as switch/layout.h has it");
 _Static_assert(sizeof(struct hs_first) == HS_FIRST_SIZE, "as switch/layout.h has it");

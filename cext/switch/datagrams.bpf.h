@@ -51,17 +51,19 @@ static __noinline int hs_new_datagram(const struct hs_datagram *key, struct hs_f
     if (!own)
         return 0;
     for (int i = 0; i < HS_MAKE_WAY && !may; i++) {
-        may = own->next - own->oldest < HS_DATAGRAMS_EACH &&
-              hs_take(place.vm, HS_OF_DATAGRAMS, HS_SHARE);
-        if (!may && own->next != own->oldest)
+        /* Two at once may forget one that is yet to come. */
+        __s32 places_used = (__s32)(own->next - own->oldest);
+
+        may = places_used < HS_DATAGRAMS_EACH && hs_take(place.vm, HS_OF_DATAGRAMS, HS_SHARE);
+        if (!may && places_used > 0)
             hs_forget_oldest(place.vm, own);
     }
     if (!may)
         return 0;
     first->place = __sync_fetch_and_add(&own->next, 1);
     place.at = first->place % HS_DATAGRAMS_EACH;
-    bpf_map_update_elem(&places, &place, key, BPF_ANY);
-    if (bpf_map_update_elem(&datagrams, key, first, BPF_NOEXIST) == 0)
+    if (bpf_map_update_elem(&places, &place, key, BPF_ANY) == 0 &&
+        bpf_map_update_elem(&datagrams, key, first, BPF_NOEXIST) == 0)
         return 1;
     hs_give(place.vm, HS_OF_DATAGRAMS);
     return 0;

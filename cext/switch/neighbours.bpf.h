@@ -13,7 +13,13 @@
 #include "switch/decide.bpf.h"
 #include "switch/unfinished.bpf.h"
 
-enum { HS_SOLICITS = 135, HS_IS_THERE = 136, HS_ADVERTISES = 134, HS_REDIRECTS = 137 };
+enum {
+    HS_ASKS_ROUTERS = 133,
+    HS_ADVERTISES = 134,
+    HS_SOLICITS = 135,
+    HS_IS_THERE = 136,
+    HS_REDIRECTS = 137,
+};
 
 /* Whether the host file gives an address to another VM than the packet in hand came from. */
 static __always_inline int hs_anothers(const struct hs_address *address, __u32 vm) {
@@ -59,17 +65,19 @@ HS_GLOBAL int hs_deceives(struct __sk_buff *skb) {
     if (p->key.tuple.proto != IPPROTO_ICMPV6 || !p->l4 ||
         bpf_skb_load_bytes(skb, p->l4, &type, 1) < 0)
         return 0;
+    if (type < HS_ASKS_ROUTERS || type > HS_REDIRECTS)
+        return 0;
+    if (p->fragment) /* the rest is not here; nobody may send these in parts (RFC 6980) */
+        return 1;
     if (type == HS_ADVERTISES || type == HS_REDIRECTS) {
         info = bpf_map_lookup_elem(&vms, &p->key.vm);
         return !info || !(info->flags & HS_VM_ROUTER);
     }
-    if (type != HS_SOLICITS && type != HS_IS_THERE)
-        return 0;
     asks = type == HS_SOLICITS && hs_another(p->key.tuple.src, address.address);
     __builtin_memcpy(address.address, p->key.tuple.src, 16);
     if (hs_anothers(&address, p->key.vm))
         return 1;
-    if (asks) /* without an address of its own, it says that it will have the other one */
+    if (type == HS_ASKS_ROUTERS || asks) /* it speaks of its own address alone */
         return 0;
     return hs_load(skb, p, p->l4 + 8, address.address, 16) == 0 && hs_anothers(&address, p->key.vm);
 }

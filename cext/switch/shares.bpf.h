@@ -89,15 +89,18 @@ static __noinline int hs_may_ask(__u32 vm) {
 /* Give a place back; vm: who was charged, 0: nobody. */
 static __noinline int hs_give(__u32 vm, int table) {
     struct hs_entries *all, *own;
+    __u64 most, *mine;
     __u32 zero = 0;
-    __u64 most;
 
     all = bpf_map_lookup_elem(&shares, &zero);
     own = bpf_map_lookup_elem(&shares, &vm);
     if (!all || !own || !vm)
         return 0;
+    mine = hs_held(own, table, &most);
+    if (!READ_ONCE(*mine)) /* it was charged to another meanwhile: below 0 it would have no end */
+        return 0;
     __sync_fetch_and_add(hs_held(all, table, &most), -1);
-    __sync_fetch_and_add(hs_held(own, table, &most), -1);
+    __sync_fetch_and_add(mine, -1);
     return 0;
 }
 

@@ -202,7 +202,8 @@ class OsNodes:
         no error. Raises nothing."""
         old = self._old.pop(kernel, None)
         if old is not None and self.vm.alive:
-            self.vm.devices.deny(os.major(old.rdev), os.minor(old.rdev))
+            with self._own_affair(kernel):
+                self.vm.devices.deny(os.major(old.rdev), os.minor(old.rdev))
             with contextlib.suppress(OSError):  # the OS's own is there
                 tree.remove(self.vm.input_fd, old.name)
 

@@ -14,10 +14,10 @@ LOGS = 12
 def tails(state: Path) -> str:
     """state: the directory that the host's daemon keeps. What goes meanwhile is left out."""
     found: list[tuple[float, Path]] = []
-    for path in (state / "log", *state.rglob("*.log")):
+    for path in (state / "log", *state.glob("*.log"), *state.glob("*/*.log")):
         try:
             found.append((path.stat().st_mtime, path))
-        except FileNotFoundError:
+        except OSError:
             continue
     newest = [path for _, path in sorted(found, reverse=True)[:LOGS]]
     return "\n".join(f"-- {path}\n{tail(path)}" for path in newest)
@@ -29,5 +29,5 @@ def tail(path: Path) -> str:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - BYTES))
             return "\n".join(file.read().decode(errors="replace").splitlines()[-LINES:])
-    except FileNotFoundError:
+    except OSError:
         return ""

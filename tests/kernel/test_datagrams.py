@@ -149,6 +149,7 @@ def test_what_is_too_old_gives_its_place_back(switch: Switch) -> None:
     assert held(switch, CLIENT) == 2 * FREE
     sweep(switch, time.clock_gettime(time.CLOCK_MONOTONIC) + lib.HS_FRAGMENT_SECONDS + 1)
     assert held(switch, 0) == held(switch, CLIENT) == 0
+    assert not list(switch.object.map("places").keys())
     nearly_full(switch)
     for number in range(MANY):
         first(switch, CLIENT, number, dport=9)

@@ -28,7 +28,7 @@ C6, S6, N6 = (ip_address(f"fd00:18::{end}").packed for end in (10, 20, 99))
 NOBODYS, NONE = bytes([198, 18, 0, 99]), bytes(4)
 LINK = ip_address("fe80::5").packed
 ASKS, ANSWERS = 1, 2  # ARP
-SOLICIT, ADVERT, ROUTER, REDIRECT = 135, 136, 134, 137
+ASKS_ROUTERS, ROUTER, SOLICIT, ADVERT, REDIRECT = range(133, 138)
 SOL_PACKET, PACKET_VNET_HDR, NEEDS_CSUM = 263, 15, 1
 
 
@@ -67,6 +67,21 @@ def neighbour(kind: int, src: bytes, about: bytes, tags: bytes = b"") -> bytes:
     return icmp6(kind, src, ALL, bytes(4) + about, tags)
 
 
+def in_parts(frame: bytes) -> bytes:
+    """The first fragment: it ends before the address that it is about."""
+    cut = struct.pack("!BBHI", 58, 0, 1, 7) + frame[54:62]
+    return frame[:18] + struct.pack("!HB", len(cut), 44) + frame[21:54] + cut
+
+
+def behind(frame: bytes, headers: int) -> bytes:
+    """An ICMPv6 frame behind so many empty headers of destination options."""
+    options = b"".join(
+        bytes([60 if n + 1 < headers else 58, 0, 1, 4, 0, 0, 0, 0]) for n in range(headers)
+    )
+    length = struct.pack("!HB", len(frame) - 54 + len(options), 60)
+    return frame[:18] + length + frame[21:54] + options + frame[54:]
+
+
 LIES = {
     "it answers for another": arp(ANSWERS, S, C),
     "it asks as another": arp(ASKS, S, C),
@@ -80,6 +95,8 @@ LIES = {
     "likewise, behind a priority tag": neighbour(ADVERT, LINK, S6, PRIORITY),
     "it says that it is a router": icmp6(ROUTER, LINK, ALL, bytes(12)),
     "it redirects": icmp6(REDIRECT, LINK, C6, bytes(4) + N6 + N6),
+    "it asks for routers as another": icmp6(ASKS_ROUTERS, S6, ALL, bytes(4) + b"\1\1" + bytes(6)),
+    "it is there as another, in parts": in_parts(neighbour(ADVERT, LINK, S6)),
 }
 TRUE = {
     "it asks for another": arp(ASKS, NOBODYS, S),
@@ -90,7 +107,7 @@ TRUE = {
     "it solicits by its link-local address": neighbour(SOLICIT, LINK, S6),
     "it wants an address of nobody's": neighbour(SOLICIT, bytes(16), N6),
     "it is there as nobody": neighbour(ADVERT, LINK, N6),
-    "it asks for routers": icmp6(133, LINK, ALL, bytes(4)),
+    "it asks for routers": icmp6(ASKS_ROUTERS, LINK, ALL, bytes(4)),
     "it tells of its groups": icmp6(143, LINK, ALL, bytes(4)),
     "another network's ARP": arp(ANSWERS, S, C, VLAN),
 }
@@ -118,6 +135,14 @@ def test_what_may_be_true_passes(switch: Switch, what: str) -> None:
 @pytest.mark.stock
 def test_behind_more_tags_than_are_looked_behind_nothing_is_said(switch: Switch) -> None:
     assert sends(switch, FORGER, arp(ANSWERS, S, C, PRIORITY * 9)) == (SHOT, 0)
+
+
+@pytest.mark.stock
+def test_behind_more_headers_than_are_looked_behind_nothing_is_said(switch: Switch) -> None:
+    lie = neighbour(ADVERT, LINK, S6)
+    said = [sends(switch, FORGER, behind(lie, headers)) for headers in range(1, 12)]
+    assert {one for one, _ in said} == {SHOT}
+    assert [spoofed for _, spoofed in said] == [1] * 7 + [0] * 4
 
 
 @pytest.mark.stock
