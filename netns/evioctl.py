@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 EV_SYN, EV_KEY, EV_REL, EV_ABS, EV_MSC, EV_SW = range(6)
 EV_LED, EV_SND, EV_REP, EV_FF = 0x11, 0x12, 0x14, 0x15
-ABS_MT_SLOT = 0x2F
+ABS_MT_SLOT, ABS_MT_TRACKING_ID = 0x2F, 0x39
 
 CODES = {
     EV_KEY: 0x300,

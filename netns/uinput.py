@@ -125,7 +125,9 @@ class Clone:
         fd = os.open(node, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         try:  # an open reader of ours would only fill up
             for code, axis in axes.items():
-                if fitting_axis(code, axis) != axis and code != evioctl.ABS_MT_SLOT:
+                odd = fitting_axis(code, axis) != axis and code != evioctl.ABS_MT_SLOT
+                # beside slots, the kernel has made this one as it likes (input_mt_init_slots)
+                if odd or code == evioctl.ABS_MT_TRACKING_ID:
                     evioctl.set_axis(fd, code, axis)
             if repeats and EV_REP in source.types:
                 evioctl.set_repeat(fd, evioctl.repeat(source.fileno()))

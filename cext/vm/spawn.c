@@ -124,15 +124,21 @@ static int set_stdio(const int *fds) {
 }
 
 /* Signals as a fresh program expects them: nothing ignored, nothing blocked. clone3 has already
- * taken the caller's handlers away. */
-static void reset_signals(void) {
+ * taken the caller's handlers away.
+ *
+ * blocked: all wait, for a process 1 that takes them by sigwaitinfo(2) (vm/init.c). Else one that
+ * comes from inside before that is lost (pid_namespaces(7)). */
+static void reset_signals(int blocked) {
     struct sigaction def = {.sa_handler = SIG_DFL};
-    sigset_t none;
+    sigset_t mask;
 
     for (int sig = 1; sig < NSIG; sig++)
         sigaction(sig, &def, NULL); /* fails for what cannot be caught: nothing to reset there */
-    sigemptyset(&none);
-    sigprocmask(SIG_SETMASK, &none, NULL);
+    if (blocked)
+        sigfillset(&mask);
+    else
+        sigemptyset(&mask);
+    sigprocmask(SIG_SETMASK, &mask, NULL);
 }
 
 /* The caller may have raised its soft limit for itself; select(2) users break above 1024. */
@@ -244,7 +250,7 @@ static int start_vm(struct child *child) {
     STEP(STEP_ENTER, CALL(setns(user, CLONE_NEWUSER)));
     STEP(STEP_ENTER, become_root());
     STEP(STEP_CONFINE, hs_confine(child->filter));
-    reset_signals();
+    reset_signals(!boot);
     if (boot)
         STEP(STEP_EXEC, CALL(execve(boot->argv[0], boot->argv, boot->env)));
     STEP(STEP_EXEC, CALL(syscall(SYS_execveat, init, "", argv, env, AT_EMPTY_PATH)));
@@ -273,7 +279,7 @@ static int start_program(struct child *child) {
     STEP(STEP_CONFINE, hs_confine(child->filter));
     if (spec->die_with_caller) /* setns and the like clear it */
         prctl(PR_SET_PDEATHSIG, SIGKILL);
-    reset_signals();
+    reset_signals(0);
     if (program >= 0)
         STEP(STEP_EXEC,
              CALL(syscall(SYS_execveat, program, "", spec->argv, spec->env, AT_EMPTY_PATH)));

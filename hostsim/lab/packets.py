@@ -42,6 +42,13 @@ def imported(module: str) -> Any:
             raise HostsimError("scapy", "is not installed", "pip install scapy") from None
 
 
+def _one_thread(options: dict[str, Any]) -> dict[str, Any]:
+    """For a question with one answer: sent and waited for in one thread. With two, as scapy has it
+    unless it is told, the one that sends may end a wait that is over, by a descriptor that is
+    closed. For many packets, answers would wait too long in the socket."""
+    return {"threaded": False, **options}
+
+
 class Scapy:
     """scapy at one VM. Functions of scapy.all that are not listed here are found by their name."""
 
@@ -64,7 +71,7 @@ class Scapy:
 
     def sr1(self, x: Any, **options: Any) -> Any:
         """Send at layer 3; the first answer, or None after `timeout` seconds."""
-        return self._call("sr1", x, **options)
+        return self._call("sr1", x, **_one_thread(options))
 
     def sr(self, x: Any, **options: Any) -> Any:
         """Send at layer 3; what was answered, as pairs, and what was not."""
@@ -72,7 +79,7 @@ class Scapy:
 
     def srp1(self, x: Any, **options: Any) -> Any:
         """`sr1` at layer 2."""
-        return self._call("srp1", x, **options)
+        return self._call("srp1", x, **_one_thread(options))
 
     def srp(self, x: Any, **options: Any) -> Any:
         """`sr` at layer 2."""
