@@ -59,7 +59,8 @@ def described(node: str) -> dict[str, Any]:
 
 def unlike(clone: dict[str, Any], device: dict[str, Any]) -> dict[str, Any]:
     """In what the two differ: both, by name; of axes, by code."""
-    found = {name: (clone[name], device[name]) for name in device if clone[name] != device[name]}
+    pairs = {name: (clone[name], value) for name, value in device.items()}
+    found: dict[str, Any] = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
     if "ranges" in found:
         one, other = found["ranges"]
         codes = [code for code in {*one, *other} if one.get(code) != other.get(code)]
