@@ -20,6 +20,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from rich import box
@@ -212,19 +213,12 @@ def _device_program() -> str:
     return ""
 
 
-def _socket_births() -> str:
+def _of_sockets(refused: Callable[[], str | None], what: str) -> str:
+    """refused: why the kernel does not take `what`, or None."""
     _root()
-    why = sockets.births_refused()
+    why = refused()
     if why is not None:
-        raise OSError(f"the kernel refuses a BPF program at security_socket_post_create: {why}")
-    return ""
-
-
-def _socket_walk() -> str:
-    _root()
-    why = sockets.walk_refused()
-    if why is not None:
-        raise OSError(f"the kernel refuses a BPF iterator over socket storage: {why}")
+        raise OSError(f"the kernel refuses a BPF {what}: {why}")
     return ""
 
 
@@ -385,11 +379,11 @@ HERE_AND_NOW: dict[str, tuple[Probe, str]] = {
     "idmapped mounts of /": (_idmap, 'VMs whose `root` is an image, or with `users = "machine"`'),
     "device program (cgroup BPF)": (_device_program, ALL),
     "queues of new sockets counted": (
-        _socket_births,
+        partial(_of_sockets, sockets.births_refused, "program at security_socket_post_create"),
         "everything; what waits at a VM's packet, netlink and raw sockets has no bound",
     ),
     "sockets of VMs added up": (
-        _socket_walk,
+        partial(_of_sockets, sockets.walk_refused, "iterator over socket storage"),
         "everything; rings of sockets that ended count as their VM's until it ends",
     ),
     "BTF": (_btf, "everything; bpftool shows maps without types"),
