@@ -205,8 +205,10 @@ static __always_inline void hs_datagram(const struct hs_packet *p, struct hs_dat
     key->id = p->id;
 }
 
-/* What is to be remembered of a datagram by its first fragment, but who is charged. */
-static __always_inline void hs_first(const struct hs_packet *p, struct hs_first *first) {
+/* What is to be remembered of a datagram by its first fragment, but who is charged; and its key. */
+static __always_inline void hs_first(const struct hs_packet *p, struct hs_datagram *key,
+                                     struct hs_first *first) {
+    hs_datagram(p, key);
     __builtin_memset(first, 0, sizeof(*first));
     first->seen = bpf_ktime_get_coarse_ns();
     first->sport = p->key.tuple.sport;

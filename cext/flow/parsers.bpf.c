@@ -58,8 +58,7 @@ int parse(struct __sk_buff *skb) {
         struct hs_datagram key;
         struct hs_first first;
 
-        hs_datagram(p, &key);
-        hs_first(p, &first);
+        hs_first(p, &key, &first);
         bpf_map_update_elem(&datagrams, &key, &first, BPF_ANY);
     }
     return hs_tell(p, kind);

@@ -98,8 +98,7 @@ HS_GLOBAL int hs_remember(void) {
 
     if (!p)
         return 0;
-    hs_datagram(p, &key);
-    hs_first(p, &first);
+    hs_first(p, &key, &first);
     first.charged = p->key.vm;
     return hs_put_datagram(&key, &first);
 }
@@ -112,8 +111,7 @@ HS_GLOBAL int hs_pass_on(__u32 to) {
 
     if (!p)
         return 0;
-    hs_datagram(p, &key);
-    hs_first(p, &first);
+    hs_first(p, &key, &first);
     first.told = 0;
     first.charged = hs_charged(p, &key);
     key.vm = to;
@@ -129,9 +127,8 @@ HS_GLOBAL int hs_pass_on_unknown(__u32 to) {
 
     if (!p)
         return 0;
-    hs_datagram(p, &key);
+    hs_first(p, &key, &none);
     key.vlan |= HS_DONT_KNOW;
-    hs_first(p, &none);
     none.charged = hs_charged(p, &key);
     key.vm = to;
     return hs_put_datagram(&key, &none);

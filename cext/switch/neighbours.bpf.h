@@ -60,10 +60,11 @@ HS_GLOBAL int hs_deceives(struct __sk_buff *skb) {
         return 0;
     if (!p->key.tuple.family)
         return hs_lies_in_arp(skb, p->key.vm);
-    if (p->key.tuple.proto == IPPROTO_ICMPV6 && hs_is_partial(skb))
+    if (p->key.tuple.proto != IPPROTO_ICMPV6)
+        return 0;
+    if (hs_is_partial(skb))
         return 1;
-    if (p->key.tuple.proto != IPPROTO_ICMPV6 || !p->l4 ||
-        bpf_skb_load_bytes(skb, p->l4, &type, 1) < 0)
+    if (!p->l4 || bpf_skb_load_bytes(skb, p->l4, &type, 1) < 0)
         return 0;
     if (type < HS_ASKS_ROUTERS || type > HS_REDIRECTS)
         return 0;
