@@ -199,8 +199,7 @@ static enum hs_kind remember(const struct hs_packet *p, enum hs_kind kind) {
     struct hs_first first;
 
     if (p->fragment == 1 && (kind == HS_FLOW || kind == HS_GROUP)) {
-        hs_datagram(p, &key);
-        hs_first(p, &first);
+        hs_first(p, &key, &first);
         bpf_map_update_elem(&datagrams, &key, &first, BPF_ANY);
     }
     return kind;

@@ -110,7 +110,8 @@ def test_fifty_kills_under_load(host: int) -> None:
     )
     assert statistics.median(gaps) < 200
     assert gaps[-1] < LATE * 1000
-    assert files <= settled[0] + WAITING
+    # Files of questions that are being answered are closed a moment later; a leak stays.
+    until(lambda: size(host)[0] <= settled[0] + WAITING, what=f"{files} files as at the beginning")
     assert resident - settled[1] < GROWTH
     numbers = [number for number, _, _ in seen]
     assert len(set(numbers)) == len(numbers), "a packet came twice"
