@@ -9,6 +9,8 @@ What happens to a packet is decided in the kernel (cext/switch/classifier.bpf.c)
     bypass.py     the direct links
     watch.py      the thread that makes them, and sees what VMs do to their own network
     guard.py      in that thread: the programs at the switch's ports stay there
+    ports.py      the classifier at those ports
+    told.py       what the classifier is told of each VM
     inspector.py  routing by contents
     report.py     what is shown
     impair.py     impaired links
@@ -16,7 +18,6 @@ What happens to a packet is decided in the kernel (cext/switch/classifier.bpf.c)
     ringside.py   what is asked of the packet functions, if the host has any, and what they ask
 """
 
-import errno
 import logging
 import os
 import select
@@ -38,16 +39,16 @@ from hostsim.routing.impair import Ends, Impairments, ends, impaired_by
 from hostsim.routing.inspector import Inspector
 from hostsim.routing.kerneldrops import KernelDrops
 from hostsim.routing.loaded import Loaded
+from hostsim.routing.ports import Ports
 from hostsim.routing.rates import Rates
 from hostsim.routing.readying import Readying
 from hostsim.routing.report import Members, Report
 from hostsim.routing.retained import Retained
 from hostsim.routing.ringside import NoFunctions, RingSide
+from hostsim.routing.told import Told
 from hostsim.routing.watch import Standing, Watch
-from hostsim.switch import CLASSIFIER, Switch
+from hostsim.switch import Switch
 from hostsim.vm import Vm
-from netns import tc
-from netns.links import Batch
 
 log = logging.getLogger("hostsim.routes")
 
@@ -56,8 +57,6 @@ FLOW_IDLE = 30.0
 
 Beside = Callable[[Callable[[], None]], object]
 """Has a job done in another thread, and does not wait for it."""
-
-NOTHING_TOLD = Standing("", "")  # of a VM that has not been looked at
 
 
 class Dataplane:
@@ -71,20 +70,19 @@ class Dataplane:
         self._functions = frozenset(functions.values())
         self._first = Policy(spec.routes, spec.filters, spec.mirrors)
         self._links = ends(spec.links)
-        self._gone: dict[int, set[str]] = {}
-        self._standing: dict[int, Standing] = {}
         self._rates = Rates(switch)
         self._former: dict[int, str] = {}  # VMs that are removed, of which counts may be left
         self._taken: dict[int, int] = {}  # events with contents, by VM
         self._attached: set[int] = set()
         self._ring_side: RingSide = NoFunctions()
         self._loaded = Loaded()
+        self._told = Told(self._loaded, self._rates)
         self._map = self._loaded.map
         self._ring: bpf.Ring | None = None
         self._watch: Watch | None = None
+        self._ports: Ports | None = None
         self._poll: select.epoll | None = None
         self._impairments = Impairments(switch, self._vms)
-        self._impaired: frozenset[int] = frozenset()  # as the classifier has been told
         self._beside: Beside = lambda job: job()
         self._drops = KernelDrops()
         self._retained = Retained()
@@ -133,6 +131,7 @@ class Dataplane:
         self._watch = Watch(
             self._switch.netns_fd, self._loaded.program("transfer_in"), self._map("pairs")
         )
+        self._ports = Ports(self._switch, self._watch, self._loaded.program("classify"))
         self._impairments.guarded_by(self._watch)
         self._ring = bpf.Ring(self._map("events"), self._event)
         self._poll = select.epoll()
@@ -141,7 +140,7 @@ class Dataplane:
         self._drops.watch(SWITCH, self._switch.netns_fd)
         for vm in self._vms.values():
             self._drops.watch(vm.index, vm.netns_fd)
-            self._write_vm(vm)
+            self._told.write(vm)
             self._rate(vm, vm.spec.rate)
         self._loaded.write_owners(self._owners)
         for number in self._switch.uplinks.values():
@@ -149,7 +148,7 @@ class Dataplane:
         self._prepare(self._first.routes)
         self._put(self._first, self._epochs.compile(self._first))
         uplinks = {records.IFINDEX + n: name for name, n in self._switch.uplinks.items()}
-        self._classify({vm.port: name for name, vm in self._vms.items()} | uplinks)
+        self._ports.classify({vm.port: name for name, vm in self._vms.items()} | uplinks)
         self._switch.classifier = self._loaded.program("classify")
         self._impair(self._links)
 
@@ -162,7 +161,7 @@ class Dataplane:
             self._poll = None
         if self._watch is not None:
             self._watch.close()
-            self._watch = None
+            self._watch = self._ports = None
         if self._ring is not None:
             self._ring.close()
             self._ring = None
@@ -194,13 +193,12 @@ class Dataplane:
     def _stands(self, vm: Vm, standing: Standing) -> None:
         """A VM's own network is as hostsim made it, or not. Where it is not, its hops go by the
         switch; a packet function that does not get its frames is as if its VM were gone."""
-        name, before = vm.spec.name, self._standing.get(vm.index, NOTHING_TOLD).why
-        self._standing[vm.index] = standing
+        name, before = vm.spec.name, self._told.stands(vm, standing)
         if standing.why and standing.why != before:
             log.warning("%s: %s", name, standing.why)
         elif before and not standing.why:
             log.info("%s: its network is as it was made", name)
-        self._write_vm(vm)
+        self._told.write(vm)
         if vm.spec.nf is not None and standing.why:
             self.link_lost(name, "network")
         elif vm.spec.nf is not None and before:
@@ -223,7 +221,8 @@ class Dataplane:
         self.link_lost(name, "dead")
         if self._watch is not None:
             self._watch.remove(vm.index)
-            self._unguard(vm)
+        if self._ports is not None:
+            self._ports.forget(vm.port)
 
     def link_lost(self, name: str, why: str = "link") -> None:
         """A VM cannot be reached by the switch: rules to and from it are stale at once, and go;
@@ -231,26 +230,18 @@ class Dataplane:
         for any flow that has become idle. why: a word that `link_back` takes away again. Twice is
         harmless."""
         vm = self._vms[name]
-        if not self._loaded.there:
+        if not self._loaded.there or not self._told.lost(vm, why):
             return
-        known = vm.index in self._gone
-        self._gone.setdefault(vm.index, set()).add(why)
-        if known:
-            return
-        self._write_vm(vm)
+        self._told.write(vm)
         self._new_epoch()
         self._beside(partial(self._sweep, vm.index))
 
     def link_back(self, name: str, why: str = "link") -> None:
         """A living VM's link is back, if that was the only reason. Twice is harmless."""
         vm = self._vms[name]
-        if vm.index not in self._gone or not self._loaded.there:
+        if not self._loaded.there or not self._told.back(vm, why):
             return
-        self._gone[vm.index].discard(why)
-        if self._gone[vm.index]:
-            return
-        del self._gone[vm.index]
-        self._write_vm(vm)
+        self._told.write(vm)
         self._new_epoch()
 
     def vm_back(self, name: str) -> None:
@@ -258,12 +249,12 @@ class Dataplane:
         for its chains (`Readying.renewing`). Raises OSError, HostsimError."""
         vm = self._vms[name]
         self._attached.discard(vm.index)
-        self._standing.pop(vm.index, None)
-        self._gone[vm.index] = {"link"}
+        self._told.renewed(vm)
         self._drops.watch(vm.index, vm.netns_fd)
         self.readying.back(vm)
         self._prepare(self._epochs.policy.routes)
-        self._keep({vm.port: name})
+        assert self._ports is not None
+        self._ports.keep({vm.port: name})
         self.link_back(name)
 
     def add(self, vms: Sequence[Vm]) -> None:
@@ -274,12 +265,13 @@ class Dataplane:
             self._vms[vm.spec.name] = self._by_number[vm.index] = vm
             self._numbers[vm.spec.name] = vm.index
             self._drops.watch(vm.index, vm.netns_fd)
-        self._keep({vm.port: vm.spec.name for vm in vms})
+        assert self._ports is not None
+        self._ports.keep({vm.port: vm.spec.name for vm in vms})
         mine = {a.ip.packed: vm.index for vm in vms for a in vm.spec.addresses}
         self._owners.update(mine)
         self._loaded.write_owners(mine)
         for vm in vms:
-            self._write_vm(vm)
+            self._told.write(vm)
 
     def remove(self, vms: Sequence[Vm]) -> None:
         """VMs leave, which no route goes through any more. Their counts stay. Raises OSError."""
@@ -289,20 +281,18 @@ class Dataplane:
         for vm in vms:
             self._rates.forget(vm)
             self.readying.forget(vm)
-            if self._watch is not None:
-                self._unguard(vm)
+            if self._ports is not None:
+                self._ports.forget(vm.port)
             if self._vms.get(vm.spec.name) is not vm:
                 continue
             if self._watch is not None:
                 self._watch.remove(vm.index)
             del self._vms[vm.spec.name], self._by_number[vm.index], self._numbers[vm.spec.name]
             self._former[vm.index] = vm.spec.name
-            self._loaded.forget_vm(vm.index)
+            self._told.forget(vm)
             self._drops.leave(vm.index)
             self._rates.forget(vm)
             self._attached.discard(vm.index)
-            self._standing.pop(vm.index, None)
-            self._gone.pop(vm.index, None)
         left = {a.ip.packed: vm.index for vm in self._vms.values() for a in vm.spec.addresses}
         self._loaded.forget_owners(self._owners.keys() - left.keys())
         self._owners.clear()
@@ -311,31 +301,6 @@ class Dataplane:
         self._new_epoch()
         for vm in vms:
             self._beside(partial(self._sweep, vm.index))
-
-    def _classify(self, ports: Mapping[int, str]) -> None:
-        """Have the classifier at these ports, which were there before it was, and have it kept
-        there. Each port's number, and whose it is."""
-        program = self._loaded.program("classify")
-
-        def fill(batch: Batch) -> None:
-            for port in ports:
-                tc.add_program(batch, port, program, CLASSIFIER, tc.INGRESS)
-
-        self._switch.rtnl.batch(fill, (errno.EEXIST,))
-        self._keep(ports)
-
-    def _keep(self, ports: Mapping[int, str]) -> None:
-        """Have the classifier kept at ports that it came with (`Switch.classifier`)."""
-        assert self._watch is not None
-        program = self._loaded.program("classify")
-        for port, name in ports.items():
-            self._watch.expect(port, tc.INGRESS, name, CLASSIFIER, program)
-
-    def _unguard(self, vm: Vm) -> None:
-        """A VM's port goes, or another takes its place."""
-        assert self._watch is not None
-        for side in (tc.INGRESS, tc.EGRESS):
-            self._watch.forget(vm.port, side)
 
     # -- policy -----------------------------------------------------------------------------------
 
@@ -401,10 +366,9 @@ class Dataplane:
 
     def _impair(self, wanted: Ends) -> None:
         self._impairments.put(wanted)
-        before, self._impaired = self._impaired, self._impairments.impaired
-        changed = before ^ self._impaired
+        changed = self._told.impaired(self._impairments.impaired)
         for index in changed:
-            self._write_vm(self._by_number[index])
+            self._told.write(self._by_number[index])
         if changed:
             self._new_epoch()
 
@@ -420,7 +384,7 @@ class Dataplane:
 
     def _rate(self, vm: Vm, rate: int | None) -> None:
         if self._rates.put(vm, rate):
-            self._write_vm(vm)
+            self._told.write(vm)
 
     def _prepare(self, routes: Sequence[RouteSpec]) -> None:
         """Make the VMs of the chains ready: forwarding, routes, transfer component."""
@@ -433,18 +397,6 @@ class Dataplane:
             self._attached.add(vm.index)
             end = End(vm.index, name, vm.mac, vm.spec.nf is not None, vm.netns_fd, vm.spec.mtu)
             self._watch.add(end)
-
-    def _write_vm(self, vm: Vm) -> None:
-        standing = self._standing.get(vm.index, NOTHING_TOLD)
-        impaired = vm.index in self._impaired
-        self._loaded.write_vm(
-            vm.index,
-            standing.mac or vm.mac,
-            vm.spec,
-            alive=vm.index not in self._gone,
-            on_switch=vm.index in self._rates or impaired or not vm.spec.offload,
-            unlike=bool(standing.why),
-        )
 
     # -- the kernel's side ------------------------------------------------------------------------
 
@@ -475,12 +427,12 @@ class Dataplane:
         plain = [vm.index for vm in self._vms.values() if not vm.spec.offload]
         return Members(
             uplinks=self._switch.uplinks,
-            alive=frozenset(self._by_number) - self._gone.keys(),
+            alive=self._told.reached(self._by_number),
             direct=self._watch.made,
             on_switch=dict.fromkeys(self._impairments.impaired, "has an impaired link")
             | dict.fromkeys(self._rates, "has a rate")
             | dict.fromkeys(plain, "has offload = false"),
-            unlike={vm: one.why for vm, one in self._standing.items() if one.why},
+            unlike=self._told.unlike,
             taken_off=self._watch.taken_off,
         )
 
