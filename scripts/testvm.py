@@ -17,10 +17,8 @@ test needs. KVM is taken only if this kernel boots under it (see `kvm_works`).
 """
 
 import argparse
-import cmath
 import contextlib
 import json
-import operator
 import os
 import re
 import secrets
@@ -32,13 +30,12 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from array import array
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
+
+from testvmdesk import Desk
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".testvm"
@@ -259,100 +256,6 @@ class Guest:
         return text + self.process.stderr.read().decode(errors="replace")
 
 
-class Desk:
-    """The person in front of the guest's screen (--display) and loudspeaker (--audio), at the
-    command's service.
-
-    A line of JSON on port 4 is an order, a line of JSON is the answer:
-
-        {"look": null}           -> {"size": [w, h], "colours": {"00aa00": pixels, ...}}
-        {"look": "a/path.png"}   the same, and the picture is kept, below the project's directory
-        {"type": ["a", "ret"]}   keys by QEMU's names, one after the other
-        {"hear": n, "tones": [hz, ...]}
-                                 -> {"windows": [[a, ...], ...], "next": m}: what the loudspeaker
-                                 played from window n on (-1: now), 10 ms each: the amplitude of
-                                 each tone, a multiple of 100 Hz (left side, 32767 at most)
-
-    What is to be seen and heard is what QEMU says: nothing in the guest has a hand in it.
-    """
-
-    DEVICES = ("virtio-gpu-pci", "virtio-keyboard-pci", "virtio-mouse-pci")
-    SOUND = ("intel-hda", "hda-output,audiodev=loudspeaker")
-    RATE = 48000
-    WINDOW = RATE // 100
-    WINDOWS = 1000  # most in one answer
-    COLOURS = 6  # those with the most pixels are named
-
-    def __init__(self, guest: Guest, port: socket.socket, wave: int) -> None:
-        self._guest = guest
-        self._port = port
-        self._wave = wave
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._thread.start()
-
-    def _serve(self) -> None:
-        with contextlib.suppress(OSError), self._port.makefile("rw", encoding="utf-8") as port:
-            for line in port:
-                try:
-                    answer = self._do(json.loads(line))
-                except (OSError, ValueError, KeyError, AttributeError) as error:
-                    answer = {"error": str(error)}
-                port.write(json.dumps(answer) + "\n")
-                port.flush()
-
-    def _do(self, order: dict[str, Any]) -> object:
-        if "type" in order:
-            for key in order["type"]:
-                self._guest.ask("send-key", keys=[{"type": "qcode", "data": key}])
-            return {}
-        if "hear" in order:
-            return heard(self._wave, order["hear"], order["tones"])
-        name = order["look"]
-        if isinstance(name, str):
-            path = (ROOT / name).resolve()
-            if not path.is_relative_to(ROOT):
-                return {"error": "outside the project's directory"}
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._guest.ask("screendump", filename=str(path), format="png")
-        with tempfile.NamedTemporaryFile(suffix=".ppm") as shot:
-            return self._guest.ask("screendump", filename=shot.name) or colours(shot.read())
-
-
-def heard(wave: int, start: int, tones: list[int]) -> object:
-    """Tones in a wave file (44 bytes of header, two sides of 16 bits) that QEMU is writing."""
-    size = Desk.WINDOW
-    there = max(os.fstat(wave).st_size - 44, 0) // (4 * size)
-    start = there if start < 0 else min(start, there)
-    count = min(there - start, Desk.WINDOWS)
-    left = array("h", os.pread(wave, 4 * size * count, 44 + 4 * size * start))[0::2]
-    waves = [
-        [cmath.exp(2j * cmath.pi * hz * n / Desk.RATE) / size * 2 for n in range(size)]
-        for hz in tones
-    ]
-    windows = []
-    for at in range(0, count * size, size):
-        part = left[at : at + size]
-        windows.append([round(abs(sum(map(operator.mul, part, wave)))) for wave in waves])
-    return {"windows": windows, "next": start + count}
-
-
-def colours(ppm: bytes) -> object:
-    """Size of a picture (PPM, P6), and the colours with the most pixels."""
-    kind, width, height, _ = ppm.split(maxsplit=4)[:4]
-    columns, rows = int(width), int(height)
-    pixels = ppm[-3 * columns * rows :]
-    lines = Counter(pixels[at : at + 3 * columns] for at in range(0, len(pixels), 3 * columns))
-    counted: Counter[bytes] = Counter()
-    for line, times in lines.items():
-        if line[:3] * columns == line:
-            counted[line[:3]] += columns * times
-            continue
-        for at in range(0, len(line), 3):
-            counted[line[at : at + 3]] += times
-    named = {colour.hex(): number for colour, number in counted.most_common(Desk.COLOURS)}
-    return {"kind": kind.decode(), "size": [columns, rows], "colours": named}
-
-
 def kvm_works(kernel: Kernel) -> bool:
     """Whether this kernel reaches its first program under KVM within PROBE_DEADLINE seconds.
 
@@ -474,7 +377,7 @@ def run(arguments: argparse.Namespace) -> int:
         theirs.close()
         guest.spread()
         if arguments.display or arguments.audio:
-            Desk(guest, ours, wave)
+            Desk(guest.ask, ours, wave, ROOT)
         in_time = pump(streams, deadline)
         # The guest has synced its file systems before it tells the status: off at once.
     status = streams[2]
@@ -500,8 +403,8 @@ def main() -> int:
     option("--deadline", type=float, default=deadline, help="in seconds (default: %(default)g)")
     option("--memory", type=int, default=2048, help="in MiB (default: %(default)s)")
     option("--cpus", type=int, help="default: 2 with KVM, else 1")
-    option("--display", action="store_true", help="a screen, a keyboard and a mouse; see Desk")
-    option("--audio", action="store_true", help="a sound card that is heard; see Desk")
+    option("--display", action="store_true", help="a screen, keyboard and mouse (testvmdesk.py)")
+    option("--audio", action="store_true", help="a sound card that is heard (testvmdesk.py)")
     option("--console", action="store_true", help="at the end, show the kernel's console (stderr)")
     option("command", nargs=argparse.REMAINDER, metavar="CMD")
     arguments = parser.parse_args()

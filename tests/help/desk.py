@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is to be seen and heard of the test VM, by QEMU's own account (scripts/testvm.py, Desk)."""
+"""What is to be seen and heard of the test VM, by QEMU's own account (scripts/testvmdesk.py)."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ class Desk:
         self._port = port.open("r+b", buffering=0)
 
     def ask(self, **order: Any) -> dict[str, Any]:
-        """See Desk in testvm.py."""
+        """See testvmdesk.py."""
         self._port.write(json.dumps(order).encode() + b"\n")
         data = b""
         while not data.endswith(b"\n"):
