@@ -5,8 +5,8 @@
     fd = logs.writer("fw", 8 << 20)     a pipe: the program's stdout and stderr; the caller's
     logs.last_line("fw")
 
-A program writes into a pipe. One thread reads all of them and appends to `NAME.log`; a file that
-has half of the VM's size is renamed to `NAME.log.1`, in place of the one before. So the two never
+A program writes into a pipe. One thread reads all of them and appends to the VM's newest file; when
+that has half of the VM's size, it takes the place of the former one (logfiles.py). So the two never
 have more than that size, whatever a program writes and however fast: one that writes faster than
 the thread reads waits in its own write(2), and costs the machine a bounded share of a core.
 """
@@ -20,6 +20,7 @@ import select
 import threading
 from pathlib import Path
 
+from hostsim import logfiles
 from netns import priority
 
 log = logging.getLogger("hostsim.logs")
@@ -90,7 +91,7 @@ class Log:
 
     def _append(self, data: bytes) -> None:
         if self._has + len(data) > self._half:
-            os.replace(self.path, self.path.with_suffix(".log.1"))
+            os.replace(self.path, logfiles.former(self.path))
             os.close(self._fd)
             self._fd = -1
             self._has = 0
@@ -148,7 +149,7 @@ class Logs:
     def _add(self, name: str, size: int, ours: int, peer: int = -1) -> None:
         with self._changing:
             if name not in self._logs:
-                self._logs[name] = Log(self._folder / f"{name}.log", size)
+                self._logs[name] = Log(logfiles.newest(self._folder, name), size)
             if self._epoll is None:
                 self._epoll = select.epoll()
                 self._end = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)

@@ -12,7 +12,8 @@ from typing import BinaryIO
 from hostsim import protocol
 from hostsim.cli import client
 from hostsim.cli.grammar import Commands, count_of, vm_argument
-from hostsim.cli.written import last_lines, newest
+from hostsim.cli.written import last_lines
+from hostsim.logfiles import newest
 
 LINES = 100
 """Of a log that are shown first."""

@@ -5,11 +5,7 @@ import contextlib
 from pathlib import Path
 
 from hostsim.errors import HostsimError
-
-
-def newest(folder: Path, vm: str) -> Path:
-    """The file of a VM's newest bytes, in the host's folder."""
-    return folder / f"{vm}.log"
+from hostsim.logfiles import former, newest
 
 
 def last_lines(folder: Path, vm: str, lines: int) -> bytes:
@@ -19,7 +15,7 @@ def last_lines(folder: Path, vm: str, lines: int) -> bytes:
     if not newer.exists():
         raise HostsimError(vm, "has no log", "it has no program: run, nf or [vm.os]")
     raw = b""
-    for path in (newer.with_suffix(".log.1"), newer):
+    for path in (former(newer), newer):
         with contextlib.suppress(FileNotFoundError):
             raw += path.read_bytes()
     kept = raw.splitlines(keepends=True)

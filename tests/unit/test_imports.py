@@ -22,7 +22,7 @@ ONE_USER = {"pyroute2": "netns.links", "evdev": None, "pyudev": None}
 
 ROOMS = {
     # room        its modules and folders                       the rooms it may import
-    "ground":   ("errors model names keys needs restart protocol service",    ""),
+    "ground":   ("errors model names keys needs restart protocol service logfiles",    ""),
     "hostfile": ("hostfile",                                    "ground"),
     "images":   ("images",                                      "ground"),
     "machine":  ("boot booted etc fence idranges introductions ownroot vm switch logs programs "
