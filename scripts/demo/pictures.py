@@ -16,6 +16,7 @@ from pathlib import Path
 from stage import BIN, DEADLINE, HOSTSIM, ROOT, expect, headline, host, main, show, until
 
 sys.path.insert(0, str(ROOT / "tests"))
+from help.compositor import PLACE, command
 from help.desk import Desk
 
 HOST = """
@@ -35,18 +36,6 @@ match = { screen = "card0" }
 [kmc]
 foreground = "work"
 release_timeout = "20s"
-"""
-PLACE = "/run/desktop"
-SETUP = f"""
-set -e
-mkdir -m 700 {PLACE}
-cat >{PLACE}/config
-printf "PS1='$0:\\\\\\\\w\\\\\\\\$ '\\n" >{PLACE}/bashrc
-chown -R games {PLACE}
-cd {PLACE}
-export XDG_RUNTIME_DIR={PLACE} HOME={PLACE} LC_ALL=C.UTF-8 PATH={BIN}:$PATH
-export LIBSEAT_BACKEND=seatd WLR_RENDERER=pixman
-exec setpriv --reuid games --regid games --clear-groups "$@"
 """
 TERMINAL = "foot -f monospace:size=15 -o colors.background={} bash --rcfile bashrc"
 COLOURS = {"work": "10301c", "play": "3a1414"}
@@ -72,10 +61,14 @@ class Compositor:
     """The compositor of an OS, with a terminal."""
 
     def __init__(self, name: str, log: Path) -> None:
-        words = ("exec", name, "--", "sh", "-c", SETUP, name, *COMPOSITORS[name])
+        words = command(
+            COMPOSITORS[name],
+            rf"""printf "PS1='{name}:\\\\w\\\\$ '\\n" >bashrc""",
+            f"export PATH={BIN}:$PATH",
+        )
         with log.open("wb") as out:
             self._process = subprocess.Popen(
-                [HOSTSIM, *words], stdin=subprocess.PIPE, stdout=out, stderr=out
+                [HOSTSIM, "exec", name, "--", *words], stdin=subprocess.PIPE, stdout=out, stderr=out
             )
         assert self._process.stdin is not None
         with self._process.stdin as config:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from help.compositor import PLACE, command
 from help.desk import Desk
 from help.rig import DEADLINE, Rig
 from help.waiting import until
@@ -25,18 +26,6 @@ PROGRAMS = ("sway", "cage", "foot", "Xwayland")
 PATIENCE = 20.0
 """Seconds for a compositor to let go; the machine is emulated."""
 
-PLACE = "/run/desktop"
-USER = "games"  # compositors do not run as root
-SETUP = f"""
-set -e
-mkdir -m 700 {PLACE}
-cat >{PLACE}/config
-chown -R {USER} {PLACE}
-cd {PLACE}
-export XDG_RUNTIME_DIR={PLACE} HOME={PLACE} LC_ALL=C.UTF-8
-export LIBSEAT_BACKEND=seatd WLR_RENDERER=pixman
-exec setpriv --reuid {USER} --regid {USER} --clear-groups "$@"
-"""
 BLACK = "000000"
 COLOURS = {"work": "00aa00", "play": "aa0000"}
 
@@ -63,7 +52,7 @@ class Desktop:
         }
         with out.open("wb") as log:
             self.process = self.vm.popen(
-                ["sh", "-c", SETUP, "sh", *program[name]],
+                command(program[name]),
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
