@@ -27,6 +27,9 @@ from hostsim.hostfile.table import Table
 from hostsim.routing import policy
 from hostsim.routing.policy import First
 
+NOT_LOOKED_AT = ("from", "tcp_flags", "dscp", *matches.CONTENTS)
+"""Keys of a host file's match that tell more than a packet's flow does."""
+
 
 def every(_: Sight) -> bool:
     """Lets all packets by."""
@@ -44,10 +47,11 @@ def parse_match(text: str | None) -> Wanted:
     except tomllib.TOMLDecodeError as error:
         hint = 'for example { proto = "tcp", dport = 80 }'
         raise UsageError("capture --match", f"{text!r} is no match: {error}", hint) from None
+    unseen = [key for key in NOT_LOOKED_AT if key in data["match"]]
+    if unseen:
+        why = f"{', '.join(unseen)}: not looked at"
+        raise UsageError("capture --match", why, "the rest of a host file's match is")
     match = matches.rule_match(Table("capture", 0, "--match", data))
-    if match.tcp_flags is not None or match.dscp is not None:
-        why = "tcp_flags and dscp are not looked at"
-        raise UsageError("capture --match", why, "leave them out")
     rows = list(policy.match_rows(match, 0))
 
     def wanted(sight: Sight) -> bool:

@@ -10,6 +10,7 @@ holds the two against each other.
 
 from typing import Any, get_args
 
+from hostsim.hostfile.equipment import DEVICE_NUMBERS
 from hostsim.hostfile.functions import IN_A_RULE, Verdict
 from hostsim.hostfile.matches import CONTENTS, MATCH_KEYS
 from hostsim.model import (
@@ -56,6 +57,11 @@ MATCH: dict[str, Json] = {
     "ethertype": {"type": ["integer", "string"]},
     **dict.fromkeys(CONTENTS, TEXT_OR_TEXTS),
 }
+EQUIPMENT: dict[str, Json] = {
+    **dict.fromkeys(("name", "phys", "interface", "screen", "sound"), TEXT),
+    **dict.fromkeys(DEVICE_NUMBERS, NUMBER),
+}
+"""Of a [[device]]; each udev property is one too."""
 
 
 def _one_of(literal: Any) -> Json:
@@ -157,7 +163,7 @@ TABLES: dict[str, Json] = {
     ),
     "device": _table(
         {
-            "match": {"type": "object", "minProperties": 1},
+            "match": {"type": "object", "minProperties": 1, "properties": EQUIPMENT},
             "mode": _one_of(DeviceMode),
             "hotkey": TEXTS,
             "take_default_route": FLAG,

@@ -13,6 +13,7 @@ from cext.switch.records import ACCOUNT_COUNTS, NO_ROUTE
 from help import packets
 from hostsim.capture import capture, pcapng, source, story, trace
 from hostsim.errors import HostsimError
+from hostsim.hostfile import matches
 from hostsim.keys import parse_key
 
 NAMES = {1: "fw", 2: "ids"}
@@ -113,6 +114,14 @@ def test_a_match_that_is_none(text: str) -> None:
     with pytest.raises(HostsimError) as refused:
         source.parse_match(text)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("key", source.NOT_LOOKED_AT)
+def test_a_match_of_what_a_capture_does_not_look_at_is_refused(key: str) -> None:
+    """It would let nothing by, or too much."""
+    assert key in matches.MATCH_KEYS
+    with pytest.raises(HostsimError, match=f"capture --match: {key}: not looked at"):
+        source.parse_match(f'proto = "tcp", {key} = "x"')
 
 
 def test_losses_have_the_names_that_verify_has() -> None:

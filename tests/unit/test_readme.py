@@ -84,3 +84,15 @@ def test_the_keys_of_a_host_file_are_in_its_rooms() -> None:
     assert len(keys) > 15
     missing = {key for key in keys - {"os"} if f"`{key}`" not in HOSTFILE}
     assert not {key for key in missing if f"`{key}`" not in ALL}
+
+
+def test_the_map_has_every_room_of_the_code() -> None:
+    (section,) = re.findall(r"^## The map\n(.*?)^## ", README, re.DOTALL | re.MULTILINE)
+    rooms = {
+        f"`{room.relative_to(ROOT)}/`"
+        for place in ("hostsim", "cext")
+        for room in (ROOT / place).iterdir()
+        if room.is_dir() and room.name != "__pycache__"
+    }
+    assert len(rooms) > 20
+    assert not {room for room in rooms if room not in section}
