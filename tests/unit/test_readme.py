@@ -21,6 +21,7 @@ FILES = [
 README, ALL = FILES[0].read_text(), "\n".join(file.read_text() for file in FILES)
 HOSTFILE = (ROOT / "hostsim/hostfile/README.md").read_text()
 DOOR_MAX = 150
+WIDTH = 118
 
 
 def names(text: str) -> set[str]:
@@ -40,6 +41,13 @@ def test_every_file_it_names_exists(file: Path) -> None:
     assert not {name for name in names(text) if not (ROOT / name).exists()}
     links = set(re.findall(r"\]\(([^)#\s]+)", text))
     assert not {link for link in links if not (file.parent / link).exists()}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_its_lines_fit(file: Path) -> None:
+    """Rows of tables cannot be broken."""
+    lines = file.read_text().splitlines()
+    assert not [line for line in lines if len(line) > WIDTH and not line.startswith(("|", "!"))]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
