@@ -154,6 +154,20 @@ def test_the_lines_it_explains_are_said() -> None:
     assert not {part for part in parts if part not in source}
 
 
+def rootless(parser: argparse.ArgumentParser, before: str = "") -> Iterator[str]:
+    """The commands that need no root."""
+    for name, sub in commands(parser).items():
+        yield from rootless(sub, f"{before}{name} ")
+        if sub.get_default("needs_root") is False and not commands(sub):
+            yield before + name
+
+
+def test_the_commands_that_need_no_root_are_told() -> None:
+    (sentence,) = re.findall(r"^All but (.*?)need root\.", CLI, re.DOTALL | re.MULTILINE)
+    told = {name for name in SPAN.findall(sentence) if not name.startswith("-")}
+    assert told == set(rootless(command_line()))
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_the_parts_of_the_tests_it_names_are_parts(file: Path) -> None:
     parts = re.findall(r"^part_([a-z]+)\(", (ROOT / "scripts/test").read_text(), re.MULTILINE)
