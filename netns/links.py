@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pyroute2 import IPBatch
 
 _compiler = ThreadPoolExecutor(1, "netlink-compiler", initializer=priority.keep_up)
-_batch: "IPBatch | None" = None
+_batch: "_Compiled | None" = None
 CHUNK_BYTES = 64 * 1024
 """Of one send: it must fit the socket's send buffer."""
 CHUNK_MESSAGES = 192
@@ -49,6 +49,8 @@ class Batch(Protocol):
     def fdb(self, command: str, **what: Any) -> None: ...
     def brport(self, command: str, **what: Any) -> None: ...
     def tc(self, command: str, kind: str | None = None, **what: Any) -> None: ...
+    def packed(self, message: bytes) -> None:
+        """One that needs no compiling, packed and padded."""
 
 
 Fill = Callable[[Batch], object]
@@ -194,10 +196,33 @@ def _compile(fill: Fill) -> bytes:
     if _batch is None:
         from pyroute2 import IPBatch
 
-        _batch = IPBatch()
-        atexit.register(_batch.close)
+        _batch = _Compiled(IPBatch())
+        atexit.register(_batch.own.close)
     try:
         fill(_batch)
-        return bytes(_batch.batch)
+        return _batch.all()
     finally:
-        _batch.reset()
+        _batch.own.reset()
+        _batch.done.clear()
+
+
+class _Compiled:
+    """A Batch: pyroute2's, and before what is in it now all that was there when something that
+    needs no compiling came."""
+
+    def __init__(self, own: "IPBatch") -> None:
+        self.own = own
+        self.done = bytearray()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.own, name)
+
+    def packed(self, message: bytes) -> None:
+        if self.own.batch:
+            self.done += self.own.batch
+            self.own.reset()
+        self.done += message
+
+    def all(self) -> bytes:
+        """In order."""
+        return bytes(self.done + self.own.batch)

@@ -87,6 +87,12 @@ def dump(sock: socket.socket, kind: int, body: bytes, sequence: int = 1) -> list
             found.append(message)
 
 
+def attribute(kind: int, value: bytes) -> bytes:
+    """One attribute, with the padding that is due before a next one."""
+    length = _ATTRIBUTE.size + len(value)
+    return (_ATTRIBUTE.pack(length, kind) + value).ljust(padded(length), b"\0")
+
+
 def attributes(message: bytes, head: int) -> dict[int, bytes]:
     """A message's attributes by type; head: bytes of header and family header before them."""
     found: dict[int, bytes] = {}

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Traffic control: BPF programs at an interface's clsact qdisc (tc-bpf(8)) and shapers (tc-tbf(8)).
 
-Netlink by links.py; an interface is its number in the namespace behind a descriptor.
+Netlink by links.py; an interface is its number in the namespace behind a descriptor. What is said
+to every port of a switch at once is packed here: pyroute2 takes 0.6 ms for such a message.
 """
 
 import errno
+import socket
 import struct
 
 from cext.bpf import objects
@@ -15,29 +17,37 @@ INGRESS = 0xFFFFFFF2
 EGRESS = 0xFFFFFFF3
 ROOT = 0xFFFFFFFF
 """TC_H_MIN_INGRESS and TC_H_MIN_EGRESS of clsact, and TC_H_ROOT."""
+CLSACT, CLSACT_HANDLE = 0xFFFFFFF1, 0xFFFF0000
+"""TC_H_CLSACT, and the handle of what hangs there."""
+
+RTM_NEWQDISC, RTM_DELQDISC, RTM_NEWTFILTER, RTM_DELTFILTER = 36, 37, 44, 45
+NLM_F_REQUEST, NLM_F_EXCL, NLM_F_CREATE = 0x1, 0x200, 0x400
+NEW = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL
+TCA_KIND, TCA_OPTIONS = 1, 2
+TCA_FQ_PLIMIT, TCA_FQ_FLOW_PLIMIT = 1, 2
+TCA_BPF_FD, TCA_BPF_NAME, TCA_BPF_FLAGS, TCA_BPF_FLAG_ACT_DIRECT = 6, 7, 8, 1
+"""linux/rtnetlink.h, linux/pkt_sched.h, linux/pkt_cls.h."""
+FIRST = 1 << 16 | socket.htons(0x0003)
+"""Of a filter: preference 1, and ETH_P_ALL, any protocol."""
 
 
 def add_hook(batch: Batch, index: int) -> None:
     """Give an interface the qdisc that tc programs hang at (clsact, tc-bpf(8)). On one that is up
     the kernel stops the queue for that, and what is sent meanwhile is dropped."""
-    batch.tc("add", "clsact", index=index)
+    kind = netlink.attribute(TCA_KIND, b"clsact\0")
+    batch.packed(_message(RTM_NEWQDISC, NEW, index, CLSACT, kind, handle=CLSACT_HANDLE))
 
 
 def add_program(batch: Batch, index: int, program_fd: int, name: str, parent: int) -> None:
     """Put a direct-action program first at an interface's clsact qdisc (tc-bpf(8), `add_hook`). The
     kernel answers EEXIST if it is there. A filter of another kind cannot come before it, one of its
     own kind that is added later does (net/sched/cls_bpf.c)."""
-    batch.tc(
-        "add-filter",
-        "bpf",
-        index=index,
-        fd=program_fd,
-        name=name,
-        parent=parent,
-        direct_action=True,
-        prio=1,
-        handle=1,
-    )
+    options = netlink.attribute(TCA_BPF_FD, struct.pack("=I", program_fd))
+    options += netlink.attribute(TCA_BPF_NAME, name.encode() + b"\0")
+    options += netlink.attribute(TCA_BPF_FLAGS, struct.pack("=I", TCA_BPF_FLAG_ACT_DIRECT))
+    kind = netlink.attribute(TCA_KIND, b"bpf\0")
+    rest = kind + netlink.attribute(TCA_OPTIONS, options)
+    batch.packed(_message(RTM_NEWTFILTER, NEW, index, parent, rest, handle=1, info=FIRST))
 
 
 def put_back(rtnl: Rtnl, index: int, program_fd: int, name: str, parent: int) -> None:
@@ -124,14 +134,9 @@ def shape(rtnl: Rtnl, index: int, rate: int) -> None:
 
 def remove_programs(batch: Batch, index: int, parent: int) -> None:
     """Take away every program at one side of an interface's clsact qdisc."""
-    batch.tc("del-filter", index=index, parent=parent)
+    batch.packed(_message(RTM_DELTFILTER, NLM_F_REQUEST, index, parent))
 
 
-RTM_NEWQDISC = 36
-NLM_F_REQUEST, NLM_F_EXCL, NLM_F_CREATE = 0x1, 0x200, 0x400
-TCA_KIND, TCA_OPTIONS = 1, 2
-TCA_FQ_PLIMIT, TCA_FQ_FLOW_PLIMIT = 1, 2
-"""linux/rtnetlink.h, linux/pkt_sched.h."""
 FQ_PACKETS = 100_000
 """That may wait at a port."""
 NO_FQ = (errno.ENOENT, errno.EOPNOTSUPP)
@@ -141,15 +146,27 @@ NO_FQ = (errno.ENOENT, errno.EOPNOTSUPP)
 def add_fq(rtnl: Rtnl, index: int) -> None:
     """Give an interface the queue that holds each packet until its time of departure (tc-fq(8)).
     Raises OSError: NO_FQ if the kernel has none."""
-    limits = struct.pack("=HHI", 8, TCA_FQ_PLIMIT, FQ_PACKETS)
-    limits += struct.pack("=HHI", 8, TCA_FQ_FLOW_PLIMIT, FQ_PACKETS)
-    body = struct.pack("=BxxxiIII", 0, index, 0, ROOT, 0)  # struct tcmsg
-    body += struct.pack("=HH4s", 4 + len(b"fq\0"), TCA_KIND, b"fq\0\0")
-    body += struct.pack("=HH", 4 + len(limits), TCA_OPTIONS) + limits
-    flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL
-    rtnl.pour([netlink.pad(netlink.pack(RTM_NEWQDISC, flags, 0, body))])
+    limits = netlink.attribute(TCA_FQ_PLIMIT, struct.pack("=I", FQ_PACKETS))
+    limits += netlink.attribute(TCA_FQ_FLOW_PLIMIT, struct.pack("=I", FQ_PACKETS))
+    rest = netlink.attribute(TCA_KIND, b"fq\0") + netlink.attribute(TCA_OPTIONS, limits)
+    rtnl.pour([_message(RTM_NEWQDISC, NEW, index, ROOT, rest)])
 
 
 def unshape(rtnl: Rtnl, index: int) -> None:
     """Take away what `shape` or `add_fq` made. Raises OSError."""
-    rtnl.batch(lambda batch: batch.tc("del", index=index, parent=ROOT))
+    rtnl.batch(lambda batch: batch.packed(_message(RTM_DELQDISC, NLM_F_REQUEST, index, ROOT)))
+
+
+def _message(
+    kind: int,
+    flags: int,
+    index: int,
+    parent: int,
+    attributes: bytes = b"",
+    *,
+    handle: int = 0,
+    info: int = 0,
+) -> bytes:
+    """A struct tcmsg and its attributes."""
+    body = struct.pack("=BxxxiIII", socket.AF_UNSPEC, index, handle, parent, info) + attributes
+    return netlink.pad(netlink.pack(kind, flags, 0, body))

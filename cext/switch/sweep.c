@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 
 #include <bpf/bpf.h>
 
@@ -45,12 +46,16 @@ static int sweep_table(const struct hs_swept_fds *fds, int table, struct page *p
 
 int hs_sweep_all(const struct hs_swept_fds *fds, struct hs_sweep *work) {
     struct page *page = malloc(sizeof(*page));
-    int ret = 0;
+    int ret = 0, before = getpriority(PRIO_PROCESS, 0); /* of this thread: setpriority(2), Linux */
 
     if (!page)
         return -ENOMEM;
+    if (before < 0)
+        setpriority(PRIO_PROCESS, 0, 0);
     for (work->of = 0; !ret && work->of <= HS_SWEEP_DATAGRAMS; work->of++)
         ret = sweep_table(fds, fds->tables[work->of], page, work);
+    if (before < 0)
+        setpriority(PRIO_PROCESS, 0, before);
     free(page);
     return ret;
 }

@@ -4,7 +4,11 @@
  * On a kernel that is not fully preemptible, a processor that runs a BPF program runs nothing else.
  * A program that walked the tables would keep it for 100 ms: longer than a flip may take. So keys
  * are read a page at a time, and the program `sweep` looks at those of one page. Between two turns,
- * whoever has waited for the processor gets it. */
+ * whoever has waited for the processor gets it.
+ *
+ * The thread has the priority of any program meanwhile, and its own again afterwards. What threads
+ * of one priority have of a processor is shared among them (sched(7), "The autogroup feature"): a
+ * sweep that had the loop's would leave it no more than any program has. */
 #ifndef HS_SWEEP_H
 #define HS_SWEEP_H
 #include "switch/layout.h"

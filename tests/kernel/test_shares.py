@@ -4,6 +4,8 @@ the classifier and the sweeper themselves.
 """
 
 import contextlib
+import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +30,7 @@ from help.classifier import (
     tcp,
     udp,
 )
+from help.waiting import until
 from hostsim.model import MatchSpec, RouteSpec
 
 pytestmark = [pytest.mark.root, pytest.mark.stock, pytest.mark.timeout(300)]
@@ -251,6 +254,31 @@ def test_a_sweep_of_many_flows_keeps_no_processor(switch: Switch) -> None:
     sweep(switch, lib.HS_LIFE_OPEN)
     assert not any(known(switch, udp(port)) for port in ports)
     assert share(switch, CLIENT)[1] == 0
+
+
+def test_a_sweep_has_the_priority_of_any_program(switch: Switch) -> None:
+    """The loop's is for what the loop waits for, and comes back. Seen from outside of the thread,
+    which has to be amid a sweep then."""
+    ended, began = threading.Event(), threading.Event()
+    number, after = [0], [0]
+
+    def sweeps() -> None:
+        number[0] = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, 0, -5)
+        began.set()
+        while not ended.is_set():
+            sweep(switch, 0)
+            after[0] = os.getpriority(os.PRIO_PROCESS, 0)
+
+    thread = threading.Thread(target=sweeps)
+    thread.start()
+    try:
+        began.wait()
+        until(lambda: os.getpriority(os.PRIO_PROCESS, number[0]) == 0, 30, "a sweep of no priority")
+    finally:
+        ended.set()
+        thread.join()
+    assert after[0] == -5
 
 
 def test_without_an_answer_is_forgotten_first_if_there_is_little_room(switch: Switch) -> None:
