@@ -17,6 +17,17 @@
 #define MESSAGES 512 /* looked at in one queue */
 #define SCM_MAX 253  /* descriptors of one message: the kernel's limit */
 
+int64_t hs_found_spent(struct hs_revoke_job *job) {
+    return hs_spent_step(&job->spent, hs_own_ns());
+}
+
+bool hs_found_late(struct hs_revoke_job *job) {
+    int64_t now = hs_found_spent(job);
+
+    job->late = job->late || now > job->until || now > job->last;
+    return job->late;
+}
+
 uint32_t hs_found_device(const struct hs_revoke_job *job, const struct stat *st) {
     uint32_t i = 0;
 
@@ -78,6 +89,8 @@ static void look_into(struct hs_revoke_job *job, int sock, int depth) {
 
     if (poll(&queue, 1, 0) <= 0 || !(queue.revents & POLLIN))
         return; /* nothing waits in it: this is quicker than what follows */
+
+    hs_found_spent(job); /* a queue is a step */
     waiting = hs_found_waiting("/proc/self/fd", sock);
     if (waiting == 0)
         return;
@@ -98,6 +111,7 @@ static void look_into(struct hs_revoke_job *job, int sock, int depth) {
                              .msg_control = &control,
                              .msg_controllen = sizeof(control)};
 
+        hs_found_spent(job); /* so is a message */
         if (recvmsg(sock, &msg, MSG_PEEK | MSG_DONTWAIT | MSG_CMSG_CLOEXEC) <= 0)
             break;
         for (struct cmsghdr *c = CMSG_FIRSTHDR(&msg); c; c = CMSG_NXTHDR(&msg, c)) {

@@ -5,6 +5,7 @@
 #ifndef HS_FOUND_H
 #define HS_FOUND_H
 #include "input/revoke.h"
+#include "input/spent.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -31,9 +32,10 @@ struct hs_revoke_job {
     bool at_home;             /* the pass is in the loser's cgroup */
     uint32_t abroad;          /* found anywhere else by this pass */
     uint32_t looks;           /* left for this process */
-    int64_t budget;           /* for each cgroup below the one that is walked; ns of our own time */
+    struct hs_spent spent;    /* on the walk: our own time, without the machine's pauses */
+    int64_t budget;           /* for each cgroup below the one that is walked; ns of that time */
     int64_t home_left;        /* of it for the loser's, over all passes */
-    int64_t until;            /* of our time: the end of this cgroup's part */
+    int64_t until;            /* of that time: the end of this cgroup's part */
     int64_t last;             /* the end of all passes but the first */
     bool late;                /* one of these ends has come: nothing more is looked at */
     bool late_at_home;        /* in the loser's cgroup */
@@ -45,6 +47,10 @@ struct hs_revoke_job {
     struct hs_files *aside;   /* but for HS_REVOKE */
 };
 
+/* A step of the walk ends: what the walk has cost until now. */
+int64_t hs_found_spent(struct hs_revoke_job *job);
+/* The same; whether that is more than it may, now or before. */
+bool hs_found_late(struct hs_revoke_job *job);
 /* Which of the job's devices it is; job->n: none. */
 uint32_t hs_found_device(const struct hs_revoke_job *job, const struct stat *st);
 /* Revoke a device's open file. Whether the descriptor is the keeper's now. */

@@ -61,21 +61,6 @@ static void revoke_aside(struct hs_revoke_job *job, struct hs_files *aside, uint
     aside->n = 0;
 }
 
-/* This thread's own time: others' load is not the fault of who is looked at. */
-static int64_t own_ns(void) {
-    struct timespec t;
-
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
-
-static bool is_late(struct hs_revoke_job *job) {
-    int64_t now = own_ns();
-
-    job->late = job->late || now > job->until || now > job->last;
-    return job->late;
-}
-
 /* The descriptors of one table, named by a thread that uses it. via: a pidfd whose process has the
  * same table, or -1. Returns whether the table holds, or may hold, something out of reach: an error
  * is no answer, unless it says that the process or the descriptor has gone. */
@@ -88,7 +73,7 @@ static bool scan_table(struct hs_revoke_job *job, const char *path, int via) {
     dir = opendir(path);
     if (!dir)
         return errno != ENOENT && errno != ESRCH;
-    while ((entry = readdir(dir)) && (++entries % STRIDE || !is_late(job))) {
+    while ((entry = readdir(dir)) && (++entries % STRIDE || !hs_found_late(job))) {
         int fd, number = atoi(entry->d_name);
         struct stat st;
         bool wanted;
@@ -127,7 +112,7 @@ static bool threads_hide(struct hs_revoke_job *job, int pid) {
 
     snprintf(path, sizeof(path), "/proc/%d/task", pid);
     tasks = opendir(path);
-    while (tasks && !is_late(job) && (entry = readdir(tasks))) {
+    while (tasks && !hs_found_late(job) && (entry = readdir(tasks))) {
         int tid = atoi(entry->d_name);
 
         if (tid <= 0 || tid == pid || syscall(SYS_kcmp, pid, tid, KCMP_FILES, 0, 0) == 0)
@@ -263,9 +248,9 @@ static int scan_group(struct hs_revoke_job *job, int parent, const char *name, i
     if (fstat(fd, &st) == 0 && st.st_dev == job->loser.st_dev && st.st_ino == job->loser.st_ino)
         job->at_home = true;
     if (depth == 1)
-        job->until = own_ns() + (job->at_home ? job->home_left : job->budget);
+        job->until = hs_found_spent(job) + (job->at_home ? job->home_left : job->budget);
     dying = was_killed(job, st.st_ino);
-    while (ret == 0 && !dying && !is_late(job) && fscanf(procs, "%d", &pid) == 1)
+    while (ret == 0 && !dying && !hs_found_late(job) && fscanf(procs, "%d", &pid) == 1)
         if (pid > 0)
             ret = scan_process(job, pid);
     fclose(procs);
@@ -282,7 +267,8 @@ static int scan_group(struct hs_revoke_job *job, int parent, const char *name, i
         if (entry->d_type != DT_DIR || entry->d_name[0] == '.')
             continue;
         ret = scan_group(job, fd, entry->d_name, depth + 1);
-        if (depth == 0 && ret == 0 && job->late && !job->late_at_home && own_ns() < job->last) {
+        if (depth == 0 && ret == 0 && job->late && !job->late_at_home &&
+            hs_found_spent(job) < job->last) {
             ret = kill_group(job, fd, entry->d_name);
             job->late = false;
             job->until = INT64_MAX;
@@ -293,7 +279,7 @@ static int scan_group(struct hs_revoke_job *job, int parent, const char *name, i
 out:
     job->late_at_home = job->late && job->at_home;
     if (depth == 1 && job->at_home)
-        job->home_left = job->until - own_ns();
+        job->home_left = job->until - hs_found_spent(job);
     job->at_home = was_at_home;
     return ret;
 }
@@ -315,7 +301,8 @@ int hs_readers_find(struct hs_files *readers, const char *cgroup, const uint64_t
                                 .count = &count,
                                 .at_home = true,
                                 .aside = readers,
-                                .until = own_ns() + NOTE_MS * 1000000,
+                                .spent = {.at = hs_own_ns()},
+                                .until = NOTE_MS * 1000000,
                                 .last = INT64_MAX};
 
     readers->n = 0;
@@ -350,7 +337,8 @@ int hs_revoke(struct hs_keeper *keeper, const struct hs_hold *hold, const char *
                                 .count = count,
                                 .budget = budget,
                                 .home_left = budget,
-                                .until = own_ns() + budget,
+                                .spent = {.at = hs_own_ns()},
+                                .until = budget,
                                 .last = INT64_MAX};
     struct hs_files aside = {0};
     bool still;
@@ -371,7 +359,7 @@ int hs_revoke(struct hs_keeper *keeper, const struct hs_hold *hold, const char *
         ret = scan_group(&job, AT_FDCWD, all, 0);
         revoke_aside(&job, &aside, unread);
         if (count->passes++ == 0)
-            job.last = own_ns() + budget;
+            job.last = hs_found_spent(&job) + budget;
         count->late = job.late;
         count->clean = !job.late && count->killed == killed &&
                        (count->revoked == revoked || (still && job.abroad == 0));

@@ -56,7 +56,7 @@ void hs_readers_forget(struct hs_files *readers, struct hs_keeper *keeper);
  * queue; a socket of it holds descriptors that cannot be looked at (of a connection that is not
  * accepted, behind many messages, deep in sockets within sockets) or more than are looked at for
  * one process; its descriptors cannot be had, for a reason that is not its or their end.
- * budget_ms: of our own time (CLOCK_THREAD_CPUTIME_ID), for the loser's processes over all passes,
+ * budget_ms: of our own time (input/spent.h), for the loser's processes over all passes,
  * for those of each other cgroup directly below `all` in each, and for all passes but the first. A
  * cgroup of others that takes longer is killed; if the loser does, or the passes, it is late, and
  * not clean.

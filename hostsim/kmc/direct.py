@@ -74,7 +74,8 @@ STILL = 0.05
 
 BUDGET = 0.08
 """Seconds of the daemon's own time for looking through one OS: some 4,000 processes, or 80,000
-descriptors, on a usual machine."""
+descriptors, on a usual machine. A pause of the machine does not count (cext/input/spent.h): it
+would have an OS killed that has three processes."""
 
 LONGER = 2.0
 """The same for what is left of an OS that was killed."""

@@ -43,10 +43,11 @@ def taps(reader: Reader, count: int) -> None:
     becomes(lambda: reader.pressed().count((A, 0)), count, DEADLINE, f"{count} taps")
 
 
+@pytest.mark.timeout(2400)
 def test_a_reader_on_the_machine_hears_nothing(
     heard: Path, rig: Rig, pytestconfig: pytest.Config
 ) -> None:
-    """`--unheard-flips N` sets how often it flips; with many, `--timeout` too."""
+    """`--unheard-flips N` sets how often it flips; five hundred take minutes."""
     keyboard = rig.typist("keyboard", "Test Keyboard")
     rig.start()
     readers = {name: rig.reader(name) for name in ("work", "play")}
