@@ -4,16 +4,19 @@ end, whatever they hold, and takes no error for an answer. No input device is ne
 in its place, and who hides it in a way that nobody can look into is killed.
 """
 
+import ctypes
 import os
 import resource
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from cext.input.revoke import Revoked, Revoker
+from hostsim.kmc.direct import BUDGET
 from hostsim.vm import Vm
 from netns.process import Process
 
@@ -62,6 +65,51 @@ ctypes.CDLL(None).syscall(60 if os.uname().machine == "x86_64" else 93, 0)
 """
 """The first thread has ended, and the descriptors are another's."""
 
+PAUSES = """
+#define _GNU_SOURCE
+#include <signal.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+#ifndef sigev_notify_thread_id
+#define sigev_notify_thread_id _sigev_un._tid
+#endif
+static timer_t timer;
+static volatile int pauses;
+static long own(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return t.tv_sec * 1000000000 + t.tv_nsec;
+}
+static void soon(void) {
+    struct itimerspec next = {.it_value = {.tv_nsec = 20000}};
+    timer_settime(timer, 0, &next, NULL);
+}
+static void pause_now(int number) {
+    for (long until = own() + 20000000; own() < until;)
+        ;
+    if (++pauses < 40)
+        soon();
+}
+int begin(void) {
+    struct sigaction act = {.sa_handler = pause_now, .sa_flags = SA_RESTART};
+    struct sigevent to = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGUSR2};
+    to.sigev_notify_thread_id = syscall(SYS_gettid);
+    pauses = 0;
+    if (sigaction(SIGUSR2, &act, NULL) || timer_create(CLOCK_MONOTONIC, &to, &timer))
+        return -1;
+    soon();
+    return 0;
+}
+int end(void) {
+    timer_delete(timer);
+    signal(SIGUSR2, SIG_IGN);
+    return pauses;
+}
+"""
+"""What a hypervisor does that has other guests: the thread stands still for 20 ms, again and again,
+and its clock runs on. It ends: on a slow machine the thread gets no further between two pauses."""
+
 
 @pytest.fixture
 def revoker() -> Iterator[Revoker]:
@@ -106,6 +154,27 @@ def test_a_process_whose_first_thread_has_ended(
     found = look(revoker, vm, LONG)
     assert (found.killed, found.clean) == (1, True)
     assert program.wait(20) == -signal.SIGKILL
+
+
+def test_a_pause_of_the_machine_is_no_fault_of_an_os(
+    make_vm: MakeVm, revoker: Revoker, tmp_path: Path
+) -> None:
+    """All together they are far longer than an OS may take; none of them is late, or killed."""
+    loser, other = make_vm("loser", os=True), make_vm("other", os=True)
+    for vm in (loser, other):
+        start(vm, "")
+    library = tmp_path / "pauses.so"
+    command = ["cc", "-O1", "-shared", "-fPIC", "-x", "c", "-o", str(library), "-", "-lrt"]
+    subprocess.run(command, input=PAUSES.encode(), check=True)
+    pauses = ctypes.CDLL(str(library))
+    with revoker.holding(loser.cgroup) as hold:
+        assert pauses.begin() == 0
+        found = revoker.revoke(hold, loser.cgroup.parent, [DEVICE], STILL, BUDGET, PASSES)
+        count = pauses.end()
+    assert count * 0.02 > 2 * BUDGET, count
+    assert (found.clean, found.late, found.killed) == (True, False, 0), count
+    assert loser.alive
+    assert other.alive
 
 
 @pytest.fixture
