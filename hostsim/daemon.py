@@ -317,7 +317,7 @@ async def _build(host: Host, end: asyncio.Event) -> None:
 
 def _raise_files_limit() -> None:
     """A VM takes several descriptors; the soft limit of a login would end at some 300 of them.
-    Programs in VMs start with the usual one (cext/vm/spawn.c)."""
+    Programs in VMs start with the usual one (cext/vm/child.c)."""
     most = parameters.files()
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* The devices of a VM: a cgroup device program (BPF_PROG_TYPE_CGROUP_DEVICE, attached to the VM's
- * v2 directory). It lets through a fixed list of character devices, the ones in vm/spawn.c and the
+ * v2 directory). It lets through a fixed list of character devices, the ones in vm/root.c and the
  * VM's own terminals, and what the map `extra` holds; everything else, and every block device, is
  * refused with EPERM. */
 #include <linux/bpf.h>
