@@ -148,6 +148,16 @@ static void *run(void *arg) {
     return NULL;
 }
 
+/* One that has no threads, or no more. */
+static void end(struct hs_fwd *f) {
+    close(f->epoll);
+    close(f->wake);
+    close(f->notice_fd);
+    close(f->timer);
+    pthread_mutex_destroy(&f->lock);
+    free(f);
+}
+
 int hs_fwd_new(struct hs_fwd **out, unsigned oses) {
     struct epoll_event wake = {.events = EPOLLIN, .data.u64 = WAKE}; /* for every thread */
     struct hs_fwd *f;
@@ -179,12 +189,7 @@ int hs_fwd_new(struct hs_fwd **out, unsigned oses) {
         return 0;
     }
 out:
-    close(f->epoll);
-    close(f->wake);
-    close(f->notice_fd);
-    close(f->timer);
-    pthread_mutex_destroy(&f->lock);
-    free(f);
+    end(f);
     return ret;
 }
 
@@ -213,12 +218,7 @@ void hs_fwd_free(struct hs_fwd *f) {
     (void)!write(f->wake, &one, sizeof(one));
     while (f->threads > 0)
         pthread_join(f->thread[--f->threads], NULL);
-    close(f->epoll);
-    close(f->wake);
-    close(f->notice_fd);
-    close(f->timer);
-    pthread_mutex_destroy(&f->lock);
-    free(f);
+    end(f);
 }
 
 int hs_fwd_fileno(const struct hs_fwd *f) {
