@@ -35,11 +35,12 @@ from stage import (
 
 sys.path.insert(0, str(ROOT / "tests"))
 from help.desk import Desk
+from help.programs import PROGRAMS
+from help.rig import Typist
 
 OSES = ("work", "play")
 COLOURS = {"work": "00aa00", "play": "aa0000"}
 """What each OS's program fills the screen with."""
-PROGRAMS = ROOT / "tests" / "help" / "programs"
 EV_KEY = 1
 LETTERS = {
     "q": 16, "w": 17, "e": 18, "r": 19, "t": 20, "y": 21, "u": 22, "i": 23, "o": 24, "p": 25,
@@ -49,38 +50,11 @@ LETTERS = {
 NAMES = {code: letter for letter, code in LETTERS.items()}
 
 
-class Hands:
-    """A device made through uinput, and hands on it: tests/help/programs/typist.py."""
-
-    def __init__(self, kind: str, name: str) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, PROGRAMS / "typist.py", kind, name],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.node = self._answer()
-
-    def type(self, word: str) -> None:
-        for letter in word:
-            self._do(f"tap KEY_{letter.upper()}")
-
-    def _do(self, line: str) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(line + "\n")
-        self._process.stdin.flush()
-        if self._answer() != "ok":
+def type_word(keyboard: Typist, word: str) -> None:
+    for letter in word:
+        line = f"tap KEY_{letter.upper()}"
+        if keyboard(line) != "ok":
             raise Failed(f"typist: {line}")
-
-    def _answer(self) -> str:
-        assert self._process.stdout is not None
-        return self._process.stdout.readline().strip()
-
-    def close(self) -> None:
-        """Unplug the device. Twice is harmless."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(DEADLINE)
 
 
 class Eyes:
@@ -148,8 +122,10 @@ def duo() -> None:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         desk = stack.enter_context(closing(Desk())) if screen else None
         file = host_file(folder, screen)
-        keyboard = stack.enter_context(closing(Hands("keyboard", "Demo Keyboard")))
-        mouse = stack.enter_context(closing(Hands("mouse", "Demo Mouse")))
+        keyboard = Typist("keyboard", "Demo Keyboard")
+        stack.callback(keyboard.unplug)
+        mouse = Typist("mouse", "Demo Mouse")
+        stack.callback(mouse.unplug)
         note(f"through uinput: Demo Keyboard at {keyboard.node}, Demo Mouse at {mouse.node}")
         stack.enter_context(host("duo", file))
         until(lambda: len(ask("devices")) >= 2, "the KMC has both devices")
@@ -161,7 +137,7 @@ def duo() -> None:
         flips(keyboard, eyes, desk)
 
 
-def flips(hands: Hands, eyes: dict[str, Eyes], desk: Desk | None) -> None:
+def flips(keyboard: Typist, eyes: dict[str, Eyes], desk: Desk | None) -> None:
     ways: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
         ("work", "hello", "(as the host file says)", ()),
         ("play", "from", "the command line", (HOSTSIM, "flip", "play")),
@@ -179,7 +155,7 @@ def flips(hands: Hands, eyes: dict[str, Eyes], desk: Desk | None) -> None:
     for target, word, how, words in ways:
         if words:
             show(*words)
-        hands.type(word)
+        type_word(keyboard, word)
         until(lambda: eyes[target].word().endswith(word), f"{target} reads {word!r}")  # noqa: B023
         now = {name: reader.word() for name, reader in eyes.items()}
         news = {name: now[name].removeprefix(read[name]) for name in OSES}
