@@ -27,6 +27,7 @@ from stage import (
     host,
     main,
     note,
+    ours,
     saw,
     show,
     table,
@@ -66,7 +67,7 @@ class Eyes:
         words = ("exec", name, "--", sys.executable, "-I", "-S", str(PROGRAMS / "reader.py"))
         with path.open("ab") as out:  # an OS's files are its own: it is handed this one
             self._process = subprocess.Popen(
-                [HOSTSIM, *words, "/dev/stdout"], stdin=subprocess.DEVNULL, stdout=out
+                ours(HOSTSIM, *words, "/dev/stdout"), stdin=subprocess.DEVNULL, stdout=out
             )
         until(lambda: "ready" in path.read_text(), f"a reader in {name}")
 
@@ -88,7 +89,7 @@ class Painter:
         words = ("exec", name, "--", sys.executable, str(PROGRAMS / "seatclient.py"), COLOURS[name])
         with log.open("wb") as out:
             self._process = subprocess.Popen(
-                [HOSTSIM, *words], stdin=subprocess.PIPE, stdout=out, stderr=out
+                ours(HOSTSIM, *words), stdin=subprocess.PIPE, stdout=out, stderr=out
             )
         until(lambda: "ready" in log.read_text(), f"a program with the seat of {name}")
 

@@ -19,6 +19,7 @@ from stage import (
     host,
     main,
     note,
+    ours,
     pause,
     run,
     saw,
@@ -62,8 +63,8 @@ def inside(vm: str, *words: str) -> tuple[str, ...]:
 
 def talking(words: list[str]) -> subprocess.Popen[str]:
     """A program whose lines we read; what it says on stderr is among them."""
-    out, err = subprocess.PIPE, subprocess.STDOUT
-    return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=out, stderr=err, text=True)
+    null, out, err = subprocess.DEVNULL, subprocess.PIPE, subprocess.STDOUT
+    return subprocess.Popen(ours(*words), stdin=null, stdout=out, stderr=err, text=True)
 
 
 def hop_packets() -> dict[str, int]:
@@ -94,7 +95,7 @@ def take_turns(files: dict[str, str]) -> list[Turn]:
         with talking([*inside("client", "iperf3", "-i", "0", *words)]) as sender:
             until(hop_packets, "the connection")
             for policy in POLICIES * TURNS:
-                run(HOSTSIM, "routes", "apply", files[policy])
+                run(HOSTSIM, "apply", files[policy])
                 old = hop_packets()
                 pause(WINDOW)
                 new = hop_packets()
@@ -181,7 +182,7 @@ def edge() -> None:
         show(*inside("client", "curl", "-s", f"http://{SERVER}/"))
         show(HOSTSIM, "flows")
         headline("one TCP connection, before and after its rule")
-        note('hostsim routes apply, by turns: every route with `bypass = "never"`, and as shipped')
+        note('hostsim apply, by turns: every route with `bypass = "never"`, and as shipped')
         compare(take_turns(policies(folder)))
         show(HOSTSIM, "rules")
         headline("the books")

@@ -13,7 +13,7 @@ import tempfile
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-from stage import BIN, DEADLINE, HOSTSIM, ROOT, expect, headline, host, main, show, until
+from stage import BIN, DEADLINE, HOSTSIM, ROOT, expect, headline, host, main, ours, show, until
 
 sys.path.insert(0, str(ROOT / "tests"))
 from help.compositor import PLACE, command
@@ -68,7 +68,10 @@ class Compositor:
         )
         with log.open("wb") as out:
             self._process = subprocess.Popen(
-                [HOSTSIM, "exec", name, "--", *words], stdin=subprocess.PIPE, stdout=out, stderr=out
+                ours(HOSTSIM, "exec", name, "--", *words),
+                stdin=subprocess.PIPE,
+                stdout=out,
+                stderr=out,
             )
         assert self._process.stdin is not None
         with self._process.stdin as config:

@@ -33,6 +33,9 @@ SEEN = ROOT / ".testvm" / "demo.jsonl"
 WIDTH = 98
 DEADLINE = 240.0
 
+_up: list[str] = []
+"""The host that the demo has brought up."""
+
 terminal = sys.stdout.isatty() or "FORCE_COLOR" in os.environ
 console = Console(width=WIDTH, force_terminal=terminal, highlight=False)
 
@@ -56,15 +59,21 @@ def shown(words: tuple[str, ...]) -> str:
     return shlex.join(short)
 
 
+def ours(*words: str) -> tuple[str, ...]:
+    """The command with the demo's host named: another may be up on this machine."""
+    named = [word for name in _up for word in ("--host", name)]
+    return (words[0], *named, *words[1:]) if words[0] == HOSTSIM else words
+
+
 def run(*words: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
     """Run a command; with `ok`, anything but exit status 0 ends the demo."""
     done = subprocess.run(
-        words,
+        ours(*words),
         capture_output=True,
         text=True,
         timeout=DEADLINE,
         stdin=subprocess.DEVNULL,
-        env=os.environ | {"COLUMNS": str(WIDTH - 2)},
+        env=os.environ | {"COLUMNS": str(WIDTH - 2), "HOST": "".join(_up)},
     )
     if ok and done.returncode:
         raise Failed(f"{shown(words)}: exit status {done.returncode}: {done.stderr.strip()}")
@@ -129,13 +138,16 @@ def table(*columns: str) -> Table:
 def host(name: str, file: str) -> Iterator[None]:
     """`hostsim up`, and `down` at the end, whatever happens in between."""
     show(HOSTSIM, "up", file)
+    _up.append(name)
     try:
         yield
+        show(HOSTSIM, "down")
     except BaseException:
-        run(HOSTSIM, "--host", name, "down", ok=False)
+        run(HOSTSIM, "down", ok=False)
         run(HOSTSIM, "clean", ok=False)
         raise
-    show(HOSTSIM, "--host", name, "down")
+    finally:
+        _up.remove(name)
 
 
 def main(demo: Callable[[], None]) -> int:
