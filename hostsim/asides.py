@@ -37,6 +37,8 @@ DEADLINE = 80.0
 """Seconds for one answer; the client waits for 90."""
 QUICK_DEADLINE = 20.0
 """Seconds for a quick one, with the reading of it."""
+PATIENCE = 5.0
+"""Seconds in which one message of an answer has to be read: who does not keeps a place."""
 AGAIN = 3
 """Exit status: nothing was written, ask again."""
 GONE = 4
@@ -146,9 +148,8 @@ def _let_go_of_devices() -> None:
 
 
 def _send(connection: int, data: bytes) -> None:
-    """All of it, to a socket that does not block, for as long as the deadline lets. Raises
-    _Gone."""
-    end = time.monotonic() + DEADLINE
+    """All of it, to a socket that does not block. Raises _Gone if it is not read in time."""
+    end = time.monotonic() + PATIENCE
     with socket.socket(fileno=os.dup(connection)) as out:
         rest = memoryview(data)
         while rest:
@@ -156,6 +157,6 @@ def _send(connection: int, data: bytes) -> None:
                 rest = rest[out.send(rest) :]
             except BlockingIOError:
                 if not select.select([], [out], [], max(0.0, end - time.monotonic()))[1]:
-                    return
+                    raise _Gone from None
             except ConnectionError:
                 raise _Gone from None

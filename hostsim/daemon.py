@@ -26,6 +26,7 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import sys
 import traceback
 from collections.abc import Callable
@@ -36,6 +37,7 @@ from typing import Any, TextIO
 
 from hostsim import asides, longwinded, protocol, service
 from hostsim.asides import Asides
+from hostsim.clients import CHUNK, LONG, TOO_MANY, Clients, Requests, process_of
 from hostsim.errors import HostsimError, reason
 from hostsim.host import Host
 from hostsim.hostfile import file as hostfile
@@ -58,6 +60,10 @@ FLUSH = 1.0
 """Seconds that answers may take once the host is down."""
 REQUEST_MAX = 2 * FILE_MAX
 """Bytes of a request's line: it may have a host file in it."""
+AT_ONCE = 8
+"""Connections that are taken before the loop looks at anything else."""
+WAITING = 1024
+"""Connections that wait for that; connect(2) of further ones fails, if it is not to wait."""
 ENDING = (signal.SIGTERM, signal.SIGINT)
 
 Answer = Callable[[dict[str, Any]], Any]
@@ -73,6 +79,8 @@ class Daemon:
         self._asides = Asides(stalls)
         self._server: asyncio.Server | None = None
         self._path = Path()
+        self._clients = Clients()
+        self._turns = asyncio.Semaphore(LONG)
         self._talks: set[asyncio.Task[None]] = set()
         self._answering: set[asyncio.Task[None]] = set()
         self._ops: dict[str, Answer] = {
@@ -91,8 +99,13 @@ class Daemon:
 
     async def open(self, path: Path) -> None:
         """Listen on the socket `path`. Raises OSError."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         with _umask(0o177):
-            self._server = await asyncio.start_unix_server(self._talk, path, limit=REQUEST_MAX)
+            listener.bind(str(path))
+        self._server = await asyncio.start_unix_server(
+            self._talk, sock=listener, limit=CHUNK, backlog=AT_ONCE
+        )
+        listener.listen(WAITING)  # the backlog was for asyncio: so many it takes at a time
         self._path = path
 
     def shut(self) -> None:
@@ -118,10 +131,16 @@ class Daemon:
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
+        number = self._clients.enter(process_of(writer), task.cancel)
+        if number is None:
+            writer.write(protocol.encode(protocol.failure(TOO_MANY)))
+            writer.close()
+            return
         self._talks.add(task)
         writer.transport.set_write_buffer_limits(0)  # `drain` is for all of it
+        requests = Requests(reader, self._turns, REQUEST_MAX)
         try:
-            while line := await reader.readline():
+            while line := await requests.next():
                 self._answering.add(task)
                 request: dict[str, Any] = {}
                 try:
@@ -130,6 +149,7 @@ class Daemon:
                         await self._answer_beside(request, writer)
                         self._answering.discard(task)
                         continue
+                    self._clients.busy(number, True)
                     answer = protocol.success(await self._answer(request))
                 except _CutShort:
                     raise
@@ -138,20 +158,31 @@ class Daemon:
                 except Exception as error:
                     log.exception("%s", request.get("op"))
                     answer = protocol.failure(HostsimError(str(request.get("op")), reason(error)))
+                finally:
+                    self._clients.busy(number, False)
                 writer.write(protocol.encode(answer))
-                await writer.drain()
+                async with asyncio.timeout(asides.PATIENCE):
+                    await writer.drain()
                 self._answering.discard(task)
+                await asyncio.sleep(0)  # who sends many at once has one answer a turn of the loop
                 if request.get("op") == "down":
                     self._end.set()
                 if self._end.is_set():
                     break
         except _CutShort as error:
             log.info("%s", error)
-        except (ConnectionError, ValueError):
-            log.info("a client of the control socket went away, or sent a line too long")
+        except (ConnectionError, TimeoutError, ValueError):
+            log.info(
+                "a client of the control socket went away, did not read its answer, or sent half a "
+                "request, or a line too long"
+            )
         finally:
+            requests.close()
+            self._clients.leave(number)
             self._talks.discard(task)
             self._answering.discard(task)
+            if writer.transport.get_write_buffer_size():
+                writer.transport.abort()  # `close` would wait until it is read
             writer.close()
 
     async def _answer(self, request: dict[str, Any]) -> Any:

@@ -32,7 +32,7 @@ ROOMS = {
     "nf":       ("nf",                                          "ground hostfile machine routing"),
     "kmc":      ("kmc",                                         "ground machine"),
     "assembly": ("assembly",                                    "ground machine routing nf"),
-    "host":     ("host changes condition restarts carriers daemon stalls asides "
+    "host":     ("host changes condition restarts carriers daemon clients stalls asides "
                  "settling longwinded remaking",
                                 "ground hostfile machine routing nf kmc assembly"),
     "views":    ("views",                                       "ground"),
