@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fixtures of the input tests; see rig.py."""
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from help.rig import Rig, spec
+from help.programs import program
+from help.rig import DEADLINE, Rig, spec
+from help.waiting import until
 from hostsim.model import DeviceMode
 
 
@@ -53,3 +56,13 @@ def rig(mode: DeviceMode, tmp_path: Path) -> Iterator[Rig]:
     made = Rig(spec(mode), tmp_path)
     yield made
     made.stop()
+
+
+@pytest.fixture
+def heard(tmp_path: Path) -> Iterator[Path]:
+    """What a reader on the machine, started before the host, has written."""
+    path = tmp_path / "machine"
+    with subprocess.Popen(program("reader", path)) as reader:
+        until(lambda: path.exists() and "ready" in path.read_text(), DEADLINE, "it reads")
+        yield path
+        reader.kill()

@@ -60,16 +60,6 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
     made.stop()
 
 
-@pytest.fixture
-def heard(tmp_path: Path) -> Iterator[Path]:
-    """What a reader on the machine, started before the host, has written."""
-    path = tmp_path / "machine"
-    with subprocess.Popen(program("reader", path)) as reader:
-        until(lambda: path.exists() and "ready" in path.read_text(), DEADLINE, "it reads")
-        yield path
-        reader.kill()
-
-
 def able(sysname: str) -> set[int]:
     """The keys that the kernel lets a device have."""
     words = Path("/sys/class/input", sysname, "device/capabilities/key").read_text().split()

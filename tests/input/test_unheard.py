@@ -3,40 +3,20 @@
 a compositor does, hears nothing of what is typed for an OS."""
 
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from evdev import AbsInfo, UInput, ecodes
 
-from help.programs import program
-from help.rig import DEADLINE, Reader, Rig, spec
+from help.rig import DEADLINE, Reader, Rig
 from help.waiting import becomes, until
-from hostsim.model import DeviceMode
 from netns.nodes import AWAY
 
 pytestmark = [pytest.mark.uinput, pytest.mark.timeout(600)]
 
 E = ecodes
 A = E.KEY_A
-
-
-@pytest.fixture
-def rig(tmp_path: Path, mode: DeviceMode) -> Iterator[Rig]:
-    made = Rig(spec(mode), tmp_path)
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def heard(tmp_path: Path) -> Iterator[Path]:
-    """What a reader on the machine, started before the host, has written."""
-    path = tmp_path / "machine"
-    with subprocess.Popen(program("reader", path)) as reader:
-        until(lambda: path.exists() and "ready" in path.read_text(), DEADLINE, "it reads")
-        yield path
-        reader.kill()
 
 
 def taps(reader: Reader, count: int) -> None:
