@@ -223,7 +223,14 @@ class Host:
     def apply(self, file: str | os.PathLike[str], dry_run: bool = False) -> answers.Applied:
         """Have the VMs, endpoints, links and routes of a host file, while the rest runs. dry_run:
         only say what that would do. Raises HostsimError, with everything as it was."""
-        source = read(os.fspath(file))
+        return self._apply(read(os.fspath(file)), dry_run)
+
+    def apply_toml(self, text: str, dry_run: bool = False) -> answers.Applied:
+        """As `apply`, of a host file whose text this is; its programs run in the current directory.
+        Raises HostsimError, with everything as it was."""
+        return self._apply(Source(text, Path.cwd() / "host.toml"), dry_run)
+
+    def _apply(self, source: Source, dry_run: bool) -> answers.Applied:
         hostfile.parse(*source)  # a wrong file is refused here
         told = self._ask("apply", file=str(source.path), text=source.text, dry_run=dry_run)
         done = answers.read(answers.Applied, told)

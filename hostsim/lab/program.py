@@ -11,6 +11,7 @@ import io
 import os
 import re
 import select
+import selectors
 import signal
 import threading
 import time
@@ -27,6 +28,8 @@ OUTPUT_MAX = 64 << 20
 GRACE = 2.0
 """Seconds that a program has to end after SIGTERM at the end of its `with` block."""
 IN_WORDS = 'write it in words: run("ping", "-c", "4", "server"), or run("sh", "-c", "ip addr")'
+PIECE = 1 << 16
+"""Bytes that go by a pipe at a time."""
 PAUSE = 0.01
 """Seconds between two looks at what was written: nothing tells."""
 
@@ -93,6 +96,8 @@ class Program:
         self._kept = (out, err)
         self._last: tuple[str, str] | None = None
         self._closed = closed
+        self._told: memoryview | None = None  # by `communicate`: what it is still to be told
+        self._heard: dict[str, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
         self._closing = threading.Lock()
         self.stdin = _text(process.stdin)
         self.stdout = _text(process.stdout)
@@ -148,6 +153,62 @@ class Program:
                 )
             select.select([], [], [], PAUSE)
 
+    def communicate(
+        self, input: str | bytes | None = None, timeout: float | None = None
+    ) -> tuple[str, str]:
+        """Tell it `input` by its standard input, which ends then, and wait for its end. What it has
+        written to its standard output and error output: of a pipe, all that has not been read
+        before (a readline reads ahead). Raises TimeoutError after `timeout` seconds: it still runs
+        then, and a call without input goes on. Raises HostsimError if it cannot be told anything.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if input is not None:
+            self._begin_telling(input.encode() if isinstance(input, str) else input)
+        with selectors.DefaultSelector() as pipes:
+            if self.stdin is not None and not self.stdin.closed:
+                pipes.register(self.stdin, selectors.EVENT_WRITE)
+            for stream, heard in zip((self.stdout, self.stderr), self._heard.values(), strict=True):
+                if stream is not None and not stream.closed:
+                    pipes.register(stream, selectors.EVENT_READ, heard)
+            while pipes.get_map():
+                for key, _ in pipes.select(_left(deadline)):
+                    if self._tell(key.fd) if key.data is None else _hear(key.fd, key.data):
+                        pipes.unregister(key.fileobj)
+                        cast("IO[str]", key.fileobj).close()
+                if _left(deadline) == 0:
+                    break
+            else:
+                self._reaper.join(_left(deadline))
+        if self.returncode is None:
+            raise TimeoutError(f"{self.args[0]} in {self.vm} still runs after {timeout} s")
+        out, err = (bytes(heard).decode(errors="replace") for heard in self._heard.values())
+        return (
+            self.output if self.stdout is None else out,
+            self.errors if self.stderr is None else err,
+        )
+
+    def _begin_telling(self, told: bytes) -> None:
+        where = f"{self.args[0]} in {self.vm}"
+        if self.stdin is None:
+            raise HostsimError(where, "has no standard input", "popen(..., stdin=subprocess.PIPE)")
+        if self.stdin.closed or self._told is not None:
+            raise HostsimError(where, "has been told all", "its standard input has ended")
+        with contextlib.suppress(BrokenPipeError):
+            self.stdin.flush()
+        os.set_blocking(self.stdin.fileno(), False)
+        self._told = memoryview(told)
+
+    def _tell(self, fd: int) -> bool:
+        """Whether it has been told all."""
+        if self._told:
+            try:
+                self._told = self._told[os.write(fd, self._told[:PIECE]) :]
+            except BlockingIOError:
+                pass
+            except BrokenPipeError:
+                self._told = memoryview(b"")
+        return not self._told
+
     def send_signal(self, number: int) -> None:
         """Send a signal; nothing happens if it has ended."""
         if self._last is None:
@@ -193,6 +254,18 @@ class Program:
         self.terminate()
         self._reaper.join(GRACE)
         self.close()
+
+
+def _left(deadline: float | None) -> float | None:
+    """Seconds until then."""
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+def _hear(fd: int, heard: bytearray) -> bool:
+    """Whether a pipe has ended. Beyond OUTPUT_MAX, what comes by it is read and forgotten."""
+    data = os.read(fd, PIECE)
+    heard += data[: OUTPUT_MAX - len(heard)]
+    return not data
 
 
 def _text(stream: IO[bytes] | None) -> IO[str] | None:

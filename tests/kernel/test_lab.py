@@ -120,6 +120,38 @@ def test_pipes_are_text(host: Host) -> None:
         assert cat.stdout.readline() == "to and fro\n"
 
 
+def test_a_talk_with_a_program(host: Host) -> None:
+    """More than a pipe holds, both ways at once; and what came before a timeout is not lost."""
+    client, pipe = host["client"], subprocess.PIPE
+    said = "to and fro\n" * 100_000
+    with client.popen("sh", "-c", "tee /dev/stderr", stdin=pipe, stdout=pipe, stderr=pipe) as tee:
+        assert tee.communicate(said, timeout=60) == (said, said)
+        assert tee.returncode == 0
+        with pytest.raises(HostsimError, match="sh in client: has been told all"):
+            tee.communicate("more")
+    with client.popen("cat", stdin=pipe) as cat:
+        assert cat.communicate(b"kept", timeout=60) == ("kept", "")
+    with client.popen("sh", "-c", "echo first; echo >&2 up; exec sleep 60", stdout=pipe) as slow:
+        slow.wait_for("up", within=60)
+        with pytest.raises(TimeoutError, match="sh in client still runs after 0 s"):
+            slow.communicate(timeout=0)
+        slow.terminate()
+        assert slow.communicate(timeout=60) == ("first\n", "up\n")
+        assert slow.returncode == -signal.SIGTERM
+        with pytest.raises(HostsimError, match="sh in client: has no standard input"):
+            slow.communicate("more")
+    with client.popen("true", stdin=pipe) as deaf:
+        assert deaf.communicate(said, timeout=60) == ("", "")
+
+
+def test_a_program_has_its_directory(host: Host) -> None:
+    client = host["client"]
+    assert client.run("pwd", cwd="/usr").stdout == "/usr\n"
+    assert client.run("pwd", cwd=Path("/run/hostsim/no-such")).stdout == "/\n"
+    with client.popen("pwd", cwd="/usr/lib") as program:
+        assert program.communicate(timeout=60) == ("/usr/lib\n", "")
+
+
 # -- sockets --------------------------------------------------------------------------------------
 
 
@@ -325,8 +357,13 @@ def test_a_policy_that_is_applied(host: Host, tmp_path: Path) -> None:
     file.write_text(text().replace("udp", "nonsense"))
     with pytest.raises(HostsimError, match=r"policy\.toml"):
         host.apply(file)
-    file.write_text(text())
-    assert host.apply(file).routes == 2
+    assert host.apply_toml(text()).routes == 2
+    assert host.explain("client", "udp:198.18.0.10:5>198.18.0.20:6").next == "fw"
+    shorter = text().rpartition("[[route]]")[0]
+    assert host.apply_toml(shorter, dry_run=True).routes == 1
+    assert len(host.routes()) == 2
+    with pytest.raises(HostsimError, match=r"host\.toml"):
+        host.apply_toml(text().replace("udp", "nonsense"))
     with pytest.raises(HostsimError, match="has no operating systems"):
         host.flip("fw")
 
