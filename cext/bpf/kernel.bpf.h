@@ -24,7 +24,7 @@ struct net_device {
 struct sk_buff {
     struct net_device *dev;
     unsigned long _skb_refdst;
-    unsigned int len;
+    unsigned int len, mark;
     int skb_iif;
     __be16 protocol;
     __u16 network_header, mac_header;

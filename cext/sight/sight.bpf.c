@@ -10,6 +10,7 @@
 #include "bpf/kernel.bpf.h"
 #include "flow/glance.h"
 #include "sight/sight.h"
+#include "switch/impair.h"
 #include "switch/layout.h"
 #include "switch/reason.bpf.h"
 
@@ -145,7 +146,7 @@ int arrives(__u64 *ctx) {
     struct sk_buff *skb = (struct sk_buff *)ctx[0];
     __u32 index = skb->dev->ifindex;
 
-    if (index - HS_IFINDEX <= HS_VM_MAX)
+    if (index - HS_IFINDEX <= HS_VM_MAX && skb->mark != HS_MARK_LONG) /* else it leaves by there */
         return hs_see(skb, index - HS_IFINDEX, HS_ARRIVES, 0, 0);
     return 0;
 }

@@ -19,6 +19,7 @@
  * Counting is of skbs as they pass: a GSO super-packet counts one, with all its bytes. */
 #include "switch/daemon.bpf.h"
 #include "switch/decide.bpf.h"
+#include "switch/impair.h"
 #include "switch/neighbours.bpf.h"
 #include "switch/stray.bpf.h"
 #include "switch/unfinished.bpf.h"
@@ -47,6 +48,18 @@ static __always_inline int hs_too_long(const struct __sk_buff *skb, const struct
     return vm->longest && skb->len > vm->longest && !skb->gso_size;
 }
 
+/* Into the eth0 of router `to`, past its port, which does not take the frame; but not past an
+ * impaired link (switch/impair.bpf.c). */
+static __always_inline int hs_past_port(struct __sk_buff *skb, __u32 to, const struct hs_vm *vm) {
+    __u32 from = skb->ifindex - HS_IFINDEX;
+    struct hs_vm *own = bpf_map_lookup_elem(&vms, &from);
+
+    if (!own || !((vm->flags | own->flags) & HS_VM_IMPAIRED))
+        return bpf_redirect_peer(HS_IFINDEX + to, 0);
+    skb->mark = HS_MARK_LONG;
+    return bpf_redirect(HS_IFINDEX + to, 0);
+}
+
 /* Out by the port of VM `to`, addressed to it if it routes (IP only). A router gets also what its
  * port does not take: it alone can tell the sender (RFC 1191, RFC 8201), or cut it (RFC 791). */
 static __always_inline int hs_steer(struct __sk_buff *skb, __u32 to, int ip) {
@@ -56,8 +69,8 @@ static __always_inline int hs_steer(struct __sk_buff *skb, __u32 to, int ip) {
         return TC_ACT_SHOT;
     if (vm->flags & HS_VM_ROUTES && ip)
         hs_address(skb, vm);
-    if (vm->flags & HS_VM_ROUTES && ip && hs_too_long(skb, vm) && !(vm->flags & HS_VM_ON_SWITCH))
-        return bpf_redirect_peer(HS_IFINDEX + to, 0);
+    if (vm->flags & HS_VM_ROUTES && ip && hs_too_long(skb, vm))
+        return hs_past_port(skb, to, vm);
     return bpf_redirect(HS_IFINDEX + to, 0);
 }
 
@@ -345,6 +358,10 @@ int classify(struct __sk_buff *skb) {
     int reason = HS_DECIDED, kind = HS_FLOW;
     __u64 verdict, nth = 1;
 
+    if (skb->mark == HS_MARK_LONG) { /* no VM's own: marks end with a namespace */
+        skb->mark = 0;
+        return bpf_redirect_peer(skb->ifindex, 0);
+    }
     now = bpf_map_lookup_elem(&config, &zero);
     if (!now || !packet)
         return TC_ACT_OK;

@@ -10,7 +10,8 @@
  *
  * Delay is a packet's time of departure: skb->tstamp, which the port's queue fq holds it for, or,
  * if the kernel has none, in a head before the frame that goes to the line (switch/line.h). The
- * line sends it by the port again, marked. */
+ * line sends it by the port again, marked. What no port could send, since it is too long, does not
+ * wait: the kernel drops it, or a router gets it at once (HS_MARK_LONG). */
 #include "switch/impair.h"
 #include "switch/layout.h"
 
@@ -158,6 +159,15 @@ static __always_inline int hs_hold(struct __sk_buff *skb, struct hs_fate *fate, 
     return bpf_redirect(HS_LINE_TAP, 0);
 }
 
+/* Have the classifier step into the router's eth0 with a packet, and its copy. */
+static __always_inline int hs_step_in(struct __sk_buff *skb, const struct hs_fate *fate) {
+    if (fate->copied)
+        bpf_clone_redirect(skb, skb->ifindex, BPF_F_INGRESS);
+    if (fate->spoiled)
+        hs_spoil(skb, fate->place, 0);
+    return bpf_redirect(skb->ifindex, BPF_F_INGRESS);
+}
+
 SEC("tc")
 int impair(struct __sk_buff *skb) {
     __u32 to = (skb->ifindex - HS_IFINDEX) << 1 | HS_LINK_IN;
@@ -177,6 +187,8 @@ int impair(struct __sk_buff *skb) {
     link = bpf_map_lookup_elem(&links, &to);
     if (link && !hs_pass(link, skb, now, &fate))
         return TC_ACT_SHOT;
+    if (skb->mark == HS_MARK_LONG)
+        return hs_step_in(skb, &fate);
     if (fate.line && !hs_too_long(skb))
         return hs_hold(skb, &fate, (fate.least ? fate.least : now) + fate.delay);
     if (fate.timed)

@@ -53,6 +53,12 @@ _Static_assert(sizeof(struct hs_line_head) == 16, "no padding");
  * a namespace (veth). */
 #define HS_MARK_DONE 0x48534350
 
+/* skb->mark of what is longer than the port of the router takes that it is for. The classifier
+ * sends it out by that port all the same, if a link of the way is impaired; once it has been
+ * through all links it comes in by the port, from where the classifier steps with it into the
+ * router's eth0. */
+#define HS_MARK_LONG 0x48534c47
+
 enum { HS_LINK_WAIT_MS = 1000 }; /* a packet that would have to wait longer for `rate` is lost */
 
 #endif

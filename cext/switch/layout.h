@@ -222,17 +222,18 @@ _Static_assert(sizeof(struct hs_route) == 36, "no padding");
 
 enum {
     HS_VM_ALIVE = 1,
-    HS_VM_ROUTES = 2,    /* frames to it carry its MAC address */
-    HS_VM_ENDPOINT = 4,  /* outside: what it says of epochs is not believed */
-    HS_VM_ON_SWITCH = 8, /* the switch must see its packets: no rule to or from it */
-    HS_VM_PORT = 16,     /* its transfer component is a port: the daemon ages its flows */
-    HS_VM_UNLIKE = 32,   /* its network is not as it was made: no rule to or from it is used */
-    HS_VM_ROUTER = 64,   /* it may advertise itself as a router */
+    HS_VM_ROUTES = 2,     /* frames to it carry its MAC address */
+    HS_VM_ENDPOINT = 4,   /* outside: what it says of epochs is not believed */
+    HS_VM_ON_SWITCH = 8,  /* the switch must see its packets: no rule to or from it */
+    HS_VM_PORT = 16,      /* its transfer component is a port: the daemon ages its flows */
+    HS_VM_UNLIKE = 32,    /* its network is not as it was made: no rule to or from it is used */
+    HS_VM_ROUTER = 64,    /* it may advertise itself as a router */
+    HS_VM_IMPAIRED = 128, /* its link is impaired, in one direction at least */
 };
 
 struct hs_vm {
     __u8 mac[6];
-    __u16 longest; /* bytes of a frame that its port takes, with a tag; 0: of any */
+    __u16 longest; /* bytes of a frame that its port takes, with a tag; 0: not told */
     __u8 flags;
     __u8 pad;
 };

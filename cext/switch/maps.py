@@ -131,7 +131,7 @@ def pack_policy(epoch: int, policy: int, region: int, lists: Lists) -> bytes:
 
 
 def pack_vm(mac: str, flags: int, longest: int = 0) -> bytes:
-    """One entry of `vms`. longest: bytes of a frame that its port takes; 0: of any."""
+    """One entry of `vms`. longest: bytes of a frame that its port takes; 0: not told."""
     return struct.pack("=6sHBx", bytes.fromhex(mac.replace(":", "")), longest, flags)
 
 

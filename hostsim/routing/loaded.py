@@ -83,7 +83,16 @@ class Loaded:
         return self.map("flows").get(maps.pack_key(vm, flow)) is not None
 
     def write_vm(
-        self, number: int, mac: str, spec: VmSpec, *, alive: bool, on_switch: bool, unlike: bool
+        self,
+        number: int,
+        mac: str,
+        spec: VmSpec,
+        *,
+        alive: bool,
+        on_switch: bool,
+        unlike: bool,
+        impaired: bool,
+        queued: bool,
     ) -> None:
         """How a VM or endpoint stands.
 
@@ -91,6 +100,8 @@ class Loaded:
         alive: the switch can reach it
         on_switch: the switch must see all of its packets
         unlike: its own network is not as hostsim made it
+        impaired: its link is
+        queued: its port has a queue of its own (`rate`), which nothing goes past
         """
         flags = records.VM_ALIVE if alive else 0
         if spec.endpoint:
@@ -101,7 +112,9 @@ class Loaded:
         flags |= records.VM_ON_SWITCH if on_switch else 0
         flags |= records.VM_UNLIKE if unlike else 0
         flags |= records.VM_ROUTER if spec.router else 0
-        self.map("vms").set(maps.pack_u32(number), maps.pack_vm(mac, flags, spec.mtu + BESIDE))
+        flags |= records.VM_IMPAIRED if impaired else 0
+        longest = 0 if queued else spec.mtu + BESIDE
+        self.map("vms").set(maps.pack_u32(number), maps.pack_vm(mac, flags, longest))
 
     def write_uplink(self, number: int) -> None:
         """What is outside says nothing of epochs. There may be routers."""

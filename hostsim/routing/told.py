@@ -32,14 +32,16 @@ class Told:
     def write(self, vm: Vm) -> None:
         """Raises OSError."""
         standing = self._standing.get(vm.index, UNSEEN)
-        impaired = vm.index in self._impaired
+        impaired, queued = vm.index in self._impaired, vm.index in self._rates
         self._loaded.write_vm(
             vm.index,
             standing.mac or vm.mac,
             vm.spec,
             alive=vm.index not in self._gone,
-            on_switch=vm.index in self._rates or impaired or not vm.spec.offload,
+            on_switch=queued or impaired or not vm.spec.offload,
             unlike=bool(standing.why),
+            impaired=impaired,
+            queued=queued,
         )
 
     def lost(self, vm: Vm, why: str) -> bool:

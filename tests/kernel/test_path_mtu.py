@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A router in a chain whose link takes shorter packets than the sender's: it tells the sender, also
 of packets that its port does not take, and the message goes back through the policy (RFC 1191, RFC
-8201). On each path that leads to a router."""
+8201). On each path that leads to a router, impaired or not."""
 
 import os
 import socket
@@ -12,6 +12,7 @@ import pytest
 
 from cext.ns.netns import socket_at
 from help.net import Net, endpoint, made
+from help.waiting import until
 
 pytestmark = pytest.mark.root
 
@@ -34,7 +35,16 @@ CHAINS = {
     "first": FW + routes('"fw"', "auto"),
     "second": f'{FW}mtu = {BIG}\n[[vm]]\nname = "ids"\n' + routes('"fw", "ids"', "never"),
     "past-the-switch": f'{FW}mtu = {BIG}\n[[vm]]\nname = "ids"\n' + routes('"fw", "ids"', "veth"),
+    "as-on-a-wire": f"{FW}offload = false\n" + routes('"fw"', "auto"),
 }
+IMPAIRED = {
+    "loss": 'of = "fw"\nloss = 1e-9',
+    "delay": 'of = "fw"\ndelay = "2ms"\njitter = "1ms"',
+    "rate": 'of = "fw"\nrate = "100mbit"',
+    "sender": 'of = "client"\nduplicate = 1e-9',
+}
+CHAINS |= {name: f"{CHAINS['first']}[[link]]\n{link}\n" for name, link in IMPAIRED.items()}
+CHAINS["second-impaired"] = f'{CHAINS["second"]}[[link]]\nof = "ids"\nloss = 1e-9\n'
 
 
 TOLD = {
@@ -44,6 +54,7 @@ TOLD = {
 """Bytes of a ping's headers, and what ping says of the message."""
 IP_MTU_DISCOVER, IP_PMTUDISC_DONT = 10, 0  # ip(7)
 LONG = 5000
+COUNT = 20
 
 
 @pytest.fixture(params=CHAINS)
@@ -70,6 +81,13 @@ def pair(net: Net, kind: int) -> tuple[socket.socket, socket.socket]:
     return near, far
 
 
+def drops(net: Net) -> dict[str, int]:
+    """What the client's datagrams have been lost by."""
+    rows = net.dataplane.report.verify()
+    (row,) = [row for row in rows if row["key"].startswith("udp:") and row["vm"] == "client"]
+    return dict(row["drops"])
+
+
 def cut_on_the_way(net: Net) -> None:
     """What may be cut comes whole."""
     near, far = pair(net, socket.SOCK_DGRAM)
@@ -93,6 +111,7 @@ def connection(net: Net) -> None:
                 assert len(target.recv(LONG, socket.MSG_WAITALL)) == LONG
 
 
+@pytest.mark.stock
 def test_who_sends_too_long_packets_is_told(net: Net) -> None:
     cut_on_the_way(net)
     connection(net)
@@ -106,3 +125,23 @@ def test_who_sends_too_long_packets_is_told(net: Net) -> None:
     net.pump()
     net.settled()
     net.conserved()
+
+
+@pytest.mark.stock
+@pytest.mark.parametrize("link", ['of = "fw"\ndirection = "in"', 'of = "client"'])
+@pytest.mark.parametrize("what", ["down = true", "loss = 1"])
+def test_no_packet_is_too_long_for_its_link_to_lose_it(
+    link: str, what: str, tmp_path: Path
+) -> None:
+    """Defence: what is for a router goes out by the port, and past it only then."""
+    text = f"{ENDS}{CHAINS['first']}[[link]]\n{link}\n{what}\n"
+    with made(f"pm{os.getpid()}", text, tmp_path) as net:
+        words = ("lladdr", net.vms["server"].mac, "dev", "eth0")
+        net.ip("client", "neigh", "replace", SERVER, *words)  # else ARP's packets are lost
+        near, far = pair(net, socket.SOCK_DGRAM)
+        with near, far:
+            near.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
+            for _ in range(COUNT):
+                near.sendto(bytes(LONG), (SERVER, 7))
+        net.pump()
+        until(lambda: drops(net) == {"link-loss": COUNT})

@@ -66,11 +66,19 @@ def test_an_endpoint(tmp_path: Path) -> None:
 
 @pytest.mark.stock
 @pytest.mark.parametrize("link", ["loss = 1e-9", 'delay = "1ms"', 'rate = "1gbit"'])
-@pytest.mark.parametrize("next_one", ["fw", "server"])
-def test_an_impaired_link(link: str, next_one: str, tmp_path: Path) -> None:
-    text = ends("" if next_one == "server" else JUMBO) + ROUTER
-    text += f'[[link]]\nof = "{next_one}"\n{link}\n'
-    text += route('proto = "udp"' if next_one == "fw" else 'proto = "tcp"', "fw")
+def test_an_impaired_link(link: str, tmp_path: Path) -> None:
+    """To an endpoint; a router tells who sends (test_path_mtu.py)."""
+    text = f'{ends("")}[[link]]\nof = "server"\n{link}\n'
+    with made(f"tl{os.getpid()}", text, tmp_path) as net:
+        send(net, SHORT)
+        send(net, LONG)
+        all_lost(net, "client")
+
+
+@pytest.mark.stock
+def test_a_router_with_a_rate(tmp_path: Path) -> None:
+    """Nothing goes past its queue."""
+    text = f'{ends()}{ROUTER}rate = "100mbit"\n' + route('proto = "udp"', "fw")
     with made(f"tl{os.getpid()}", text, tmp_path) as net:
         send(net, SHORT)
         send(net, LONG)
