@@ -12,7 +12,7 @@ from random import Random
 IPV4, IPV6, ARP = 0x0800, 0x86DD, 0x0806
 TAGS = (0x8100, 0x88A8)
 TPIDS = {one.to_bytes(2, "big") for one in (*TAGS, 0x9100)}
-ICMP, TCP, UDP, GRE, ICMPV6, SCTP, UDPLITE = 1, 6, 17, 47, 58, 132, 136
+ICMP, IGMP, TCP, UDP, GRE, ICMPV6, SCTP, UDPLITE = 1, 2, 6, 17, 47, 58, 132, 136
 HAS_PORTS = (TCP, UDP, SCTP, UDPLITE)
 EXTENSIONS = (0, 43, 60, 51)
 MF = 0x2000
@@ -67,6 +67,14 @@ def ipv4(src: bytes, dst: bytes, proto: int, payload: bytes, **lies: int) -> byt
     )
     head += options
     return head[:10] + struct.pack("!H", checksum(head)) + head[12:] + payload
+
+
+def with_options(packet: bytes, options: bytes) -> bytes:
+    """An IPv4 packet that has none, with these, of four bytes each."""
+    length = len(packet) + len(options)
+    head = bytes([0x45 + len(options) // 4, packet[1], length >> 8, length & 0xFF])
+    head += packet[4:10] + b"\0\0" + packet[12:20] + options
+    return head[:10] + struct.pack("!H", checksum(head)) + head[12:] + packet[20:]
 
 
 def ipv6(src: bytes, dst: bytes, following: int, payload: bytes, **lies: int) -> bytes:

@@ -13,12 +13,12 @@ from typing import NamedTuple
 from cext.ns.netns import socket_at
 from cext.switch.records import Tuple
 from help import frames as made_of
-from help.frames import GRE, HAS_PORTS, ICMP, ICMPV6, SCTP, TCP, UDP, UDPLITE, Ends
+from help.frames import GRE, HAS_PORTS, ICMP, ICMPV6, IGMP, SCTP, TCP, UDP, UDPLITE, Ends
 from help.net import Net
 from help.waiting import until
 
 GROUP4, GROUP6 = "224.0.0.251", "ff02::fb"
-PROTOCOLS = (UDP, TCP, SCTP, UDPLITE, GRE, ICMP, ICMPV6, 253)
+PROTOCOLS = (UDP, TCP, SCTP, UDPLITE, GRE, ICMP, ICMPV6, IGMP, 253)
 FENCE = 253
 """The protocol (RFC 3692) of a packet that tells that all before it has gone through."""
 SO_RCVBUFFORCE = 33
