@@ -4,9 +4,10 @@
     Changes(host).apply(file) -> Json
 
 In this order: those who come are started, linked, known to the data plane, and run their programs;
-then the policy changes, with one epoch; then those leave that the file has no more. Whatever fails
-before the policy changes is undone, newest first, and nothing has changed. Who stays keeps its
-processes, links and connections, and loses no packet.
+then the policy changes, with one epoch; then those leave that the file has no more. An address that
+moves from one who leaves to one who comes is both's meanwhile. Whatever fails before the policy
+changes is undone, newest first, and nothing has changed. Who stays keeps its processes, links and
+connections, and loses no packet.
 
 What waits for VMs and for the kernel's locks is done in threads. One apply runs at a time, and none
 while a VM is made anew (`turn`); a host that goes down ends it first.
@@ -143,6 +144,8 @@ class Changes:
             return
         await in_thread(partial(assembly.start, new, joined.journal, undo), undo.give_up)
         self.refuse_if_ended()
+        undo.push("owners", joined.dataplane.disown)
+        joined.dataplane.expect(vms)
         undo.push("ports", partial(_disconnect, joined.switch, vms), blocks=True)
         await in_thread(partial(joined.switch.connect, vms, before))
         back = partial(joined.switch.reroute, before, [*before, *vms], before)
@@ -203,6 +206,10 @@ class Changes:
             log.exception("apply: VMs that leave")
         after = list(self._host.vms.values())
         await in_thread(partial(_end, joined.switch, vms, before, after))
+        try:
+            joined.dataplane.disown()
+        except OSError:
+            log.exception("apply: the addresses of VMs that have left")
 
 
 def _told(plan: Plan, routes: int, epoch: int, dry_run: bool) -> Json:

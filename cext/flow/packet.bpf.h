@@ -23,7 +23,8 @@
  *     the flow's key, if a policy matches VLANs. A second one is an ethertype inside the first.
  *   - Other ethertypes are flows between MAC addresses, if a policy matches ethertypes.
  *   - Everything else is bridged plainly: ARP, IPv6 neighbour and router discovery, multicast
- *     listener reports; and tagged frames and other ethertypes if no policy matches such. */
+ *     listener discovery; and tagged frames and other ethertypes if no policy matches such. What
+ *     only has the type of such a message, and no receiver may take for one, is its flow's. */
 #ifndef HS_PACKET_BPF_H
 #define HS_PACKET_BPF_H
 
@@ -50,8 +51,10 @@ struct hs_packet {
     __u32 l4;      /* offset of the transport header, 0: none in this fragment */
     __u32 end;     /* offset of the IP packet's end */
     __u32 id;      /* of the datagram, if it is fragmented */
-    __u16 group;   /* 1: the frame is to a group */
-    __u16 unknown; /* 1: an orphan; its ports and flags are not known */
+    __u8 group;    /* 1: the frame is to a group */
+    __u8 unknown;  /* 1: an orphan; its ports and flags are not known */
+    __u8 hops;     /* IPv6's hop limit */
+    __u8 pad;
 };
 
 /* The packet in hand. Not on the stack: a map's key may not be in memory that a function checked
@@ -153,6 +156,16 @@ static __noinline int hs_inner(struct __sk_buff *skb, __u32 at, struct hs_packet
     return 0;
 }
 
+/* Whether ICMPv6 of a type speaks of neighbours, routers or listeners: by its hop limit, a router
+ * has not sent it on (RFC 4861), or it is not to go past one (RFC 2710, RFC 3810), and to a group.
+ */
+static __always_inline int hs_is_discovery(const struct hs_packet *p, __u8 type) {
+    if (type >= 133 && type <= 137)
+        return p->hops == 255;
+    return ((type >= 130 && type <= 132) || type == 143) && p->hops == 1 && p->group &&
+           p->key.tuple.dst[0] == 0xff;
+}
+
 /* The transport header: ports, flags, echo identifiers. */
 static __noinline enum hs_kind hs_transport(struct __sk_buff *skb, struct hs_packet *p,
                                             int follow) {
@@ -181,9 +194,8 @@ static __noinline enum hs_kind hs_transport(struct __sk_buff *skb, struct hs_pac
         if (head[0] == 128 || head[0] == 129) {
             __builtin_memcpy(&p->key.tuple.sport, head + 4, 2);
             p->key.tuple.dport = p->key.tuple.sport;
-        } else if (p->key.tuple.family == 6 &&
-                   ((head[0] >= 130 && head[0] <= 137) || head[0] == 143)) {
-            return HS_PLAIN; /* multicast listeners, neighbour and router discovery */
+        } else if (p->key.tuple.family == 6 && hs_is_discovery(p, head[0])) {
+            return HS_PLAIN;
         } else if (follow && head[0] < 128) {
             hs_inner(skb, p->l4 + 8, p);
         }
@@ -349,6 +361,7 @@ static __noinline enum hs_kind hs_ipv6(struct __sk_buff *skb, struct hs_packet *
     p->key.tuple.proto = ip.nexthdr;
     __builtin_memcpy(p->key.tuple.src, &ip.saddr, 16);
     __builtin_memcpy(p->key.tuple.dst, &ip.daddr, 16);
+    p->hops = ip.hop_limit;
     p->dscp = (ip.priority << 4 | ip.flow_lbl[0] >> 4) >> 2;
     kind = hs_extensions(skb, p);
     if (kind == HS_FLOW)
@@ -396,7 +409,7 @@ static __always_inline int hs_quick(struct __sk_buff *skb, struct hs_packet *p, 
     p->error = p->fragment = 0;
     p->l4 = sizeof(*eth) + sizeof(*ip);
     p->end = sizeof(*eth) + length;
-    p->group = p->unknown = 0;
+    p->group = p->unknown = p->hops = p->pad = 0;
     return 1;
 }
 

@@ -337,8 +337,11 @@ static __always_inline int hs_act(struct __sk_buff *skb, struct hs_packet *packe
         hs_count(HS_C_MIRRORED);
     switch (action) {
     case HS_STEER:
-        if (packet->fragment == 1)
-            hs_pass_on(hs_to_of(verdict));
+        if (packet->fragment == 1 && !hs_pass_on(hs_to_of(verdict))) {
+            if (flow) /* it is in the books, and does not go on */
+                __sync_fetch_and_add(&flow->dropped, 1);
+            return hs_dropped(HS_C_NO_SHARE);
+        }
         return hs_steer(skb, hs_to_of(verdict), packet->key.tuple.family);
     case HS_DROP:
         if (flags & HS_F_IN_GROUP)
@@ -448,6 +451,15 @@ static __noinline struct hs_flow *hs_new_flow(const struct hs_key *key) {
     return bpf_map_lookup_elem(&flows, key);
 }
 
+/* Whether a first fragment may not go on to a VM, for there is no room to say who is charged for
+ * it: the switch drops it by name. */
+static __noinline int hs_no_room(const struct hs_packet *p, struct hs_rule *rule, __u32 to) {
+    if (p->fragment != 1 || hs_pass_on(to))
+        return 0;
+    rule->used = 0;
+    return 1;
+}
+
 SEC("tc")
 int transfer_out(struct __sk_buff *skb) {
     struct hs_packet *packet = hs_packet();
@@ -483,7 +495,8 @@ int transfer_out(struct __sk_buff *skb) {
     if (hs_epoch_of(verdict) != READ_ONCE(now->epoch) ||
         hs_age(skb, &packet->key.tuple, hs_epoch_of(verdict)) || !vm || packet->group ||
         hs_too_long(skb, vm) ||
-        (rule->used != hs_mark(verdict) && hs_under_way(flow, last ? time - last : 0))) {
+        (rule->used != hs_mark(verdict) && hs_under_way(flow, last ? time - last : 0)) ||
+        hs_no_room(packet, rule, to)) {
         __sync_fetch_and_add(&rule->switch_packets, 1);
         return TC_ACT_UNSPEC;
     }
@@ -493,8 +506,6 @@ int transfer_out(struct __sk_buff *skb) {
     hs_tag(skb, &packet->key.tuple, hs_epoch_of(verdict));
     if (vm->flags & HS_VM_ROUTES && packet->key.tuple.family)
         hs_address(skb, vm);
-    if (packet->fragment == 1)
-        hs_pass_on(to);
     return bpf_redirect(HS_DIRECT | packet->key.vm << 12 | to, 0);
 }
 

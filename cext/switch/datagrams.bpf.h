@@ -103,7 +103,8 @@ HS_GLOBAL int hs_remember(void) {
     return hs_put_datagram(&key, &first);
 }
 
-/* The first fragment in hand goes on to another VM: that one is not charged for it. */
+/* The first fragment in hand goes on to another VM: that one is not charged for it. Returns whether
+ * there was room; without, it must not go on, or that VM would be charged. */
 HS_GLOBAL int hs_pass_on(__u32 to) {
     struct hs_packet *p = hs_packet();
     struct hs_datagram key;

@@ -47,7 +47,14 @@ HS_GLOBAL int hs_flow_of(struct __sk_buff *skb, __u32 vm, __u32 on) {
     return kind;
 }
 
-/* The VM that has the packet's source address, or its destination's; 0: unknown. */
+/* Whose an address is, to a packet from the port of `vm`: an entry of `owners` names two while the
+ * address moves from one to the other, and each of them has it. */
+static __always_inline __u32 hs_owner_for(__u32 value, __u32 vm) {
+    return value >> 16 && value >> 16 == vm ? vm : value & 0xffff;
+}
+
+/* The VM that has the packet's source address, or its destination's; 0: unknown. Of two that have
+ * it, the one that the packet came from. */
 static __noinline __u32 hs_owner(int destination) {
     struct hs_packet *p = hs_packet();
     struct hs_address key = {};
@@ -58,7 +65,7 @@ static __noinline __u32 hs_owner(int destination) {
     __builtin_memcpy(key.address, destination ? p->key.tuple.dst : p->key.tuple.src, 16);
     key.family = p->key.tuple.family;
     found = bpf_map_lookup_elem(&owners, &key);
-    return found ? *found : 0;
+    return found ? hs_owner_for(*found, p->key.vm) : 0;
 }
 
 /* What the packet in hand says of its connection. owner: of its source address. */

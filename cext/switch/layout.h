@@ -160,7 +160,8 @@ struct hs_conn {
 };
 _Static_assert(sizeof(struct hs_conn) == 40, "no padding");
 
-/* `owners`: the VM or endpoint that has an address, by the host file. */
+/* `owners`: the VM or endpoint that has an address, by the host file. The value's upper half: who
+ * has it as well, while it moves from one to the other; 0: nobody. */
 struct hs_address {
     __u8 address[16]; /* as in struct hs_tuple */
     __u32 family;     /* 4 or 6 */

@@ -140,6 +140,11 @@ def pack_owner(address: bytes) -> bytes:
     return address.ljust(16, b"\0") + pack_u32(4 if len(address) == 4 else 6)
 
 
+def both_own(vm: int, before: int) -> int:
+    """What `owners` has of an address that moves to a VM from another, or that the VM has alone."""
+    return vm | (before << 16 if before != vm else 0)
+
+
 def pack_config(epoch: int, on: int) -> bytes:
     """The one entry of `config`; on: the ON_ bits."""
     return pack_u32(epoch) + pack_u32(on)

@@ -25,7 +25,7 @@ enum {
 static __always_inline int hs_anothers(const struct hs_address *address, __u32 vm) {
     __u32 *owner = bpf_map_lookup_elem(&owners, address);
 
-    return owner && *owner != vm;
+    return owner && hs_owner_for(*owner, vm) != vm;
 }
 
 /* Whether an ARP frame says that its sender has an address which is another's. */

@@ -12,8 +12,9 @@
  * leaves all but the last byte as it was. Whoever knows the tuple takes the epoch out again.
  *
  * A packet that lost it (a VM's own, or one that went through user space, or that NAT gave another
- * tuple) takes the newest epoch. A tag is believed from a chain's VM only, and names one of the
- * last HS_EPOCHS policies only. */
+ * tuple) takes the newest epoch. So does one without a hash: what a VM makes up has none, and the
+ * VM could choose a tuple whose own hash looks like a tag. A tag is believed from a chain's VM
+ * only, and names one of the last HS_EPOCHS policies only. */
 #ifndef HS_TAG_BPF_H
 #define HS_TAG_BPF_H
 
@@ -37,7 +38,7 @@ static __always_inline __u32 hs_age(struct __sk_buff *skb, const struct hs_tuple
                                     __u32 epoch) {
     __u32 tag = skb->hash ^ hs_tuple_hash(tuple);
 
-    return tag & ~(__u32)HS_TAG ? 0 : (epoch - tag) & HS_TAG;
+    return !skb->hash || tag & ~(__u32)HS_TAG ? 0 : (epoch - tag) & HS_TAG;
 }
 
 #endif

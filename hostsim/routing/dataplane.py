@@ -257,9 +257,27 @@ class Dataplane:
         self._ports.keep({vm.port: name})
         self.link_back(name)
 
+    def expect(self, vms: Sequence[Vm]) -> None:
+        """VMs are about to get ports: an address that they take over from another is both's until
+        `disown`. Raises OSError."""
+        theirs = {a.ip.packed: vm.index for vm in vms for a in vm.spec.addresses}
+        before = self._owners.copy()
+        self._owners.update(theirs)
+        both = {a: maps.both_own(vm, before.get(a, vm)) for a, vm in theirs.items()}
+        self._loaded.write_owners(both)
+
+    def disown(self) -> None:
+        """VMs that were removed, or expected and did not come, have no addresses any more, nor a
+        port. Raises OSError."""
+        left = {a.ip.packed: vm.index for vm in self._vms.values() for a in vm.spec.addresses}
+        self._loaded.forget_owners(self._owners.keys() - left.keys())
+        self._owners.clear()
+        self._owners.update(left)
+        self._loaded.write_owners(left)
+
     def add(self, vms: Sequence[Vm]) -> None:
-        """VMs that are new have joined the switch, and their ports are ready (`Readying.joining`).
-        Raises OSError, HostsimError; `remove` takes away what was done."""
+        """VMs that were expected have joined the switch, and their ports are ready
+        (`Readying.joining`). Raises OSError, HostsimError; `remove` takes away what was done."""
         for vm in vms:
             self._former.pop(vm.index, None)
             self._vms[vm.spec.name] = self._by_number[vm.index] = vm
@@ -267,14 +285,12 @@ class Dataplane:
             self._drops.watch(vm.index, vm.netns_fd)
         assert self._ports is not None
         self._ports.keep({vm.port: vm.spec.name for vm in vms})
-        mine = {a.ip.packed: vm.index for vm in vms for a in vm.spec.addresses}
-        self._owners.update(mine)
-        self._loaded.write_owners(mine)
         for vm in vms:
             self._told.write(vm)
 
     def remove(self, vms: Sequence[Vm]) -> None:
-        """VMs leave, which no route goes through any more. Their counts stay. Raises OSError."""
+        """VMs leave, which no route goes through any more. Their counts stay, and until `disown`
+        their addresses are theirs. Raises OSError."""
         names = {vm.spec.name for vm in vms}
         now = self._impairments.now()
         self._impairments.put({key: end for key, end in now.items() if key[0] not in names})
@@ -293,11 +309,6 @@ class Dataplane:
             self._drops.leave(vm.index)
             self._rates.forget(vm)
             self._attached.discard(vm.index)
-        left = {a.ip.packed: vm.index for vm in self._vms.values() for a in vm.spec.addresses}
-        self._loaded.forget_owners(self._owners.keys() - left.keys())
-        self._owners.clear()
-        self._owners.update(left)
-        self._loaded.write_owners(left)
         self._new_epoch()
         for vm in vms:
             self._beside(partial(self._sweep, vm.index))

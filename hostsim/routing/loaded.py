@@ -126,7 +126,7 @@ class Loaded:
         self.map("vms").set(maps.pack_u32(number), maps.pack_vm(NOBODYS, 0))
 
     def write_owners(self, owners: Mapping[bytes, int]) -> None:
-        """Whose these addresses (packed) are, by the VM's number."""
+        """Whose these addresses (packed) are, by the VM's number, or the `both` of two VMs."""
         for address, number in owners.items():
             self.map("owners").set(maps.pack_owner(address), maps.pack_u32(number))
 

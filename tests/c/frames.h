@@ -108,6 +108,7 @@ static inline uint32_t ipv6(uint8_t *ip, uint64_t *random, struct made *m) {
     m->six = 1;
     m->extensions = count;
     ip[0] = 0x60;
+    ip[7] = (uint8_t[]){255, 1, 64}[pick(random, 3)];
     for (int i = 0; i < count; i++) {
         const uint8_t kind = kinds[pick(random, 5)];
 

@@ -104,12 +104,16 @@ static enum reason reason_of(const uint8_t *frame, const struct hs_view *v) {
 }
 
 /* Whether the kernel bridges a frame plainly that is well formed: it speaks of neighbours, or ARP.
- */
-static int speaks_of_neighbours(const struct hs_view *v) {
+ * l3: where its IP header is. */
+static int speaks_of_neighbours(const uint8_t *frame, const struct hs_view *v, uint32_t l3) {
     if (!v->tuple.family)
         return v->tuple.sport == bpf_htons(ETH_P_ARP);
-    return v->tuple.family == 6 && v->tuple.proto == HS_IP_ICMPV6 &&
-           ((v->type >= 130 && v->type <= 137) || v->type == 143);
+    if (v->tuple.family != 6 || v->tuple.proto != HS_IP_ICMPV6)
+        return 0;
+    if (v->type >= 133 && v->type <= 137)
+        return frame[l3 + 7] == 255;
+    return ((v->type >= 130 && v->type <= 132) || v->type == 143) && frame[l3 + 7] == 1 &&
+           frame[0] & 1 && v->tuple.dst[0] == 0xff;
 }
 
 static int to_group(const struct hs_tuple *t) {
@@ -136,7 +140,7 @@ static void same(enum hs_kind kind, const uint8_t *frame, const struct hs_view *
         return;
     }
     CHECK(kind != HS_MALFORMED && kind != HS_DEEP);
-    if (speaks_of_neighbours(v)) {
+    if (speaks_of_neighbours(frame, v, v->l3 - pushed)) {
         CHECK(kind == HS_PLAIN);
         return;
     }
@@ -272,7 +276,8 @@ int main(void) {
         memcpy(at, frame, len);
         parsed = hs_flow_parse(at, len, &fast) == 0;
         viewed = hs_view_parse(at, len, &view) == 0;
-        CHECK(parsed == (viewed && reason_of(at, &view) == NONE && !speaks_of_neighbours(&view)));
+        CHECK(parsed == (viewed && reason_of(at, &view) == NONE &&
+                         !speaks_of_neighbours(at, &view, view.l3)));
         if (parsed) {
             CHECK(hs_tuple_same(&fast, &view.tuple));
             alike++;

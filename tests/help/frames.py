@@ -78,10 +78,11 @@ def with_options(packet: bytes, options: bytes) -> bytes:
 
 
 def ipv6(src: bytes, dst: bytes, following: int, payload: bytes, **lies: int) -> bytes:
-    """A packet. lies: length, tos."""
+    """A packet. lies: length, tos, hops."""
     first = 6 << 28 | lies.get("tos", 0) << 20
     length = lies.get("length", len(payload)) & 0xFFFF
-    return struct.pack("!IHBB16s16s", first, length, following, 64, src, dst) + payload
+    hops = lies.get("hops", 64)
+    return struct.pack("!IHBB16s16s", first, length, following, hops, src, dst) + payload
 
 
 def pseudo(src: bytes, dst: bytes, proto: int, payload: bytes, at: int) -> bytes:
@@ -187,6 +188,7 @@ def packet6(rng: Random, ends: Ends) -> list[bytes]:
     inside = rng.randint(0, len(kinds))
     first, payload = extended(kinds[inside:], proto, payload)
     cut, ident, packets = rng.random() < 0.25, rng.randint(1, 1 << 31), []
+    hops = rng.choice((64, 64, 64, 255, 1)) if proto == ICMPV6 else 64  # what speaks of neighbours
     for offset, more, piece in fragments(rng, payload) if cut else [(0, False, payload)]:
         following, inner = first, piece
         if cut:
@@ -197,7 +199,7 @@ def packet6(rng: Random, ends: Ends) -> list[bytes]:
         length = len(inner)
         if rng.random() < 0.07:
             length = max(0, length + rng.choice((-60, -8, -1, 1, 9, -length)))
-        packets.append(ipv6(ends.src6, dst, following, inner, length=length))
+        packets.append(ipv6(ends.src6, dst, following, inner, length=length, hops=hops))
     return packets
 
 

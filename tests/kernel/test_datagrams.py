@@ -127,6 +127,37 @@ def test_fragments_before_their_first_are_charged_to_whom_they_come_from(switch:
     assert [first(switch, vm, 0, F) for vm in (FORGER, FW)] == [REDIRECT, REDIRECT]
 
 
+def test_one_whose_next_vm_would_be_charged_for_it_does_not_pass(switch: Switch) -> None:
+    """Its sender has had its share when the chain comes; what is known of the datagram stays."""
+    switch.apply([])
+    for number in range(MANY):
+        assert first(switch, CLIENT, number) == OK
+    nearly_full(switch, 0)
+    switch.apply([RouteSpec(0, MatchSpec(dport=((80, 80),)), ("fw", "ids"))])
+    before = held(switch, CLIENT)
+    assert first(switch, CLIENT, MANY - 1) == SHOT
+    assert maps.read_counters(switch.object.map("counters"))["no-share"] == 1
+    assert (held(switch, FW), before > held(switch, CLIENT) > 0) == (0, True)
+
+
+def test_one_that_a_direct_link_has_no_room_for_goes_by_the_switch(ports: None) -> None:
+    """Which drops it by name. The hop has its rule already."""
+    with contextlib.closing(Switch(direct=True)) as switch:
+        switch.apply([RouteSpec(0, MatchSpec(dport=((80, 80),)), ("fw", "ids"))])
+        for number in range(MANY):
+            first(switch, CLIENT, number)
+            if not switch.sent_beside(FW, fragment(number, True, C)):
+                first(switch, FW, number)
+        assert switch.sent_beside(FW, fragment(MANY - 1, True, C))
+        last = fragment(MANY, True, C)
+        assert first(switch, CLIENT, MANY) == REDIRECT
+        nearly_full(switch, 0)
+        assert not switch.sent_beside(FW, last)
+        assert first(switch, FW, MANY) == SHOT
+        assert maps.read_counters(switch.object.map("counters"))["no-share"] == 1
+        assert held(switch, IDS) == 0
+
+
 def test_without_any_room_they_do_not_pass(switch: Switch) -> None:
     nearly_full(switch, 0)
     assert first(switch, CLIENT, 1, dport=9) == SHOT

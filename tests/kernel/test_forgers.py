@@ -86,6 +86,8 @@ def switch(ports: None) -> Iterator[Switch]:
         yield made
 
 
+TAGGED = 0x8F
+"""The hash of a tuple that it takes a second to find."""
 TO_SERVER = [RouteSpec(0, MatchSpec(dst=(S_NET,)), ("fw",))]
 
 
@@ -166,6 +168,19 @@ def test_a_rule_of_an_old_epoch_is_good_for_nothing_new(switch: Switch) -> None:
         assert (took == REDIRECT) == (later == 0), later
         stale = maps.read_counters(switch.object.map("counters"))["stale"]
         assert stale == (0, 1, 2, 300).index(later)
+
+
+@pytest.mark.stock
+def test_what_a_vm_makes_up_does_not_choose_its_epoch(switch: Switch) -> None:
+    """Its tuple's own hash looks like the tag of the epoch before: 24 bits of nought, and that."""
+    flow = udp(460, 8705)
+    old = [RouteSpec(0, MatchSpec(dst=(S_NET,)), ("fw", "ids"))]
+    for epoch in range(TAGGED + 1):
+        switch.apply(old if epoch < TAGGED else [RouteSpec(0, MatchSpec(dst=(S_NET,)), ("fw",))])
+    assert switch.epoch == TAGGED + 1
+    assert switch.path(CLIENT, flow) == [FW]
+    switch.run("classify", records.IFINDEX + FW, frame(flow, 0))
+    assert maps.read_counters(switch.object.map("counters"))["old-epoch"] == 0
 
 
 class World(RuleBasedStateMachine):

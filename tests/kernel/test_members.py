@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import os
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 
 from cext.bench import stream
+from cext.ns.netns import socket_at
 from help.cli import hostsim
 from help.waiting import until
 from hostsim import Host, HostsimError
@@ -215,6 +217,63 @@ on_full = "wait"
 """
 PATHS = {9: "bridge", 10: "switch", 11: "veth", 12: "ring"}
 """How packets to these ports of the server's go."""
+
+
+class Announcer(threading.Thread):
+    """Says by ARP that a VM has an address, from when it is there until it is gone, or `close`."""
+
+    def __init__(self, name: str, address: str) -> None:
+        super().__init__(name=f"{name} announces")
+        self.end = threading.Event()
+        self.sent = 0
+        self._netns = Path(f"/run/netns/hs-{NAME}-{name}")
+        ip = socket.inet_aton(address)
+        mac = bytes.fromhex("020000000077")
+        body = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1) + mac + ip + bytes(6) + ip
+        self._frame = bytes([255] * 6) + mac + b"\x08\x06" + body
+        self.start()
+
+    def close(self) -> None:
+        self.end.set()
+        self.join()
+
+    def run(self) -> None:
+        while not self.end.wait(0.0005):
+            with contextlib.suppress(OSError):  # it comes, or goes
+                self._announce()
+
+    def _announce(self) -> None:
+        with open(self._netns, "rb") as netns:
+            sock = socket_at(netns.fileno(), socket.AF_PACKET, socket.SOCK_RAW)
+        with sock:
+            sock.bind(("eth0", 0))
+            while not self.end.wait(0.0005):
+                sock.send(self._frame)
+                self.sent += 1
+
+
+def test_an_address_that_moves_is_both_vms_until_one_has_left(host: Host, tmp_path: Path) -> None:
+    """Each of the two says meanwhile that it has it, and is heard; a third is not, after that."""
+
+    def spoofed() -> int:
+        return host.status().switch.counters["spoofed"]
+
+    def there(name: str) -> str:
+        return file(tmp_path, f'[[endpoint]]\nname = "{name}"\naddress = "198.18.0.40/24"\n')
+
+    host.apply(there("one"))
+    before = spoofed()
+    for leaves, comes in (("one", "other"), ("other", "one")):
+        with (
+            contextlib.closing(Announcer(leaves, "198.18.0.40")) as leaver,
+            contextlib.closing(Announcer(comes, "198.18.0.40")) as comer,
+        ):
+            until(lambda leaver=leaver: leaver.sent)  # type: ignore[misc]
+            host.apply(there(comes))
+            until(lambda comer=comer: comer.sent)  # type: ignore[misc]
+        assert spoofed() == before
+    with contextlib.closing(Announcer("client", "198.18.0.40")):
+        assert until(lambda: spoofed() > before)
 
 
 class Stream(threading.Thread):

@@ -2,7 +2,7 @@
 """Packets that are seldom sent, and ways out of a VM that its user 0 makes itself: none of it gets
 past a filter or a route, and none of it is missing in `verify`.
 
-IGMP with any contents, IPv4 options that name a way, class E; a macvlan, a bridge and an
+IGMP and MLD with any contents, IPv4 options that name a way, class E; a macvlan, a bridge and an
 AF_XDP socket on eth0.
 """
 
@@ -16,7 +16,7 @@ import pytest
 
 from cext.ns.netns import socket_at
 from help import xdp
-from help.frames import ICMPV6, IGMP, UDP, Ends, ipv4, pseudo, with_options
+from help.frames import ICMPV6, IGMP, UDP, Ends, ipv4, ipv6, pseudo, with_options
 from help.net import ENDS, Net, made
 from help.receiver import FENCE, Given, Wire, swallows
 from help.waiting import until
@@ -44,6 +44,8 @@ match = { proto = "udp", dport = 53 }
 [[filter]]
 match = { proto = 2 }
 [[filter]]
+match = { proto = "icmpv6", dst = "fd00:18::20/128" }
+[[filter]]
 match = { dst = ["240.0.0.9/32", "198.18.0.21/32"] }
 [[route]]
 match = { proto = "udp", dport = 5000 }
@@ -57,6 +59,7 @@ through = ["fw", "ids"]
 """
 EVERYWAY = (7, 53, 5000, 6000)
 GROUP = b"\x01\x00\x5e\x00\x00\xfb"
+GROUP6 = b"\x33\x33\x00\x00\x00\xfb"
 
 
 @pytest.fixture
@@ -100,9 +103,44 @@ def igmp(ends: Ends) -> Iterator[bytes]:
                         yield to + ends.here + b"\x08\0" + packet
 
 
+def mld(ends: Ends, hops: int, kinds: tuple[int, ...]) -> Iterator[bytes]:
+    """To one host, in a frame to it and in one to a group."""
+    for kind in kinds:
+        for more in (bytes(20), b"\xff" * 600):
+            message = struct.pack("!BBHI", kind, 0, 0, 0) + more
+            message = pseudo(ends.src6, ends.dst6[0], ICMPV6, message, 2)
+            packet = ipv6(ends.src6, ends.dst6[0], ICMPV6, message, hops=hops)
+            for alert in (False, True):
+                if alert:
+                    options = bytes([ICMPV6, 0, 5, 2, 0, 0, 1, 0])
+                    packet = ipv6(ends.src6, ends.dst6[0], 0, options + message, hops=hops)
+                for to in (ends.mac, GROUP6):
+                    yield to + ends.here + b"\x86\xdd" + packet
+
+
 def test_igmp_is_a_protocol_like_any_other(net: Net) -> None:
     with contextlib.closing(Wire(net)) as wire:
         assert ours(wire.send(list(igmp(wire.ends)))) == []
+
+
+def test_what_only_looks_like_discovery_is_no_way_past_a_filter(net: Net) -> None:
+    """Whoever may take it for discovery asks for its hop limit (RFC 3810, RFC 4861)."""
+    listeners, neighbours = (130, 131, 132, 143), (133, 134, 135, 136, 137)
+    with contextlib.closing(Wire(net)) as wire:
+        several = [*mld(wire.ends, TTL, listeners + neighbours), *mld(wire.ends, 1, neighbours)]
+        several += [*mld(wire.ends, 255, listeners)]
+        several += [one for one in mld(wire.ends, 1, listeners) if one[:6] == wire.ends.mac]
+        several += [one for one in mld(wire.ends, 1, listeners) if one[:6] == GROUP6]
+        assert ours(wire.send(several)) == []
+
+
+def test_what_listeners_say_to_their_group_is_bridged(net: Net) -> None:
+    with contextlib.closing(Wire(net)) as wire:
+        ends = wire.ends
+        report = pseudo(ends.src6, ends.dst6[1], ICMPV6, struct.pack("!BBHI", 143, 0, 0, 0), 2)
+        packet = ipv6(ends.src6, ends.dst6[1], ICMPV6, report, hops=1)
+        given = wire.send([GROUP6 + ends.here + b"\x86\xdd" + packet])
+        assert (ICMPV6, 0) in ours(given)
 
 
 def ways(ends: Ends) -> dict[str, bytes]:

@@ -77,7 +77,7 @@ def agree(kernel: bpf.Object, frame: bytes) -> str:
         assert jumbo(frame, told), told.kind
         return "jumbo"
     if told.kind == PLAIN:  # of IP, what speaks of neighbours; of the rest, ARP
-        assert plain(view), (view.tuple.family, view.tuple.sport)
+        assert plain(frame, view), (view.tuple.family, view.tuple.sport)
         return "plain"
     function = unpack_tuple(view.tuple)
     if told.error:
@@ -104,11 +104,14 @@ def jumbo(frame: bytes, told: Any) -> bool:
     return bool(told.tuple.family == 6 and told.end == len(frame))
 
 
-def plain(view: Any) -> bool:
-    neighbours = {*range(130, 138), 143}
+def plain(frame: bytes, view: Any) -> bool:
+    """Whether it is ARP, or ICMPv6 that speaks of neighbours, routers or listeners."""
     if view.tuple.family == 0:
         return unpack_tuple(view.tuple).sport == 0x0806
-    return view.tuple.family == 6 and view.tuple.proto == 58 and view.type in neighbours
+    if view.tuple.family != 6 or view.tuple.proto != 58:
+        return False
+    hops = frame[view.l3 + 7]
+    return hops == 255 if view.type in range(133, 138) else hops == 1 and bool(frame[0] & 1)
 
 
 SEEN: Counter[str] = Counter()

@@ -41,8 +41,9 @@ PACKETS, ALONG = int(ASKED or 5000), int(ASKED or 4000)
 BATCH = 64
 TTL = 64
 """Of what is sent."""
-NEIGHBOURS = {*range(130, 138), 143}
-"""The types of ICMPv6 that are bridged plainly, always: of neighbours, routers and listeners."""
+PLAIN = (1, 255)
+"""Hop limits of ICMPv6 that is bridged plainly, always: that of listeners, and of neighbours and
+routers. The client's own kernel speaks of those."""
 MEMBERS = {
     "hole": ('[[vm]]\nname = "hole"\n', "hole"),
     "veth": ('[[vm]]\nname = "fw"\n[[vm]]\nname = "ids"\n', "fw ids"),
@@ -172,7 +173,7 @@ class Ground(Wire):
             flow = one.flow
             if flow.src not in (self.ends.src4, self.ends.src6):
                 continue
-            if flow.family == 6 and flow.proto == ICMPV6 and one.body[0] in NEIGHBOURS:
+            if flow.family == 6 and flow.proto == ICMPV6 and one.hops in PLAIN:
                 continue
             told = [judged(self.lists, flow, one.flags, self.client)]
             other = about(flow, one.body)

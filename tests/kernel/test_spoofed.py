@@ -15,7 +15,7 @@ import pytest
 
 from cext.ns.netns import socket_at
 from cext.switch import maps, records
-from help.classifier import CLIENT, FORGER, SERVER, C, S, Switch
+from help.classifier import CLIENT, FORGER, FW, SERVER, C, S, Switch
 from help.frames import ipv6
 from help.net import ENDS, Net, endpoint, made
 from help.waiting import until
@@ -149,6 +149,17 @@ def test_behind_more_headers_than_are_looked_behind_nothing_is_said(switch: Swit
 def test_everybody_speaks_for_himself(switch: Switch) -> None:
     for frame in (arp(ANSWERS, S, C), neighbour(ADVERT, S6, S6), neighbour(SOLICIT, S6, C6)):
         assert sends(switch, SERVER, frame) == (OK, 0)
+
+
+@pytest.mark.stock
+def test_while_an_address_moves_it_is_both_vms(switch: Switch) -> None:
+    """An older one has it, and a new one; nobody else."""
+    for address in (S, S6):
+        both = maps.pack_u32(maps.both_own(FW, SERVER))
+        switch.object.map("owners").set(maps.pack_owner(address), both)
+    for frame in (arp(ANSWERS, S, C), neighbour(ADVERT, S6, S6), neighbour(SOLICIT, S6, C6)):
+        assert [sends(switch, vm, frame) for vm in (FW, SERVER)] == [(OK, 0)] * 2
+        assert sends(switch, FORGER, frame) == (SHOT, 1)
 
 
 @pytest.mark.stock
