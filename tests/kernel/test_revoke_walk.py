@@ -82,13 +82,13 @@ static long own(void) {
     return t.tv_sec * 1000000000 + t.tv_nsec;
 }
 static void soon(void) {
-    struct itimerspec next = {.it_value = {.tv_nsec = 20000}};
+    struct itimerspec next = {.it_value = {.tv_nsec = 50000}};
     timer_settime(timer, 0, &next, NULL);
 }
 static void pause_now(int number) {
     for (long until = own() + 20000000; own() < until;)
         ;
-    if (++pauses < 40)
+    if (++pauses < 400)
         soon();
 }
 int begin(void) {
