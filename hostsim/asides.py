@@ -37,7 +37,7 @@ DEADLINE = 80.0
 """Seconds for one answer; the client waits for 90."""
 QUICK_DEADLINE = 20.0
 """Seconds for a quick one, with the reading of it."""
-PATIENCE = 5.0
+PATIENCE = 10.0
 """Seconds in which one message of an answer has to be read: who does not keeps a place."""
 AGAIN = 3
 """Exit status: nothing was written, ask again."""

@@ -4,17 +4,17 @@
 Whoever connects and says nothing, says half of something, or does not read what it asked for, costs
 some memory, a descriptor and a place in the queues of questions (asides.py). So each process has so
 many connections, all together have so many, and who has most gives way: its oldest connection ends,
-if the daemon is not carrying out what it asked for. Half a request waits for its end for so long,
-and long ones come one at a time, since they cost memory while they come.
+if it has had time to ask something and nothing that it asked is unanswered. If there is none such,
+the new one is refused, and asks again (cli/client.py). Half a request waits for its end for so
+long, and few long ones come at a time, since they cost memory while they come.
 """
 
 import asyncio
 import socket
 import struct
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-
-from hostsim.errors import HostsimError
 
 EACH = 16
 """Connections of one process."""
@@ -22,23 +22,24 @@ MOST = 128
 """Connections of all."""
 SHORT = 64 << 10
 """Bytes of a request's line that everybody may send at any time."""
-LONG = 1
+LONG = 4
 """Longer ones at a time."""
-WHOLE = 5.0
+GRACE = 1.0
+"""Seconds that a connection has to ask something before it ends for another one."""
+WHOLE = 10.0
 """Seconds from a request's first byte, or from a long one's turn, to its end."""
 CHUNK = 64 << 10
-TOO_MANY = HostsimError(
-    "control socket", "this process, or all together, have too many connections", "ask again"
-)
 _CREDENTIALS = struct.Struct("iII")
 
 
 @dataclass
 class _Client:
-    """A connection. end: ends it; busy: what it asked for must not be broken off."""
+    """A connection. end: ends it; since: when it came, or had its last answer; busy: something that
+    it asked is not answered yet."""
 
     owner: int
     end: Callable[[], object]
+    since: float
     busy: bool = False
     ending: bool = False
 
@@ -49,8 +50,7 @@ class Clients:
 
     most: int = MOST
     each: int = EACH
-    pushed_out: int = 0
-    """How many had to end for others."""
+    clock: Callable[[], float] = time.monotonic
     _all: dict[int, _Client] = field(default_factory=dict)
     _last: int = 0
 
@@ -66,7 +66,7 @@ class Clients:
             if not any(map(self._push_out, sorted(owners, key=self._count, reverse=True))):
                 return None
         self._last += 1
-        self._all[self._last] = _Client(owner, end)
+        self._all[self._last] = _Client(owner, end, self.clock())
         return self._last
 
     def leave(self, number: int) -> None:
@@ -74,18 +74,19 @@ class Clients:
         self._all.pop(number, None)
 
     def busy(self, number: int, busy: bool) -> None:
-        """Whether what it asked for is being carried out."""
+        """Whether something that it asked is not answered yet."""
         self._all[number].busy = busy
+        self._all[number].since = self.clock()
 
     def _count(self, owner: int) -> int:
         return sum(one.owner == owner and not one.ending for one in self._all.values())
 
     def _push_out(self, owner: int) -> bool:
         """End the oldest of a process that may be ended. Whether there was one."""
+        latest = self.clock() - GRACE
         for one in self._all.values():
-            if one.owner == owner and not one.busy and not one.ending:
+            if one.owner == owner and not one.busy and not one.ending and one.since <= latest:
                 one.ending = True
-                self.pushed_out += 1
                 one.end()
                 return True
         return False

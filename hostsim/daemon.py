@@ -29,7 +29,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,7 @@ from typing import Any, TextIO
 
 from hostsim import asides, longwinded, protocol, service
 from hostsim.asides import Asides
-from hostsim.clients import CHUNK, LONG, TOO_MANY, Clients, Requests, process_of
+from hostsim.clients import CHUNK, LONG, Clients, Requests, process_of
 from hostsim.errors import HostsimError, reason
 from hostsim.host import Host
 from hostsim.hostfile import file as hostfile
@@ -99,12 +99,15 @@ class Daemon:
 
     async def open(self, path: Path) -> None:
         """Listen on the socket `path`. Raises OSError."""
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        with _umask(0o177):
-            listener.bind(str(path))
-        self._server = await asyncio.start_unix_server(
-            self._talk, sock=listener, limit=CHUNK, backlog=AT_ONCE
-        )
+        path.unlink(missing_ok=True)
+        with contextlib.ExitStack() as failing:
+            listener = failing.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            with _umask(0o177):
+                listener.bind(str(path))
+            self._server = await asyncio.start_unix_server(
+                self._talk, sock=listener, limit=CHUNK, backlog=AT_ONCE
+            )
+            failing.pop_all()  # the server's now
         listener.listen(WAITING)  # the backlog was for asyncio: so many it takes at a time
         self._path = path
 
@@ -133,7 +136,7 @@ class Daemon:
         assert task is not None
         number = self._clients.enter(process_of(writer), task.cancel)
         if number is None:
-            writer.write(protocol.encode(protocol.failure(TOO_MANY)))
+            writer.write(protocol.encode(protocol.failure(protocol.TOO_MANY)))
             writer.close()
             return
         self._talks.add(task)
@@ -141,32 +144,9 @@ class Daemon:
         requests = Requests(reader, self._turns, REQUEST_MAX)
         try:
             while line := await requests.next():
-                self._answering.add(task)
-                request: dict[str, Any] = {}
-                try:
-                    request = protocol.decode(line)
-                    if request.get("op") == "status" or request.get("op") in self._long:
-                        await self._answer_beside(request, writer)
-                        self._answering.discard(task)
-                        continue
-                    self._clients.busy(number, True)
-                    answer = protocol.success(await self._answer(request))
-                except _CutShort:
-                    raise
-                except HostsimError as error:
-                    answer = protocol.failure(error)
-                except Exception as error:
-                    log.exception("%s", request.get("op"))
-                    answer = protocol.failure(HostsimError(str(request.get("op")), reason(error)))
-                finally:
-                    self._clients.busy(number, False)
-                writer.write(protocol.encode(answer))
-                async with asyncio.timeout(asides.PATIENCE):
-                    await writer.drain()
-                self._answering.discard(task)
+                with self._answering_of(task, number):
+                    await self._reply(line, writer)
                 await asyncio.sleep(0)  # who sends many at once has one answer a turn of the loop
-                if request.get("op") == "down":
-                    self._end.set()
                 if self._end.is_set():
                     break
         except _CutShort as error:
@@ -180,10 +160,42 @@ class Daemon:
             requests.close()
             self._clients.leave(number)
             self._talks.discard(task)
-            self._answering.discard(task)
             if writer.transport.get_write_buffer_size():
                 writer.transport.abort()  # `close` would wait until it is read
             writer.close()
+
+    @contextlib.contextmanager
+    def _answering_of(self, task: asyncio.Task[None], number: int) -> Iterator[None]:
+        """What a client asked is not answered yet, and its connection ends for no other one."""
+        self._answering.add(task)
+        self._clients.busy(number, True)
+        try:
+            yield
+        finally:
+            self._clients.busy(number, False)
+            self._answering.discard(task)
+
+    async def _reply(self, line: bytes, writer: asyncio.StreamWriter) -> None:
+        """Answer one request. Raises TimeoutError or _CutShort if the client does not read that."""
+        request: dict[str, Any] = {}
+        try:
+            request = protocol.decode(line)
+            if request.get("op") == "status" or request.get("op") in self._long:
+                await self._answer_beside(request, writer)
+                return
+            answer = protocol.success(await self._answer(request))
+        except _CutShort:
+            raise
+        except HostsimError as error:
+            answer = protocol.failure(error)
+        except Exception as error:
+            log.exception("%s", request.get("op"))
+            answer = protocol.failure(HostsimError(str(request.get("op")), reason(error)))
+        writer.write(protocol.encode(answer))
+        async with asyncio.timeout(asides.PATIENCE):
+            await writer.drain()
+        if request.get("op") == "down":
+            self._end.set()
 
     async def _answer(self, request: dict[str, Any]) -> Any:
         op = self._ops.get(str(request.get("op")))

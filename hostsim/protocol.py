@@ -27,6 +27,10 @@ LINE_MAX = 64 << 20
 """Bytes of one line at most."""
 ROWS = 500
 """Of a list in one message."""
+TOO_MANY = HostsimError(
+    "control socket", "this process, or all together, have too many connections", "ask again"
+)
+"""A connection is refused (clients.py), and nothing that it asked was done."""
 LEVELS = ("debug", "info", "warning", "error")
 """What a daemon's log may be asked to have at least."""
 
@@ -85,6 +89,11 @@ def failure(error: HostsimError) -> dict[str, Any]:
             "status": error.status,
         },
     }
+
+
+def refused(answer: dict[str, Any]) -> bool:
+    """Whether an answer says TOO_MANY."""
+    return answer == failure(TOO_MANY)
 
 
 def result(answer: dict[str, Any]) -> Any:

@@ -338,6 +338,8 @@ static __always_inline int hs_act(struct __sk_buff *skb, struct hs_packet *packe
     switch (action) {
     case HS_STEER:
         if (packet->fragment == 1 && !hs_pass_on(hs_to_of(verdict))) {
+            if (!flow) /* the first packet of its flow: there since a moment, if there is room */
+                flow = bpf_map_lookup_elem(&flows, &packet->key);
             if (flow) /* it is in the books, and does not go on */
                 __sync_fetch_and_add(&flow->dropped, 1);
             return hs_dropped(HS_C_NO_SHARE);

@@ -4,7 +4,7 @@
  * A policy is replaced while packets are in flight, and each packet must meet the old
  * policy or the new one, whole. So a packet carries the epoch it was first judged by through every
  * VM of its chain: in skb->hash, which neither a veth crossing (skb_scrub_packet) nor the kernel's
- * IP forwarding, fragmentation or bridging touches, and which nobody in a VM can set.
+ * IP forwarding, fragmentation or bridging touches, and which nobody in a VM can choose.
  *
  * The hash is for others too: multipath routes, fair queues, RPS and tunnels tell flows by it. So
  * it stays a flow's hash, of its tuple, and only the last byte has the epoch in it: flows differ as
@@ -12,8 +12,9 @@
  * leaves all but the last byte as it was. Whoever knows the tuple takes the epoch out again.
  *
  * A packet that lost it (a VM's own, or one that went through user space, or that NAT gave another
- * tuple) takes the newest epoch. So does one without a hash: what a VM makes up has none, and the
- * VM could choose a tuple whose own hash looks like a tag. A tag is believed from a chain's VM
+ * tuple) takes the newest epoch. So does one without a hash: what a VM sends by a packet socket has
+ * none, and the VM could choose a tuple whose own hash looks like a tag. The kernel's hash of what
+ * another socket sends is random: one in 2^24 looks like one. A tag is believed from a chain's VM
  * only, and names one of the last HS_EPOCHS policies only. */
 #ifndef HS_TAG_BPF_H
 #define HS_TAG_BPF_H

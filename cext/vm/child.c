@@ -84,14 +84,19 @@ static void reset_signals(int blocked) {
     sigprocmask(SIG_SETMASK, &mask, NULL);
 }
 
-/* The caller may have raised its soft limit for itself; select(2) users break above 1024. */
+/* The caller may have raised its limits for itself; select(2) users break above 1024. Who looks
+ * through a process's descriptors (input/revoke.h) passes all that its table has room for: a
+ * machine may allow a billion, and nothing in a VM may raise the limit again. */
 static void reset_files_limit(void) {
     struct rlimit limit;
 
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur > 1024) {
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        return;
+    if (limit.rlim_max > HS_FILES_MAX)
+        limit.rlim_max = HS_FILES_MAX;
+    if (limit.rlim_cur > 1024)
         limit.rlim_cur = 1024;
-        setrlimit(RLIMIT_NOFILE, &limit);
-    }
+    setrlimit(RLIMIT_NOFILE, &limit);
 }
 
 /* The filter ends process 1 of an OS that reboots by a signal that dumps core. The soft limit of 1

@@ -33,6 +33,8 @@ enum hs_step {
     HS_STEPS
 };
 
+enum { HS_FILES_MAX = 1 << 20 }; /* descriptors that a process in a VM may have, at most */
+
 /* The child and its caller share this, in memory that stays shared where the rest is copied; the
  * caller sleeps until the child has executed or ended. */
 struct hs_child {

@@ -15,6 +15,8 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -25,6 +27,8 @@ START_DEADLINE = 120.0  # seconds for a daemon to build its host
 STOP_DEADLINE = 60.0
 ANSWER_DEADLINE = 90.0
 """Seconds for an answer: a flip may wait for [kmc] release_timeout, which is 60 s at most."""
+REFUSED_PAUSE = 0.05
+"""Seconds until the next try after a connection was refused."""
 CLEAN_HINT = "hostsim clean removes what is left"
 
 
@@ -74,34 +78,47 @@ def pick(name: str | None) -> str:
 
 
 def ask(host: str, op: str, **arguments: Any) -> Any:
-    """Send one request to the host's daemon and return its result. Raises HostsimError, also if
-    there is no answer for ANSWER_DEADLINE."""
+    """Send one request to the host's daemon and return its result. A connection that is refused,
+    since there are too many, is tried again. Raises HostsimError, also if there is no answer for
+    ANSWER_DEADLINE."""
     path = protocol.folder(host) / "control.sock"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
-        control.settimeout(ANSWER_DEADLINE)
-        try:
-            control.connect(str(path))
-        except OSError as error:
-            raise HostsimError(
-                f"host {host}", f"its daemon does not answer ({error.strerror})", CLEAN_HINT
-            ) from None
-        try:
-            control.sendall(protocol.encode({"op": op, **arguments}))
-            with control.makefile("rb") as lines:
-                rows: list[Any] = []
-                while "rows" in (answer := _message(host, lines)):
-                    rows += answer["rows"]
-                    if answer.get("end"):
-                        return rows
-                return protocol.result(answer)
-        except TimeoutError:
-            raise HostsimError(
-                f"host {host}",
-                f"its daemon has not answered for {ANSWER_DEADLINE:.0f} s",
-                f"kill -9 {_holder(path.with_name('lock'))}, then hostsim clean, ends it",
-            ) from None
-        except ConnectionError:
-            raise _broken_off(host) from None
+    deadline = time.monotonic() + ANSWER_DEADLINE
+    pause = threading.Event()
+    while True:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
+            control.settimeout(ANSWER_DEADLINE)
+            try:
+                control.connect(str(path))
+            except OSError as error:
+                raise HostsimError(
+                    f"host {host}", f"its daemon does not answer ({error.strerror})", CLEAN_HINT
+                ) from None
+            try:
+                with contextlib.suppress(BrokenPipeError):  # it may have been refused already
+                    control.sendall(protocol.encode({"op": op, **arguments}))
+                answer = _answer(host, control)
+            except TimeoutError:
+                raise HostsimError(
+                    f"host {host}",
+                    f"its daemon has not answered for {ANSWER_DEADLINE:.0f} s",
+                    f"kill -9 {_holder(path.with_name('lock'))}, then hostsim clean, ends it",
+                ) from None
+            except ConnectionError:
+                raise _broken_off(host) from None
+        if not protocol.refused(answer) or time.monotonic() > deadline:
+            return protocol.result(answer)
+        pause.wait(REFUSED_PAUSE)
+
+
+def _answer(host: str, control: socket.socket) -> dict[str, Any]:
+    """All messages of an answer, as one. Raises HostsimError, OSError."""
+    with control.makefile("rb") as lines:
+        rows: list[Any] = []
+        while "rows" in (answer := _message(host, lines)):
+            rows += answer["rows"]
+            if answer.get("end"):
+                return protocol.success(rows)
+        return answer
 
 
 def _message(host: str, lines: IO[bytes]) -> dict[str, Any]:

@@ -158,9 +158,9 @@ class Program:
     ) -> tuple[str, str]:
         """Tell it `input` by its standard input, which ends then, and wait for its end. What it has
         written to its standard output and error output: of a pipe, all that has not been read
-        before (a readline reads ahead). Raises TimeoutError after `timeout` seconds: it still runs
-        then, and a call without input goes on. Raises HostsimError if it cannot be told anything.
-        """
+        before (a readline reads ahead). Raises TimeoutError after `timeout` seconds: it, or what it
+        started, still runs then, and a call without input goes on. Raises HostsimError if it cannot
+        be told anything."""
         deadline = None if timeout is None else time.monotonic() + timeout
         if input is not None:
             self._begin_telling(input.encode() if isinstance(input, str) else input)
@@ -175,12 +175,16 @@ class Program:
                     if self._tell(key.fd) if key.data is None else _hear(key.fd, key.data):
                         pipes.unregister(key.fileobj)
                         cast("IO[str]", key.fileobj).close()
-                if _left(deadline) == 0:
+                if pipes.get_map() and _left(deadline) == 0:
                     break
             else:
                 self._reaper.join(_left(deadline))
+            whole = not pipes.get_map()
         if self.returncode is None:
             raise TimeoutError(f"{self.args[0]} in {self.vm} still runs after {timeout} s")
+        if not whole:
+            name = f"{self.args[0]} in {self.vm}"
+            raise TimeoutError(f"{name} has ended, but what it started holds its pipes open")
         out, err = (bytes(heard).decode(errors="replace") for heard in self._heard.values())
         return (
             self.output if self.stdout is None else out,

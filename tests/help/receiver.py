@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -36,6 +36,22 @@ class Given(NamedTuple):
     flags: int
     body: bytes
     hops: int
+
+
+def of_neighbours(one: Given) -> bool:
+    """Whether it speaks of neighbours or routers as RFC 4861 has it: who is on the link says that,
+    and it is bridged plainly, always."""
+    return _icmp6(one, range(133, 138)) and one.hops == 255
+
+
+def of_listeners(one: Given) -> bool:
+    """Whether it speaks of listeners as RFC 2710 and RFC 3810 have it; bridged plainly, too."""
+    return _icmp6(one, (130, 131, 132, 143)) and one.hops == 1 and one.flow.dst[0] == 0xFF
+
+
+def _icmp6(one: Given, types: Container[int]) -> bool:
+    is_icmp6 = (one.flow.family, one.flow.proto) == (6, ICMPV6)
+    return is_icmp6 and bool(one.body) and one.body[0] in types
 
 
 @dataclass

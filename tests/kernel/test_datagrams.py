@@ -132,12 +132,16 @@ def test_one_whose_next_vm_would_be_charged_for_it_does_not_pass(switch: Switch)
     switch.apply([])
     for number in range(MANY):
         assert first(switch, CLIENT, number) == OK
+    flow = records.Tuple(4, 17, C, 4000, S, 80)
+    maps.drop_flow(switch.object.program("drop"), CLIENT, flow)  # as if they were all flows' first
     nearly_full(switch, 0)
     switch.apply([RouteSpec(0, MatchSpec(dport=((80, 80),)), ("fw", "ids"))])
     before = held(switch, CLIENT)
     assert first(switch, CLIENT, MANY - 1) == SHOT
     assert maps.read_counters(switch.object.map("counters"))["no-share"] == 1
     assert (held(switch, FW), before > held(switch, CLIENT) > 0) == (0, True)
+    known = switch.known(CLIENT, flow)
+    assert (known.packets, known.dropped) == (1, 1)
 
 
 def test_one_that_a_direct_link_has_no_room_for_goes_by_the_switch(ports: None) -> None:

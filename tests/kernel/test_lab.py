@@ -140,6 +140,14 @@ def test_a_talk_with_a_program(host: Host) -> None:
         assert slow.returncode == -signal.SIGTERM
         with pytest.raises(HostsimError, match="sh in client: has no standard input"):
             slow.communicate("more")
+    with client.popen("sh", "-c", "sleep 60 & echo $!", stdout=pipe) as parent:
+        assert parent.stdout is not None
+        child = parent.stdout.readline().strip()
+        parent.wait(60)
+        with pytest.raises(TimeoutError, match="sh in client has ended, but what it started"):
+            parent.communicate(timeout=0)
+        client.run("sh", "-c", f"kill {child}")
+        assert parent.communicate(timeout=60) == ("", "")
     with client.popen("true", stdin=pipe) as deaf:
         assert deaf.communicate(said, timeout=60) == ("", "")
 

@@ -18,7 +18,7 @@ from cext.ns.netns import socket_at
 from help import xdp
 from help.frames import ICMPV6, IGMP, UDP, Ends, ipv4, ipv6, pseudo, with_options
 from help.net import ENDS, Net, made
-from help.receiver import FENCE, Given, Wire, swallows
+from help.receiver import FENCE, Given, Wire, of_neighbours, swallows
 from help.waiting import until
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
@@ -81,7 +81,7 @@ def ours(given: list[Given]) -> list[tuple[int, int]]:
     return [
         (one.flow.proto, one.flow.dport)
         for one in given
-        if not (one.flow.proto == ICMPV6 and one.hops == 255) and one.flow.proto != FENCE
+        if not of_neighbours(one) and one.flow.proto != FENCE
     ]
 
 

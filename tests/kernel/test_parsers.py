@@ -110,8 +110,11 @@ def plain(frame: bytes, view: Any) -> bool:
         return unpack_tuple(view.tuple).sport == 0x0806
     if view.tuple.family != 6 or view.tuple.proto != 58:
         return False
-    hops = frame[view.l3 + 7]
-    return hops == 255 if view.type in range(133, 138) else hops == 1 and bool(frame[0] & 1)
+    hops, dst = frame[view.l3 + 7], view.tuple.dst
+    if view.type in range(133, 138):
+        return bool(hops == 255)
+    listeners = view.type in (130, 131, 132, 143)
+    return bool(listeners and hops == 1 and frame[0] & 1 and dst[0] == 0xFF)
 
 
 SEEN: Counter[str] = Counter()

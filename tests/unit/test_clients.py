@@ -8,7 +8,7 @@ from typing import TypeVar
 import pytest
 
 from hostsim import clients
-from hostsim.clients import CHUNK, LONG, SHORT, Clients, Requests, TooLong
+from hostsim.clients import CHUNK, GRACE, LONG, SHORT, Clients, Requests, TooLong
 
 T = TypeVar("T")
 MOST = 1 << 20
@@ -21,19 +21,41 @@ class Ended(list[int]):
         return lambda: self.append(word)
 
 
+class Clock:
+    """Stands still until it is told."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Patient(Clients):
+    """Each connection has had its time to ask."""
+
+    def __init__(self, most: int, each: int) -> None:
+        super().__init__(most, each, Clock())
+
+    def enter(self, owner: int, end: Callable[[], object]) -> int | None:
+        assert isinstance(self.clock, Clock)
+        self.clock.now += GRACE
+        return super().enter(owner, end)
+
+
 def test_a_process_that_has_all_of_its_connections_loses_its_oldest() -> None:
-    table, ended = Clients(most=10, each=3), Ended()
+    table, ended = Patient(most=10, each=3), Ended()
     numbers = [table.enter(1, ended.of(word)) for word in range(3)]
     assert ended == []
     assert table.enter(1, ended.of(3)) is not None
     assert ended == [0]
     assert numbers[0] is not None
     table.leave(numbers[0])
-    assert (len(table), table.pushed_out) == (3, 1)
+    assert len(table) == 3
 
 
 def test_who_has_most_gives_way_to_others() -> None:
-    table, ended = Clients(most=4, each=3), Ended()
+    table, ended = Patient(most=4, each=3), Ended()
     for word, owner in enumerate((1, 2, 2, 2)):
         table.enter(owner, ended.of(word))
     assert table.enter(3, ended.of(4)) is not None
@@ -43,8 +65,8 @@ def test_who_has_most_gives_way_to_others() -> None:
     assert len(table) == 4
 
 
-def test_nobody_gives_way_whose_wish_is_being_carried_out() -> None:
-    table, ended = Clients(most=10, each=2), Ended()
+def test_nobody_gives_way_who_waits_for_an_answer() -> None:
+    table, ended = Patient(most=10, each=2), Ended()
     first, second = (table.enter(1, ended.of(word)) for word in range(2))
     assert first is not None
     assert second is not None
@@ -57,6 +79,23 @@ def test_nobody_gives_way_whose_wish_is_being_carried_out() -> None:
     table.busy(first, False)
     assert table.enter(1, ended.of(4)) is not None
     assert ended == [1, 0]
+
+
+def test_nobody_gives_way_who_has_had_no_time_to_ask() -> None:
+    """Nor who had an answer a moment ago: what it asks next may be on its way."""
+    clock, ended = Clock(), Ended()
+    table = Clients(most=10, each=2, clock=clock)
+    first, second = (table.enter(1, ended.of(word)) for word in range(2))
+    assert first is not None
+    assert second is not None
+    clock.now = 0.9 * GRACE
+    assert table.enter(1, ended.of(2)) is None
+    table.busy(first, True)
+    table.busy(first, False)
+    clock.now = GRACE
+    assert table.enter(1, ended.of(2)) is not None
+    assert ended == [1]
+    assert table.enter(1, ended.of(3)) is None
 
 
 def run(asks: Callable[[asyncio.StreamReader, Requests], Awaitable[T]], most: int = MOST) -> T:

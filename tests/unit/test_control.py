@@ -7,12 +7,14 @@ import contextlib
 import select
 import socket
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from hostsim import asides, clients, protocol
+from hostsim.cli import client
 from hostsim.daemon import Daemon
 from hostsim.host import Host
 from hostsim.model import Json
@@ -111,7 +113,11 @@ def test_who_does_not_read_is_let_go(path: Path, monkeypatch: pytest.MonkeyPatch
     served(path, test)
 
 
-def test_a_process_has_so_many_connections_and_its_newest_are_answered(path: Path) -> None:
+def test_a_process_has_so_many_connections_and_its_newest_are_answered(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clients, "GRACE", 0.0)
+
     async def test(host: NoHost) -> None:
         with contextlib.ExitStack() as stack:
             silent = [stack.enter_context(connected(path, b"")) for _ in range(3 * clients.EACH)]
@@ -122,8 +128,11 @@ def test_a_process_has_so_many_connections_and_its_newest_are_answered(path: Pat
     served(path, test)
 
 
-def test_what_is_being_carried_out_is_not_broken_off(path: Path) -> None:
+def test_what_is_being_carried_out_is_not_broken_off(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A restart, for example: it goes on though its process connects again and again."""
+    monkeypatch.setattr(clients, "GRACE", 0.0)
 
     async def test(host: NoHost) -> None:
         begun, go_on, done = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -146,3 +155,27 @@ def test_what_is_being_carried_out_is_not_broken_off(path: Path) -> None:
             await done.wait()
 
     served(path, test)
+
+
+def test_many_threads_of_a_process_are_all_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than it may have connections: who is refused asks again, and nobody's answer is lost."""
+    monkeypatch.setattr(protocol, "RUN", tmp_path)
+    (tmp_path / "h").mkdir()
+    threads = 3 * clients.EACH
+
+    async def test(host: NoHost) -> None:
+        async def link_list() -> list[Json]:
+            host.links_asked += 1
+            await asyncio.sleep(0.02)
+            return []
+
+        host.links = link_list  # type: ignore[method-assign,assignment]
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(threads) as pool:
+            asked = [loop.run_in_executor(pool, client.ask, "h", "links") for _ in range(threads)]
+            assert await asyncio.gather(*asked) == [[]] * threads
+        assert host.links_asked == threads
+
+    served(tmp_path / "h" / "control.sock", test)
