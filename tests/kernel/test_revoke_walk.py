@@ -171,7 +171,7 @@ def test_a_pause_of_the_machine_is_no_fault_of_an_os(
         assert pauses.begin() == 0
         found = revoker.revoke(hold, loser.cgroup.parent, [DEVICE], STILL, BUDGET, PASSES)
         count = pauses.end()
-    assert 2 * BUDGET / 0.02 < count < 400, count
+    assert count * 0.02 > 2 * BUDGET, count
     assert (found.clean, found.late, found.killed) == (True, False, 0), count
     assert loser.alive
     assert other.alive
