@@ -4,6 +4,7 @@
     logs = Logs(folder)
     fd = logs.writer("fw", 8 << 20)     a pipe: the program's stdout and stderr; the caller's
     logs.last_line("fw")
+    logs.last_line("fw", number_of(fd))     of what came by that pipe
 
 A program writes into a pipe. One thread reads all of them and appends to the VM's newest file; when
 that has half of the VM's size, it takes the place of the former one (logfiles.py). So the two never
@@ -48,6 +49,10 @@ class Log:
         self.path = path
         self.lock = threading.Lock()
         self.pipes: list[int] = []
+        self._numbers: dict[int, int] = {}
+        """By pipe."""
+        self._said: dict[int, bytes] = {}
+        """By number, the end of what came by a pipe, open or not: of those with the newest."""
         self.peers: dict[int, int] = {}
         """Of a pipe that is a terminal's master: its other end, which we hold open."""
         self._half = size // 2
@@ -71,6 +76,9 @@ class Log:
             self._open_again(pipe)
             raise BlockingIOError from None
         if data:
+            number = self._numbers[pipe]
+            said = self._said.pop(number, b"")
+            self._said[number] = (said + data[-LINE_MAX:])[-LINE_MAX:]
             try:
                 self._append(data)
             except OSError as error:
@@ -99,11 +107,27 @@ class Log:
             self._open()
         self._has += os.write(self._fd, data)
 
-    def last_lines(self, count: int) -> list[str]:
-        """What was written last, in words: so many lines at most."""
-        with self.path.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - LINE_MAX))
-            lines = file.read(LINE_MAX).decode(errors="replace").strip().splitlines()
+    def add(self, pipe: int) -> None:
+        """One more."""
+        self.pipes.append(pipe)
+        self._numbers[pipe] = number_of(pipe)
+        while len(self._said) >= 2 * PIPES:
+            del self._said[next(iter(self._said))]
+
+    def remove(self, pipe: int) -> None:
+        """One less; it is still open."""
+        self.pipes.remove(pipe)
+        del self._numbers[pipe]
+
+    def last_lines(self, count: int, number: int | None = None) -> list[str]:
+        """What was written last, in words: so many lines at most. number: by this pipe alone."""
+        if number is None:
+            with self.path.open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - LINE_MAX))
+                raw = file.read(LINE_MAX)
+        else:
+            raw = self._said.get(number, b"")
+        lines = raw.decode(errors="replace").strip().splitlines()
         return [line.strip() for line in lines[-count:] if line.strip()]
 
     def close(self) -> None:
@@ -161,18 +185,18 @@ class Logs:
             with one.lock:
                 while len(one.pipes) >= PIPES:
                     self._drop(one, one.pipes[0])
-                one.pipes.append(ours)
+                one.add(ours)
                 if peer >= 0:
                     one.peers[ours] = peer
                 self._by_pipe[ours] = one
                 self._epoll.register(ours, select.EPOLLIN)
 
-    def last_line(self, name: str) -> str:
+    def last_line(self, name: str, number: int | None = None) -> str:
         """The last line that was written to the VM's log, with what still waits in its pipes; empty
-        if nothing was."""
-        return "".join(self.last_lines(name, 1))
+        if nothing was. number: by this pipe alone, which may have ended (number_of)."""
+        return "".join(self.last_lines(name, 1, number))
 
-    def last_lines(self, name: str, count: int) -> list[str]:
+    def last_lines(self, name: str, count: int, number: int | None = None) -> list[str]:
         """The same of the last lines, so many at most."""
         one = self._logs.get(name)
         if one is None or not one.lock.acquire(timeout=PATIENCE):
@@ -181,7 +205,7 @@ class Logs:
             for pipe in one.pipes:
                 with contextlib.suppress(BlockingIOError):
                     one.take(pipe)
-            return one.last_lines(count)
+            return one.last_lines(count, number)
         except FileNotFoundError:
             return []
         finally:
@@ -209,7 +233,7 @@ class Logs:
         """Close a pipe; the log's lock is held."""
         assert self._epoll is not None
         self._epoll.unregister(pipe)
-        one.pipes.remove(pipe)
+        one.remove(pipe)
         if (peer := one.peers.pop(pipe, -1)) >= 0:
             os.close(peer)
         del self._by_pipe[pipe]
@@ -244,6 +268,11 @@ class Logs:
             if not taken:
                 self._drop(one, fd)
             return taken == CHUNK
+
+
+def number_of(pipe: int) -> int:
+    """A pipe's number, which both of its ends have and no other pipe."""
+    return os.fstat(pipe).st_ino
 
 
 def _other_end(master: int) -> int:

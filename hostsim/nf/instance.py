@@ -22,7 +22,7 @@ from enum import Enum
 
 from cext.ns.netns import socketpair_at
 from hostsim.errors import HostsimError
-from hostsim.logs import Logs
+from hostsim.logs import Logs, number_of
 from hostsim.nf import wire
 from hostsim.vm import Vm
 from netns import rights
@@ -57,6 +57,7 @@ class Instance:
             undo.callback(self._control.close)
             with theirs:
                 output = logs.writer(vm.spec.name, vm.spec.log_size)
+                self._output = number_of(output)
                 try:
                     self.process = vm.popen(
                         [sys.executable, "-m", "hostsim.nf.runner"],
@@ -127,8 +128,8 @@ class Instance:
         self.silent = self._asked
 
     def last_words(self) -> str:
-        """The last line of the VM's log."""
-        return self._logs.last_line(self._vm.spec.name)
+        """The last line that it has written: one that waits for its end may write meanwhile."""
+        return self._logs.last_line(self._vm.spec.name, self._output)
 
     def close(self) -> None:
         """End it, if it runs. Twice is harmless."""

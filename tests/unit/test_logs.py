@@ -12,7 +12,7 @@ import pytest
 
 from help.waiting import until
 from hostsim import logs
-from hostsim.logs import Logs
+from hostsim.logs import PIPES, Logs, number_of
 
 SIZE = 256 << 10
 
@@ -46,6 +46,28 @@ def test_the_newest_lines_are_kept_and_no_more_than_the_size(kept: Logs, tmp_pat
     assert kept.last_line("a") == "the end" or until(lambda: kept.last_line("a") == "the end")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.log", "a.log.1"]
     assert SIZE // 2 < size(tmp_path) <= SIZE
+
+
+def test_what_one_of_several_has_said_last(kept: Logs) -> None:
+    """Also if it has ended, and others have written since."""
+    one, other = kept.writer("a", SIZE), kept.writer("a", SIZE)
+    first, second = number_of(one), number_of(other)
+    os.write(one, b"begins\nbecause of this\n")
+    os.close(one)
+    os.write(other, b"waits\n")
+    until(lambda: kept.last_line("a") == "waits")
+    assert (kept.last_line("a", first), kept.last_line("a", second)) == ("because of this", "waits")
+    flood(other, b"0123456789abcdef\n", 4000)
+    assert kept.last_line("a", second) == "0123456789abcdef"
+    for nth in range(2 * PIPES):
+        short = kept.writer("a", SIZE)
+        os.write(short, b"short\n")
+        os.close(short)
+        until(lambda: kept.last_line("a") == "short")
+        os.write(other, b"%d\n" % nth)
+        assert kept.last_line("a", second) == str(nth)
+    assert kept.last_line("a", first) == ""
+    os.close(other)
 
 
 def test_what_is_written_at_once_stands_in_the_log_at_once(kept: Logs, tmp_path: Path) -> None:
