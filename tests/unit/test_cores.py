@@ -124,7 +124,7 @@ def look_until(placing: Placing, pids: dict[int, int], what: Callable[[], bool])
         placing.look(pids)
         return False
 
-    until(looked, 30)
+    until(looked, 50)
 
 
 def test_the_kernel_is_told_and_told_again(busy: list[subprocess.Popen[bytes]]) -> None:
