@@ -10,10 +10,11 @@ long, and few long ones come at a time, since they cost memory while they come.
 """
 
 import asyncio
+import contextlib
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 EACH = 16
@@ -72,6 +73,21 @@ class Clients:
     def leave(self, number: int) -> None:
         """A connection has ended. One that is not known is no error."""
         self._all.pop(number, None)
+
+    @contextlib.contextmanager
+    def answering(self, number: int) -> Iterator[None]:
+        """Meanwhile, something that a connection asked is not answered yet."""
+        self.busy(number, True)
+        try:
+            yield
+        finally:
+            self.busy(number, False)
+
+    def end_idle(self) -> None:
+        """End all that wait for no answer."""
+        for one in self._all.values():
+            if not one.busy:
+                one.end()
 
     def busy(self, number: int, busy: bool) -> None:
         """Whether something that it asked is not answered yet."""

@@ -29,7 +29,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -82,7 +82,6 @@ class Daemon:
         self._clients = Clients()
         self._turns = asyncio.Semaphore(LONG)
         self._talks: set[asyncio.Task[None]] = set()
-        self._answering: set[asyncio.Task[None]] = set()
         self._ops: dict[str, Answer] = {
             "target": lambda request: host.target(protocol.text(request, "vm")),
             "apply": partial(_apply, host),
@@ -123,8 +122,7 @@ class Daemon:
         """End all connections: at once if they wait for no answer; the others after their answer,
         or after FLUSH seconds. Twice is harmless."""
         self.shut()
-        for talk in self._talks - self._answering:
-            talk.cancel()
+        self._clients.end_idle()
         if self._talks:
             await asyncio.wait(self._talks, timeout=FLUSH)
         for talk in self._talks:
@@ -144,7 +142,7 @@ class Daemon:
         requests = Requests(reader, self._turns, REQUEST_MAX)
         try:
             while line := await requests.next():
-                with self._answering_of(task, number):
+                with self._clients.answering(number):
                     await self._reply(line, writer)
                 await asyncio.sleep(0)  # who sends many at once has one answer a turn of the loop
                 if self._end.is_set():
@@ -163,17 +161,6 @@ class Daemon:
             if writer.transport.get_write_buffer_size():
                 writer.transport.abort()  # `close` would wait until it is read
             writer.close()
-
-    @contextlib.contextmanager
-    def _answering_of(self, task: asyncio.Task[None], number: int) -> Iterator[None]:
-        """What a client asked is not answered yet, and its connection ends for no other one."""
-        self._answering.add(task)
-        self._clients.busy(number, True)
-        try:
-            yield
-        finally:
-            self._clients.busy(number, False)
-            self._answering.discard(task)
 
     async def _reply(self, line: bytes, writer: asyncio.StreamWriter) -> None:
         """Answer one request. Raises TimeoutError or _CutShort if the client does not read that."""

@@ -49,8 +49,6 @@ class Log:
         self.path = path
         self.lock = threading.Lock()
         self.pipes: list[int] = []
-        self._numbers: dict[int, int] = {}
-        """By pipe."""
         self._said: dict[int, bytes] = {}
         """By number, the end of what came by a pipe, open or not: of those with the newest."""
         self.peers: dict[int, int] = {}
@@ -76,9 +74,11 @@ class Log:
             self._open_again(pipe)
             raise BlockingIOError from None
         if data:
-            number = self._numbers[pipe]
+            number = number_of(pipe)
             said = self._said.pop(number, b"")
             self._said[number] = (said + data[-LINE_MAX:])[-LINE_MAX:]
+            if len(self._said) > 2 * PIPES:
+                del self._said[next(iter(self._said))]
             try:
                 self._append(data)
             except OSError as error:
@@ -106,18 +106,6 @@ class Log:
         if self._fd < 0:
             self._open()
         self._has += os.write(self._fd, data)
-
-    def add(self, pipe: int) -> None:
-        """One more."""
-        self.pipes.append(pipe)
-        self._numbers[pipe] = number_of(pipe)
-        while len(self._said) >= 2 * PIPES:
-            del self._said[next(iter(self._said))]
-
-    def remove(self, pipe: int) -> None:
-        """One less; it is still open."""
-        self.pipes.remove(pipe)
-        del self._numbers[pipe]
 
     def last_lines(self, count: int, number: int | None = None) -> list[str]:
         """What was written last, in words: so many lines at most. number: by this pipe alone."""
@@ -185,7 +173,7 @@ class Logs:
             with one.lock:
                 while len(one.pipes) >= PIPES:
                     self._drop(one, one.pipes[0])
-                one.add(ours)
+                one.pipes.append(ours)
                 if peer >= 0:
                     one.peers[ours] = peer
                 self._by_pipe[ours] = one
@@ -233,7 +221,7 @@ class Logs:
         """Close a pipe; the log's lock is held."""
         assert self._epoll is not None
         self._epoll.unregister(pipe)
-        one.remove(pipe)
+        one.pipes.remove(pipe)
         if (peer := one.peers.pop(pipe, -1)) >= 0:
             os.close(peer)
         del self._by_pipe[pipe]

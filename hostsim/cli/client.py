@@ -81,33 +81,37 @@ def ask(host: str, op: str, **arguments: Any) -> Any:
     """Send one request to the host's daemon and return its result. A connection that is refused,
     since there are too many, is tried again. Raises HostsimError, also if there is no answer for
     ANSWER_DEADLINE."""
-    path = protocol.folder(host) / "control.sock"
+    request = protocol.encode({"op": op, **arguments})
     deadline = time.monotonic() + ANSWER_DEADLINE
     pause = threading.Event()
-    while True:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
-            control.settimeout(ANSWER_DEADLINE)
-            try:
-                control.connect(str(path))
-            except OSError as error:
-                raise HostsimError(
-                    f"host {host}", f"its daemon does not answer ({error.strerror})", CLEAN_HINT
-                ) from None
-            try:
-                with contextlib.suppress(BrokenPipeError):  # it may have been refused already
-                    control.sendall(protocol.encode({"op": op, **arguments}))
-                answer = _answer(host, control)
-            except TimeoutError:
-                raise HostsimError(
-                    f"host {host}",
-                    f"its daemon has not answered for {ANSWER_DEADLINE:.0f} s",
-                    f"kill -9 {_holder(path.with_name('lock'))}, then hostsim clean, ends it",
-                ) from None
-            except ConnectionError:
-                raise _broken_off(host) from None
-        if not protocol.refused(answer) or time.monotonic() > deadline:
-            return protocol.result(answer)
+    while protocol.refused(answer := _ask_once(host, request)) and time.monotonic() <= deadline:
         pause.wait(REFUSED_PAUSE)
+    return protocol.result(answer)
+
+
+def _ask_once(host: str, request: bytes) -> dict[str, Any]:
+    """The answer by one connection. Raises HostsimError."""
+    path = protocol.folder(host) / "control.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
+        control.settimeout(ANSWER_DEADLINE)
+        try:
+            control.connect(str(path))
+        except OSError as error:
+            raise HostsimError(
+                f"host {host}", f"its daemon does not answer ({error.strerror})", CLEAN_HINT
+            ) from None
+        try:
+            with contextlib.suppress(BrokenPipeError):  # it may have been refused already
+                control.sendall(request)
+            return _answer(host, control)
+        except TimeoutError:
+            raise HostsimError(
+                f"host {host}",
+                f"its daemon has not answered for {ANSWER_DEADLINE:.0f} s",
+                f"kill -9 {_holder(path.with_name('lock'))}, then hostsim clean, ends it",
+            ) from None
+        except ConnectionError:
+            raise _broken_off(host) from None
 
 
 def _answer(host: str, control: socket.socket) -> dict[str, Any]:

@@ -216,20 +216,25 @@ def user_namespace() -> str:
     return ""
 
 
-def overlay() -> str:
-    if "overlay" not in Path("/proc/filesystems").read_text().split():
-        subprocess.run(("modprobe", "-q", "overlay"), check=False)
-    if "overlay" not in Path("/proc/filesystems").read_text().split():
-        raise OSError("this kernel has no overlayfs (CONFIG_OVERLAY_FS)")
+def _file_system(name: str, called: str) -> str:
+    """Of a module, too, if there is one."""
+
+    def there() -> bool:
+        return name in Path("/proc/filesystems").read_text().split()
+
+    if not there():
+        subprocess.run(("modprobe", "-q", name), check=False)
+    if not there():
+        raise OSError(f"this kernel has no {called}")
     return ""
+
+
+def overlay() -> str:
+    return _file_system("overlay", "overlayfs (CONFIG_OVERLAY_FS)")
 
 
 def erofs() -> str:
-    if "erofs" not in Path("/proc/filesystems").read_text().split():
-        subprocess.run(("modprobe", "-q", "erofs"), check=False)
-    if "erofs" not in Path("/proc/filesystems").read_text().split():
-        raise OSError("this kernel has no erofs (CONFIG_EROFS_FS)")
-    return ""
+    return _file_system("erofs", "erofs (CONFIG_EROFS_FS)")
 
 
 def idmap() -> str:

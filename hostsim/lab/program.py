@@ -107,6 +107,11 @@ class Program:
         self._reaper.start()
 
     @property
+    def _named(self) -> str:
+        """What errors call it."""
+        return f"{self.args[0]} in {self.vm}"
+
+    @property
     def returncode(self) -> int | None:
         """Its exit status, -N if signal N ended it, None while it runs."""
         return self._process.returncode if self._last is not None else self._process.poll()
@@ -120,7 +125,7 @@ class Program:
         self._reaper.join(timeout)
         code = self.returncode
         if code is None:
-            raise TimeoutError(f"{self.args[0]} in {self.vm} still runs after {timeout} s")
+            raise TimeoutError(f"{self._named} still runs after {timeout} s")
         return code
 
     @property
@@ -145,7 +150,7 @@ class Program:
             if code is not None or time.monotonic() > deadline:
                 why = f"ended with {code}" if code is not None else f"has not in {within:g} s"
                 raise CommandError(
-                    f"{self.args[0]} in {self.vm}",
+                    self._named,
                     f"{why} and written no {pattern!r}",
                     code,
                     self.output,
@@ -181,10 +186,9 @@ class Program:
                 self._reaper.join(_left(deadline))
             whole = not pipes.get_map()
         if self.returncode is None:
-            raise TimeoutError(f"{self.args[0]} in {self.vm} still runs after {timeout} s")
+            raise TimeoutError(f"{self._named} still runs after {timeout} s")
         if not whole:
-            name = f"{self.args[0]} in {self.vm}"
-            raise TimeoutError(f"{name} has ended, but what it started holds its pipes open")
+            raise TimeoutError(f"{self._named} has ended, but what it started holds its pipes open")
         out, err = (bytes(heard).decode(errors="replace") for heard in self._heard.values())
         return (
             self.output if self.stdout is None else out,
@@ -192,11 +196,11 @@ class Program:
         )
 
     def _begin_telling(self, told: bytes) -> None:
-        where = f"{self.args[0]} in {self.vm}"
         if self.stdin is None:
-            raise HostsimError(where, "has no standard input", "popen(..., stdin=subprocess.PIPE)")
+            hint = "popen(..., stdin=subprocess.PIPE)"
+            raise HostsimError(self._named, "has no standard input", hint)
         if self.stdin.closed or self._told is not None:
-            raise HostsimError(where, "has been told all", "its standard input has ended")
+            raise HostsimError(self._named, "has been told all", "its standard input has ended")
         with contextlib.suppress(BrokenPipeError):
             self.stdin.flush()
         os.set_blocking(self.stdin.fileno(), False)
