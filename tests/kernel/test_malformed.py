@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from help.frames import checksum
 from help.net import ADDRESSES, Net, made
 from help.programs import program
 from help.waiting import until
@@ -48,9 +49,7 @@ def ipv4(
 ) -> bytes:
     length = 20 + len(payload) if total is None else total
     head = struct.pack("!BBHHHBBH", 0x40 | ihl, 0, length, 77, frag, 64, proto, 0) + A4 + B4
-    add = sum(struct.unpack("!10H", head))
-    add = (add & 0xFFFF) + (add >> 16)
-    return head[:10] + struct.pack("!H", ~(add + (add >> 16)) & 0xFFFF) + head[12:] + payload
+    return head[:10] + struct.pack("!H", checksum(head)) + head[12:] + payload
 
 
 def ipv6(payload: bytes, following: int, length: int | None = None) -> bytes:

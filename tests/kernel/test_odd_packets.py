@@ -16,7 +16,7 @@ import pytest
 
 from cext.ns.netns import socket_at
 from help import xdp
-from help.frames import ICMPV6, IGMP, UDP, Ends, ipv4, ipv6, pseudo, with_options
+from help.frames import ICMPV6, IGMP, UDP, Ends, checksum, ipv4, ipv6, pseudo, with_options
 from help.net import ENDS, Net, made
 from help.receiver import FENCE, Given, Wire, of_neighbours, swallows
 from help.waiting import until
@@ -86,9 +86,7 @@ def ours(given: list[Given]) -> list[tuple[int, int]]:
 
 
 def summed(message: bytes) -> bytes:
-    total = sum(struct.unpack(f"!{len(message) // 2}H", message))
-    total = (total & 0xFFFF) + (total >> 16)
-    return message[:2] + struct.pack("!H", ~(total + (total >> 16)) & 0xFFFF) + message[4:]
+    return message[:2] + struct.pack("!H", checksum(message)) + message[4:]
 
 
 def igmp(ends: Ends) -> Iterator[bytes]:

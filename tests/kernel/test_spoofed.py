@@ -16,7 +16,7 @@ import pytest
 from cext.ns.netns import socket_at
 from cext.switch import maps, records
 from help.classifier import CLIENT, FORGER, FW, SERVER, C, S, Switch
-from help.frames import ipv6
+from help.frames import ICMPV6, ipv6, pseudo
 from help.net import ENDS, Net, endpoint, made
 from help.waiting import until
 from hostsim.model import MatchSpec, RouteSpec
@@ -49,14 +49,9 @@ def arp(kind: int, sender: bytes, target: bytes, tags: bytes = b"") -> bytes:
 
 def icmp6(kind: int, src: bytes, dst: bytes, body: bytes, tags: bytes = b"") -> bytes:
     """With the sum that makes it true."""
-    message = struct.pack("!BBH", kind, 0, 0) + body
-    false = src + dst + struct.pack("!II", len(message), 58) + message
-    add = sum(struct.unpack(f"!{len(false) // 2}H", false))
-    add = (add & 0xFFFF) + (add >> 16)
-    message = message[:2] + struct.pack("!H", ~(add + (add >> 16)) & 0xFFFF) + message[4:]
-    packet = bytearray(ipv6(src, dst, 58, message))
-    packet[7] = 255
-    return b"\x33\x33\0\0\0\1" + bytes([2] * 6) + tags + b"\x86\xdd" + bytes(packet)
+    message = pseudo(src, dst, ICMPV6, struct.pack("!BBH", kind, 0, 0) + body, 2)
+    packet = ipv6(src, dst, ICMPV6, message, hops=255)
+    return b"\x33\x33\0\0\0\1" + bytes([2] * 6) + tags + b"\x86\xdd" + packet
 
 
 ALL = ip_address("ff02::1").packed

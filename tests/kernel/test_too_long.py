@@ -56,33 +56,31 @@ def all_lost(net: Net, vm: str) -> None:
     assert "NOT_SPECIFIED" not in kernel[""]
 
 
-@pytest.mark.stock
-def test_an_endpoint(tmp_path: Path) -> None:
-    with made(f"tl{os.getpid()}", ends(""), tmp_path) as net:
+def loses_the_long(text: str, tmp_path: Path) -> None:
+    """What is too long is the client's loss; the others arrive."""
+    with made(f"tl{os.getpid()}", text, tmp_path) as net:
         send(net, SHORT)
         send(net, LONG)
         all_lost(net, "client")
+
+
+@pytest.mark.stock
+def test_an_endpoint(tmp_path: Path) -> None:
+    loses_the_long(ends(""), tmp_path)
 
 
 @pytest.mark.stock
 @pytest.mark.parametrize("link", ["loss = 1e-9", 'delay = "1ms"', 'rate = "1gbit"'])
 def test_an_impaired_link(link: str, tmp_path: Path) -> None:
     """To an endpoint; a router tells who sends (test_path_mtu.py)."""
-    text = f'{ends("")}[[link]]\nof = "server"\n{link}\n'
-    with made(f"tl{os.getpid()}", text, tmp_path) as net:
-        send(net, SHORT)
-        send(net, LONG)
-        all_lost(net, "client")
+    loses_the_long(f'{ends("")}[[link]]\nof = "server"\n{link}\n', tmp_path)
 
 
 @pytest.mark.stock
 def test_a_router_with_a_rate(tmp_path: Path) -> None:
     """Nothing goes past its queue."""
     text = f'{ends()}{ROUTER}rate = "100mbit"\n' + route('proto = "udp"', "fw")
-    with made(f"tl{os.getpid()}", text, tmp_path) as net:
-        send(net, SHORT)
-        send(net, LONG)
-        all_lost(net, "client")
+    loses_the_long(text, tmp_path)
 
 
 @pytest.mark.stock

@@ -113,11 +113,14 @@ def test_who_does_not_read_is_let_go(path: Path, monkeypatch: pytest.MonkeyPatch
     served(path, test)
 
 
-def test_a_process_has_so_many_connections_and_its_newest_are_answered(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that has asked nothing may end at once."""
     monkeypatch.setattr(clients, "GRACE", 0.0)
 
+
+@pytest.mark.usefixtures("no_grace")
+def test_a_process_has_so_many_connections_and_its_newest_are_answered(path: Path) -> None:
     async def test(host: NoHost) -> None:
         with contextlib.ExitStack() as stack:
             silent = [stack.enter_context(connected(path, b"")) for _ in range(3 * clients.EACH)]
@@ -128,11 +131,9 @@ def test_a_process_has_so_many_connections_and_its_newest_are_answered(
     served(path, test)
 
 
-def test_what_is_being_carried_out_is_not_broken_off(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("no_grace")
+def test_what_is_being_carried_out_is_not_broken_off(path: Path) -> None:
     """A restart, for example: it goes on though its process connects again and again."""
-    monkeypatch.setattr(clients, "GRACE", 0.0)
 
     async def test(host: NoHost) -> None:
         begun, go_on, done = asyncio.Event(), asyncio.Event(), asyncio.Event()
