@@ -171,6 +171,8 @@ class Logs:
             one = self._logs[name]
             os.set_blocking(ours, False)
             with one.lock:
+                if len(one.pipes) >= PIPES:
+                    self._reap(one)
                 while len(one.pipes) >= PIPES:
                     self._drop(one, one.pipes[0])
                 one.pipes.append(ours)
@@ -216,6 +218,17 @@ class Logs:
                 self._epoll.close()
                 self._epoll = None
                 os.close(self._end)
+
+    def _reap(self, one: Log) -> None:
+        """Drop the pipes that have ended, which the thread may not have come to yet; the log's lock
+        is held. So one that is still written to is not dropped in their place."""
+        for pipe in list(one.pipes):
+            left = CHUNK + 1
+            with contextlib.suppress(BlockingIOError):
+                while left > 0 and (taken := one.take(pipe)):
+                    left -= taken
+                if left > 0:
+                    self._drop(one, pipe)
 
     def _drop(self, one: Log, pipe: int) -> None:
         """Close a pipe; the log's lock is held."""

@@ -3,6 +3,7 @@
 
 import contextlib
 import os
+import select
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -68,6 +69,27 @@ def test_what_one_of_several_has_said_last(kept: Logs) -> None:
         assert kept.last_line("a", second) == str(nth)
     assert kept.last_line("a", first) == ""
     os.close(other)
+
+
+def test_one_that_still_writes_is_not_dropped_for_those_that_have_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if the thread has come to none of them yet: here it never does."""
+    monkeypatch.setattr(Logs, "_pump", lambda self: select.select([self._end], [], []))
+    kept = Logs(tmp_path)
+    lasting = kept.writer("a", SIZE)
+    try:
+        for nth in range(2 * PIPES):
+            short = kept.writer("a", SIZE)
+            os.write(short, b"%d\n" % nth)
+            os.close(short)
+        os.write(lasting, b"still here\n")
+        assert kept.last_line("a", number_of(lasting)) == "still here"
+    finally:
+        os.close(lasting)
+        kept.close()
+    said = (tmp_path / "a.log").read_text().splitlines()
+    assert sorted(said) == sorted([*(str(nth) for nth in range(2 * PIPES)), "still here"])
 
 
 def test_what_is_written_at_once_stands_in_the_log_at_once(kept: Logs, tmp_path: Path) -> None:
