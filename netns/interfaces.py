@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 RTMGRP_LINK = 1
 RTMGRP_TC = 8
+SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, NETLINK_DROP_MEMBERSHIP, RTNLGRP_LINK = 270, 1, 2, 1
 RTM_NEWLINK = 16
 RTM_DELLINK = 17
 RTM_GETLINK = 18
@@ -132,18 +133,31 @@ class FilterMonitor(_Monitor):
 
     def __init__(self, netns_fd: int) -> None:
         super().__init__(netns_fd, RTMGRP_TC)
+        self._index = 0
+
+    def follow(self, index: int) -> None:
+        """From now on tell of this interface itself, too. Raises OSError."""
+        self._index = index
+        self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, RTNLGRP_LINK)
+
+    def unfollow(self) -> None:
+        """No longer. Twice is harmless."""
+        self._index = 0
+        self._socket.setsockopt(SOL_NETLINK, NETLINK_DROP_MEMBERSHIP, RTNLGRP_LINK)
 
     def touched(self) -> set[int] | None:
         """The numbers of those interfaces, of READS datagrams at most; None: some were not told,
         so that it may be any."""
-        found = self._news(_touched)
+        found = self._news(self._touched)
         return None if found is None else set(found)
 
-
-def _touched(data: bytes) -> Iterator[int]:
-    for _, message in netlink.messages(data):
-        if len(message) >= netlink.HEADER.size + _TC.size:
-            yield _TC.unpack_from(message, netlink.HEADER.size)[1]
+    def _touched(self, data: bytes) -> Iterator[int]:
+        for kind, message in netlink.messages(data):
+            if kind in (RTM_NEWLINK, RTM_DELLINK) and len(message) >= _HEAD:
+                if _IFINFO.unpack_from(message, netlink.HEADER.size)[2] == self._index:
+                    yield self._index
+            elif len(message) >= netlink.HEADER.size + _TC.size:
+                yield _TC.unpack_from(message, netlink.HEADER.size)[1]
 
 
 def _changes(data: bytes) -> Iterator[Change]:

@@ -133,6 +133,7 @@ class Dataplane:
         )
         self._ports = Ports(self._switch, self._watch, self._loaded.program("classify"))
         self._impairments.guarded_by(self._watch)
+        self._rates.guarded_by(self._watch)
         self._ring = bpf.Ring(self._map("events"), self._event)
         self._poll = select.epoll()
         self._poll.register(self._ring.fileno(), select.EPOLLIN)

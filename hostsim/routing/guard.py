@@ -1,29 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs that somebody has taken off the switch's ports by hand are put back, and that is said.
+"""What somebody has taken off the switch's ports by hand is put back, and that is said.
 
     Guard(netns_fd)       of the switch's namespace; the descriptor stays the caller's
     expect(port, ...)     from now on this program has to be at that port
+    queue(port, ...)      from now on this queue has to
+    line(...)             from now on the interface that holds packets back has to be there
     forget(port, parent)  from now on none has to
-    fileno(), hear()      the kernel has news of filters (rtnetlink(7), RTNLGRP_TC)
+    fileno(), hear()      the kernel has news of filters and queues (rtnetlink(7), RTNLGRP_TC), and
+                          of that interface
     due, look(now)        look at the ports that it has news of, and put back what is missing
     taken_off             what has been, for `status`
 
-What came in by a port without its classifier has passed no route and no filter. The machine's root
-alone can do that, and no other part of hostsim would see it. One thread hears and looks, that of
-watch.py; any may say what is expected. Where the kernel has tcx, what hangs there makes no news,
-and is not looked at.
+What came in by a port without its classifier has passed no route and no filter; what went out
+without its queue did not wait. The machine's root alone can do that, and no other part of hostsim
+would see it. One thread hears and looks, that of watch.py; any may say what is expected. Where the
+kernel has tcx, what hangs there makes no news, and is not looked at.
 """
 
 import errno
 import logging
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
+from cext.switch import line
 from hostsim.model import Json
+from hostsim.switch import Switch
 from netns import interfaces, tc
-from netns.interfaces import FilterMonitor
+from netns.interfaces import FilterMonitor, Interfaces
 from netns.links import Rtnl
 
 log = logging.getLogger("hostsim.guard")
@@ -34,46 +40,61 @@ LOOKS = 2
 """At a port, after news of it: the kernel may tell of a removal before it is done."""
 AGAIN = 1.0
 """Seconds until the next look after one that failed."""
-SIDES = {tc.INGRESS: "in", tc.EGRESS: "out"}
-UNJUDGED = {
-    "in": "what came in meanwhile was not judged",
-    "out": "what went out meanwhile was not impaired",
+SIDES = {tc.INGRESS: "in", tc.EGRESS: "out", tc.ROOT: "out"}
+WITHOUT = {
+    tc.INGRESS: "what came in meanwhile was not judged",
+    tc.EGRESS: "what went out meanwhile was not impaired",
+    tc.ROOT: "what went out meanwhile did not wait",
 }
-"""By side, what has happened without the program."""
+"""By side of a port, what has happened without what belongs there."""
+WITHOUT_LINE = "what was to wait meanwhile was lost"
 
 
 class Place(NamedTuple):
-    """One side of a port: INGRESS or EGRESS."""
+    """One side of a port: INGRESS, EGRESS, or ROOT for its queue. The line is a port here."""
 
     port: int
     parent: int
 
+    @property
+    def line(self) -> bool:
+        return self.port == line.INDEX
+
 
 class Expected(NamedTuple):
-    """of: whose port, for the log; program_fd is the Guard's own."""
+    """of: whose port, for the log. there: whether it is; put: put it back; close: it is expected no
+    more. The first two raise OSError: ENODEV if its port has gone."""
 
     of: str
     name: str
-    program_fd: int
+    there: Callable[[], bool]
+    put: Callable[[], None]
+    close: Callable[[], None]
 
 
 class TakenOff(NamedTuple):
-    """A program that was taken off its port, so many times. there: it is back."""
+    """A program or queue that was taken off its port, or the line, so many times. there: it is
+    back."""
 
     of: str
     program: str
-    side: str
+    place: Place
     times: int
     there: bool
+
+    @property
+    def side(self) -> str:
+        return SIDES[self.place.parent]
 
     def row(self) -> Json:
         """For `status`. `said` is a whole sentence."""
         what = f"{self.of}: {self.program}"
         if self.there:
-            said = f"{what} was taken off its port and put back, {self.times} times"
-            said += f": {UNJUDGED[self.side]}"
+            off = "away" if self.place.line else "off its port"
+            said = f"{what} was taken {off} and put back, {self.times} times: "
+            said += WITHOUT_LINE if self.place.line else WITHOUT[self.place.parent]
         else:
-            said = f"{what} is not at its port"
+            said = f"{what} is not {'there' if self.place.line else 'at its port'}"
         return {
             "port": self.of,
             "program": self.program,
@@ -91,6 +112,7 @@ class Guard:
         self._netns_fd = netns_fd
         self._monitor = FilterMonitor(netns_fd)
         self._rtnl = Rtnl(netns_fd)
+        self._interfaces = Interfaces(netns_fd)
         self._lock = threading.Lock()
         self._expected: dict[Place, Expected] = {}
         self._touched: dict[int, int] = {}  # ports, and how often each is still to be looked at
@@ -99,10 +121,11 @@ class Guard:
         self._taken_off: Mapping[Place, TakenOff] = {}  # replaced, never changed
 
     def close(self) -> None:
-        self._monitor.close()
-        self._rtnl.close()
         for place in list(self._expected):
             self.forget(*place)
+        self._monitor.close()
+        self._rtnl.close()
+        self._interfaces.close()
 
     def fileno(self) -> int:
         return self._monitor.fileno()
@@ -124,10 +147,50 @@ class Guard:
 
     def expect(self, port: int, parent: int, of: str, name: str, program_fd: int) -> None:
         """The program is there now. program_fd is not kept."""
-        self.forget(port, parent)
+        place, fd = Place(port, parent), os.dup(program_fd)
+        self._expect(
+            place,
+            Expected(
+                of,
+                name,
+                lambda: self._first(place) == name,
+                lambda: tc.put_back(self._rtnl, port, fd, name, parent),
+                partial(os.close, fd),
+            ),
+        )
+
+    def queue(self, port: int, of: str, kind: str, put: Callable[[Rtnl], None]) -> None:
+        """A port has a queue of this kind now; put: give it one again."""
+
+        def there() -> bool:
+            found = self._interfaces.get(port)
+            return found is None or found.qdisc == kind  # a port that has gone needs none
+
+        expected = Expected(of, f"its queue ({kind})", there, lambda: put(self._rtnl), lambda: None)
+        self._expect(Place(port, tc.ROOT), expected)
+
+    def line(self, put: Callable[[], None]) -> None:
+        """The line is there now; put: make another. One that is down is taken up."""
+
+        def there() -> bool:
+            found = self._interfaces.get(line.INDEX)
+            return found is not None and found.up
+
+        def put_back() -> None:
+            if self._interfaces.get(line.INDEX) is None:
+                put()
+            else:
+                self._rtnl.batch(lambda batch: batch.link("set", index=line.INDEX, state="up"))
+
+        expected = Expected("switch", Switch.line, there, put_back, self._monitor.unfollow)
+        self._expect(Place(line.INDEX, tc.ROOT), expected)
+        self._monitor.follow(line.INDEX)  # of links in general there is more news than is read
+
+    def _expect(self, place: Place, expected: Expected) -> None:
+        self.forget(*place)
         with self._lock:
-            self._expected[Place(port, parent)] = Expected(of, name, os.dup(program_fd))
-            self._touched[port] = LOOKS  # it may have been taken off before news were heard
+            self._expected[place] = expected
+            self._touched[place.port] = LOOKS  # it may have gone before news were heard
 
     def forget(self, port: int, parent: int) -> None:
         """It may go from now on. Twice is harmless."""
@@ -135,7 +198,7 @@ class Guard:
             expected = self._expected.pop(Place(port, parent), None)
             if expected is None:
                 return
-            os.close(expected.program_fd)
+            expected.close()
             others = {at: one for at, one in self._taken_off.items() if at != (port, parent)}
             self._taken_off = others
 
@@ -160,27 +223,26 @@ class Guard:
             except OSError as error:
                 before = self._taken_off.get(place)
                 if before is None or before.there:  # else it was said
-                    log.error("%s: %s is not at its port: %s", expected.of, expected.name, error)
+                    at = "there" if place.line else "at its port"
+                    log.error("%s: %s is not %s: %s", expected.of, expected.name, at, error)
                 self._note(place, expected, there=False)
                 with self._lock:
                     self._again[place.port] = now + AGAIN
 
     def _look_at(self, place: Place, expected: Expected) -> None:
-        if self._first(place) == expected.name:
+        if expected.there():
             return
         with self._lock:  # whoever forgets it removes it next
             if self._expected.get(place) is not expected:
                 return
             try:
-                tc.put_back(
-                    self._rtnl, place.port, expected.program_fd, expected.name, place.parent
-                )
+                expected.put()
             except OSError as error:
                 if error.errno == errno.ENODEV:  # the port has gone, and its VM with it
                     return
                 raise
-        if self._first(place) != expected.name:
-            raise FileExistsError(errno.EEXIST, "another filter is in its place, or before it")
+        if not expected.there():
+            raise FileExistsError(errno.EEXIST, "another one is in its place, or before it")
         log.error("%s", self._note(place, expected, there=True).row()["said"])
 
     def _first(self, place: Place) -> str | None:
@@ -192,7 +254,7 @@ class Guard:
         times = before.times if before else 0
         if before is None or before.there:  # else it is the same time
             times += 1
-        made = TakenOff(expected.of, expected.name, SIDES[place.parent], times, there)
+        made = TakenOff(expected.of, expected.name, place, times, there)
         with self._lock:
             if self._expected.get(place) is expected:
                 self._taken_off = {**self._taken_off, place: made}

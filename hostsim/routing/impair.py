@@ -11,7 +11,6 @@ plane's part (dataplane.py). What has to wait, for delay, jitter and rate, is he
 import contextlib
 import errno
 from dataclasses import replace
-from typing import Protocol
 
 from cext.bpf import objects as bpf
 from cext.ns.netns import offload
@@ -19,7 +18,7 @@ from cext.switch import impair, records
 from cext.switch.impair import Impaired
 from hostsim.errors import HostsimError
 from hostsim.model import Json, LinkSpec
-from hostsim.routing.holding import Holding
+from hostsim.routing.holding import Holding, Keeps
 from hostsim.switch import Switch
 from hostsim.vm import Vm
 from netns import tc
@@ -65,13 +64,6 @@ def impaired_by(now: Ends, link: LinkSpec) -> Ends:
     return others | ends((link,))
 
 
-class Keeps(Protocol):
-    """Keeps a program at a port (watch.py)."""
-
-    def expect(self, port: int, parent: int, of: str, name: str, program_fd: int) -> None: ...
-    def forget(self, port: int, parent: int) -> None: ...
-
-
 class Impairments:
     """Of one host. `close` twice is harmless."""
 
@@ -84,8 +76,9 @@ class Impairments:
         self._guard: Keeps | None = None
 
     def guarded_by(self, guard: Keeps) -> None:
-        """Before anything is impaired: `guard` keeps the program at the ports."""
+        """Before anything is impaired: `guard` keeps the program and the queues at the ports."""
         self._guard = guard
+        self._holding.guarded_by(guard)
 
     @property
     def impaired(self) -> frozenset[int]:
@@ -127,7 +120,7 @@ class Impairments:
         if self._object is not None:
             self._run_at({vm.port: vm.spec.name}, self._object.program("impair"))
         if any(end.timed for end in self._now.values()):
-            self._holding.hold([vm.port])
+            self._holding.hold({vm.port: vm.spec.name})
         if any(end.corrupt for end in self._now.values()):
             offload(vm.netns_fd, "eth0", False)
 
@@ -212,7 +205,7 @@ class Impairments:
     def _hold(self) -> None:
         """Have all ports hold back what has to wait. Raises HostsimError, with nothing changed."""
         try:
-            self._holding.hold(self._exits().keys())
+            self._holding.hold(self._exits())
         except BaseException:
             if not self._now:
                 self._detach()

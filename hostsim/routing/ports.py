@@ -36,5 +36,5 @@ class Ports:
 
     def forget(self, port: int) -> None:
         """It goes, or another takes its place."""
-        for side in (tc.INGRESS, tc.EGRESS):
+        for side in (tc.INGRESS, tc.EGRESS, tc.ROOT):
             self._watch.forget(port, side)

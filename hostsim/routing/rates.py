@@ -3,6 +3,7 @@
 
 from collections.abc import Iterator, Mapping
 
+from hostsim.routing.holding import Keeps
 from hostsim.switch import Switch
 from hostsim.vm import Vm
 from netns import tc
@@ -14,6 +15,11 @@ class Rates(Mapping[int, int]):
     def __init__(self, switch: Switch) -> None:
         self._switch = switch
         self._now: dict[int, int] = {}
+        self._guard: Keeps | None = None
+
+    def guarded_by(self, guard: Keeps) -> None:
+        """Before there is any: `guard` keeps the queues at the ports."""
+        self._guard = guard
 
     def __getitem__(self, index: int) -> int:
         return self._now[index]
@@ -26,15 +32,19 @@ class Rates(Mapping[int, int]):
 
     def put(self, vm: Vm, rate: int | None) -> bool:
         """None: as fast as it goes. Whether that changes anything. Raises OSError."""
-        before = self._now.get(vm.index)
+        before, port = self._now.get(vm.index), vm.port
         if rate == before:
             return False
+        assert self._guard is not None
         if before is not None:
-            tc.unshape(self._switch.rtnl, vm.port)
+            self._guard.forget(port, tc.ROOT)
+            tc.unshape(self._switch.rtnl, port)
             del self._now[vm.index]
         if rate is not None:
-            tc.shape(self._switch.rtnl, vm.port, rate)
-            self._now[vm.index] = rate
+            wanted = rate
+            tc.shape(self._switch.rtnl, port, wanted)
+            self._now[vm.index] = wanted
+            self._guard.queue(port, vm.spec.name, "tbf", lambda rtnl: tc.shape(rtnl, port, wanted))
         return True
 
     def again(self, vm: Vm) -> None:

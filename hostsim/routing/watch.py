@@ -33,6 +33,7 @@ from hostsim.routing.guard import Guard, TakenOff
 from hostsim.routing.holddown import Holddown, Made, unlike
 from netns import interfaces, priority, tc
 from netns.interfaces import Interfaces, LinkMonitor
+from netns.links import Rtnl
 
 log = logging.getLogger("hostsim.watch")
 
@@ -136,8 +137,19 @@ class Watch:
         self._guard.expect(port, parent, of, name, program_fd)
         os.eventfd_write(self._wake, 1)
 
+    def queue(self, port: int, of: str, kind: str, put: Callable[[Rtnl], None]) -> None:
+        """A queue has been put at the switch's port of that VM: have it put back likewise."""
+        self._guard.queue(port, of, kind, put)
+        os.eventfd_write(self._wake, 1)
+
+    def line(self, put: Callable[[], None]) -> None:
+        """The line has been made: have it made again, in another thread, if somebody takes it
+        away."""
+        self._guard.line(put)
+        os.eventfd_write(self._wake, 1)
+
     def forget(self, port: int, parent: int) -> None:
-        """That program is going to be taken off, or the port."""
+        """What is there is going to be taken off, or the port."""
         self._guard.forget(port, parent)
 
     @property

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A program that somebody takes off one of the switch's ports by hand is put back, and that is
-said: without its classifier, what comes in by a port would pass no route and no filter."""
+"""What somebody takes off one of the switch's ports by hand is put back, and that is said: without
+its classifier, what comes in by a port would pass no route and no filter; without its queue, what
+goes out would not wait."""
 
+import contextlib
 import logging
+import re
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,13 +14,15 @@ from pathlib import Path
 import pytest
 
 from cext.bpf import objects
+from cext.ns.netns import socket_at
+from cext.switch import line
 from help.cli import hostsim
 from help.net import ENDS_V4, Net, made
 from help.waiting import until
 from hostsim import Host
 from hostsim.model import LinkSpec
 from hostsim.routing import bypass, impair
-from hostsim.switch import CLASSIFIER
+from hostsim.switch import CLASSIFIER, Switch
 from netns import interfaces, tc
 
 pytestmark = pytest.mark.root
@@ -121,6 +127,104 @@ def test_an_impaired_link_stays_so(tmp_path: Path) -> None:
         until(lambda: at(net, net.vms["client"].port) == [CLASSIFIER])
         assert at(net, port, tc.EGRESS) == []
         assert pings(net)
+
+
+def round_trip(net: Net) -> float:
+    """ms, of one ping; 0: it was lost."""
+    said = net.run("client", "ping", "-c", "1", "-W", "1", "198.18.0.20", check=False)
+    found = re.search(r"time=([0-9.]+) ms", said)
+    return float(found[1]) if found else 0.0
+
+
+def taken(net: Net, of: str) -> list[tuple[str, int, bool]]:
+    rows = net.dataplane.report.taken_off()
+    return [(row["program"], row["times"], row["there"]) for row in rows if row["port"] == of]
+
+
+def back(net: Net, of: str, name: str, times: int) -> None:
+    until(lambda: taken(net, of) == [(name, times, True)])
+
+
+def seen(net: Net, port: int) -> interfaces.Interface | None:
+    with contextlib.closing(interfaces.Interfaces(net.switch.netns_fd)) as own:
+        return own.get(port)
+
+
+def queue(net: Net, vm: str) -> str:
+    found = seen(net, net.vms[vm].port)
+    return found.qdisc if found else ""
+
+
+def delete_line(net: Net) -> None:
+    subprocess.run(["ip", "-n", net.switch.netns, "link", "del", Switch.line], check=True)
+
+
+@pytest.mark.stock
+@pytest.mark.parametrize("way", ["deleted", "down"])
+def test_a_delay_stays_so(tmp_path: Path, way: str, caplog: pytest.LogCaptureFixture) -> None:
+    """What holds packets back is there again, the kernel's queue or the line, until the link is
+    impaired no more. What it held before goes at its time."""
+    with made("guard", ENDS_V4 + CHAIN, tmp_path) as net:
+        assert pings(net)
+        net.dataplane.link(LinkSpec("server", "in", delay=30_000_000))
+        until(lambda: round_trip(net) >= 30)
+        of, name = "switch", Switch.line
+        if seen(net, line.INDEX) is None:
+            of, name = "server", "its queue (fq)"
+            take(net, "qdisc", "del", "dev", "server", "root")
+        elif way == "deleted":
+            delete_line(net)
+        else:
+            down = ["ip", "-n", net.switch.netns, "link", "set", Switch.line, "down"]
+            subprocess.run(down, check=True)
+        back(net, of, name, 1)
+        until(lambda: f"{of}: {name} was taken " in caplog.text)
+        until(lambda: round_trip(net) >= 30)
+        net.dataplane.link(LinkSpec("server"))
+        assert net.dataplane.settle()
+        assert pings(net)
+        net.pump()
+        net.settled()
+
+
+def test_the_line_sends_what_it_holds(tmp_path: Path) -> None:
+    """Somebody deletes its TAP while a packet waits, and again."""
+    with made("guard", ENDS_V4 + CHAIN, tmp_path) as net, contextlib.ExitStack() as sockets:
+        near, far = (
+            sockets.enter_context(
+                socket_at(net.vms[name].netns_fd, socket.AF_INET, socket.SOCK_DGRAM, 0)
+            )
+            for name in ("client", "server")
+        )
+        far.settimeout(20)
+        far.bind(("198.18.0.20", 7))
+        assert pings(net)
+        net.dataplane.link(LinkSpec("server", "in", delay=3_000_000_000))
+        if seen(net, line.INDEX) is None:
+            return  # this kernel has sch_fq
+        near.sendto(b"waits", ("198.18.0.20", 7))
+
+        def held() -> bool:
+            (row,) = net.dataplane.links()
+            (one,) = net.dataplane._impairments._holding._lines
+            return bool(row["packets"]) and one.counted()["held"] >= row["packets"] + row["groups"]
+
+        until(held)
+        for times in (1, 2, 3):
+            delete_line(net)
+            back(net, "switch", Switch.line, times)
+        assert far.recv(9) == b"waits"
+        net.pump()
+        net.settled()
+
+
+@pytest.mark.stock
+def test_a_rate_stays_so(tmp_path: Path) -> None:
+    with made("guard", f'{ENDS_V4}[[vm]]\nname = "fw"\nrate = "1mbit"\n', tmp_path) as net:
+        for times in (1, 2):
+            take(net, "qdisc", "del", "dev", "fw", "root")
+            back(net, "fw", "its queue (tbf)", times)
+            assert queue(net, "fw") == "tbf"
 
 
 def test_the_far_end_of_a_direct_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
