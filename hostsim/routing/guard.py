@@ -231,6 +231,9 @@ class Guard:
 
     def _look_at(self, place: Place, expected: Expected) -> None:
         if expected.there():
+            before = self._taken_off.get(place)
+            if before is not None and not before.there:  # it was late, or somebody put it back
+                log.error("%s", self._note(place, expected, there=True).row()["said"])
             return
         with self._lock:  # whoever forgets it removes it next
             if self._expected.get(place) is not expected:
