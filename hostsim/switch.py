@@ -189,7 +189,10 @@ class Switch:
         with ThreadPoolExecutor(1, "introductions", initializer=priority.keep_up) as beside:
             told = []
             for vm in vms:
-                configure(vm, networks if vm.spec.addresses else [], everybody)
+                if vm.spec.addresses:
+                    configure(vm, networks, everybody)
+                else:
+                    configure(vm, [])  # `reach` gives it the rest, in a chain
                 self._finish(vm)
                 if known and vm.spec.addresses:
                     told.append(beside.submit(introductions.make, vm, known))
