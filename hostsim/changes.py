@@ -109,6 +109,7 @@ class Changes:
                 change = await in_thread(partial(dataplane.compile, plan.spec, leaving))
                 await in_thread(dataplane.readying.preparing(plan.spec.routes))
                 before = dataplane.impairing(dataplane.impaired)
+                undo.push("links' program", dataplane.let_go, blocks=True)
                 undo.push("links", before, blocks=True)
                 await in_thread(dataplane.impairing(change.links))
                 self.refuse_if_ended()
@@ -119,6 +120,7 @@ class Changes:
                 raise
             self._host.spec = plan.spec
             await self._leave([self._host.vms[name] for name in leaving])
+            await in_thread(dataplane.let_go)
             await in_thread(partial(_rename, list(self._host.vms.values()), plan.spec))
             for line in plan.lines:
                 log.info("apply: %s", line)

@@ -422,7 +422,9 @@ class Host:
             wanted = self.dataplane.linked(spec)
             await in_thread(self.dataplane.impairing(wanted))
             with self._doing("link"):
-                return self.dataplane.impair(wanted)
+                rows = self.dataplane.impair(wanted)
+            await in_thread(self.dataplane.let_go)
+            return rows
 
     async def links(self) -> list[Json]:
         """The impaired ones; the contract's `link`. Raises HostsimError, OSError."""

@@ -323,8 +323,10 @@ class Dataplane:
         return compiled(spec, staying, self._epochs)
 
     def apply(self, spec: HostSpec) -> Json:
-        """All at once; see `compile` and `change`."""
-        return self.change(self.compile(spec))
+        """All at once; see `compile`, `change` and `let_go`."""
+        done = self.change(self.compile(spec))
+        self.let_go()
+        return done
 
     def change(self, change: Change) -> Json:
         """Replace routes, filters, mirrors, links and rates, while traffic flows. Every decision
@@ -364,12 +366,19 @@ class Dataplane:
 
     def impairing(self, wanted: Ends) -> Callable[[], None]:
         """What has these ends impaired, and no others; in any thread, since it waits for the
-        kernel's locks. `impair` or `change` has to follow. It raises HostsimError, OSError."""
+        kernel's locks. `impair` or `change` has to follow, and then `let_go`. It raises
+        HostsimError, OSError."""
         return partial(self._impairments.put, wanted)
 
+    def let_go(self) -> None:
+        """What impairs links goes, if none is impaired; in any thread, likewise. Raises OSError."""
+        self._impairments.let_go()
+
     def link(self, spec: LinkSpec) -> list[Json]:
-        """All at once; see `linked` and `impair`."""
-        return self.impair(self.linked(spec))
+        """All at once; see `linked`, `impair` and `let_go`."""
+        rows = self.impair(self.linked(spec))
+        self.let_go()
+        return rows
 
     def impair(self, wanted: Ends) -> list[Json]:
         """Have these ends impaired, and no others. What is then. Raises HostsimError, OSError."""

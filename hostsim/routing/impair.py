@@ -2,8 +2,10 @@
 """Impaired links: the program at the exits of the switch's ports, and which link it does what to.
 
     Impairments(switch, vms).put(ends(links))   these are impaired from now on, and no others
+    let_go()                                    once the classifier has been told
 
 The program (cext/switch/impair.bpf.c) is there while a link is impaired, and costs nothing else.
+What the classifier marks for it is lost without it, so it goes last.
 Flows over an impaired link stay on the switch, which alone sees all of their packets: the data
 plane's part (dataplane.py). What has to wait, for delay, jitter and rate, is held by holding.py.
 """
@@ -111,7 +113,11 @@ class Impairments:
         self._now = dict(wanted)
         if not timed:
             self._holding.release()
-        if not wanted:
+
+    def let_go(self) -> None:
+        """Take the program away, if no link is impaired. The classifier marks nothing for it any
+        more. Raises OSError."""
+        if not self._now:
             self._detach()
 
     def port_back(self, vm: Vm) -> None:

@@ -13,6 +13,7 @@ import pytest
 from cext.ns.netns import socket_at
 from help.net import Net, endpoint, made
 from help.waiting import until
+from netns import interfaces, tc
 
 pytestmark = pytest.mark.root
 
@@ -145,3 +146,32 @@ def test_no_packet_is_too_long_for_its_link_to_lose_it(
                 near.sendto(bytes(LONG), (SERVER, 7))
         net.pump()
         until(lambda: drops(net) == {"link-loss": COUNT})
+
+
+@pytest.mark.stock
+def test_none_is_lost_while_the_last_impairment_goes(tmp_path: Path) -> None:
+    """A packet comes after each step of that. Defence: what passes it on goes last."""
+    with made(f"pm{os.getpid()}", ENDS + CHAINS["loss"], tmp_path) as net:
+        cut_on_the_way(net)
+        for step in (
+            net.dataplane.impairing({}),
+            lambda: net.dataplane.impair({}),
+            net.dataplane.let_go,
+        ):
+            step()
+            cut_on_the_way(net)
+        exits = interfaces.filters(net.switch.netns_fd, net.vms["fw"].port, tc.EGRESS)
+        assert exits == []
+        net.pump()
+        net.settled()
+
+
+@pytest.mark.stock
+def test_a_router_without_an_address_may_take_longer_packets_than_the_ends(tmp_path: Path) -> None:
+    """It has the way to each of them once."""
+    ends = endpoint("client", "198.18.0.10/24") + endpoint("server", f"{SERVER}/24")
+    text = f'{ends}[[vm]]\nname = "fw"\nmtu = {BIG}\n' + routes('"fw"', "auto")
+    with made(f"pm{os.getpid()}", text, tmp_path) as net:
+        net.ping(5)
+        for way in (SERVER, "198.18.0.0/24"):
+            assert net.ip("fw", "route", "show", way).count("\n") == 1
