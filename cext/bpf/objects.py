@@ -9,7 +9,7 @@ import errno
 import functools
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from cext import HERE, check
@@ -105,6 +105,7 @@ class Object:
     name: as in cext/NAME.bpf.c
     sizes, flags: max_entries and map_flags by map name, if the file's are not wanted
     shared: maps by name that are another object's: descriptors, which stay the caller's
+    without: programs that are not loaded
 
     Raises OSError with the tail of libbpf's or the verifier's log.
     """
@@ -115,6 +116,7 @@ class Object:
         sizes: Mapping[str, int] | None = None,
         flags: Mapping[str, int] | None = None,
         shared: Mapping[str, int] | None = None,
+        without: Collection[str] = (),
     ) -> None:
         self._links: list[Any] = []
         self._handle = lib.bpf_object__open_file(os.fsencode(HERE / f"{name}.bpf.o"), ffi.NULL)
@@ -130,6 +132,11 @@ class Object:
                 for map_name, value in (values or {}).items():
                     handle = lib.bpf_object__find_map_by_name(self._handle, map_name.encode())
                     check(setter(handle, value), f"BPF map {map_name}")
+            for program in without:
+                check(
+                    lib.bpf_program__set_autoload(self._program(program), False),
+                    f"BPF program {program}",
+                )
             result = lib.bpf_object__load(self._handle)
             if result < 0:
                 raise OSError(-result, f"BPF object {name}: {_log() or os.strerror(-result)}")

@@ -40,6 +40,10 @@
 #include "flow/told.h"
 #include "flow/tuple.h"
 
+/* A function that the verifier checks by itself, once, and not for every state of every caller.
+ * It must not trust its pointers to be there. */
+#define HS_GLOBAL __attribute__((noinline))
+
 enum { HS_DONT_KNOW = 1 << 15 }; /* in a datagram's key: its ports were not known here */
 
 struct hs_packet {
@@ -304,10 +308,14 @@ static __noinline enum hs_kind hs_extensions(struct __sk_buff *skb, struct hs_pa
     return HS_MALFORMED;
 }
 
-/* From the transport header on, if this is not a later fragment. */
-static __noinline enum hs_kind hs_contents(struct __sk_buff *skb, struct hs_packet *p, int follow) {
-    enum hs_kind kind = p->fragment == 2 ? HS_FLOW : hs_transport(skb, p, follow);
+/* From the transport header on, if this is not a later fragment. Returns enum hs_kind. */
+HS_GLOBAL int hs_contents(struct __sk_buff *skb, struct hs_packet *p, int follow) {
+    enum hs_kind kind = HS_FLOW;
 
+    if (!p)
+        return HS_MALFORMED;
+    if (p->fragment != 2)
+        kind = hs_transport(skb, p, follow);
     return kind == HS_FLOW && p->fragment ? hs_fragment(p) : kind;
 }
 
@@ -440,14 +448,13 @@ static __noinline enum hs_kind hs_untag(struct __sk_buff *skb, struct hs_packet 
 }
 
 /* Fill `p` (zeroed by the caller but for key.vm). on: HS_ON_*. follow: an ICMP error belongs to
- * the flow it is about. */
-static __noinline enum hs_kind hs_parse(struct __sk_buff *skb, struct hs_packet *p, __u32 on,
-                                        int follow) {
+ * the flow it is about. Returns enum hs_kind. */
+HS_GLOBAL int hs_parse(struct __sk_buff *skb, struct hs_packet *p, __u32 on, int follow) {
     __u32 l3 = sizeof(struct ethhdr);
     struct ethhdr eth;
     __u16 type;
 
-    if (bpf_skb_load_bytes(skb, 0, &eth, sizeof(eth)) < 0)
+    if (!p || bpf_skb_load_bytes(skb, 0, &eth, sizeof(eth)) < 0)
         return HS_MALFORMED;
     p->group = eth.h_dest[0] & 1;
     type = eth.h_proto;

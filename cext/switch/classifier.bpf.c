@@ -182,14 +182,14 @@ HS_GLOBAL int hs_slow(struct __sk_buff *skb, __u32 epoch, struct hs_flow *known,
 
 /* Send bytes of a packet's contents to the daemon: `size` of them from `at`, or as many as one
  * event takes. Returns how many; 0: the ring buffer was full, or the VM's share of it. */
-static __noinline __u32 hs_send_part(struct __sk_buff *skb, __u32 at, __u32 size, __u32 sequence,
-                                     struct hs_flow *flow) {
+HS_GLOBAL int hs_send_part(struct __sk_buff *skb, __u32 at, __u32 size, __u32 sequence,
+                           struct hs_flow *flow) {
     struct hs_packet *p = hs_packet();
     struct hs_content *content;
     struct hs_entries *own;
     __u32 length = size;
 
-    if (!p || !size)
+    if (!p || !flow || !size)
         return 0;
     if (length > HS_CONTENT_MAX)
         length = HS_CONTENT_MAX;

@@ -29,12 +29,19 @@ struct {
 } places SEC(".maps");
 
 /* Forget a VM's oldest datagram. Its entry may be gone: it was too old (hs_sweep_datagram). */
-static __noinline int hs_forget_oldest(__u32 vm, struct hs_entries *own) {
-    __u32 at = __sync_fetch_and_add(&own->oldest, 1);
-    struct hs_place place = {.vm = vm, .at = at % HS_DATAGRAMS_EACH};
-    struct hs_datagram *key = bpf_map_lookup_elem(&places, &place);
-    struct hs_first *known = key ? bpf_map_lookup_elem(&datagrams, key) : 0;
+HS_GLOBAL int hs_forget_oldest(__u32 vm) {
+    struct hs_entries *own = bpf_map_lookup_elem(&shares, &vm);
+    struct hs_place place = {.vm = vm};
+    struct hs_datagram *key;
+    struct hs_first *known;
+    __u32 at;
 
+    if (!own)
+        return 0;
+    at = __sync_fetch_and_add(&own->oldest, 1);
+    place.at = at % HS_DATAGRAMS_EACH;
+    key = bpf_map_lookup_elem(&places, &place);
+    known = key ? bpf_map_lookup_elem(&datagrams, key) : 0;
     if (known && known->charged == vm && known->place == at &&
         bpf_map_delete_elem(&datagrams, key) == 0)
         hs_give(vm, HS_OF_DATAGRAMS);
@@ -56,7 +63,7 @@ static __noinline int hs_new_datagram(const struct hs_datagram *key, struct hs_f
 
         may = places_used < HS_DATAGRAMS_EACH && hs_take(place.vm, HS_OF_DATAGRAMS, HS_SHARE);
         if (!may && places_used > 0)
-            hs_forget_oldest(place.vm, own);
+            hs_forget_oldest(place.vm);
     }
     if (!may)
         return 0;
@@ -80,13 +87,13 @@ static __always_inline __u16 hs_charged(const struct hs_packet *p, const struct 
 static __noinline int hs_put_datagram(const struct hs_datagram *key, struct hs_first *first) {
     struct hs_first *known = bpf_map_lookup_elem(&datagrams, key);
 
-    if (!known)
-        return hs_new_datagram(key, first);
-    first->charged = known->charged;
-    first->place = known->place;
-    if (bpf_map_update_elem(&datagrams, key, first, BPF_EXIST) == 0)
-        return 1;
-    return hs_new_datagram(key, first); /* it was forgotten meanwhile */
+    if (known) {
+        first->charged = known->charged;
+        first->place = known->place;
+        if (bpf_map_update_elem(&datagrams, key, first, BPF_EXIST) == 0)
+            return 1;
+    }
+    return hs_new_datagram(key, first); /* or it was forgotten meanwhile */
 }
 
 /* Remember what the first fragment in hand tells of its datagram. Returns whether there was room.

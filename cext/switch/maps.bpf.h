@@ -6,10 +6,6 @@
 #include "flow/packet.bpf.h"
 #include "switch/layout.h"
 
-/* A function that the verifier checks by itself, once, and not for every state of every caller.
- * It must not trust its pointers to be there. */
-#define HS_GLOBAL __attribute__((noinline))
-
 struct {
     __uint(type, BPF_MAP_TYPE_ARRAY);
     __uint(max_entries, 1);

@@ -32,7 +32,7 @@ static __always_inline __s64 hs_differs(__u64 bits) {
     return (__s64)(bits | minus) >> 63;
 }
 
-static __noinline __s64 hs_off_ranges(const __u16 (*ranges)[2], __s64 port) {
+static __always_inline __s64 hs_off_ranges(const __u16 (*ranges)[2], __s64 port) {
     __s64 off = -1;
 
     for (int j = 0; j < HS_RANGES; j++)
@@ -40,7 +40,8 @@ static __noinline __s64 hs_off_ranges(const __u16 (*ranges)[2], __s64 port) {
     return off;
 }
 
-static __noinline __s64 hs_off_prefixes(const struct hs_prefix *prefixes, const __u32 *address) {
+static __always_inline __s64 hs_off_prefixes(const struct hs_prefix *prefixes,
+                                             const __u32 *address) {
     __s64 off = -1;
 
     for (int j = 0; j < HS_PREFIXES; j++) {
@@ -54,12 +55,35 @@ static __noinline __s64 hs_off_prefixes(const struct hs_prefix *prefixes, const 
     return off;
 }
 
-static __noinline __s64 hs_off_list(const __u16 *list, __u16 value) {
+static __always_inline __s64 hs_off_list(const __u16 *list, __u16 value) {
     __s64 off = -1;
 
     for (int j = 0; j < HS_FROM; j++)
         off &= hs_differs(list[j] ^ value);
     return off;
+}
+
+/* Whether a packet's ports are none of a row's. */
+HS_GLOBAL int hs_off_ports(const struct hs_row *row, const struct hs_walk *walk) {
+    if (!row || !walk)
+        return 1;
+    return (row->ports & HS_ROW_SPORT && hs_off_ranges(row->sport, bpf_ntohs(walk->tuple.sport))) ||
+           (row->ports & HS_ROW_DPORT && hs_off_ranges(row->dport, bpf_ntohs(walk->tuple.dport)));
+}
+
+/* The same of its addresses. */
+HS_GLOBAL int hs_off_addresses(const struct hs_row *row, const struct hs_walk *walk) {
+    if (!row || !walk)
+        return 1;
+    return hs_off_prefixes(row->src, (const __u32 *)walk->tuple.src) ||
+           hs_off_prefixes(row->dst, (const __u32 *)walk->tuple.dst);
+}
+
+/* The same of who sent it. */
+HS_GLOBAL int hs_off_senders(const struct hs_row *row, const struct hs_walk *walk) {
+    if (!row || !walk)
+        return 1;
+    return hs_off_list(row->from, walk->from) && hs_off_list(row->from, walk->owner);
 }
 
 static long hs_try_row(__u32 i, void *context) {
@@ -81,14 +105,9 @@ static long hs_try_row(__u32 i, void *context) {
         return 0;
     if (row->ports && !hs_has_ports(walk->tuple.proto) && !any_proto)
         return 0;
-    if (row->ports & HS_ROW_SPORT && !walk->unknown &&
-        hs_off_ranges(row->sport, bpf_ntohs(walk->tuple.sport)))
+    if (row->ports && !walk->unknown && hs_off_ports(row, walk))
         return 0;
-    if (row->ports & HS_ROW_DPORT && !walk->unknown &&
-        hs_off_ranges(row->dport, bpf_ntohs(walk->tuple.dport)))
-        return 0;
-    if (hs_off_prefixes(row->src, (const __u32 *)walk->tuple.src) ||
-        hs_off_prefixes(row->dst, (const __u32 *)walk->tuple.dst))
+    if (hs_off_addresses(row, walk))
         return 0;
     if (row->dscp && row->dscp != walk->dscp + 1 && !walk->unknown)
         return 0;
@@ -97,7 +116,7 @@ static long hs_try_row(__u32 i, void *context) {
         walk->found = HS_MAYBE;
         return 1;
     }
-    if (!row->any_from && hs_off_list(row->from, walk->from) && hs_off_list(row->from, walk->owner))
+    if (!row->any_from && hs_off_senders(row, walk))
         return 0;
     if ((walk->tcp_flags & row->tcp_mask) != row->tcp_want)
         return 0;

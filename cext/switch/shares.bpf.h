@@ -58,7 +58,7 @@ static __always_inline __u64 *hs_held(struct hs_entries *of, int table, __u64 *m
 }
 
 /* Take a place in a table (enum hs_table) for a VM. Returns whether it may have one. */
-static __noinline int hs_take(__u32 vm, int table, __u32 share) {
+HS_GLOBAL int hs_take(__u32 vm, int table, __u32 share) {
     struct hs_entries *all, *own;
     __u64 most, *of_all, *mine;
     __u32 zero = 0;
@@ -77,7 +77,7 @@ static __noinline int hs_take(__u32 vm, int table, __u32 share) {
 }
 
 /* Whether more contents may go up on a VM's account. */
-static __noinline int hs_may_ask(__u32 vm) {
+HS_GLOBAL int hs_may_ask(__u32 vm) {
     struct hs_entries *own = bpf_map_lookup_elem(&shares, &vm);
     __u64 *done = bpf_map_lookup_elem(&taken, &vm);
     __u64 used = bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA);
@@ -87,7 +87,7 @@ static __noinline int hs_may_ask(__u32 vm) {
 }
 
 /* Give a place back; vm: who was charged, 0: nobody. */
-static __noinline int hs_give(__u32 vm, int table) {
+HS_GLOBAL int hs_give(__u32 vm, int table) {
     struct hs_entries *all, *own;
     __u64 most, *mine;
     __u32 zero = 0;
