@@ -10,18 +10,17 @@ directory /dev are left out, for a VM's /dev is made from outside; /etc/machine-
 """
 
 import contextlib
-import json
 import os
 import stat
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from cext.vm import lower
 from hostsim.errors import HostsimError, reason
-from hostsim.images import store
-from hostsim.images.sandbox import BASE, Sandbox, alone, attend, log_file, tool
+from hostsim.images import oci, store
+from hostsim.images.sandbox import BASE, Sandbox, Tell, alone, attend, log_file, tool
 from hostsim.images.store import Image
 
 ALWAYS = ("systemd-sysv", "dbus", "udev", "iproute2")
@@ -35,7 +34,6 @@ MAGIC = {
     b"\x04\x22\x4d\x18": "lz4",
 }
 SYSTEMS = {"erofs": (1024, b"\xe2\xe1\xf5\xe0"), "squashfs": (0, b"hsqs")}
-INDEX_MAX = 1 << 20
 STAGES = (
     ("automatically chosen mode", 0.0),
     ("running apt-get update", 0.05),
@@ -53,8 +51,6 @@ TAR = (
     "--anchored", "--wildcards", "--exclude=./dev/*", "--exclude=dev/*", "--exclude=/dev/*",
 )  # fmt: skip
 NO_SYSTEM = "a root has bin, sbin or usr"
-
-Tell = Callable[[str, float | None], None]
 
 
 def build(name: str, suite: str, include: Sequence[str], mirror: str | None, tell: Tell) -> Image:
@@ -103,7 +99,7 @@ def import_(name: str, source: Path, tag: str | None, tell: Tell) -> Image:
         tool("mkfs.erofs")
         with store.working() as work:
             tree = _copy(work, source, tell)
-            return _finish(work, name, _oci(work, tree, tag, tell), made, tell)
+            return _finish(work, name, _root(work, tree, tag, tell), made, tell)
     with open(source, "rb", opener=_no_wait) as file:
         kind = next((kind for kind, (at, magic) in SYSTEMS.items() if _at(file, at, magic)), None)
         with store.working() as work:
@@ -111,7 +107,7 @@ def import_(name: str, source: Path, tag: str | None, tell: Tell) -> Image:
                 return _as_it_is(work, name, file, kind, made, tell)
             tool("mkfs.erofs")
             tree = _unpack(work, file, "unpacking", tell)
-            return _finish(work, name, _oci(work, tree, tag, tell), made, tell)
+            return _finish(work, name, _root(work, tree, tag, tell), made, tell)
 
 
 def _free(name: str) -> None:
@@ -177,52 +173,17 @@ def _unpack(work: Path, file: IO[bytes], text: str, tell: Tell) -> Path:
     return tree
 
 
-def _oci(work: Path, tree: Path, tag: str | None, tell: Tell) -> Path:
-    """The root of an OCI image layout (https://github.com/opencontainers/image-spec); of another
-    tree, the tree."""
-    if not (tree / "oci-layout").is_file() or (tree / "oci-layout").is_symlink():
-        if (tree / "manifest.json").is_file() and (tree / "repositories").is_file():
-            raise HostsimError(
-                "import", "this is an archive of docker save", "skopeo copy makes an oci-archive"
-            )
-        if tag is not None:
-            raise HostsimError("import", "only an OCI layout has tags", "leave --tag out")
-        return tree
-    tool("umoci")
-    tell("unpacking layers", None)
-    _choose(tree, tag)
-    whole = work / "oci"
-    whole.mkdir()
-    tree.rename(whole / "layout")
-    with Sandbox(whole) as sandbox:
-        words = ["umoci", "unpack", "--image", "layout:image", "bundle"]
-        sandbox.run("import", words, watch=lambda: tell("unpacking layers", None))
-    return whole / "bundle/rootfs"
-
-
-def _choose(layout: Path, tag: str | None) -> None:
-    """Have the layout's index name one image alone, as `image`: umoci takes an image by its name,
-    and not every layout has names."""
-    index = layout / "index.json"
-    key = "org.opencontainers.image.ref.name"
-    try:
-        fd = os.open(index, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(fd, "rb") as file:
-            document = json.loads(file.read(INDEX_MAX))
-        known: list[dict[str, Any]] = [dict(one) for one in document["manifests"]]
-        names = [str((one.get("annotations") or {}).get(key, "")) for one in known]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise HostsimError("import", "the OCI layout's index.json cannot be read") from None
-    fits = [one for one, name in zip(known, names, strict=True) if tag is None or name == tag]
-    if len(fits) != 1:
-        shown = ", ".join(sorted(name or "(without a name)" for name in names)) or "none"
-        why = f"the OCI layout has these images: {shown}"
-        raise HostsimError("import", why, "choose one with --tag TAG")
-    fits[0]["annotations"] = {key: "image"}
-    new = layout.parent / "index.new"
-    new.write_text(json.dumps({"schemaVersion": 2, "manifests": fits}))
-    new.chmod(0o644)
-    new.replace(index)
+def _root(work: Path, tree: Path, tag: str | None, tell: Tell) -> Path:
+    """The root in an unpacked archive, or in a directory's copy: an OCI layout's, or all of it."""
+    if oci.is_layout(tree):
+        return oci.unpack(work, tree, tag, tell)
+    if tag is not None:
+        raise HostsimError("import", "only an OCI layout has tags", "leave --tag out")
+    if oci.is_docker_archive(tree):
+        raise HostsimError(
+            "import", "this is an archive of docker save", "skopeo copy makes an oci-archive"
+        )
+    return tree
 
 
 def _finish(work: Path, name: str, tree: Path, made: dict[str, Any], tell: Tell) -> Image:

@@ -55,6 +55,8 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 Watch = Callable[[], None]
 """Called some five times a second while a program runs."""
+Tell = Callable[[str, float | None], None]
+"""Hears what is done at the moment, and how far it is (0 to 1; None: nobody knows)."""
 
 
 def tool(name: str) -> str:

@@ -17,6 +17,7 @@ import pytest
 
 from cext.vm import lower
 from help import roots
+from help.recipes import recipe
 from hostsim.images import store
 
 pytestmark = pytest.mark.root
@@ -311,3 +312,27 @@ def test_a_vm_whose_image_is_missing_or_damaged_is_refused(root: Path, tmp_path:
     up = hostsim("up", file)
     assert up.returncode == 1
     assert "is damaged" in up.stderr
+
+
+@pytest.mark.timeout(240)
+def test_the_five_commands_for_newcomers(tmp_path: Path) -> None:
+    """As the README has them, but for those that fetch packages: the image is one of such a system
+    that the tests have, under the name that the README builds it by."""
+    install, build, *rest = recipe("A new operating system in five commands")
+    assert "apt" in install
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    done = hostsim("image", "import", build.split()[3], roots.booting())
+    assert done.returncode == 0, done.stderr
+    try:
+        done = subprocess.run(
+            ("sh", "-e", "-c", "\n".join(rest)),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-2] == "running"
+        assert done.stdout.splitlines()[-1].startswith("PRETTY_NAME=")
+    finally:
+        hostsim("down", "first")

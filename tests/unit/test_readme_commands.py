@@ -4,16 +4,20 @@ and what they quote is there: keys of the host file, lines that the command line
 
 import argparse
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from help.recipes import recipe
 from hostsim.cli import agent
 from hostsim.cli.main import command_line
 from hostsim.cli.manpages import commands
 from hostsim.cli.tools import BENCHES, bench_parser
+from hostsim.hostfile import file as hostfile
 from hostsim.hostfile.schema import schema
+from hostsim.model import RootSpec
 
 ROOT = Path(__file__).parents[2]
 PLACES = ("hostsim", "netns", "cext", "tests", "scripts", "vagrant")
@@ -178,3 +182,32 @@ def test_the_parts_of_the_tests_it_names_are_parts(file: Path) -> None:
 def test_all_benches_are_run_by_the_script() -> None:
     (names,) = re.findall(r"^NAMES=\(([a-z ]+)\)", (ROOT / "scripts/bench").read_text(), re.M)
     assert sorted(names.split()) == sorted(BENCHES)
+
+
+FIVE = ("A new operating system in five commands", "Two of them at one desk in five commands")
+
+
+@pytest.mark.parametrize("heading", FIVE)
+def test_five_commands_are_five(heading: str) -> None:
+    lines = recipe(heading)
+    assert len(lines) == 5
+    assert [line for line in lines if "hostsim" in line]
+    assert not [line for line in lines if "hostsim " in line.replace(".venv/bin/hostsim ", "")]
+
+
+def test_the_new_operating_system_is_the_one_that_is_built_and_it_boots(tmp_path: Path) -> None:
+    _, build, write, up, inside = recipe(FIVE[0])
+    subprocess.run(("sh", "-c", write), cwd=tmp_path, check=True)
+    (file,) = tmp_path.iterdir()
+    spec = hostfile.load(str(file))
+    (vm,) = spec.vms
+    assert vm.boots
+    assert vm.root == RootSpec(build.split()[3], image=True, boot=True)
+    assert up.split()[2:] == [file.name]
+    assert inside.split()[2] == vm.name
+
+
+def test_the_desk_has_the_images_that_are_built() -> None:
+    _, *builds, up, _ = recipe(FIVE[1])
+    roots = [vm.root for vm in hostfile.load(up.split()[2]).vms if vm.root is not None]
+    assert roots == [RootSpec(build.split()[3], image=True, boot=True) for build in builds]
