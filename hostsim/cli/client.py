@@ -32,10 +32,12 @@ REFUSED_PAUSE = 0.05
 CLEAN_HINT = "hostsim clean removes what is left"
 
 
-def need_root(what: str) -> None:
-    """Raises HostsimError if the caller is not root."""
+def need_root(what: str, hint: str = "") -> None:
+    """Raises HostsimError if the caller is not root. hint: what to do; else `what` is a command,
+    which is named with its path: sudo(8) has a PATH of its own."""
     if os.geteuid() != 0:
-        raise HostsimError(what, "needs root", f"try: sudo hostsim {what}")
+        command = Path(sys.executable).with_name("hostsim")
+        raise HostsimError(what, "needs root", hint or f"try: sudo {command} {what}")
 
 
 def hosts() -> list[dict[str, Any]]:

@@ -31,6 +31,7 @@ from hostsim.model import HostSpec
 from hostsim.names import PATHS
 from netns.process import wait_end
 
+AS_ROOT = "run it as root"
 PAUSE = 0.05
 """Seconds between two looks at a flow."""
 REAP_DEADLINE = 5.0
@@ -67,7 +68,7 @@ class Host:
     def attach(cls, name: str | None = None) -> "Host":
         """A host that is up, and that this program does not take down. name: None for the only
         one. Raises HostsimError if it is not up."""
-        client.need_root("Host.attach")
+        client.need_root("Host.attach", AS_ROOT)
         host = cls.__new__(cls)
         host._source = None
         host._begin(None, client.pick(name))
@@ -81,7 +82,7 @@ class Host:
         nothing left behind."""
         if self._source is None or self._up:
             return self
-        client.need_root("Host.up")
+        client.need_root("Host.up", AS_ROOT)
         path, text = self._source.path, self._source.text
         try:
             told = client.up(str(path), text)

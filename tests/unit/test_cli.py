@@ -60,7 +60,8 @@ def test_no_root(words: tuple[str, ...]) -> None:
     found = hostsim(*words, root=False)
     assert found.returncode == 1
     assert one_line(found.stderr), found.stderr
-    assert "needs root" in found.stderr
+    hint = f"needs root; try: sudo {Path(sys.executable).with_name('hostsim')} {words[0]}\n"
+    assert found.stderr.endswith(hint)
 
 
 def test_check_needs_no_root() -> None:
