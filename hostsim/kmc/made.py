@@ -142,12 +142,16 @@ class Made:
             self._oses[name].vm.kill()
             return
         self._oses[name].give(Node(node.sysname, source.rdev, node.path, properties))
+        self._oses[name].give_old(node.sysname)
         log.info("%s (%s): made in %s", title, node.node, name)
 
     def hide(self, sysname: str) -> None:
         """As `Mirror.hide`, of what an OS made. Raises OSError."""
         if sysname in self._devices:
             evict(drop(f"/dev/input/{sysname}"))
+            owner, _, _ = self._devices[sysname]
+            if owner in self._oses:
+                self._oses[owner].give_old(sysname)
 
     def remove(self, sysname: str) -> None:
         """The device is gone. One that is not ours is no error."""

@@ -234,6 +234,28 @@ class Rig:
         self.loop.close()
 
 
+class Old:
+    """old.py in an OS."""
+
+    def __init__(self, rig: Rig, name: str, node: str) -> None:
+        self._path = rig.folder / f"old-{name}"
+        self._path.touch()
+        argv = [sys.executable, "-I", "-S", str(PROGRAMS / "old.py"), str(self._path), node]
+        self.process = rig.popen(name, *argv)
+
+    def lines(self) -> list[str]:
+        return self._path.read_text().rpartition("\n")[0].splitlines()
+
+    def reads(self) -> bool:
+        """Whether it has the node open."""
+        marks = [line for line in self.lines() if line in ("ready", "gone")]
+        return marks[-1:] == ["ready"]
+
+    def read(self, word: str) -> list[str]:
+        """What it has read: all lines that begin so."""
+        return [line for line in self.lines() if line.startswith(word)]
+
+
 def spec(mode: DeviceMode, **changes: Any) -> HostSpec:
     """Host `inp`: OSes work and play, keyboards and mice of the typists in one mode."""
     kmc = changes.pop("kmc", KmcSpec("work", LENIENT))

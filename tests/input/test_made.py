@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from help.programs import PROGRAMS, program
-from help.rig import DEADLINE, Reader, Rig, spec
+from help.rig import DEADLINE, Old, Reader, Rig, spec
 from help.waiting import becomes, until
 from hostsim.kmc import made
 from hostsim.kmc.made import Made
@@ -20,6 +20,8 @@ from netns.claims import MADE, Claims
 pytestmark = [pytest.mark.uinput, pytest.mark.timeout(600)]
 
 A, SYSRQ, RADIOS = 30, 99, (237, 238, 239, 246, 247)
+BTN_SOUTH = 0x130
+DOWN, UP = "event 1 0 1", "event 1 0 0"  # of a joystick's first button
 NAME = "Test Keyboard of work"
 """Such as a `[[device]]` means."""
 
@@ -27,8 +29,8 @@ NAME = "Test Keyboard of work"
 class Own:
     """own.py in an OS."""
 
-    def __init__(self, rig: Rig, name: str) -> None:
-        argv = [sys.executable, "-I", "-S", str(PROGRAMS / "own.py"), NAME]
+    def __init__(self, rig: Rig, name: str, *words: str) -> None:
+        argv = [sys.executable, "-I", "-S", str(PROGRAMS / "own.py"), NAME, *words]
         self.process = rig.vms[name].popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.sysname = self._line()
 
@@ -110,6 +112,23 @@ def test_it_belongs_to_that_os_alone_and_goes_with_it(heard: Path, rig: Rig) -> 
     rig.vms["work"].kill()
     until(lambda: not first.there, DEADLINE, "it has gone with its OS")
     becomes(rig.devices, [], DEADLINE, "it is no device any more")
+
+
+def test_a_pad_is_js0_for_old_programs_of_that_os_alone(rig: Rig) -> None:
+    subprocess.run(["modprobe", "joydev"], check=True)
+    rig.start()
+    before = set(Path("/dev/input").glob("js*"))
+    pad = Own(rig, "work", "pad")
+    program = Old(rig, "work", "js0")
+    until(program.reads, DEADLINE, "work has js0")
+    assert set(Path("/dev/input").glob("js*")) == before
+    assert not Path(f"/proc/{rig.vms['play'].pid}/root/dev/input/js0").exists()
+    rig.flip("play")  # it is no equipment
+    pad.tap(BTN_SOUTH)
+    becomes(lambda: program.read("event"), [DOWN, UP], DEADLINE, "work reads js0")
+    pad.end()
+    node = Path(f"/proc/{rig.vms['work'].pid}/root/dev/input/js0")
+    until(lambda: not node.exists(), DEADLINE, "js0 went")
 
 
 def test_another_os_makes_none(rig: Rig) -> None:

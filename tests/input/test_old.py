@@ -3,7 +3,6 @@
 OS alone, with events as long as it is the foreground."""
 
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,7 @@ from typing import Any
 import pytest
 from evdev import AbsInfo, UInput, ecodes
 
-from help.programs import PROGRAMS
-from help.rig import DEADLINE, Rig
+from help.rig import DEADLINE, Old, Rig
 from help.waiting import becomes, until
 
 pytestmark = [pytest.mark.uinput, pytest.mark.timeout(600)]
@@ -37,28 +35,6 @@ def joydev() -> Iterator[None]:
 def pad() -> Iterator[UInput]:
     with UInput(ABLE, name="Test Mouse pad") as made:
         yield made
-
-
-class Old:
-    """old.py in an OS."""
-
-    def __init__(self, rig: Rig, name: str, node: str) -> None:
-        self._path = rig.folder / f"old-{name}"
-        self._path.touch()
-        argv = [sys.executable, "-I", "-S", str(PROGRAMS / "old.py"), str(self._path), node]
-        self.process = rig.popen(name, *argv)
-
-    def lines(self) -> list[str]:
-        return self._path.read_text().rpartition("\n")[0].splitlines()
-
-    def reads(self) -> bool:
-        """Whether it has the node open."""
-        marks = [line for line in self.lines() if line in ("ready", "gone")]
-        return marks[-1:] == ["ready"]
-
-    def read(self, word: str) -> list[str]:
-        """What it has read: all lines that begin so."""
-        return [line for line in self.lines() if line.startswith(word)]
 
 
 def node(rig: Rig, name: str, old: str) -> Path:
