@@ -305,26 +305,55 @@ int hs_readers_find(struct hs_files *readers, const char *cgroup, const uint64_t
                                 .until = NOTE_MS * 1000000,
                                 .last = INT64_MAX};
 
-    readers->n = 0;
+    readers->n = readers->idle = 0;
     job.all = last_part(cgroup);
     return hs_frozen(cgroup) ? 0 : scan_group(&job, AT_FDCWD, cgroup, 0);
 }
 
-uint32_t hs_readers_left(struct hs_files *readers, struct hs_keeper *keeper) {
+uint32_t hs_readers_left(struct hs_files *readers) {
     for (uint32_t i = readers->n; i-- > 0;) {
         struct pollfd file = {.fd = readers->fd[i], .events = POLLIN};
 
         if (poll(&file, 1, 0) > 0 && (file.revents & (POLLIN | POLLHUP)) == POLLIN)
             continue;
-        hs_keeper_add(keeper, file.fd); /* its program may have closed it: then ours is the last */
         readers->fd[i] = readers->fd[--readers->n];
+        readers->fd[readers->n] = file.fd;
+        readers->idle++;
     }
     return readers->n;
 }
 
+/* Their programs may have closed them: then ours are the last. */
 void hs_readers_forget(struct hs_files *readers, struct hs_keeper *keeper) {
-    while (readers->n > 0)
-        hs_keeper_add(keeper, readers->fd[--readers->n]);
+    for (uint32_t i = 0; i < readers->n + readers->idle; i++)
+        hs_keeper_add(keeper, readers->fd[i]);
+    readers->n = readers->idle = 0;
+}
+
+bool hs_revoke_noted(struct hs_keeper *keeper, const struct hs_hold *hold, struct hs_files *noted,
+                     const struct hs_clients *clients, const struct hs_ours *ours,
+                     const uint64_t *devices, uint32_t n, uint32_t still_ms, uint64_t *unread) {
+    const struct hs_revoke_job job = {.devices = devices, .n = n};
+    struct input_mask none = {.type = EV_SYN};
+    bool nobody = clients->others >= 0 && hs_hold_rests(hold, still_ms);
+
+    for (uint32_t i = 0; nobody && i < noted->n + noted->idle; i++) {
+        int fd = noted->fd[i], waiting;
+        struct stat st;
+        uint32_t device = fstat(fd, &st) < 0 ? n : hs_found_device(&job, &st);
+
+        /* no event reaches it any more, so that what waits is all that goes with it; of one that is
+         * there twice, or was revoked before, this fails */
+        if (device == n || ioctl(fd, EVIOCSMASK, &none) < 0)
+            continue;
+        waiting = hs_clients_waiting(clients, fd);
+        if (ioctl(fd, EVIOCREVOKE, 0) == 0 && waiting > 0)
+            unread[device] += (uint64_t)waiting;
+    }
+    hs_readers_forget(noted, keeper);
+    for (uint32_t i = 0; nobody && i < n; i++)
+        nobody = hs_clients_others(clients, ours[i].fd, ours[i].also) == 0;
+    return nobody;
 }
 
 int hs_revoke(struct hs_keeper *keeper, const struct hs_hold *hold, const char *all,

@@ -4,9 +4,11 @@
  * open file: every later call on it says ENODEV, in every process that shares it. */
 #ifndef HS_REVOKE_H
 #define HS_REVOKE_H
+#include "input/clients.h"
 #include "input/hold.h"
 #include "input/keeper.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct hs_revoke_count {
@@ -27,20 +29,35 @@ _Static_assert(sizeof(struct hs_revoke_count) == 32, "struct hs_revoke_count");
 /* Open files of devices, each by a descriptor of ours; more than there is room for are left out. */
 struct hs_files {
     uint32_t n;
+    uint32_t idle; /* behind the n: they had nothing more to read */
     int32_t fd[HS_READERS];
     uint32_t device[HS_READERS]; /* which one of the list */
 };
-_Static_assert(sizeof(struct hs_files) == 4 + 8 * HS_READERS, "struct hs_files");
+_Static_assert(sizeof(struct hs_files) == 8 + 8 * HS_READERS, "struct hs_files");
 
 /* Note which open files of the devices there are in processes of the cgroup (a v2 directory) and
  * below it; none if it is frozen, for nobody reads there. Returns 0 or a negative errno; what
  * was noted is to be forgotten in any case. */
 int hs_readers_find(struct hs_files *readers, const char *cgroup, const uint64_t *devices,
                     uint32_t n);
-/* Forget those that have nothing to read, or no device any more; how many are left. Who has been
- * forgotten has read what came before hs_readers_find. */
-uint32_t hs_readers_left(struct hs_files *readers, struct hs_keeper *keeper);
+/* Put those behind that have nothing to read, or no device any more; how many are left. Who is
+ * behind has read what came before hs_readers_find. */
+uint32_t hs_readers_left(struct hs_files *readers);
 void hs_readers_forget(struct hs_files *readers, struct hs_keeper *keeper);
+
+/* An open file of each device, of this process, and another one of it or -1. */
+struct hs_ours {
+    int32_t fd, also;
+};
+_Static_assert(sizeof(struct hs_ours) == 8, "struct hs_ours");
+
+/* Revoke the noted open files, which are forgotten then, and ask the kernel whether anybody else
+ * has one of the devices open: if the loser is at rest, that answers what hs_revoke has to look
+ * through all processes for. hold, still_ms, devices, unread: as there; ours: for each device.
+ * Returns whether nobody has; if not, or if the kernel does not tell, hs_revoke is to follow. */
+bool hs_revoke_noted(struct hs_keeper *keeper, const struct hs_hold *hold, struct hs_files *noted,
+                     const struct hs_clients *clients, const struct hs_ours *ours,
+                     const uint64_t *devices, uint32_t n, uint32_t still_ms, uint64_t *unread);
 
 /* Revoke every open file of the devices that a process in the cgroup `all`, or below it, has.
  * hold: a cgroup below `all`, that of the OS that loses the devices. It is waited for, `still_ms`

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Takes open input devices from the processes of a cgroup. Wraps revoke.h and keeper.h."""
+"""Takes open input devices from the processes of a cgroup. Wraps revoke.h, keeper.h, clients.h."""
 
 import contextlib
 import fcntl
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from cext import check
 from cext._native import ffi, lib
+from cext.bpf import objects as bpf
 
 DESCRIPTORS = 2048
 """That this process has room for, once there is a `Revoker`."""
@@ -31,6 +32,14 @@ class Revoked(NamedTuple):
     late: bool = False
 
 
+class Own(NamedTuple):
+    """A device: its number, as os.makedev makes it, and our own open files of it."""
+
+    device: int
+    fd: int
+    also: int = -1
+
+
 @dataclass(frozen=True)
 class Hold:
     """What `Revoker.holding` gives."""
@@ -47,6 +56,16 @@ class Revoker:
         _widen_descriptor_table()
         self._keeper: Any = out[0]
         self._readers: Any = ffi.new("struct hs_files *")
+        self._object: bpf.Object | None = None
+        self._clients: Any = ffi.new("struct hs_clients *", {"others": -1, "waiting": -1})
+
+    def know_clients(self) -> None:
+        """From now on the kernel is asked who has a device open. Once is enough. Raises OSError: it
+        does not tell (it needs BTF, of the module evdev too)."""
+        if self._object is None:
+            self._object = bpf.Object("clients")
+            self._clients.others = self._object.program("clients_others")
+            self._clients.waiting = self._object.program("clients_waiting")
 
     def look(self, cgroup: Path, devices: Sequence[int]) -> None:
         """Note who in the cgroup has the devices open, for `unread`. Raises OSError."""
@@ -56,7 +75,7 @@ class Revoker:
 
     def unread(self) -> int:
         """How many of the open files that were noted have had something to read ever since."""
-        left: int = lib.hs_readers_left(self._readers, self._keeper)
+        left: int = lib.hs_readers_left(self._readers)
         return left
 
     def forget(self) -> None:
@@ -73,6 +92,26 @@ class Revoker:
             yield Hold(hold)
         finally:
             check(lib.hs_hold_end(hold), "thaw")
+
+    def revoke_noted(
+        self, hold: Hold, devices: Sequence[Own], still: float
+    ) -> tuple[bool, tuple[int, ...]]:
+        """Take the devices from those that were noted, who are forgotten then; `unread` is as in
+        `Revoked`. Whether the kernel knows that nobody has one of the devices open any more: else
+        `revoke` is to follow. hold, still: as there."""
+        unread = ffi.new("uint64_t[]", len(devices))
+        nobody: bool = lib.hs_revoke_noted(
+            self._keeper,
+            hold.handle,
+            self._readers,
+            self._clients,
+            [(one.fd, one.also) for one in devices],
+            [one.device for one in devices],
+            len(devices),
+            round(still * 1000),
+            unread,
+        )
+        return nobody, tuple(unread)
 
     def revoke(
         self,
@@ -128,6 +167,10 @@ class Revoker:
         self.forget()
         lib.hs_keeper_free(self._keeper)
         self._keeper = ffi.NULL
+        self._clients.others = self._clients.waiting = -1
+        if self._object is not None:
+            self._object.close()
+            self._object = None
 
 
 def _widen_descriptor_table() -> None:

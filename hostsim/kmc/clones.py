@@ -80,6 +80,10 @@ class Copy:
         """The OS whose clone this is."""
         return next((n for n, clone in self._clones.items() if clone.sysname == sysname), None)
 
+    def fileno(self) -> int:
+        """Our open file of the device."""
+        return self._source.fileno()
+
     def close(self) -> None:
         """No OS has it any more. Twice is harmless."""
         if self._number >= 0:

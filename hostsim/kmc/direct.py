@@ -27,7 +27,9 @@ A release leaves no window for two readers:
 
     1. the OS is held still (cgroup.freeze)
     2. no new open: its node is unlinked, and the device list of its cgroup has it no more
-    3. every open file is revoked (cext/input/revoke.h)
+    3. every open file is revoked (cext/input/revoke.h): those that the OS had when it was asked to
+       let go, and if the kernel's list of the device has others then, all that a look through the
+       processes of the host's VMs finds
     4. an OS in which files are still found after PASSES, or that takes longer to look through than
        BUDGET, is killed, and looked through once more;
        if files are found even then, nobody gets the devices: this driver is out of use
@@ -47,6 +49,7 @@ import contextlib
 import errno
 import functools
 import logging
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -54,7 +57,8 @@ from pathlib import Path
 from cext.input import forward
 from cext.input.evict import evict
 from cext.input.opened import Openings
-from cext.input.revoke import Hold, Revoker
+from cext.input.revoke import Hold, Own, Revoker
+from hostsim.errors import reason
 from hostsim.kmc.clones import Copy, has_pad
 from hostsim.kmc.equipment import Equipment
 from hostsim.kmc.osnodes import Node, OsNodes, node_path, udev_links, udev_properties
@@ -132,6 +136,7 @@ class Direct(Equipment):
         self._oses = oses
         self._watcher: forward.Forwarder | None = forwarder
         self._revoker: Revoker | None = Revoker()
+        self._asks = True  # the kernel, who has a device open
         self._devices: dict[str, _Device] = {}
         self._memory = evstate.Memory()
         self._owner: str | None = None
@@ -197,6 +202,16 @@ class Direct(Equipment):
             raise
         self._devices[node.sysname] = device
         self._copy(device)
+        self._know_clients()
+
+    def _know_clients(self) -> None:
+        """At the first device: until then there may be no driver of the kernel's to be asked."""
+        try:
+            if self._asks and self._revoker is not None:
+                self._revoker.know_clients()
+        except OSError as error:
+            self._asks = False  # not again
+            log.info("flips of direct devices take longer: %s", reason(error))
 
     def _copy(self, device: _Device) -> None:
         """For old programs, if they know this kind of device and have none yet."""
@@ -296,17 +311,21 @@ class Direct(Equipment):
         nodes = self._oses[name]
         group = nodes.vm.cgroup
         rdevs = self._rdevs()
-        self._revoker.forget()
         self._opening.clear()
+        if not rdevs:
+            self._revoker.forget()
         with self._revoker.holding(group) if rdevs else contextlib.nullcontext() as hold:  # 1
             for sysname in self._devices:
                 nodes.withdraw(sysname)  # 2
             self._owner = None
-            if hold is not None and not self._revoke(hold, group, rdevs, BUDGET):  # 3
+            rest = time.monotonic() + STILL
+            if hold is not None and not (
+                self._revoke_noted(hold) or self._revoke(hold, group, rdevs, rest, BUDGET)  # 3
+            ):
                 # 4. No other OS may get what this one still reads: whoever opens it there ends.
                 log.error("%s: killed, as it does not let go of its devices", name)
                 nodes.vm.kill()
-                if not self._revoke(hold, group, rdevs, LONGER):
+                if not self._revoke(hold, group, rdevs, time.monotonic() + STILL, LONGER):
                     raise OSError(errno.EBUSY, "its devices are still opened")
         # 5: the end of the block. 6:
         for sysname, device in list(self._devices.items()):
@@ -360,10 +379,27 @@ class Direct(Equipment):
         except OSError as error:  # it has the kernel's record all the same
             log.warning("%s: carried keys are not pressed: %s", name, error)
 
-    def _revoke(self, hold: Hold, group: Path, rdevs: list[int], budget: float) -> bool:
-        """Whether no VM of the host has an open file of the devices any more."""
+    def _revoke_noted(self, hold: Hold) -> bool:
+        """Take the devices from who had them at `ask`. Whether nobody has one open any more."""
         assert self._revoker is not None
-        found = self._revoker.revoke(hold, group.parent, rdevs, STILL, budget, PASSES)
+        devices = list(self._devices.values())
+        own = [
+            Own(one.source.rdev, one.source.fileno(), -1 if one.copy is None else one.copy.fileno())
+            for one in devices
+        ]
+        nobody, unread = self._revoker.revoke_noted(hold, own, STILL)
+        for device, count in zip(devices, unread, strict=True):
+            device.unread += count
+        return nobody
+
+    def _revoke(
+        self, hold: Hold, group: Path, rdevs: list[int], rest: float, budget: float
+    ) -> bool:
+        """Whether no VM of the host has an open file of the devices any more. rest: when the OS's
+        processes are waited for no more (time.monotonic)."""
+        assert self._revoker is not None
+        still = max(0.0, rest - time.monotonic())
+        found = self._revoker.revoke(hold, group.parent, rdevs, still, budget, PASSES)
         for device, unread in zip(self._devices.values(), found.unread, strict=False):
             device.unread += unread
         if found.late:
@@ -388,7 +424,8 @@ class Direct(Equipment):
 
     def _restore(self, device: _Device, name: str) -> None:
         device.source.lift(device.carried)
-        device.shown, device.carried = device.carried & set(device.source.held()), frozenset()
+        down = device.source.held() if device.carried else ()
+        device.shown, device.carried = device.carried.intersection(down), frozenset()
         if device.grabbed:  # its end lets the machine's console set the LEDs: ours come after
             device.source.ungrab()
             device.grabbed = False

@@ -77,6 +77,7 @@ def test_a_kept_descriptor_reads_nothing(
     """Defence: open files are revoked."""
     if not defended:
         nothing = Revoked(0, 0, 0, 0, 1, False, True)
+        monkeypatch.setattr(Revoker, "revoke_noted", lambda *_: (False, (0,)))
         monkeypatch.setattr(Revoker, "revoke", lambda *_: nothing)
     rig = host("direct")
     keyboard, node = plugged(rig)

@@ -18,6 +18,7 @@ import cext.input.revoke
 from cext.input.revoke import Hold, Revoked, Revoker
 from help.rig import DEADLINE, Puppet, Reader, Rig, Typist, spec
 from help.waiting import becomes, until
+from hostsim.kmc import direct
 from hostsim.vm import Vm
 
 pytestmark = [pytest.mark.uinput, pytest.mark.timeout(600)]
@@ -31,6 +32,7 @@ DEEPER = {"look_into(job, fd, depth + 1);": "if (depth == 0) look_into(job, fd, 
 HIDDEN = {"if (job->count->hidden != hidden)": "if (false)"}
 THREADS = {"has_threads(pid) && threads_hide(job, pid))": "has_threads(pid) && false)"}
 THREADS_QUEUES = {"wanted || hs_found_waiting(path, number) > 0;": "wanted;"}
+CLIENTS = {"== 0;\n    return nobody": ">= 0;\n    return nobody"}
 FREEZE = {
     'else if (write(hold->control, "1", 1) < 0)': "else if (false)",
     "still = hs_hold_rests(hold, still_ms);": "still = true; (void)still_ms;",
@@ -47,7 +49,7 @@ def leave_out(tmp_path: Path, monkeypatch: Patch) -> Callable[[dict[str, str]], 
     """leave_out({code: what stands there instead}): from now on revokes go without."""
 
     def change(pieces: dict[str, str]) -> None:
-        names = ("revoke.c", "found.c", "hold.c", "keeper.c")
+        names = ("revoke.c", "clients.c", "found.c", "hold.c", "keeper.c")
         texts = {name: (SOURCES / name).read_text() for name in names}
         for code, other in pieces.items():
             (found,) = [name for name, text in texts.items() if code in text]
@@ -110,6 +112,7 @@ def reads(attacker: Puppet, *words: str) -> bool:
         ("backlog", HIDDEN),
         ("thread", THREADS),
         ("thread-queue", THREADS_QUEUES),
+        ("queue", CLIENTS),
     ],
 )
 def test_a_hidden_descriptor_reads_nothing(
@@ -118,7 +121,9 @@ def test_a_hidden_descriptor_reads_nothing(
     defended: bool,
     how: str,
     pieces: dict[str, str],
+    monkeypatch: Patch,
 ) -> None:
+    monkeypatch.setattr(direct, "STILL", 20.0)  # the kernel is asked of an OS at rest only
     if not defended:
         leave_out(pieces)
     rig, keyboard, attacker, play = started()
@@ -129,6 +134,37 @@ def test_a_hidden_descriptor_reads_nothing(
     becomes(play.pressed, [(30, 1), (30, 0)], DEADLINE, "play reads")
     assert reads(attacker, "find", how) is not defended
     assert rig.vms["work"].alive
+
+
+def test_nobody_is_looked_through_if_the_kernel_knows_that_nobody_has_it(
+    started: Callable[[], Scene], monkeypatch: Patch
+) -> None:
+    whole = Revoker.revoke
+    looks: list[Revoked] = []
+
+    def revoke(self: Revoker, *rest: Any) -> Revoked:
+        looks.append(whole(self, *rest))
+        return looks[-1]
+
+    monkeypatch.setattr(Revoker, "revoke", revoke)
+    monkeypatch.setattr(direct, "STILL", 20.0)
+    rig, keyboard, attacker, play = started()
+    readers = {"play": play, "work": rig.reader("work")}
+    becomes(readers["work"].opened, 1, DEADLINE, "work has the keyboard")
+
+    def quick() -> bool:
+        looks.clear()
+        for name in ("play", "work"):
+            rig.flip(name)
+            becomes(readers[name].opened, 1, DEADLINE, f"{name} has the keyboard")
+        return not looks
+
+    until(quick, DEADLINE, "nobody is looked through")
+    assert attacker("hide", "queue", keyboard.node) == "done"
+    rig.flip("play")
+    becomes(play.opened, 1, DEADLINE, "play has it again")
+    assert looks
+    assert looks[-1].clean
 
 
 RUNNERS, FLIPS = 2, 10
@@ -171,6 +207,7 @@ def test_an_os_that_holds_on_is_killed_before_another_has_the_device(
     def first_without(self: Revoker, hold: Hold, *rest: Any) -> Revoked:
         return answers.pop() if answers else whole(self, hold, *rest)
 
+    monkeypatch.setattr(Revoker, "revoke_noted", lambda *_: (False, (0,)))
     monkeypatch.setattr(Revoker, "revoke", first_without)
     if not defended:
         answers *= 2
@@ -193,6 +230,7 @@ def test_what_nobody_can_take_away_nobody_else_gets(
     """Even with the OS killed, the devices are found open: somebody else in the host has them."""
     never = Revoked(0, 1, 0, 0, 50, True, False)
     rig, *_ = started()
+    monkeypatch.setattr(Revoker, "revoke_noted", lambda *_: (False, (0,)))
     monkeypatch.setattr(Revoker, "revoke", lambda *_: never)
     assert rig.flip("play")["foreground"] == "play"
     assert not any(row["owner"] for row in rig.devices())  # one that waits is named
