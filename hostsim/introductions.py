@@ -51,6 +51,6 @@ def known(everybody: Sequence[Vm]) -> Known:
 def make(vm: Vm, everybody: Known) -> None:
     """Tell one of them about all others. Raises OSError."""
     theirs = [words for owner, words in everybody if owner is not vm]
-    vm.sysctl(neighbours.patience("eth0"))
+    said = [*neighbours.patience(vm.eth0), *neighbours.messages(theirs, vm.eth0)]
     with contextlib.closing(Rtnl(vm.netns_fd)) as rtnl:
-        rtnl.pour(neighbours.messages(theirs, vm.eth0))
+        rtnl.pour(said)

@@ -19,10 +19,9 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from cext.ns.netns import new_netns, offload
 from cext.switch import line, records
@@ -30,10 +29,10 @@ from hostsim import introductions
 from hostsim.errors import HostsimError, reason
 from hostsim.model import Json, Network, VmSpec, WaySpec
 from hostsim.vm import TAKEN, Vm
-from netns import namespace, priority, uplinks
+from netns import messages, namespace, uplinks
 from netns.interfaces import Counted, counted
 from netns.journal import Journal
-from netns.links import Batch, Rtnl, batch_in
+from netns.links import Batch, Packs, Rtnl, pack_in
 from netns.tc import INGRESS, add_hook, add_hook_to_users, add_program
 
 log = logging.getLogger("hostsim.switch")
@@ -42,17 +41,12 @@ BRIDGE_INDEX = records.IFINDEX
 BRIDGE_NF = Path("/proc/sys/net/bridge")
 """There if the kernel has br_netfilter, which shows every bridged packet to the namespace's
 iptables, of which the switch has none."""
-NTF_MASTER = 0x04
-NTF_STICKY = 0x40
-NUD_NOARP = 0x40
 LINK_LOCAL = 0xFFF8
 """The groups 01:80:c2:00:00:03 to 0f, a bit each: 802.1X, PTP, LLDP and the like, which a bridge
 keeps for itself otherwise. A host's wires carry them from end to end, as a cable does. The kernel
 lets a bridge have all but three of the groups: it forwards 00 (STP) if it runs no STP itself,
 never 01 (PAUSE), and 02 if a port says so."""
 LACP = 1 << 2
-LINK_SCOPE = 253
-"""RT_SCOPE_LINK (linux/rtnetlink.h)."""
 
 
 class Mac(enum.IntEnum):
@@ -112,6 +106,7 @@ class Switch:
         self._journal = journal
         self._fd = -1
         self._named = False
+        self._forwards = False  # the bridge is up
         self._rtnl: Rtnl | None = None
         self._lent: list[dict[str, str]] = []
         self._found: frozenset[int] = frozenset()  # the kernel's own links of any namespace
@@ -134,7 +129,9 @@ class Switch:
         return self._fd
 
     def start(self) -> None:
-        """Make the namespace and the bridge. Raises HostsimError, OSError."""
+        """Make the namespace and the bridge, which forwards nothing before `connect` is done: each
+        VM whose eth0 comes up tells all others of its multicast groups, and asks them for a router.
+        Raises HostsimError, OSError."""
         self._fd = new_netns()
         self._journal.add("netns", name=self.netns, inode=namespace.identity(self._fd))
         try:
@@ -146,22 +143,14 @@ class Switch:
         off |= bridge_netfilter_off()
         namespace.write_sysctls(self._fd, off)
         self._rtnl = Rtnl(self._fd)
-        self._found = frozenset(self._rtnl.indices().values())
+        self._found = frozenset(link.number for link in counted(self._rtnl))
 
-        def fill(batch: Batch) -> None:
-            batch.link("set", index=1, state="up")
-            batch.link(
-                "add",
-                ifname=self.bridge,
-                kind="bridge",
-                index=BRIDGE_INDEX,
-                address=mac(self.host, Mac.BRIDGE, 0, self._machine),
-                br_mcast_snooping=0,
-                br_group_fwd_mask=LINK_LOCAL,
-                state="up",
-            )
+        def fill(batch: Packs) -> None:
+            batch.packed(messages.up(1))
+            own = mac(self.host, Mac.BRIDGE, 0, self._machine)
+            batch.packed(messages.bridge(BRIDGE_INDEX, self.bridge, own, LINK_LOCAL))
 
-        self._rtnl.batch(fill)
+        self._rtnl.pack(fill)
 
     def connect(self, vms: Sequence[Vm], others: Sequence[Vm] = ()) -> None:
         """Link every VM to a port and give it its addresses and on-link routes, to the subnets of
@@ -177,27 +166,25 @@ class Switch:
             vm.sysctl({"net.ipv6.conf.default.accept_dad": "0"})
             self._made[vm.port] = vm.spec.name
 
-        def fill(batch: Batch) -> None:
+        def fill(batch: Packs) -> None:
             for vm in vms:
                 self._fill_link(batch, vm)
 
-        batch_in(self._fd, fill)
+        pack_in(self._fd, fill)
         everybody = list(dict.fromkeys([*vms, *others]))
         networks = subnets(everybody)
         known = introductions.known(everybody)
-        # In a thread: the kernel's time, not ours.
-        with ThreadPoolExecutor(1, "introductions", initializer=priority.keep_up) as beside:
-            told = []
-            for vm in vms:
-                if vm.spec.addresses:
-                    configure(vm, networks, everybody)
-                else:
-                    configure(vm, [])  # `reach` gives it the rest, in a chain
-                self._finish(vm)
-                if known and vm.spec.addresses:
-                    told.append(beside.submit(introductions.make, vm, known))
-        for one in told:
-            one.result()
+        for vm in vms:
+            if vm.spec.addresses:
+                configure(vm, networks, everybody)
+            else:
+                configure(vm, [])  # `reach` gives it the rest, in a chain
+            self._finish(vm)
+            if known and vm.spec.addresses:
+                introductions.make(vm, known)
+        if not self._forwards:
+            pack_in(self._fd, lambda batch: batch.packed(messages.up(BRIDGE_INDEX)))
+            self._forwards = True
 
     def _finish(self, vm: Vm) -> None:
         """Have the kernel finish checksums, segments and VLAN tags of what goes to a VM and comes
@@ -209,7 +196,7 @@ class Switch:
     def disconnect(self, vm: Vm) -> None:
         """Remove a VM's port, and with it eth0, at once; in any thread. One that is gone is no
         error."""
-        batch_in(self._fd, lambda batch: batch.link("del", index=vm.port), (errno.ENODEV,))
+        _remove(self._fd, vm.port)
 
     def reroute(self, vms: Sequence[Vm], before: Sequence[Vm], after: Sequence[Vm]) -> None:
         """The host's members were `before`, and are `after`: these VMs have routes to those who
@@ -219,7 +206,7 @@ class Switch:
                 continue
             old, new = ways(vm, before), ways(vm, after)
 
-            def fill(batch: Batch, vm: Vm = vm, old: Ways = old, new: Ways = new) -> None:
+            def fill(batch: Packs, vm: Vm = vm, old: Ways = old, new: Ways = new) -> None:
                 for to in old.keys() - new.keys():
                     _fill_way(batch, vm, old[to], "del")
                 for to, way in new.items():
@@ -228,7 +215,7 @@ class Switch:
 
             if old != new:
                 with contextlib.suppress(OSError):
-                    batch_in(vm.netns_fd, fill)
+                    pack_in(vm.netns_fd, fill)
 
     def attach(self, names: Sequence[str], first: int) -> None:
         """Make NICs of the machine ports of the bridge; they get the port numbers from `first` on,
@@ -252,35 +239,19 @@ class Switch:
 
         self.rtnl.batch(fill)
 
-    def _fill_link(self, batch: Batch, vm: Vm) -> None:
-        peer = [
-            ("IFLA_IFNAME", "eth0"),
-            ("IFLA_ADDRESS", vm.mac),
-            ("IFLA_MTU", vm.spec.mtu),
-            ("IFLA_NET_NS_FD", vm.netns_fd),
-        ]
-        batch.link(
-            "add",
-            ifname=vm.spec.name,
-            kind="veth",
-            index=vm.port,
-            address=mac(self.host, Mac.PORT, vm.index, self._machine),
-            mtu=vm.spec.mtu,
-            master=BRIDGE_INDEX,
-            info_peer={"index": vm.eth0, "attrs": peer},
+    def _fill_link(self, batch: Packs, vm: Vm) -> None:
+        own, far = mac(self.host, Mac.PORT, vm.index, self._machine), (vm.eth0, "eth0", vm.mac)
+        batch.packed(
+            messages.veth(
+                vm.port, vm.spec.name, own, BRIDGE_INDEX, (*far, vm.netns_fd), vm.spec.mtu
+            )
         )
         add_hook(batch, vm.port)
         if self.classifier >= 0:
             add_program(batch, vm.port, self.classifier, CLASSIFIER, INGRESS)
-        batch.link("set", index=vm.port, state="up")
-        batch.brport("set", index=vm.port, group_fwd_mask=LACP)
-        batch.fdb(
-            "add",
-            ifindex=vm.port,
-            lladdr=vm.mac,
-            state=NUD_NOARP,
-            flags=NTF_MASTER | NTF_STICKY,
-        )
+        batch.packed(messages.up(vm.port))
+        batch.packed(messages.forwards(vm.port, LACP))
+        batch.packed(messages.sticky(vm.port, vm.mac))
 
     def ports(self) -> list[Json]:
         """The ports as the kernel counts them: rx is what the VM sent, tx what it was sent. By a
@@ -351,7 +322,7 @@ class Switch:
 
         def remove() -> None:
             try:
-                batch_in(fd, lambda batch: batch.link("del", index=index), (errno.ENODEV,))
+                _remove(fd, index)
             finally:
                 os.close(fd)
 
@@ -371,6 +342,7 @@ class Switch:
         if self._rtnl is not None:
             self._rtnl.close()
             self._rtnl = None
+        self._forwards = False
         if self._named:
             if failure is None:
                 namespace.remove(self.netns, namespace.identity(self._fd))
@@ -380,6 +352,11 @@ class Switch:
             self._fd = -1
         if failure is not None:
             raise failure
+
+
+def _remove(netns_fd: int, index: int) -> None:
+    """Remove a link; one that is gone is no error."""
+    pack_in(netns_fd, lambda batch: batch.packed(messages.removed(index)), (errno.ENODEV,))
 
 
 def subnets(vms: Sequence[Vm]) -> list[Network]:
@@ -392,37 +369,30 @@ def configure(vm: Vm, networks: Sequence[Network], everybody: Sequence[Vm] = ())
     not in, but none that a gateway of its own is for. Of `everybody`, it knows who takes shorter
     packets than it sends: its own programs are told so, and as a router it tells others."""
 
-    def fill(batch: Batch) -> None:
-        batch.link("set", index=1, state="up")
+    def fill(batch: Packs) -> None:
+        batch.packed(messages.up(1))
         if not vm.spec.endpoint:  # those are in no chain, and their tc is their users'
             add_hook_to_users(batch, vm.eth0)
-        batch.link("set", index=vm.eth0, state="up")
+        batch.packed(messages.up(vm.eth0))
         for address in vm.spec.addresses:
-            flags = {} if address.version == 4 else {"IFA_FLAGS": 0x02}  # no duplicate detection
-            batch.addr(
-                "add",
-                index=vm.eth0,
-                address=str(address.ip),
-                prefixlen=address.network.prefixlen,
-                **flags,
-            )
+            batch.packed(messages.address(vm.eth0, address.ip, address.network.prefixlen))
         _fill_routes(batch, vm, networks)
         for way in [*shorter(vm.spec, [one.spec for one in everybody]), *vm.spec.ways]:
             _fill_way(batch, vm, way)
 
-    batch_in(vm.netns_fd, fill)
+    pack_in(vm.netns_fd, fill)
 
 
 def reach(vm: Vm, networks: Sequence[Network], everybody: Sequence[Vm]) -> None:
     """What `configure` gives a VM with addresses, for one without; eth0 has to be up for that."""
 
-    def fill(batch: Batch) -> None:
-        batch.link("set", index=vm.eth0, state="up")
+    def fill(batch: Packs) -> None:
+        batch.packed(messages.up(vm.eth0))
         _fill_routes(batch, vm, networks)
         for way in shorter(vm.spec, [one.spec for one in everybody]):
             _fill_way(batch, vm, way)
 
-    batch_in(vm.netns_fd, fill)
+    pack_in(vm.netns_fd, fill)
 
 
 def on_link(spec: VmSpec, networks: Sequence[Network]) -> list[Network]:
@@ -463,17 +433,10 @@ def shorter(spec: VmSpec, others: Sequence[VmSpec]) -> list[WaySpec]:
     return list(found.values())
 
 
-def _fill_routes(batch: Batch, vm: Vm, networks: Sequence[Network]) -> None:
+def _fill_routes(batch: Packs, vm: Vm, networks: Sequence[Network]) -> None:
     for network in on_link(vm.spec, networks):
         _fill_way(batch, vm, WaySpec(network))
 
 
-def _fill_way(batch: Batch, vm: Vm, way: WaySpec, how: str = "add") -> None:
-    what: dict[str, Any] = {}
-    if way.via is not None:
-        what["gateway"] = str(way.via)
-    elif way.to.version == 4:
-        what["scope"] = LINK_SCOPE
-    if way.mtu is not None:
-        what["metrics"] = {"mtu": way.mtu}
-    batch.route(how, dst=str(way.to), oif=vm.eth0, **what)
+def _fill_way(batch: Packs, vm: Vm, way: WaySpec, how: str = "add") -> None:
+    batch.packed(messages.route(vm.eth0, way.to, way.via, way.mtu, how))

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Links, addresses, routes, bridge ports and tc filters: netlink in batches (rtnetlink(7)).
 
-The only module that imports pyroute2's link API. pyroute2 compiles and parses the messages; they
-travel over a plain socket that lives in the namespace concerned, many to one send, and every
-message is acknowledged. One `Rtnl` owns one socket.
+The messages travel over a plain socket that lives in the namespace concerned, many to one send, and
+every message is acknowledged. One `Rtnl` owns one socket. What is said of every VM or port is
+packed (messages.py, tc.py), and sent by `pack`; the rest is compiled by pyroute2, and sent by
+`batch`.
 
-pyroute2 runs an event loop of its own inside every call, which asyncio forbids in a thread that
-has one; so the messages are compiled in a thread kept for that, one batch at a time. Its import is
-40 % of all that a daemon imports (70 ms), and VMs can start without it: it is imported when first
-used, or by `load`, beside other work.
+The only module that imports pyroute2's link API. It runs an event loop of its own inside every
+call, which asyncio forbids in a thread that has one; so the messages are compiled in a thread kept
+for that, one batch at a time. Its import is 40 % of all that a daemon imports (70 ms), and most
+hosts come up without it: it is imported when first used, or by `load`, beside other work.
 """
 
 import atexit
@@ -38,7 +39,14 @@ POUR_MESSAGES = 1000
 """Of one send by `pour`, each of up to 64 bytes."""
 
 
-class Batch(Protocol):
+class Packs(Protocol):
+    """Messages that need no compiling, in order."""
+
+    def packed(self, message: bytes) -> None:
+        """Adds one, packed and padded."""
+
+
+class Batch(Packs, Protocol):
     """Messages of one batch, in order. Each method adds one, with the arguments that pyroute2's
     IPRoute has for it; command: `add`, `set`, `del` and so on."""
 
@@ -49,12 +57,12 @@ class Batch(Protocol):
     def fdb(self, command: str, **what: Any) -> None: ...
     def brport(self, command: str, **what: Any) -> None: ...
     def tc(self, command: str, kind: str | None = None, **what: Any) -> None: ...
-    def packed(self, message: bytes) -> None:
-        """One that needs no compiling, packed and padded."""
 
 
 Fill = Callable[[Batch], object]
 """Puts messages into the batch it is given."""
+Pack = Callable[[Packs], object]
+"""The same, if none needs compiling."""
 
 
 class Rtnl:
@@ -77,6 +85,12 @@ class Rtnl:
         been carried out all the same.
         """
         self.send(_compiler.submit(_compile, fill).result(), ignore)
+
+    def pack(self, fill: Pack, ignore: tuple[int, ...] = ()) -> None:
+        """`batch` of messages that need no compiling."""
+        made = _Packed()
+        fill(made)
+        self.send(bytes(made.all), ignore)
 
     def send(self, raw: bytes, ignore: tuple[int, ...] = ()) -> None:
         """Send compiled messages, as `batch` does."""
@@ -185,6 +199,15 @@ def batch_in(netns_fd: int, fill: Fill, ignore: tuple[int, ...] = ()) -> None:
         rtnl.close()
 
 
+def pack_in(netns_fd: int, fill: Pack, ignore: tuple[int, ...] = ()) -> None:
+    """`Rtnl.pack` by a socket that is there for this one batch."""
+    rtnl = Rtnl(netns_fd)
+    try:
+        rtnl.pack(fill, ignore)
+    finally:
+        rtnl.close()
+
+
 def load() -> None:
     """Import pyroute2 now, so that the first batch need not wait for it."""
     import pyroute2  # noqa: F401
@@ -204,6 +227,16 @@ def _compile(fill: Fill) -> bytes:
     finally:
         _batch.own.reset()
         _batch.done.clear()
+
+
+class _Packed:
+    """A Packs."""
+
+    def __init__(self) -> None:
+        self.all = bytearray()
+
+    def packed(self, message: bytes) -> None:
+        self.all += message
 
 
 class _Compiled:

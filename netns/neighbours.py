@@ -18,7 +18,9 @@ from pathlib import Path
 
 from netns import netlink
 
-RTM_NEWNEIGH = 28
+RTM_NEWNEIGH, RTM_SETNEIGHTBL = 28, 67
+NDTA_NAME, NDTA_PARMS, NDTPA_IFINDEX, NDTPA_BASE_REACHABLE_TIME = 1, 6, 1, 4
+TABLES = ("arp_cache", "ndisc_cache")
 NLM_F_REQUEST, NLM_F_REPLACE, NLM_F_CREATE = 0x1, 0x100, 0x400
 NDA_DST, NDA_LLADDR = 1, 2
 NUD_REACHABLE = 0x02
@@ -49,11 +51,18 @@ REACHABLE = 600_000
 """Milliseconds, half as many or half as many more (RFC 4861, BaseReachableTime)."""
 
 
-def patience(link: str) -> dict[str, str]:
-    """The kernel parameters by which a link's neighbours are believed for longer."""
-    return {
-        f"net.{ip}.neigh.{link}.base_reachable_time_ms": str(REACHABLE) for ip in ("ipv4", "ipv6")
-    }
+def patience(interface: int) -> list[bytes]:
+    """The messages by which an interface's neighbours are believed for longer. They set what the
+    files net/ipv4/neigh/NAME/base_reachable_time_ms below /proc/sys do, and ipv6's: to find one of
+    those takes the kernel the longer the more network namespaces the machine has."""
+    which = netlink.attribute(NDTPA_IFINDEX, struct.pack("=I", interface))
+    which += netlink.attribute(NDTPA_BASE_REACHABLE_TIME, struct.pack("=Q", REACHABLE))
+    found = []
+    for family, table in zip(FAMILY.values(), TABLES, strict=True):
+        body = struct.pack("=Bxxx", family) + netlink.attribute(NDTA_NAME, table.encode() + b"\0")
+        body += netlink.attribute(NDTA_PARMS, which)
+        found.append(netlink.pack(RTM_SETNEIGHTBL, NLM_F_REQUEST, 0, body))
+    return found
 
 
 def pack(known: Known) -> list[tuple[bytes, bytes]]:

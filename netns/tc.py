@@ -11,7 +11,7 @@ import struct
 
 from cext.bpf import objects
 from netns import netlink
-from netns.links import Batch, Rtnl, batch_in
+from netns.links import Batch, Packs, Rtnl, batch_in
 
 INGRESS = 0xFFFFFFF2
 EGRESS = 0xFFFFFFF3
@@ -31,14 +31,14 @@ FIRST = 1 << 16 | socket.htons(0x0003)
 """Of a filter: preference 1, and ETH_P_ALL, any protocol."""
 
 
-def add_hook(batch: Batch, index: int) -> None:
+def add_hook(batch: Packs, index: int) -> None:
     """Give an interface the qdisc that tc programs hang at (clsact, tc-bpf(8)). On one that is up
     the kernel stops the queue for that, and what is sent meanwhile is dropped."""
     kind = netlink.attribute(TCA_KIND, b"clsact\0")
     batch.packed(_message(RTM_NEWQDISC, NEW, index, CLSACT, kind, handle=CLSACT_HANDLE))
 
 
-def add_program(batch: Batch, index: int, program_fd: int, name: str, parent: int) -> None:
+def add_program(batch: Packs, index: int, program_fd: int, name: str, parent: int) -> None:
     """Put a direct-action program first at an interface's clsact qdisc (tc-bpf(8), `add_hook`). The
     kernel answers EEXIST if it is there. A filter of another kind cannot come before it, one of its
     own kind that is added later does (net/sched/cls_bpf.c)."""
@@ -73,14 +73,14 @@ def _put(
     parent: int,
     passed_over: tuple[int, ...] = (),
 ) -> None:
-    def fill(batch: Batch) -> None:
+    def fill(batch: Packs) -> None:
         add_hook(batch, index)
         add_program(batch, index, program_fd, name, parent)
 
-    rtnl.batch(fill, passed_over)
+    rtnl.pack(fill, passed_over)
 
 
-def add_hook_to_users(batch: Batch, index: int) -> None:
+def add_hook_to_users(batch: Packs, index: int) -> None:
     """`add_hook` if `attach_egress` needs one: not if the kernel has tcx, which leaves the
     interface free for its user's own."""
     if not objects.has_tcx():
@@ -132,7 +132,7 @@ def shape(rtnl: Rtnl, index: int, rate: int) -> None:
     )
 
 
-def remove_programs(batch: Batch, index: int, parent: int) -> None:
+def remove_programs(batch: Packs, index: int, parent: int) -> None:
     """Take away every program at one side of an interface's clsact qdisc."""
     batch.packed(_message(RTM_DELTFILTER, NLM_F_REQUEST, index, parent))
 
@@ -154,7 +154,7 @@ def add_fq(rtnl: Rtnl, index: int) -> None:
 
 def unshape(rtnl: Rtnl, index: int) -> None:
     """Take away what `shape` or `add_fq` made. Raises OSError."""
-    rtnl.batch(lambda batch: batch.packed(_message(RTM_DELQDISC, NLM_F_REQUEST, index, ROOT)))
+    rtnl.pack(lambda batch: batch.packed(_message(RTM_DELQDISC, NLM_F_REQUEST, index, ROOT)))
 
 
 def _message(

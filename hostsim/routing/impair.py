@@ -24,7 +24,7 @@ from hostsim.routing.holding import Holding, Keeps
 from hostsim.switch import Switch
 from hostsim.vm import Vm
 from netns import tc
-from netns.links import Batch
+from netns.links import Packs
 
 DIRECTIONS = {"in": impair.IN, "out": impair.OUT}
 PROGRAM = "hostsim:impair"
@@ -184,11 +184,11 @@ class Impairments:
         return {vm.port: name for name, vm in self._vms.items()} | uplinks
 
     def _run_at(self, ports: dict[int, str], program: int) -> None:
-        def fill(batch: Batch) -> None:
+        def fill(batch: Packs) -> None:
             for port in ports:
                 tc.add_program(batch, port, program, PROGRAM, tc.EGRESS)
 
-        self._switch.rtnl.batch(fill, (errno.EEXIST,))  # where a dead VM's was put back just now
+        self._switch.rtnl.pack(fill, (errno.EEXIST,))  # where a dead VM's was put back just now
         assert self._guard is not None
         for port, name in ports.items():
             self._guard.expect(port, tc.EGRESS, name, PROGRAM, program)
@@ -200,12 +200,12 @@ class Impairments:
         for port in self._exits():
             self._guard.forget(port, tc.EGRESS)
 
-        def fill(batch: Batch) -> None:
+        def fill(batch: Packs) -> None:
             for port in self._exits():
                 tc.remove_programs(batch, port, tc.EGRESS)
 
         # A VM that is gone has no port.
-        self._switch.rtnl.batch(fill, (errno.ENODEV, errno.ENOENT, errno.EINVAL))
+        self._switch.rtnl.pack(fill, (errno.ENODEV, errno.ENOENT, errno.EINVAL))
         self._drop()
 
     def _hold(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from hostsim.routing.watch import Watch
 from hostsim.switch import CLASSIFIER, Switch
 from netns import tc
-from netns.links import Batch
+from netns.links import Packs
 
 
 class Ports:
@@ -22,11 +22,11 @@ class Ports:
         """Have the classifier at these ports, which were there before it was, and have it kept
         there. Each port's number, and whose it is. Raises OSError."""
 
-        def fill(batch: Batch) -> None:
+        def fill(batch: Packs) -> None:
             for port in ports:
                 tc.add_program(batch, port, self._program, CLASSIFIER, tc.INGRESS)
 
-        self._switch.rtnl.batch(fill, (errno.EEXIST,))
+        self._switch.rtnl.pack(fill, (errno.EEXIST,))
         self.keep(ports)
 
     def keep(self, ports: Mapping[int, str]) -> None:

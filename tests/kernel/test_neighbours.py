@@ -42,6 +42,9 @@ def test_they_are_told_if_there_is_no_room(
             else:
                 told = {key: row["lladdr"] for key, row in rows.items() if "extern_learn" in row}
                 assert told == others
+                for ip in ("ipv4", "ipv6"):
+                    file = f"/proc/sys/net/{ip}/neigh/eth0/base_reachable_time_ms"
+                    assert net.run(vm, "cat", file).split() == [str(neighbours.REACHABLE)]
         for target in ("198.18.0.2", "fd00:18::2", "198.18.0.3", "fd00:18::3"):
             net.ping(3, target, "one")
 
