@@ -10,6 +10,7 @@ The daemon's host, the benches and the tests all build it here. It blocks, needs
 may run in any thread.
 """
 
+import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -105,8 +106,10 @@ def assemble(
     closing.push("VMs", partial(stop, vms), blocks=True)
     closing.push("data plane", plane.close, blocks=True)
     starts = [partial(_start, vm, journal, closing) for vm in vms.values()]
-    # The classifier is loaded by the kernel, beside the VMs; the library once they have started.
-    _side_by_side([plane.load, *starts, links.load])
+    # The classifier is loaded by the kernel, beside the VMs; the library once they have started, if
+    # it may be needed soon: for direct links, or for NICs.
+    compiles = bool(spec.routes or spec.uplinks or spec.nics)
+    _side_by_side([plane.load, *starts, *([links.load] if compiles else [])])
     switch.start()
     switch.connect(list(vms.values()))
     closing.check()
@@ -128,7 +131,14 @@ def _start(vm: Vm, journal: Journal, closing: Teardown) -> None:
 
 
 def stop(vms: Mapping[str, Vm]) -> None:
-    """Stop all of them, also if one raises. Raises HostsimError, OSError: the first one."""
+    """Stop all of them, also if one raises. Raises HostsimError, OSError: the first one.
+
+    All that need no time for their end are killed first: the kernel then ends them beside each
+    other."""
+    for vm in vms.values():
+        if not vm.halts:
+            with contextlib.suppress(OSError):  # `stop` tells what resists
+                vm.kill()
     _side_by_side([vm.stop for vm in vms.values()], STOPS)
 
 

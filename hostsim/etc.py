@@ -39,13 +39,14 @@ def give(pid: int, netns: str, names: str = "") -> None:
     """Write them. pid: process 1, whose files are its own; netns: its namespace's name; names: the
     host's lines of /etc/hosts. Raises HostsimError for a file of /etc/netns that cannot be given,
     OSError."""
-    wanted = dict(links()) | dict(named(netns))
+    own = dict(named(netns))
+    wanted = dict(links()) | own
     with _directory(pid) as directory:
         for name, source in wanted.items():
-            if source.parent == NAMED / netns or _is_link_to(directory, name):
+            if name in own or _is_link_to(directory, name):
                 with contextlib.suppress(FileNotFoundError):  # what a link led to has just gone
                     _put(directory, name, source.read_bytes()[:MOST])
-        if names and HOSTS not in dict(named(netns)):
+        if names and HOSTS not in own:
             _put(directory, HOSTS, _hosts(names))
 
 

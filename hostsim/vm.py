@@ -193,8 +193,8 @@ class Vm:
         nothing is left then."""
         try:
             self._group.refuse_if_there()
-            for directory in self._group.directories:
-                journal.add("cgroup", path=str(directory))
+            directories = self._group.directories
+            journal.add_all("cgroup", [{"path": str(one)} for one in directories])
             self._group.make()
             self.devices.attach(self._group.fd)
             self.sockets.attach(self._group.fd)
@@ -364,6 +364,11 @@ class Vm:
         one go. Raises OSError that names the parameter."""
         namespace.write_sysctls(self.netns_fd, values)
 
+    @property
+    def halts(self) -> bool:
+        """Whether `stop` lets it end itself first: an OS that is up, and that nobody has killed."""
+        return self.spec.boots and self.ready and not self._given_up
+
     def kill(self) -> None:
         """SIGKILL everything in it, and do not wait: `stop` takes the rest down. For taking many
         down, kill all of them first."""
@@ -377,7 +382,7 @@ class Vm:
         if a process does not end within STOP_DEADLINE; the rest is removed all the same."""
         late = False
         if self.pidfd >= 0:
-            if self.spec.boots and self.ready and not self._given_up and self.alive:
+            if self.halts and self.alive:
                 boot.halt(self.pidfd, self._group.path, self.systemd)
             if self.alive:
                 self.kill()

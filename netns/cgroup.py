@@ -25,6 +25,7 @@ from typing import Literal
 
 from cext.bpf import objects as bpf
 from netns import cgroup1
+from netns.cgroup1 import put
 from netns.errors import HostsimError
 
 Controller = Literal["memory", "cpu", "pids"]
@@ -179,7 +180,7 @@ class Cgroup:
         if wanted:
             enable = " ".join(f"+{controller}" for controller in wanted)
             for directory in (v2, self.path.parent):
-                (directory / "cgroup.subtree_control").write_text(enable)
+                put(directory / "cgroup.subtree_control", enable)
         self._limit()
         self.fd = _open(self.path)
         self.programs_fd = os.dup(self.fd)
@@ -206,9 +207,10 @@ class Cgroup:
         self.fd, self.programs_fd = _open(inner), _open(self.path / EXEC)
 
     def kill(self) -> None:
-        """SIGKILL everything in the group; a group that is gone is no error."""
-        for directory in self._made:
-            kill(directory)
+        """SIGKILL everything in the group; a group that is gone is no error. What is in a v1
+        directory was born into the v2 one."""
+        if self._made:
+            kill(self.path)
 
     def remove(self) -> None:
         """Kill everything in it, remove the directories it made, and the parents once they are
@@ -240,20 +242,20 @@ class Cgroup:
             if self._is_v1("memory"):
                 self._v1.limit_memory(limits.memory)
             else:
-                (self.path / "memory.max").write_text(str(limits.memory))
+                put(self.path / "memory.max", str(limits.memory))
                 if (self.path / "memory.swap.max").exists():
-                    (self.path / "memory.swap.max").write_text("0")
+                    put(self.path / "memory.swap.max", "0")
         if limits.cpus is not None:
             quota = max(1000, round(limits.cpus * CPU_PERIOD))  # the kernel's least is 1 ms
             if self._is_v1("cpu"):
                 self._v1.limit_cpus(quota, CPU_PERIOD)
             else:
-                (self.path / "cpu.max").write_text(f"{quota} {CPU_PERIOD}")
+                put(self.path / "cpu.max", f"{quota} {CPU_PERIOD}")
         if limits.pids is not None:
             if self._is_v1("pids"):
                 self._v1.limit_pids(limits.pids)
             else:
-                (self.path / "pids.max").write_text(str(limits.pids))
+                put(self.path / "pids.max", str(limits.pids))
 
 
 def for_programs(path: Path) -> Path:
@@ -281,6 +283,11 @@ def remove(path: Path) -> None:
     deadline = time.monotonic() + DEADLINE
     while True:
         try:
+            with contextlib.suppress(FileNotFoundError):
+                _release(path)
+                if not _has_parts(path):
+                    path.rmdir()
+                    return
             for directory in _tree(path):
                 with contextlib.suppress(FileNotFoundError):
                     _release(directory)
@@ -304,9 +311,13 @@ def _release(directory: Path) -> None:
     """Detach the programs of an empty v2 group. They would go with it, but a socket that
     outlives its process (what TCP has not sent yet) keeps a removed group, and what hangs on it."""
     try:
-        empty = "populated 0" in (directory / "cgroup.events").read_text()
+        events = os.open(directory / "cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:  # a v1 hierarchy, or it is gone
         return
+    try:
+        empty = b"populated 0" in os.read(events, 4096)
+    finally:
+        os.close(events)
     if not empty:
         return
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -318,6 +329,11 @@ def _release(directory: Path) -> None:
             raise
     finally:
         os.close(fd)
+
+
+def _has_parts(path: Path) -> bool:
+    """Whether there are directories in it: of its links, one is from each (kernfs)."""
+    return path.stat().st_nlink > 2
 
 
 def _make(leaf: Path) -> None:

@@ -10,7 +10,7 @@ import errno
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +60,16 @@ class Journal:
     def add(self, kind: str, **what: str) -> None:
         """Write an object down, before it is made. Thread-safe. Raises OSError (ENOSPC), with
         nothing written: half a line would hide all that come after it."""
+        self.add_all(kind, [what])
+
+    def add_all(self, kind: str, objects: Sequence[Mapping[str, str]]) -> None:
+        """`add` of several objects of a kind, all or none."""
         if kind not in _UNDO:
             raise ValueError(f"the journal knows no {kind!r}")
-        line = (json.dumps({"kind": kind, **what}) + "\n").encode()
+        lines = "".join(json.dumps({"kind": kind, **what}) + "\n" for what in objects).encode()
         with self._writing:
             before = os.fstat(self._fd).st_size
-            if os.write(self._fd, line) != len(line):
+            if os.write(self._fd, lines) != len(lines):
                 os.ftruncate(self._fd, before)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 

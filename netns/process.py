@@ -189,7 +189,7 @@ def offer(pid: int) -> None:
     before others. If the daemon has CAP_SYS_RESOURCE, as root has, no user of the VM can take that
     back. One that has ended is no error."""
     with contextlib.suppress(OSError):
-        Path(f"/proc/{pid}/oom_score_adj").write_text(str(OOM_FIRST))
+        cgroup1.put(Path(f"/proc/{pid}/oom_score_adj"), str(OOM_FIRST))
 
 
 def candidates(program: str, path: str) -> list[str]:
