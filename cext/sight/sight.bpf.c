@@ -26,7 +26,7 @@ struct {
     __uint(type, BPF_MAP_TYPE_HASH);
     __uint(max_entries, 8192);
     __type(key, __u32);   /* inode of a network namespace of the host */
-    __type(value, __u32); /* not used */
+    __type(value, __u32); /* HS_HOME_SWITCH, or another number */
 } homes SEC(".maps");
 
 struct {
@@ -154,10 +154,15 @@ int arrives(__u64 *ctx) {
 SEC("tp_btf/kfree_skb")
 int loses(__u64 *ctx) {
     struct sk_buff *skb = (struct sk_buff *)ctx[0];
-    __u32 index = BPF_CORE_READ(skb, dev, ifindex), reason;
+    __u32 index = BPF_CORE_READ(skb, dev, ifindex), inode, reason, *home;
     const __u16 mac = skb->mac_header;
 
-    reason = hs_reason_of(skb, skb->dev, mac == 0xffff || skb->data - skb->head == mac, ctx[2]);
+    inode = BPF_CORE_READ(skb, dev, nd_net.net, ns.inum);
+    home = bpf_map_lookup_elem(&homes, &inode);
+    if (!home)
+        return 0;
+    reason =
+        hs_reason_of(skb, skb->dev, *home, mac == 0xffff || skb->data - skb->head == mac, ctx[2]);
     if (index & HS_DIRECT)
         return hs_see(skb, index >> 12 & HS_VM_MAX, HS_LOST, 0, reason);
     if (index - HS_IFINDEX <= HS_VM_MAX)

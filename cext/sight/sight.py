@@ -26,6 +26,7 @@ from cext.sight.records import (
 )
 from cext.sight.tap import Tap
 from cext.sight.write import Told, Writer
+from cext.switch.drops import SWITCH
 from cext.switch.maps import pack_key, pack_u32, unpack_tuple
 
 assert (LEAVES, STRAIGHT, ARRIVES) == (lib.HS_LEAVES, lib.HS_STRAIGHT, lib.HS_ARRIVES)
@@ -51,7 +52,7 @@ class Sights:
     """See the module.
 
     flows: a descriptor of the classifier's map
-    homes: the host's network namespaces, by inode
+    homes: the host's network namespaces, by inode, the switch's first
     vms: the numbers of those whose packets are looked at
     snap: bytes of a frame at most
     taps: of the packet functions among them (cext/sight/tap.py), the caller's until `close`
@@ -73,8 +74,8 @@ class Sights:
         self._taker: Any = ffi.NULL
         self._object = bpf.Object("sight", shared={"flows": flows})
         try:
-            for inode in homes:
-                self._object.map("homes").set(pack_u32(inode), pack_u32(1))
+            for nth, inode in enumerate(homes):
+                self._object.map("homes").set(pack_u32(inode), pack_u32(SWITCH + nth))
             for vm in vms:
                 self._object.map("chosen").set(pack_u32(vm), pack_u32(snap))
             self._taker = lib.hs_taker_open(self._object.map("sights").fd, _pages(), ROOM)

@@ -35,7 +35,7 @@ static __always_inline int hs_steer(struct __sk_buff *skb, __u32 to, int ip) {
     struct hs_vm *vm = bpf_map_lookup_elem(&vms, &to);
 
     if (!vm)
-        return TC_ACT_SHOT;
+        return hs_dropped(skb, HS_C_VM_GONE | HS_DROP_COUNTED);
     if (vm->flags & HS_VM_ROUTES && ip)
         hs_address(skb, vm);
     if (vm->flags & HS_VM_ROUTES && ip && hs_too_long(skb, vm))
@@ -107,6 +107,15 @@ static __always_inline __u64 hs_for_frame(const struct hs_packet *p, __u64 verdi
     return hs_verdict(hs_epoch_of(verdict), flags, HS_DROP, 0);
 }
 
+/* The count of a flow's packets that a verdict drops. */
+static __always_inline __u64 *hs_dropped_of(struct hs_flow *flow, __u64 verdict) {
+    if (hs_flags_of(verdict) & HS_F_IN_GROUP)
+        return &flow->dropped[HS_BY_GROUP];
+    if (hs_flags_of(verdict) & HS_F_VM_GONE)
+        return &flow->dropped[HS_BY_GONE];
+    return &flow->dropped[HS_BY_FILTER];
+}
+
 /* Remember the flow of the packet in hand. Returns whether this packet made its entry. */
 static __noinline int hs_put_flow(struct hs_flow *fresh) {
     struct hs_scratch *work = hs_scratch();
@@ -161,7 +170,7 @@ HS_GLOBAL int hs_slow(struct __sk_buff *skb, __u32 epoch, struct hs_flow *known,
         fresh->packets = 1;
         fresh->bytes = skb->len;
         if (hs_action_of(hs_for_frame(p, fresh->verdict)) == HS_DROP)
-            *(hs_flags_of(fresh->verdict) & HS_F_VM_GONE ? &fresh->gone : &fresh->dropped) = 1;
+            *hs_dropped_of(fresh, hs_for_frame(p, fresh->verdict)) = 1;
         if (hs_put_flow(fresh)) {
             result = HS_COUNTED;
         } else {
@@ -274,7 +283,7 @@ static __always_inline __u64 hs_count_packet(struct __sk_buff *skb, struct hs_fl
     __sync_fetch_and_add(&flow->bytes, skb->len);
     flow->last = bpf_ktime_get_coarse_ns();
     if (hs_action_of(verdict) == HS_DROP)
-        __sync_fetch_and_add(hs_flags_of(verdict) & HS_F_VM_GONE ? &flow->gone : &flow->dropped, 1);
+        __sync_fetch_and_add(hs_dropped_of(flow, verdict), 1);
     return before + 1;
 }
 
@@ -292,9 +301,10 @@ static __always_inline void hs_see_to_link(__u32 vm, struct hs_flow *flow, __u64
 }
 
 /* What comes of a packet that has been decided and counted: it is steered, dropped, or bridged; and
- * the daemon or a mirror may get a copy. flow: null if there was no place for it. */
+ * the daemon or a mirror may get a copy. flow: null if there was no place for it. booked: it counts
+ * in the flow's entry (HS_DROP_BOOKED), or in none (0). */
 static __always_inline int hs_act(struct __sk_buff *skb, struct hs_packet *packet,
-                                  struct hs_flow *flow, __u64 verdict) {
+                                  struct hs_flow *flow, __u64 verdict, __u32 booked) {
     __u8 flags = hs_flags_of(verdict), action = hs_action_of(verdict);
 
     if (flags & HS_F_INSPECT)
@@ -309,15 +319,15 @@ static __always_inline int hs_act(struct __sk_buff *skb, struct hs_packet *packe
         if (packet->fragment == 1 && !hs_pass_on(hs_to_of(verdict))) {
             if (!flow) /* the first packet of its flow: there since a moment, if there is room */
                 flow = bpf_map_lookup_elem(&flows, &packet->key);
-            if (flow) /* it is in the books, and does not go on */
-                __sync_fetch_and_add(&flow->dropped, 1);
-            return hs_dropped(HS_C_NO_SHARE);
+            if (flow && booked)
+                __sync_fetch_and_add(&flow->dropped[HS_BY_SHARE], 1);
+            return hs_dropped(skb, HS_C_NO_SHARE | booked);
         }
         return hs_steer(skb, hs_to_of(verdict), packet->key.tuple.family);
     case HS_DROP:
         if (flags & HS_F_IN_GROUP)
-            return hs_dropped(HS_C_UNICAST_IN_GROUP);
-        return hs_dropped(flags & HS_F_VM_GONE ? HS_C_VM_GONE : HS_C_FILTER);
+            return hs_dropped(skb, HS_C_UNICAST_IN_GROUP | booked);
+        return hs_dropped(skb, (flags & HS_F_VM_GONE ? HS_C_VM_GONE : HS_C_FILTER) | booked);
     default:
         return TC_ACT_OK;
     }
@@ -347,7 +357,7 @@ int classify(struct __sk_buff *skb) {
     if (!now->on && kind != HS_PLAIN && kind != HS_DEEP && kind != HS_MALFORMED)
         return TC_ACT_OK;
     if (hs_overwrites(skb))
-        return hs_dropped(HS_C_MALFORMED);
+        return hs_dropped(skb, HS_C_MALFORMED);
     switch (kind) {
     case HS_FLOW:
         break;
@@ -356,21 +366,21 @@ int classify(struct __sk_buff *skb) {
         reason = hs_stray(skb, epoch);
         flow = bpf_map_lookup_elem(&strays, &zero);
         if (reason >= 0 || !flow)
-            return hs_dropped(reason);
+            return hs_dropped(skb, reason);
         if (hs_action_of(flow->verdict) == HS_BRIDGE)
             hs_count(HS_C_PLAIN);
-        return hs_act(skb, packet, flow, flow->verdict);
+        return hs_act(skb, packet, flow, flow->verdict, 0);
     case HS_MALFORMED:
-        return hs_dropped(HS_C_MALFORMED);
+        return hs_dropped(skb, HS_C_MALFORMED);
     case HS_DEEP:
-        return hs_dropped(HS_C_DEEP_TAGS);
+        return hs_dropped(skb, HS_C_DEEP_TAGS);
     case HS_CONFLICT:
-        return hs_dropped(HS_C_FRAGMENT_CONFLICT);
+        return hs_dropped(skb, HS_C_FRAGMENT_CONFLICT);
     case HS_NO_ROOM:
-        return hs_dropped(HS_C_NO_SHARE);
+        return hs_dropped(skb, HS_C_NO_SHARE);
     default:
         if (hs_deceives(skb))
-            return hs_dropped(HS_C_SPOOFED);
+            return hs_dropped(skb, HS_C_SPOOFED);
         hs_count(HS_C_PLAIN);
         return TC_ACT_OK;
     }
@@ -380,7 +390,7 @@ int classify(struct __sk_buff *skb) {
         (hs_age(skb, &packet->key.tuple, epoch) && !(hs_flags_of(verdict) & HS_F_START))) {
         reason = hs_slow(skb, epoch, flow, &verdict);
         if (reason >= 0)
-            return hs_dropped(reason);
+            return hs_dropped(skb, reason);
         if (!flow && (reason != HS_COUNTED || hs_flags_of(verdict) & HS_F_MIRROR))
             flow = bpf_map_lookup_elem(&flows, &packet->key);
     }
@@ -390,5 +400,5 @@ int classify(struct __sk_buff *skb) {
     if (reason != HS_COUNTED)
         nth = flow ? hs_count_packet(skb, flow, verdict) : 0;
     hs_see_to_link(packet->key.vm, flow, verdict, epoch, nth);
-    return hs_act(skb, packet, flow, verdict);
+    return hs_act(skb, packet, flow, verdict, flow || reason == HS_COUNTED ? HS_DROP_BOOKED : 0);
 }

@@ -14,19 +14,24 @@
 /* What is known of a flow that a VM sent goes into the sums of what it sent before. It has been
  * silent for much longer than a packet is under way: all that arrived has been counted. */
 static __always_inline void hs_end(struct hs_key *key, struct hs_flow *flow) {
+    __u64 counted = flow->rule.switch_packets + flow->rule.veth_packets, lost = 0;
     struct hs_ended *sums, none = {};
 
+    for (int by = 0; by < HS_BY_NAMES; by++)
+        lost += flow->dropped[by];
+    if (!counted && !lost)
+        return;
     bpf_map_update_elem(&ended, &key->vm, &none, BPF_NOEXIST);
     sums = bpf_map_lookup_elem(&ended, &key->vm);
     if (!sums)
         return;
     __sync_fetch_and_add(&sums->flows, 1);
-    __sync_fetch_and_add(&sums->switch_packets, flow->rule.switch_packets);
+    __sync_fetch_and_add(&sums->switch_packets, counted ? flow->rule.switch_packets : lost);
     __sync_fetch_and_add(&sums->veth_packets, flow->rule.veth_packets);
     __sync_fetch_and_add(&sums->got_packets, flow->rule.got_packets);
-    __sync_fetch_and_add(&sums->packets, flow->packets);
-    __sync_fetch_and_add(&sums->dropped, flow->dropped);
-    __sync_fetch_and_add(&sums->gone, flow->gone);
+    __sync_fetch_and_add(&sums->packets, counted ? flow->packets : lost);
+    for (int by = 0; by < HS_BY_NAMES; by++)
+        __sync_fetch_and_add(&sums->dropped[by], flow->dropped[by]);
 }
 
 /* A VM's counts of a flow, what it sent and what came in by its port, go together, and not before
@@ -44,8 +49,7 @@ static __always_inline void hs_sweep_flow(struct hs_key *key, struct hs_flow *fl
         WRITE_ONCE(flow->rule.verdict, 0);
     } else if (last + sweep->flow_idle < sweep->now &&
                !(vm && vm->flags & HS_VM_PORT && flow->packets)) {
-        if (flow->rule.switch_packets || flow->rule.veth_packets)
-            hs_end(key, flow);
+        hs_end(key, flow);
         sweep->flows++;
         sweep->rules += flow->rule.verdict != 0;
         charged = flow->charged;

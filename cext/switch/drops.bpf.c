@@ -6,8 +6,9 @@
  * queue that it was in uses that place otherwise, of its route's device. A pointer that is none
  * reads as nothing, and nothing is in no namespace of ours.
  *
- * What has a name already is left out: what the classifier drops (TC_INGRESS on a port). So is what
- * nobody has lost anything by: copies for a listener that does not keep up (PACKET_SOCK_ERROR);
+ * What the classifier drops has its name on it (reason.bpf.h), and counts by flow only: `counters`
+ * have the sums, and some of it is in the flow's entry already. Left out is what nobody has lost
+ * anything by: copies for a listener that does not keep up (PACKET_SOCK_ERROR);
  * copies of what went to a group, if nobody belongs to it; and the echo reply that a raw socket
  * has a clone of, and no ping socket wants. A frame that is addressed to somebody else counts where
  * it was (`reasons`), and not as its flow's.
@@ -175,8 +176,6 @@ int kernel_drop(__u64 *ctx) {
     if (!home)
         return 0;
     reason.home = *home;
-    if (*home == HS_HOME_SWITCH && IS(key.reason, TC_INGRESS))
-        return 0;
 
     mac = skb->mac_header;
     network = skb->network_header;
@@ -189,8 +188,16 @@ int kernel_drop(__u64 *ctx) {
     if (!hs_tell(skb, l3, &key.key.tuple))
         __builtin_memset(&key.key.tuple, 0, sizeof(key.key.tuple));
     framed = mac != HS_UNSET && data == mac; /* the device has it, or is to have it */
-    key.reason = hs_reason_of(skb, dev, framed, ctx[2]);
+    key.reason = hs_reason_of(skb, dev, *home, framed, ctx[2]);
     reason.reason = key.reason;
+    if (key.reason - HS_REASON_OURS <= HS_DROP_NAME) {
+        if (skb->mark & HS_DROP_BOOKED)
+            return 0;
+        key.key.vm = hs_sender(index);
+        key.place = skb->mark & HS_DROP_COUNTED ? HS_IN_SWITCH : HS_AT_EXIT;
+        hs_add(&key);
+        return 0;
+    }
     if (hs_spare(skb, key.reason, &key.key.tuple))
         return 0;
     if (*home == HS_HOME_SWITCH) {

@@ -9,12 +9,25 @@
 
 enum { HS_HOME_SWITCH = 0 }; /* in `homes`, the switch's namespace; else a VM's number */
 
-/* A reason that the kernel has no number for, beyond those of all its subsystems: the next link
- * does not take a packet as long as this. */
-enum { HS_REASON_TOO_LONG = 0x7fffffff };
+/* Reasons that the kernel has no number for, beyond those of all its subsystems. */
+enum {
+    HS_REASON_OURS = 0x7ffffe00,      /* and from there on: the classifier's (enum hs_counter) */
+    HS_REASON_LINK_LOSS = 0x7ffffffe, /* an impaired link lost it */
+    HS_REASON_TOO_LONG = 0x7fffffff,  /* the next link does not take a packet as long as this */
+};
+
+/* skb->mark of a frame that the classifier or a direct link's end drops: its name, and what the
+ * flow's entry has of it. */
+enum {
+    HS_MARK_DROP = 0x48440000,
+    HS_DROP_NAME = 0xff,     /* enum hs_counter */
+    HS_DROP_COUNTED = 0x100, /* it counts among the packets of its flow */
+    HS_DROP_BOOKED = 0x200,  /* and among the dropped ones: the books need no more */
+    HS_DROP_BITS = 0xffff,
+};
 
 /* Where a packet was dropped, by what had counted it until then. */
-enum hs_place {
+enum hs_drop_place {
     HS_IN_VM,     /* in a VM, and nobody has counted it as sent by it */
     HS_AT_EXIT,   /* sent by the transfer component, and not yet at the port or the link's end */
     HS_IN_SWITCH, /* behind the classifier, which has counted it */

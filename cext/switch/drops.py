@@ -4,7 +4,7 @@
 The program runs where packets are lost and nowhere else (tracepoint skb:kfree_skb), and goes with
 this object. Reasons have the names of the running kernel's own enum skb_drop_reason, which its BTF
 tells, without the prefix: NETFILTER_DROP. One of a subsystem with an enumeration of its own (from
-2^16 on) is shown by its number.
+2^16 on) is shown by its number. What the classifier and impaired links drop has hostsim's names.
 """
 
 import errno
@@ -24,7 +24,7 @@ PREFIX = "SKB_DROP_REASON_"
 TOO_LONG = "too-long"
 """What is longer than the next link takes: cext/switch/reason.bpf.h."""
 LINK_LOSS = "link-loss"
-"""What an impaired link loses: impair.bpf.c alone drops at the exits of the switch's ports."""
+"""What an impaired link loses."""
 SWITCH: int = lib.HS_HOME_SWITCH
 """The number of the switch's namespace, where others have that of their VM."""
 
@@ -65,7 +65,7 @@ class Drops:
         """Packets by namespace (VM number or SWITCH) and reason, since the start."""
         found: dict[int, dict[str, int]] = {}
         for key, value in pages(self._object.map("reasons"), "struct hs_reason", "uint64_t"):
-            name = self._name(key.reason, key.home == SWITCH)
+            name = self._name(key.reason)
             found.setdefault(key.home, {})[name] = value
         return found
 
@@ -98,12 +98,11 @@ class Drops:
 
     def _drop(self, key: Any, value: Any) -> Drop:
         flow = unpack_tuple(key.key.tuple) if key.key.tuple.family else None
-        name = self._name(key.reason, key.place == records.IN_SWITCH)
+        name = self._name(key.reason)
         return Drop(key.key.vm, flow, name, key.at, key.place, value.packets, value.last)
 
-    def _name(self, reason: int, in_switch: bool) -> str:
-        name = self._names.get(reason, f"reason-{reason:#x}")
-        return LINK_LOSS if in_switch and name == "TC_EGRESS" else name
+    def _name(self, reason: int) -> str:
+        return self._names.get(reason, f"reason-{reason:#x}")
 
     def missed(self) -> int:
         """Drops that were not counted: within another one on the same CPU."""
@@ -115,8 +114,8 @@ class Drops:
 
 
 def reasons() -> dict[int, str]:
-    """The reasons, by number: the running kernel's, and TOO_LONG. Raises OSError if it has none, or
-    no BTF."""
+    """The reasons, by number: the running kernel's, and ours. Raises OSError if it has none, or no
+    BTF."""
     size = 1 << 16
     text = ffi.new("char[]", size)
     used = lib.hs_btf_enum(ENUM.encode(), text, size)
@@ -125,4 +124,6 @@ def reasons() -> dict[int, str]:
     check(used, f"enum {ENUM} in the kernel's BTF")
     lines = (line.split() for line in ffi.string(text).decode().splitlines())
     found = {int(number): name.removeprefix(PREFIX) for number, name in lines}
-    return found | {lib.HS_REASON_TOO_LONG: TOO_LONG}
+    ours = {lib.HS_REASON_OURS + nth: name for nth, name in enumerate(records.COUNTERS)}
+    links = {lib.HS_REASON_LINK_LOSS: LINK_LOSS, lib.HS_REASON_TOO_LONG: TOO_LONG}
+    return found | ours | links

@@ -3,12 +3,16 @@
 #ifndef HS_FRAME_BPF_H
 #define HS_FRAME_BPF_H
 
+#include "switch/drops.h"
 #include "switch/maps.bpf.h"
 
 #include <linux/pkt_cls.h>
 
-static __always_inline int hs_dropped(__u32 reason) {
-    hs_count(reason);
+/* Drop a frame, and leave its name on it for who looks at the kernel's drops. why: enum hs_counter,
+ * with HS_DROP_COUNTED or HS_DROP_BOOKED if the flow's entry has counted it. */
+static __always_inline int hs_dropped(struct __sk_buff *skb, __u32 why) {
+    hs_count(why & HS_DROP_NAME);
+    skb->mark = HS_MARK_DROP | why;
     return TC_ACT_SHOT;
 }
 

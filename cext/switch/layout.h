@@ -69,6 +69,15 @@ struct hs_rule {
 };
 _Static_assert(sizeof(struct hs_rule) == 48, "no padding");
 
+/* Why a packet of a flow is dropped that counts as one of its `packets`. */
+enum hs_dropped_by {
+    HS_BY_FILTER,
+    HS_BY_GONE,  /* a VM is gone */
+    HS_BY_GROUP, /* HS_F_IN_GROUP */
+    HS_BY_SHARE, /* a first fragment, and its VM has no room for more */
+    HS_BY_NAMES,
+};
+
 /* `flows`, by struct hs_key. A flow's one entry: what leaves the VM finds it, and a moment later
  * the port, still in the cache. verdict: the port's; 0: not decided yet. New flows cost what their
  * entries' memory costs. */
@@ -83,21 +92,20 @@ struct hs_flow {
     __u16 mirror;         /* VM that gets a copy; 0: none */
     __u8 asked;           /* packets whose contents went to the daemon */
     __u8 pad;
-    __u64 dropped; /* of `packets`, those dropped here: by a filter, */
-    __u64 gone;    /* or because a VM is gone */
     __u16 charged; /* the VM whose share the entry is of; 0: nobody's */
     __u16 pad2;
-    __u32 start; /* TCP's number of the first byte of its contents; 0: not known */
+    __u32 start;                /* TCP's number of the first byte of its contents; 0: not known */
+    __u64 dropped[HS_BY_NAMES]; /* of `packets`, those dropped here: enum hs_dropped_by */
 };
-_Static_assert(sizeof(struct hs_flow) == 112, "no padding");
+_Static_assert(sizeof(struct hs_flow) == 128, "no padding");
 
 /* `ended`, by VM: the sums of what it sent in flows that have been swept. */
 struct hs_ended {
     __u64 flows;
     __u64 switch_packets, veth_packets, got_packets; /* see struct hs_rule */
-    __u64 packets, dropped, gone;                    /* see struct hs_flow */
+    __u64 packets, dropped[HS_BY_NAMES];             /* see struct hs_flow */
 };
-_Static_assert(sizeof(struct hs_ended) == 56, "no padding");
+_Static_assert(sizeof(struct hs_ended) == 72, "no padding");
 
 /* `shares`, by VM: the entries it has, and the bytes of contents that have gone up on its account.
  * How many of these the daemon has taken stands in `taken`, which the daemon writes. */

@@ -301,10 +301,9 @@ def _flow(key: Any, value: Any) -> Flow:
         None if value.route == NO_ROUTE else value.route,
         bool(value.reply),
         value.position,
-        value.dropped,
         value.mirror,
         value.asked,
-        value.gone,
+        tuple(value.dropped),
     )
 
 
@@ -336,8 +335,7 @@ def read_ended(ended: Map) -> Iterator[Ended]:
             value.veth_packets,
             value.got_packets,
             value.packets,
-            value.dropped,
-            value.gone,
+            tuple(value.dropped),
         )
 
 

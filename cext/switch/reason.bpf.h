@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-/* Why the kernel drops a packet, with one reason that it has no name for: the packet is longer than
- * the far end of a link takes (is_skb_forwardable of net/core/dev.c). A packet that is still to be
- * cut into segments is taken at any length. */
+/* Why a packet is dropped: the kernel's reason, or one that it has no name for (HS_REASON_*). In
+ * the switch's namespace programs of hostsim alone drop at the entrances of interfaces, the
+ * classifier and a direct link's end, which say why by a mark; and at their exits, an impaired
+ * link. Anywhere, a packet may be longer than the far end of a link takes (is_skb_forwardable of
+ * net/core/dev.c); one that is still to be cut into segments is taken at any length. */
 #ifndef HS_REASON_BPF_H
 #define HS_REASON_BPF_H
 
@@ -63,13 +65,17 @@ static __always_inline int hs_exceeds(__u32 length, struct net_device *dev) {
     return dev && length > BPF_CORE_READ(dev, mtu) + ETH_HLEN + 4;
 }
 
-/* The reason of a drop: the kernel's, or HS_REASON_TOO_LONG. framed: the packet has its Ethernet
- * header, as devices have it. */
-static __always_inline __u32 hs_reason_of(struct sk_buff *skb, struct net_device *dev, int framed,
-                                          __u32 reason) {
+/* The reason of a drop. home: HS_HOME_SWITCH, or another namespace. framed: the packet has its
+ * Ethernet header, as devices have it. */
+static __always_inline __u32 hs_reason_of(struct sk_buff *skb, struct net_device *dev, __u32 home,
+                                          int framed, __u32 reason) {
     struct skb_shared_info *shared = (struct skb_shared_info *)(skb->head + skb->end);
-    __u32 length = skb->len;
+    __u32 length = skb->len, mark = skb->mark;
 
+    if (home == HS_HOME_SWITCH && IS(reason, TC_EGRESS))
+        return HS_REASON_LINK_LOSS;
+    if (home == HS_HOME_SWITCH && IS(reason, TC_INGRESS) && (mark & ~HS_DROP_BITS) == HS_MARK_DROP)
+        return HS_REASON_OURS + (mark & HS_DROP_NAME);
     if (!IS(reason, NOT_SPECIFIED) || !framed || BPF_CORE_READ(shared, gso_size))
         return reason;
     if (hs_exceeds(length, dev) || hs_exceeds(length, hs_far_end(dev, BPF_CORE_READ(dev, ifindex))))

@@ -6,6 +6,7 @@ Addresses are packed bytes in network order, VM numbers are the VMs' indices, ti
 of CLOCK_MONOTONIC.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -59,6 +60,11 @@ COUNTERS = (
 )
 
 
+DROPPED_BY = ("filter", "vm-gone", "unicast-in-group", "no-share")
+"""Why packets of a flow are dropped that count among its packets: enum hs_dropped_by."""
+NONE_DROPPED = (0,) * len(DROPPED_BY)
+
+
 class Tuple(NamedTuple):
     """A flow, one direction. src, dst: 4 or 16 bytes; ports as numbers."""
 
@@ -86,8 +92,7 @@ class Verdict(NamedTuple):
 
 @dataclass(slots=True)
 class Flow:
-    """A flow at the port of `vm`. dropped, gone: of its packets, those that a filter dropped there,
-    and those that were dropped because a VM is gone."""
+    """A flow at the port of `vm`. dropped: of its packets, those dropped there, by DROPPED_BY."""
 
     vm: int
     tuple: Tuple
@@ -98,10 +103,9 @@ class Flow:
     route: int | None
     reply: bool
     position: int
-    dropped: int
     mirror: int
     asked: int
-    gone: int = 0
+    dropped: Sequence[int] = NONE_DROPPED
 
 
 @dataclass(slots=True)
@@ -128,12 +132,11 @@ class Ended:
     veth_packets: int = 0
     got_packets: int = 0
     packets: int = 0
-    dropped: int = 0
-    gone: int = 0
+    dropped: Sequence[int] = NONE_DROPPED
 
 
 IN_VM, AT_EXIT, IN_SWITCH, BEHIND = range(4)
-"""Where the kernel drops a packet: enum hs_place."""
+"""Where the kernel drops a packet: enum hs_drop_place."""
 
 
 class Drop(NamedTuple):

@@ -123,18 +123,18 @@ int transfer_in(struct __sk_buff *skb) {
 
     now = bpf_map_lookup_elem(&config, &zero);
     if (!now || !packet)
-        return hs_dropped(HS_C_FORGED);
+        return hs_dropped(skb, HS_C_FORGED);
     if (!hs_quick(skb, packet, from) && hs_flow_of(skb, from, now->on) != HS_FLOW)
-        return hs_dropped(HS_C_FORGED);
+        return hs_dropped(skb, HS_C_FORGED);
     flow = bpf_map_lookup_elem(&flows, &packet->key);
     if (!flow || packet->group)
-        return hs_dropped(HS_C_FORGED);
+        return hs_dropped(skb, HS_C_FORGED);
     verdict = READ_ONCE(flow->rule.verdict);
     if (hs_to_of(verdict) != to)
-        return hs_dropped(HS_C_FORGED);
+        return hs_dropped(skb, HS_C_FORGED);
     age = READ_ONCE(now->epoch) - hs_epoch_of(verdict);
     if (age && (age >= HS_EPOCHS || hs_age(skb, &packet->key.tuple, now->epoch) != age))
-        return hs_dropped(HS_C_STALE);
+        return hs_dropped(skb, HS_C_STALE);
     __sync_fetch_and_add(&flow->rule.got_packets, 1);
     return bpf_redirect_peer(HS_IFINDEX + to, 0);
 }

@@ -20,7 +20,7 @@ OF_VM = {
     "pids": "pids",
     "files": "files",
     "share": "share",
-    "root": "root, keep, boot or users",
+    "root": "root, keep, boot, users or containers",
     "nf": "nf",
     "run": "run",
     "os": "[vm.os]",
@@ -34,6 +34,7 @@ OF_VM = {
     "log_size": "log_size",
 }
 OF_HOST = {"name": "[host] name", "uplinks": "[switch] uplinks", "devices": "[[device]]"}
+OF_HOST |= {"may_take": "[switch] take_default_route"}
 OF_HOST |= {"nics": "[[device]] interface", "kmc": "[kmc]"}
 OF_HOST |= {"screens": "[[device]] screen", "sounds": "[[device]] sound"}
 """Fields of the model, and what the host file calls them."""

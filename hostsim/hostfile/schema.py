@@ -57,6 +57,8 @@ MATCH: dict[str, Json] = {
     "ethertype": {"type": ["integer", "string"]},
     **dict.fromkeys(CONTENTS, TEXT_OR_TEXTS),
 }
+OF_PACKETS = tuple(key for key in MATCH_KEYS if key not in CONTENTS)
+"""What a filter and a mirror match by."""
 EQUIPMENT: dict[str, Json] = {
     **dict.fromkeys(("name", "phys", "interface", "screen", "sound"), TEXT),
     **dict.fromkeys(DEVICE_NUMBERS, NUMBER),
@@ -146,8 +148,8 @@ TABLES: dict[str, Json] = {
         "match",
         "through",
     ),
-    "filter": _table({"match": _match(MATCH_KEYS)}, "match"),
-    "mirror": _table({"match": _match(MATCH_KEYS), "to": TEXT}, "match", "to"),
+    "filter": _table({"match": _match(OF_PACKETS)}, "match"),
+    "mirror": _table({"match": _match(OF_PACKETS), "to": TEXT}, "match", "to"),
     "link": _table(
         {
             "of": TEXT,

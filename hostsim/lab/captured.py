@@ -36,12 +36,13 @@ class Captured:
 
     Each packet is scapy's, and has besides
 
-    path: `eth0` (left its VM for the switch), `switch` (came in by the VM's port), `veth`, `drop`
+    path: `eth0` (left its VM for the switch), `switch` (came in by the VM's port), `veth`, `ring`,
+        `drop`
     vm, to: names; `to` is empty if the path has no other end
     key: of its flow; empty if it is of none
     route, epoch: of the policy; route is None if no route concerns it
     reply: whether it goes against the order of its chain
-    drop: why the kernel dropped it, or empty
+    drop: the name of its loss, or empty
     ident: the same number for the same packet, wherever it is seen
     interface: that of the capture's file
     time: seconds since 1970; wirelen: bytes of the whole packet

@@ -475,7 +475,7 @@ class Dataplane:
     def sight(self) -> Json:
         """What a capture, which is another process of root's, needs: this process, its descriptor
         of `flows` (pidfd_getfd(2)) and of each packet function's tap, the host's network namespaces
-        by inode, everybody's number."""
+        by inode, the switch's first, everybody's number."""
         living = [vm.netns_fd for vm in self._vms.values() if vm.netns_fd >= 0]
         return {
             "pid": os.getpid(),

@@ -51,8 +51,7 @@ class Retained:
         for flow in flows:
             seen = self._of(flow.vm).seen
             seen.packets += flow.packets
-            seen.dropped += flow.dropped
-            seen.gone += flow.gone
+            seen.dropped = [a + b for a, b in zip(seen.dropped, flow.dropped, strict=True)]
 
     def fold_drops(self, drops: Iterable[Drop]) -> None:
         """Add what the kernel dropped of flows that are forgotten."""

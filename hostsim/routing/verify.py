@@ -23,6 +23,8 @@ What reached a packet function's eth0 and not the function has no flow: nobody h
 is one row for each such VM, UNREAD: `function-full`, if the function was too slow to take it from
 its socket, or `no-function`, if there was none.
 
+Of what endpoints and uplinks send, nobody counts what is sent: a row has what is known to be lost.
+
 Flows that are forgotten are one row for each VM, ENDED (retained.py).
 
 What arrived and nobody counted as sent went past the transfer component: a program sent it by a
@@ -42,17 +44,30 @@ looked at, one after the other:
     4 that the VM had not sent on yet (IN_VM)          19       5     4  X=2 Y=3 Z=1 W=4     0
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from cext.switch.records import AT_EXIT, BEHIND, IN_SWITCH, IN_VM, Drop, Ended, Flow, Rule, Tuple
+from cext.switch.records import (
+    AT_EXIT,
+    BEHIND,
+    DROPPED_BY,
+    IN_SWITCH,
+    IN_VM,
+    NONE_DROPPED,
+    Drop,
+    Ended,
+    Flow,
+    Rule,
+    Tuple,
+)
 from hostsim.keys import key_text
 from hostsim.model import Json
 from hostsim.routing.flows import View
 from hostsim.routing.retained import NOTHING, PortSums, Retained
 
 ENDED = "ended flows"
+QUEUE_FULL = "queue-full"
 UNREAD = "what reached eth0, and not the function"
 K = TypeVar("K")
 
@@ -111,15 +126,29 @@ def check(flows: Sequence[Flow], rules: Sequence[Rule], losses: Losses, view: Vi
         row.takers, row.ringed = view.ports.takers.get((vm, key), ()), account.ring[0]
         found.append(_seen(row, ports.get((vm, key))))
         found[-1].kernel = kernel.pop((vm, key), ())
-    for (vm, key), drops in sorted(kernel.items()):
-        flow = ports.get((vm, key))
-        copies = frozenset({flow.mirror} if flow else ())
-        if vm in view.names and any(_counts(drop, copies) for drop in drops):
-            found.append(_Row(vm, key_text(key), 0, kernel=drops, copies=copies))
+    counted = {(rule.vm, rule.tuple) for rule in rules} | view.ports.sent.keys()
+    lost = {at for at, flow in ports.items() if any(flow.dropped) and at[0] not in view.functions}
+    for vm, key in sorted((lost - counted) | kernel.keys()):
+        flow, drops = ports.get((vm, key)), kernel.get((vm, key), ())
+        if vm in view.names:
+            found += _of_uncounted(vm, key, flow, drops, (vm, key) in lost)
     for vm, names in sorted(losses.unread.items()):
         found.append(_Row(vm, UNREAD, sum(names.values()), drops=dict(names)))
     budgets = _Budgets(losses, view)
     return [budgets.settle(row) for row in [*found, *_ended(losses, view)]]
+
+
+def _of_uncounted(
+    vm: int, key: Tuple, flow: Flow | None, drops: Sequence[Drop], lost: bool
+) -> Iterator[_Row]:
+    """Of a flow that nobody counts as it is sent (an endpoint's), what is known to be lost. lost:
+    what the classifier dropped, too."""
+    copies = frozenset({flow.mirror} if flow else ())
+    dropped = flow.dropped if flow and lost else NONE_DROPPED
+    if any(dropped) or any(_counts(drop, copies) for drop in drops):
+        row = _Row(vm, key_text(key), sum(dropped), sum(dropped), kernel=drops, copies=copies)
+        _settle_dropped(row, dropped)
+        yield row
 
 
 def _seen(row: _Row, flow: Flow | None) -> _Row:
@@ -127,10 +156,15 @@ def _seen(row: _Row, flow: Flow | None) -> _Row:
     if flow is not None:
         row.arrived = flow.packets
         row.copies = frozenset({flow.mirror})
-        _add(row.drops, "filter", flow.dropped)
-        _add(row.drops, "vm-gone", flow.gone)
-        row.arrived -= flow.dropped + flow.gone
+        _settle_dropped(row, flow.dropped)
     return row
+
+
+def _settle_dropped(row: _Row, dropped: Sequence[int]) -> None:
+    """Of what arrived, what the classifier dropped."""
+    for name, packets in zip(DROPPED_BY, dropped, strict=True):
+        _add(row.drops, name, packets)
+        row.arrived -= packets
 
 
 def _ended(losses: Losses, view: View) -> list[_Row]:
@@ -146,10 +180,9 @@ def _ended(losses: Losses, view: View) -> list[_Row]:
         seen = port.seen
         row = _Row(vm, ENDED, sums.switch_packets + sums.veth_packets + port.sent)
         row.drops, row.port = dict(port.drops), vm in ports
-        _add(row.drops, "filter", sums.dropped + seen.dropped)
-        _add(row.drops, "vm-gone", sums.gone + seen.gone)
-        row.arrived = sums.packets - sums.dropped - sums.gone
-        row.arrived += seen.packets - seen.dropped - seen.gone
+        row.arrived = sums.packets + seen.packets
+        _settle_dropped(row, sums.dropped)
+        _settle_dropped(row, seen.dropped)
         row.veth, row.ring = sums.got_packets, port.got
         row.kernel, row.copies, row.takers = kernel.get(vm, ()), losses.copies, port.takers
         rows.append(row)
@@ -191,7 +224,7 @@ class _Budgets:
         more = _take(self._untold_sent, row.vm, -missing)
         row.sent += more
         missing += more
-        for name, budget in (*self._untold.items(), ("queue-full", self._queue)):
+        for name, budget in (*self._untold.items(), (QUEUE_FULL, self._queue)):
             part = _take(budget, row.vm, missing)
             missing -= part
             _add(row.drops, name, part)

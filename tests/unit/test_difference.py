@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `hostsim apply` would do about a host file: hostsim/hostfile/difference.py."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from hostsim.errors import HostsimError
 from hostsim.hostfile import difference
 from hostsim.hostfile.file import parse
-from hostsim.model import HostSpec
+from hostsim.model import HostSpec, VmSpec
 
 HEAD = '[host]\nname = "x"\n[[endpoint]]\nname = "client"\naddress = "198.18.0.10/24"\n'
 A = '[[vm]]\nname = "a"\npids = 100\n'
@@ -70,3 +71,18 @@ def test_who_stays_stays_as_it_runs() -> None:
 def test_what_only_up_does_is_refused(before: str, after: str, why: str) -> None:
     with pytest.raises(HostsimError, match=why):
         lines(before, after)
+
+
+def test_each_field_of_a_host_is_applied_or_told() -> None:
+    """A new one cannot be forgotten: `apply` changes it, or says that only `up` does."""
+    applied = {"vms", "endpoints", "routes", "filters", "mirrors", "links"}
+    of_host = {one.name for one in fields(HostSpec)} - {"path"}
+    assert of_host == applied | difference.OF_HOST.keys()
+    of_vm = {one.name for one in fields(VmSpec)} - {"name", "endpoint"}
+    assert of_vm == {"rate"} | difference.OF_VM.keys()
+
+
+def test_who_may_take_the_default_route_is_told() -> None:
+    after = spec(A + '[switch]\nuplinks = ["x1"]\ntake_default_route = true\n')
+    before = spec(A + '[switch]\nuplinks = ["x1"]\n')
+    assert difference.plan(before, after).ignored == ("[switch] take_default_route",)

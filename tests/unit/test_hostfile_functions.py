@@ -56,8 +56,8 @@ def test_a_translator() -> None:
 
 def test_the_readmes_host_is_one() -> None:
     readme = (Path(__file__).parents[2] / "hostsim/nf/README.md").read_text()
-    spec = read(IDS + readme.split("```toml\n")[1].split("```")[0])
-    assert [vm.nf for vm in spec.vms] == ["count", "firewall", "nat"]
+    spec = read(readme.split("```toml\n")[1].split("```")[0])
+    assert [vm.nf for vm in spec.vms] == ["firewall", "count", "nat"]
     assert spec.routes[0].through == ("fw", "ids", "nat")
 
 

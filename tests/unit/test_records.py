@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cext.switch import maps, records
+from cext.switch.drops import LINK_LOSS
 from cext.switch.records import Verdict
+from hostsim.routing.verify import QUEUE_FULL
 
 NUMBERS = {
     name: value for name, value in vars(records).items() if name.isupper() and type(value) is int
@@ -34,12 +36,17 @@ def test_the_names_of_counters_are_in_the_headers_order() -> None:
     assert len(counters) == lib.HS_REASONS
 
 
+def test_what_a_flows_entry_counts_as_dropped_has_a_counters_name() -> None:
+    assert len(records.DROPPED_BY) == lib.HS_BY_NAMES
+    assert {*records.DROPPED_BY} <= {*records.COUNTERS}
+
+
 def test_every_name_of_a_loss_or_counter_has_a_row() -> None:
     text = Path(__file__).parents[2].joinpath("hostsim", "routing", "README.md").read_text()
     rows = re.findall(r"(?m)^\| (`[^|]*) \| (?:yes|no) \|", text)
     said = set(re.findall(r"`([a-z0-9-]+)`", " ".join(rows)))
     losses = {name for name in records.ACCOUNT_COUNTS if "_" not in name and name != "sent"}
-    books = {"function-full", "no-function", "function-died"}
+    books = {"function-full", "no-function", "function-died", LINK_LOSS, QUEUE_FULL}
     assert said == {*records.COUNTERS, *losses, *books}
 
 

@@ -91,7 +91,7 @@ def view(ports: Snapshot) -> flows.View:
 def row(
     vm: int, ports: Snapshot, arrived: int = 0, queue: dict[int, int] | None = None
 ) -> dict[str, object]:
-    seen = [Flow(vm, KEY, Verdict(1, 0, STEER, 2), arrived, 0, 0, 0, False, 0, 0, 0, 0)]
+    seen = [Flow(vm, KEY, Verdict(1, 0, STEER, 2), arrived, 0, 0, 0, False, 0, 0, 0)]
     (found,) = verify.check(seen, (), verify.Losses(queue or {}), view(ports))
     return found
 

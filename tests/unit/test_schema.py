@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The JSON schema of the host file against the reader, which is the judge."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from hostsim.errors import HostFileError
 from hostsim.hostfile import file as hostfile
 from hostsim.hostfile import source
+from hostsim.hostfile.matches import CONTENTS
 from hostsim.hostfile.schema import LISTS, TABLES, schema
 
 VM = '[host]\nname = "x"\n[[vm]]\nname = "a"\n[vm.os]\n[[vm]]\nname = "b"\n'
@@ -61,6 +63,17 @@ def test_it_has_the_keys_that_the_reader_takes(place: str) -> None:
     assert "unknown key 'nosuchkey'" in str(caught.value), caught.value
     allowed = set(caught.value.hint.removeprefix("allowed: ").split(", "))
     assert keys_of(place) - NOT_FOR_ALL.get(place, set()) == allowed
+
+
+@pytest.mark.parametrize("key", CONTENTS)
+@pytest.mark.parametrize("place", ["route", "filter", "mirror", "vm.rule"])
+def test_contents_are_for_routes_alone(place: str, key: str) -> None:
+    """In the schema as for the reader."""
+    text = PLACES[place].replace(MATCH, f"match = {{ {key} = 'a.test' }}\n")
+    fits = not [*validator().iter_errors(tomllib.loads(text))]
+    assert fits == (place == "route")
+    with contextlib.nullcontext() if fits else pytest.raises(HostFileError):
+        hostfile.parse(text, Path("x.toml"))
 
 
 def test_every_table_of_the_reader_is_in_it() -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Conservation with the kernel's drops, and with what is kept of flows that are forgotten."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -8,8 +9,10 @@ import pytest
 from cext.switch.records import (
     AT_EXIT,
     BEHIND,
+    DROPPED_BY,
     IN_SWITCH,
     IN_VM,
+    NONE_DROPPED,
     STEER,
     Account,
     Drop,
@@ -38,9 +41,8 @@ def rule(switch: int, veth: int, got: int) -> Rule:
     return Rule(1, KEY, Verdict(1, 0, STEER, 2), switch, veth, 0, 0, got)
 
 
-def flow(packets: int, dropped: int = 0, gone: int = 0, mirror: int = 0) -> Flow:
-    verdict = Verdict(1, 0, STEER, 2)
-    return Flow(1, KEY, verdict, packets, 0, 0, 0, False, 0, dropped, mirror, 0, gone)
+def flow(packets: int, mirror: int = 0, dropped: Sequence[int] = NONE_DROPPED) -> Flow:
+    return Flow(1, KEY, Verdict(1, 0, STEER, 2), packets, 0, 0, 0, False, 0, mirror, 0, dropped)
 
 
 def only(found: list[Json]) -> Json:
@@ -102,16 +104,19 @@ def test_what_only_came_in_has_a_row() -> None:
     assert (row["vm"], row["sent"], row["drops"]) == ("b", 4, {"SOCKET_RCVBUFF": 4})
 
 
-def test_a_filter_and_a_dead_vm_keep_their_names() -> None:
-    row = only(verify.check([flow(10, dropped=3, gone=2)], [rule(10, 0, 0)], Losses(), VIEW))
-    assert (row["switch"], row["drops"], row["missing"]) == (5, {"filter": 3, "vm-gone": 2}, 0)
+def test_what_the_classifier_drops_keeps_its_names() -> None:
+    dropped = range(1, len(DROPPED_BY) + 1)
+    row = only(verify.check([flow(20, dropped=dropped)], [rule(20, 0, 0)], Losses(), VIEW))
+    assert (row["drops"], row["missing"]) == (dict(zip(DROPPED_BY, dropped, strict=True)), 0)
+    assert row["switch"] == 20 - sum(dropped)
 
 
 def test_forgotten_flows_hold_or_fail() -> None:
     kept = Retained()
     kept.fold_drops([drop("X", IN_VM, 2), drop("Y", AT_EXIT, 1)])
     kept.fold_drops([drop("X", IN_VM, 1)])
-    sums = Ended(1, flows=3, switch_packets=10, veth_packets=5, got_packets=5, packets=8, gone=1)
+    sums = Ended(1, flows=3, switch_packets=10, veth_packets=5, got_packets=5, packets=8)
+    sums.dropped = [DROPPED_BY.index("vm-gone") == nth for nth in range(len(DROPPED_BY))]
     row = only(verify.check([], [], Losses(ended=[sums], retained=kept), VIEW))
     assert row["key"] == "ended flows"
     assert (row["sent"], row["switch"], row["veth"], row["missing"]) == (18, 7, 5, 1)

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A packet that the switch loses has one name: what `status` counts, what `verify` says of its
+flow, and what a capture says of the packet.
+"""
+
+import contextlib
+import struct
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from cext.sight.records import LOST, Sight
+from cext.sight.sight import Sights
+from cext.switch.drops import reasons
+from help.frames import MF, UDP, ipv4
+from help.net import ENDS, Net, made
+from help.receiver import Wire
+from help.waiting import until
+from hostsim.capture.story import tell
+
+pytestmark = [pytest.mark.root, pytest.mark.stock]
+
+HOST = (
+    ENDS
+    + """
+[[endpoint]]
+name = "far"
+address = "198.18.0.30/24"
+[[vm]]
+name = "fw"
+[[vm]]
+name = "dead"
+[[link]]
+of = "far"
+direction = "in"
+loss = 1
+[[filter]]
+match = { proto = "udp", dport = 9 }
+[[route]]
+match = { proto = "udp", dport = 80 }
+through = ["fw"]
+[[route]]
+match = { proto = "udp", dport = 81 }
+through = ["dead"]
+"""
+)
+EVERYBODY = b"\xff" * 6
+SERVER, FAR = bytes([198, 18, 0, 20]), bytes([198, 18, 0, 30])
+OF_A_FLOW = ("filter", "unicast-in-group", "vm-gone", "malformed", "link-loss")
+OF_NONE = ("orphan-fragment", "fragment-conflict", "deep-tags", "spoofed")
+"""Here: of no flow that the program at the kernel's drops can tell at a look."""
+TIMES = 3
+
+
+def datagram(port: int, sport: int = 4000) -> bytes:
+    return struct.pack("!HHHH", sport, port, 16, 0) + bytes(8)
+
+
+def frames(net: Net, wire: Wire) -> dict[str, list[bytes]]:
+    """By the name that it should get, what is lost for one reason: of each the last frame."""
+    ends, mac = wire.ends, wire.ends.mac
+
+    def frame(
+        to: bytes, payload: bytes, dst: bytes = SERVER, tags: bytes = b"", **lies: int
+    ) -> bytes:
+        return to + ends.here + tags + b"\x08\0" + ipv4(ends.src4, dst, UDP, payload, **lies)
+
+    claim = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 2) + ends.here + SERVER + mac + ends.src4
+    far = bytes.fromhex(net.vms["far"].mac.replace(":", ""))
+    first = frame(mac, datagram(7), frag=MF, ident=7)
+    return {
+        "filter": [frame(mac, datagram(9))],
+        "unicast-in-group": [frame(EVERYBODY, datagram(80))],
+        "vm-gone": [frame(mac, datagram(81))],
+        "malformed": [frame(mac, datagram(7), total=1400)],
+        "orphan-fragment": [frame(mac, bytes(16), frag=8, ident=99)],
+        "fragment-conflict": [first, frame(mac, datagram(70), frag=MF, ident=7)],
+        "deep-tags": [frame(mac, datagram(7), tags=b"\x81\0\0\0" * 12)],
+        "spoofed": [EVERYBODY + ends.here + b"\x08\x06" + claim],
+        "link-loss": [frame(far, datagram(7), dst=FAR)],
+    }
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Net]:
+    with made("names", HOST, tmp_path_factory.mktemp("names")) as net:
+        net.dataplane.vm_gone("dead")
+        yield net
+
+
+@pytest.fixture(scope="module")
+def wire(net: Net) -> Iterator[Wire]:
+    wire = Wire(net)
+    yield wire
+    wire.close()
+
+
+def counted(net: Net) -> Counter[str]:
+    """Of the switch's losses, how many by name, as `status` has them."""
+    found = Counter(net.dataplane.report.counters())
+    found.update((net.dataplane.report.kernel_drops() or {})[""])
+    return found
+
+
+def in_books(net: Net) -> Counter[str]:
+    """The same of the client's flows, as `verify` has them."""
+    found: Counter[str] = Counter()
+    for row in net.settled():
+        if row["vm"] == "client":
+            found.update(row["drops"])
+    return found
+
+
+@contextlib.contextmanager
+def captured(net: Net) -> Iterator[list[Sight]]:
+    """What is lost of what the client sends meanwhile; whole once the block has ended."""
+    around = net.dataplane.sight()
+    found: list[Sight] = []
+    sights = Sights(
+        around["flows"], around["homes"], [net.vms[vm].index for vm in ("client", "far")]
+    )
+    with contextlib.closing(sights):
+        yield found
+        found += (one for one in sights.take(0) if one.place == LOST)
+
+
+@pytest.mark.parametrize("name", [*OF_A_FLOW, *OF_NONE])
+def test_a_loss_has_one_name(net: Net, wire: Wire, name: str) -> None:
+    *before, last = frames(net, wire)[name]
+    if before:
+        wire.send(before)
+    status, books = counted(net), in_books(net)
+    with captured(net) as lost:
+        wire.send([last] * TIMES)
+        until(lambda: counted(net)[name] >= status[name] + TIMES, 20, name)
+    assert in_books(net) - books == ({name: TIMES} if name in OF_A_FLOW else {})
+    told = [tell(one, {}, reasons()).drop for one in lost]
+    assert [drop for drop in told if drop == name] == [name] * TIMES, told
