@@ -54,10 +54,17 @@ def at_rest(chain: Chain, sent: int) -> dict[str, Any]:
 
 
 def by_ring(chain: Chain, port: int = 7) -> None:
-    """Let a flow have its rules."""
-    for _ in range(2):
-        chain.send(port, 5)
+    """Let a flow have its rules: five packets by the switch, and five by ring."""
+
+    def ready() -> bool:
         chain.sync()
+        hops = chain.net.flow(f"udp:198.18.0.10:4000>198.18.0.20:{port}")["hops"]
+        return all(hop["path"] == "ring" for hop in hops[:-1])
+
+    chain.send(port, 5)
+    until(ready)
+    chain.send(port, 5)
+    chain.sync()
 
 
 @pytest.mark.parametrize("made", [{"mode": "isolated"}, {"mode": "shared"}], indirect=True)
