@@ -113,8 +113,8 @@ class Switch:
         self._made: dict[int, str] = {}  # the VMs' ports
         self.uplinks: dict[str, int] = {}
         self.classifier = -1
-        """The program that ports made from now on have before they are up, the data plane's; -1:
-        none, there is no data plane yet or any more."""
+        """The program that ports made from now on have before they are up, uplinks too: the data
+        plane's; -1: none, there is no data plane yet or any more."""
 
     @property
     def rtnl(self) -> Rtnl:
@@ -152,9 +152,9 @@ class Switch:
 
         self._rtnl.pack(fill)
 
-    def connect(self, vms: Sequence[Vm], others: Sequence[Vm] = ()) -> None:
-        """Link every VM to a port and give it its addresses and on-link routes, to the subnets of
-        `others` too; fills in vm.mac, vm.eth0 and vm.port. In any thread. Raises OSError."""
+    def place(self, vms: Sequence[Vm]) -> None:
+        """Choose the numbers and addresses that links of these VMs will have: vm.mac, vm.eth0 and
+        vm.port. `connect` does it too. Raises HostsimError."""
         for vm in vms:
             if vm.index > records.VM_MAX:
                 raise HostsimError(
@@ -163,6 +163,12 @@ class Switch:
             own = mac(self.host, Mac.ETH0, vm.index, self._machine)
             vm.mac = vm.spec.mac or own
             vm.eth0, vm.port = records.ETH0 + vm.index, records.IFINDEX + vm.index
+
+    def connect(self, vms: Sequence[Vm], others: Sequence[Vm] = ()) -> None:
+        """Link every VM to a port and give it its addresses and on-link routes, to the subnets of
+        `others` too. In any thread. Raises HostsimError, OSError."""
+        self.place(vms)
+        for vm in vms:
             vm.sysctl({"net.ipv6.conf.default.accept_dad": "0"})
             self._made[vm.port] = vm.spec.name
 
@@ -233,7 +239,7 @@ class Switch:
         def fill(batch: Batch) -> None:
             for number in self.uplinks.values():
                 index = records.IFINDEX + number
-                add_hook(batch, index)
+                self._fill_hook(batch, index)
                 batch.link("set", index=index, master=BRIDGE_INDEX, state="up")
                 batch.brport("set", index=index, group_fwd_mask=LACP)
 
@@ -246,12 +252,17 @@ class Switch:
                 vm.port, vm.spec.name, own, BRIDGE_INDEX, (*far, vm.netns_fd), vm.spec.mtu
             )
         )
-        add_hook(batch, vm.port)
-        if self.classifier >= 0:
-            add_program(batch, vm.port, self.classifier, CLASSIFIER, INGRESS)
+        self._fill_hook(batch, vm.port)
         batch.packed(messages.up(vm.port))
         batch.packed(messages.forwards(vm.port, LACP))
         batch.packed(messages.sticky(vm.port, vm.mac))
+
+    def _fill_hook(self, batch: Packs, index: int) -> None:
+        """What a port needs before it is up: it forwards nothing that the classifier has not
+        seen."""
+        add_hook(batch, index)
+        if self.classifier >= 0:
+            add_program(batch, index, self.classifier, CLASSIFIER, INGRESS)
 
     def ports(self) -> list[Json]:
         """The ports as the kernel counts them: rx is what the VM sent, tx what it was sent. By a

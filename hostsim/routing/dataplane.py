@@ -123,15 +123,17 @@ class Dataplane:
         self._loaded.load()
         self._drops.load()
 
-    def start(self) -> None:
-        """Attach the programs, loaded or not, and write the policy. Raises OSError,
+    def begin(self, uplinks: Collection[int] = ()) -> None:
+        """Put the policy in force, and have ports come with the classifier: the switch has none
+        yet, so no frame passes unjudged. Everybody has a number by now (`Switch.place`); uplinks:
+        those that uplinks will have. Loads the programs if nobody has. Raises OSError,
         HostsimError."""
         if not self._loaded.there:
             self.load()
         self._watch = Watch(
             self._switch.netns_fd, self._loaded.program("transfer_in"), self._map("pairs")
         )
-        self._ports = Ports(self._switch, self._watch, self._loaded.program("classify"))
+        self._ports = Ports(self._watch, self._loaded.program("classify"))
         self._impairments.guarded_by(self._watch)
         self._rates.guarded_by(self._watch)
         self._ring = bpf.Ring(self._map("events"), self._event)
@@ -142,15 +144,23 @@ class Dataplane:
         for vm in self._vms.values():
             self._drops.watch(vm.index, vm.netns_fd)
             self._told.write(vm)
-            self._rate(vm, vm.spec.rate)
         self._loaded.write_owners(self._owners)
-        for number in self._switch.uplinks.values():
+        for number in uplinks:
             self._loaded.write_uplink(number)
-        self._prepare(self._first.routes)
         self._put(self._first, self._epochs.compile(self._first))
-        uplinks = {records.IFINDEX + n: name for name, n in self._switch.uplinks.items()}
-        self._ports.classify({vm.port: name for name, vm in self._vms.items()} | uplinks)
         self._switch.classifier = self._loaded.program("classify")
+
+    def start(self) -> None:
+        """Do what needs the ports, which are there: rates, chains, impaired links. Raises OSError,
+        HostsimError."""
+        assert self._ports is not None
+        uplinks = {records.IFINDEX + n: name for name, n in self._switch.uplinks.items()}
+        self._ports.keep({vm.port: name for name, vm in self._vms.items()} | uplinks)
+        for vm in self._vms.values():
+            self._rate(vm, vm.spec.rate)
+        self._prepare(self._first.routes)
+        if self._rates:
+            self._new_epoch()  # whoever has a rate has it from the first decision on
         self._impair(self._links)
 
     def close(self) -> None:

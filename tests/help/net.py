@@ -53,7 +53,7 @@ class Net:
             self.closing.push("journal", journal.close)
             self.parts = assembly.assemble(self.spec, self.vms, journal, self.closing)
             self.switch, self.dataplane = self.parts.switch, self.parts.dataplane
-            until(lambda: self.switch.look().linked == self.vms.keys())
+            until(lambda: self.vms.keys() <= self.switch.look().linked)
         except BaseException:
             self.close()
             raise
