@@ -3,11 +3,12 @@
 
     Changes(host).apply(file) -> Json
 
-In this order: those who come are started, linked, known to the data plane, and run their programs;
-then the policy changes, with one epoch; then those leave that the file has no more. An address that
-moves from one who leaves to one who comes is both's meanwhile. Whatever fails before the policy
-changes is undone, newest first, and nothing has changed. Who stays keeps its processes, links and
-connections, and loses no packet.
+In this order: those who come are started, linked, known to the data plane, and run their programs
+and packet functions, and processes wait for packet functions that change; then the policy changes,
+with one epoch; then these are what they became, and those leave that the file has no more. An
+address that moves from one who leaves to one who comes is both's meanwhile. Whatever fails before
+the policy changes is undone, newest first, and nothing has changed. Who stays keeps its processes,
+links and connections, and loses no packet.
 
 What waits for VMs and for the kernel's locks is done in threads. One apply runs at a time, and none
 while a VM is made anew (`turn`); a host that goes down ends it first.
@@ -19,7 +20,8 @@ import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import NamedTuple, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from cext.switch import records
 from hostsim import assembly, etc
@@ -35,17 +37,22 @@ from hostsim.teardown import Teardown, in_thread
 from hostsim.vm import Vm
 from netns.journal import Journal
 
+if TYPE_CHECKING:
+    from hostsim.nf.coming import Coming
+    from hostsim.nf.functions import Functions
+
 log = logging.getLogger("hostsim.host")
 
 
 class Joined(NamedTuple):
-    """What VMs join and leave."""
+    """What VMs join and leave. functions: None if the host has had none so far."""
 
     journal: Journal
     switch: Switch
     dataplane: Dataplane
     carriers: Carriers
     programs: Programs
+    functions: "Functions | None"
 
 
 class Changing(Protocol):
@@ -58,6 +65,8 @@ class Changing(Protocol):
     def joined(self) -> Joined: ...
     def attend(self, vms: Iterable[Vm]) -> None: ...
     def leave(self, vms: Iterable[Vm]) -> None: ...
+    async def functions(self) -> "Functions": ...
+    def sync_functions(self) -> None: ...
 
 
 class Changes:
@@ -103,7 +112,7 @@ class Changes:
             plan = await in_thread(partial(difference.plan, self._host.spec, file))
             undo = Teardown("apply")
             try:
-                await self._join(plan, undo)
+                await self._join(plan, undo, file.path.parent)
                 leaving = [one.name for one in plan.removed]
                 dataplane = self._host.joined.dataplane
                 change = await in_thread(partial(dataplane.compile, plan.spec, leaving))
@@ -112,6 +121,7 @@ class Changes:
                 undo.push("links' program", dataplane.let_go, blocks=True)
                 undo.push("links", before, blocks=True)
                 await in_thread(dataplane.impairing(change.links))
+                become = await self._becoming(plan, undo, file.path.parent)
                 self.refuse_if_ended()
                 with self._doing("apply of a policy"):
                     done = dataplane.change(change)
@@ -119,6 +129,11 @@ class Changes:
                 await self._undone(undo)
                 raise
             self._host.spec = plan.spec
+            for one in (*plan.spec.vms, *plan.spec.endpoints):
+                self._host.vms[one.name].spec = one
+            with self._doing("packet functions that change"):
+                jobs = become()
+            await in_thread(lambda: [job() for job in jobs])
             await self._leave([self._host.vms[name] for name in leaving])
             await in_thread(dataplane.let_go)
             await in_thread(partial(_rename, list(self._host.vms.values()), plan.spec))
@@ -135,8 +150,9 @@ class Changes:
 
     # -- those who come ---------------------------------------------------------------------------
 
-    async def _join(self, plan: Plan, undo: Teardown) -> None:
-        """Raises HostsimError, OSError; `undo` has what takes it back."""
+    async def _join(self, plan: Plan, undo: Teardown, folder: Path) -> None:
+        """folder: where packet functions are found. Raises HostsimError, OSError; `undo` has what
+        takes it back."""
         self.refuse_if_ended()
         host, joined = self._host, self._host.joined
         new = self._numbered(plan)
@@ -153,6 +169,7 @@ class Changes:
         back = partial(joined.switch.reroute, before, [*before, *vms], before)
         undo.push("routes", back, blocks=True)
         await in_thread(partial(joined.switch.reroute, before, before, [*before, *vms]))
+        coming = await self._coming(plan, vms, undo, folder)
         undo.push("data plane", partial(self._part, vms))
         await in_thread(joined.dataplane.readying.joining(vms))
         self.refuse_if_ended()
@@ -160,11 +177,50 @@ class Changes:
         with self._doing("VMs that join"):
             joined.dataplane.add(vms)
         host.attend(vms)
+        if coming is not None:
+            await in_thread(partial(coming.start, self.refuse_if_ended))
+            undo.push("packet functions", partial(self._part_functions, vms))
+            (await host.functions()).adopt(coming)
         await joined.programs.start([name for name, vm in new.items() if vm.spec.run is not None])
         self.refuse_if_ended()
         for vm in vms:
             if not vm.alive:
                 raise HostsimError("apply", f"{vm.spec.name} died while it was started")
+
+    async def _coming(
+        self, plan: Plan, vms: Sequence[Vm], undo: Teardown, folder: Path
+    ) -> "Coming | None":
+        """The packet functions of those who come, ready to be started; None: they have none.
+        Raises HostsimError, OSError."""
+        if all(vm.spec.nf is None for vm in vms):
+            return None
+        functions = await self._host.functions()
+        coming = await in_thread(partial(functions.coming, vms, plan.spec.routes, folder))
+        undo.push("those packet functions", coming.close, blocks=True)
+        await in_thread(coming.prepare)
+        return coming
+
+    async def _becoming(
+        self, plan: Plan, undo: Teardown, folder: Path
+    ) -> Callable[[], list[Callable[[], None]]]:
+        """What the packet functions of the host do once the policy has changed; it leaves jobs for
+        a thread. Raises HostsimError, OSError."""
+        functions = self._host.joined.functions
+        if functions is None:
+            return list
+        changing = await in_thread(partial(functions.changing, plan.changed, folder))
+        undo.push("packet functions that change", changing.close, blocks=True)
+        await in_thread(partial(changing.load, self.refuse_if_ended))
+        names = {one.name for one in plan.added}
+
+        def become() -> list[Callable[[], None]]:
+            jobs = functions.change(changing)
+            functions.policy(plan.spec.routes)
+            functions.begin([vm for name, vm in self._host.vms.items() if name in names])
+            self._sync_functions()
+            return jobs
+
+        return become
 
     def _numbered(self, plan: Plan) -> dict[str, Vm]:
         """Those who come, with numbers that nobody has had; these are used anew only if there are
@@ -185,6 +241,26 @@ class Changes:
 
     # -- those who go -----------------------------------------------------------------------------
 
+    async def _part_functions(self, vms: Sequence[Vm]) -> None:
+        """Their packet functions end, once all that these have in hand has gone on. Raises
+        OSError, HostsimError."""
+        functions = self._host.joined.functions
+        if functions is None or all(vm.spec.nf is None for vm in vms):
+            return
+        from hostsim.nf.coming import leave  # only hosts that have some load it
+
+        parting = functions.part(vms)
+        self._sync_functions()
+        left = await in_thread(partial(leave, parting))
+        functions.gone(left)
+
+    def _sync_functions(self) -> None:
+        """What fails is logged: it is tried again in a moment."""
+        try:
+            self._host.sync_functions()
+        except (OSError, HostsimError):
+            log.exception("apply: packet functions")
+
     def _part(self, vms: Sequence[Vm]) -> None:
         """Nobody in the loop knows these VMs any more. Raises OSError."""
         host, joined = self._host, self._host.joined
@@ -201,6 +277,10 @@ class Changes:
             return
         before = list(self._host.vms.values())
         joined = self._host.joined
+        try:
+            await self._part_functions(vms)
+        except (OSError, HostsimError):
+            log.exception("apply: packet functions that leave")
         try:
             with self._doing("VMs that leave"):
                 self._part(vms)

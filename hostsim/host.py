@@ -14,7 +14,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,6 +91,7 @@ class Host:
         self._ticking: list[asyncio.Task[None]] = []
         self._booted = Booted(self.vms, self._programs, self._os_back)
         self._watched: list[int] = []
+        self._functions_watched: set[int] = set()
         self._remaking: set[asyncio.Task[None]] = set()
         self._restarts = Restarts(
             vm.name for vm in spec.vms if vm.os is not None or vm.boots or vm.restarts
@@ -143,7 +144,7 @@ class Host:
         await self._booted.all_up()
         if functions is not None:
             await in_thread(functions.start, self._kill_vms)
-            self._sync_functions()
+            self.sync_functions()
             self._ticking.append(asyncio.create_task(self._sync_often()))
         await self._programs.start([n for n, vm in self.vms.items() if vm.spec.run is not None])
         if kmc is not None:
@@ -208,24 +209,35 @@ class Host:
 
     # -- network functions ------------------------------------------------------------------------
 
-    def _sync_functions(self) -> None:
+    async def functions(self) -> "Functions":
+        """The packet functions; the first ones are about to join. Raises OSError."""
+        parts = self._parts
+        if parts.functions is not None:
+            return parts.functions
+        made = await in_thread(partial(parts.net.functions, self.folder, self._closing))
+        self._made = replace(parts, functions=made)
+        self._ticking.append(asyncio.create_task(self._sync_often()))
+        return made
+
+    def sync_functions(self) -> None:
+        """See Functions.sync. The ends of those that run are seen. Raises OSError."""
         functions = self._parts.functions
         if functions is None:
             return
-        for fd in functions.dead():
-            if fd in self._watched:
-                self._unwatch(fd)
+        for fd in self._functions_watched - set(functions.alive()):
+            self._unwatch(fd)
+            self._functions_watched.discard(fd)
         functions.sync()
-        for fd in functions.alive():
-            if fd not in self._watched:
-                self._watch(fd, self._sync_functions)
+        for fd in set(functions.alive()) - self._functions_watched:
+            self._watch(fd, self.sync_functions)
+            self._functions_watched.add(fd)
 
     async def _sync_often(self) -> None:
         while True:
             await asyncio.sleep(SYNC)
             try:
                 with self._doing("network functions"):
-                    self._sync_functions()
+                    self.sync_functions()
             except (OSError, HostsimError):
                 log.exception("network functions")
 
@@ -435,7 +447,10 @@ class Host:
     def joined(self) -> Joined:
         """What VMs join and leave. Raises HostsimError while the host is not built."""
         parts = self._parts
-        return Joined(parts.journal, parts.switch, parts.dataplane, parts.carriers, self._programs)
+        return Joined(
+            parts.journal, parts.switch, parts.dataplane, parts.carriers, self._programs,
+            parts.functions,
+        )  # fmt: skip
 
     def attend(self, vms: Iterable[Vm]) -> None:
         """These VMs have joined: their ends are seen."""

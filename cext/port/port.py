@@ -135,6 +135,11 @@ class Port:
         """A neighbour is gone."""
         lib.hs_port_forget(self.native, vm)
 
+    def renew(self) -> None:
+        """Another function is going to run: nothing of what this one has set stays."""
+        self.more_counters = dict
+        self.native.pace.wait_on_full = 0
+
     def recv(self) -> Batch:
         """What is there now; may be empty."""
         batch = Batch(self._memory)

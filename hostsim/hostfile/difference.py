@@ -51,7 +51,7 @@ def unapplied(running: HostSpec, file: HostSpec) -> list[str]:
         found += [
             f"{word} of {vm.name}"
             for name, word in OF_VM.items()
-            if getattr(vm, name) != getattr(other, name)
+            if getattr(_kept(vm, other), name) != getattr(other, name)
         ]
     return found
 
@@ -59,12 +59,14 @@ def unapplied(running: HostSpec, file: HostSpec) -> list[str]:
 @dataclass(frozen=True)
 class Plan:
     """What an apply does. spec: the host as it is then; added, removed: VMs and endpoints; policy:
-    a line for each other thing that changes; ignored: what only `up` does."""
+    a line for each other thing that changes; changed: VMs whose packet function becomes another, or
+    gets other tables; ignored: what only `up` does."""
 
     spec: HostSpec
     added: tuple[VmSpec, ...]
     removed: tuple[VmSpec, ...]
     policy: tuple[str, ...]
+    changed: tuple[VmSpec, ...]
     ignored: tuple[str, ...]
 
     @property
@@ -73,6 +75,7 @@ class Plan:
         return [
             *(f"{_kind(one)} {one.name} is added" for one in self.added),
             *(f"{_kind(one)} {one.name} is removed" for one in self.removed),
+            *(f"the packet function of {one.name} changes" for one in self.changed),
             *self.policy,
         ]
 
@@ -90,19 +93,17 @@ def plan(running: HostSpec, file: HostSpec) -> Plan:
                 "give it another name",
             )  # fmt: skip
     for one, verb in [*((one, "added") for one in added), *((one, "removed") for one in removed)]:
-        what = "an OS" if one.os is not None or one.boots else ""
-        what = "a packet function" if one.nf is not None else what
-        if what:
+        if one.os is not None or one.boots:
             raise HostsimError(
-                "apply", f"{one.name} is {what}, which cannot be {verb} while the host runs",
+                "apply",
+                f"{one.name} is an OS, which cannot be {verb} while the host runs: whose the "
+                "devices are is settled at up",
                 "hostsim down, then up",
             )  # fmt: skip
 
     def kept(specs: Iterable[VmSpec]) -> tuple[VmSpec, ...]:
-        """As they run, with the file's rate."""
-        return tuple(
-            replace(mine[one.name], rate=one.rate) if one.name in mine else one for one in specs
-        )
+        """As they run, with the file's rate and packet function."""
+        return tuple(_kept(mine[one.name], one) if one.name in mine else one for one in specs)
 
     then = replace(
         running,
@@ -128,8 +129,24 @@ def plan(running: HostSpec, file: HostSpec) -> Plan:
         for name in mine.keys() & theirs.keys()
         if mine[name].rate != theirs[name].rate
     ]
+    changed = tuple(
+        one for one in then.vms if one.name in mine and _function(one) != _function(mine[one.name])
+    )
     ignored = tuple(unapplied(running, file))
-    return Plan(then, added, removed, tuple(policy), ignored)
+    return Plan(then, added, removed, tuple(policy), changed, ignored)
+
+
+def _kept(mine: VmSpec, theirs: VmSpec) -> VmSpec:
+    """A VM as it runs, with what the file says otherwise that a VM that runs can be."""
+    kept = replace(mine, rate=theirs.rate)
+    fits = (mine.addresses, mine.mtu) == (theirs.addresses, theirs.mtu)  # a function's own
+    if mine.nf is not None and theirs.nf is not None and fits:
+        return replace(kept, nf=theirs.nf, settings=theirs.settings)
+    return kept
+
+
+def _function(one: VmSpec) -> tuple[Any, Any]:
+    return one.nf, one.settings
 
 
 def _changed(word: str, before: Iterable[Any], after: Iterable[Any]) -> list[str]:

@@ -16,7 +16,7 @@ RING = 1024
 """Descriptors of a channel."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Frames:
     """size: bytes of a frame, a power of two; count: of one process; data: bytes of an isolated
     channel."""

@@ -48,6 +48,7 @@ class Instance:
         self._asked = False
         self._heard: asyncio.Event | None = None  # somebody waits for the answer
         self.state = State.TOLD
+        self.fit = False  # it has its function
         self.counted: dict[str, int] = {}  # as last answered
         self.silent = False  # has not answered in time
         with contextlib.ExitStack() as undo:
@@ -77,7 +78,7 @@ class Instance:
         long."""
         if self.state is State.TOLD and self._readable(seconds):
             with contextlib.suppress(wire.WireError):  # `ready` will not understand it either
-                self._receive()
+                self.fit = isinstance(self._receive(), wire.Loaded)
             self.state = State.LOADED
         return self.state is not State.TOLD
 
@@ -100,8 +101,18 @@ class Instance:
                 return True
         except wire.WireError as error:
             why = str(error)
+        raise self._failure(why)
+
+    def refuse_unfit(self) -> None:
+        """Raises HostsimError if it has not got its function."""
+        if self.state is State.TOLD:
+            raise self._failure("it was not loaded in time")
+        if not self.fit:
+            raise self._failure()
+
+    def _failure(self, why: str = "") -> HostsimError:
         why = why or self.last_words() or "no reason given"
-        raise HostsimError(f"{self._vm.spec.name}: nf", f"{self._nf!r} did not start: {why}")
+        return HostsimError(f"{self._vm.spec.name}: nf", f"{self._nf!r} did not start: {why}")
 
     def tell(self, message: wire.Message, fds: Sequence[int] = ()) -> None:
         """One that has let too much wait is killed: nothing it is told would reach it."""
@@ -130,6 +141,17 @@ class Instance:
     def last_words(self) -> str:
         """The last line that it has written: one that waits for its end may write meanwhile."""
         return self._logs.last_line(self._vm.spec.name, self._output)
+
+    def change(self, nf: str, fds: Sequence[int]) -> None:
+        """It is this shipped function from now on. fds: what `change` has beside it; they stay the
+        caller's."""
+        self._nf = nf
+        self.tell(wire.Change(nf), fds)
+
+    def end(self) -> None:
+        """Have it end by itself, with what it has in hand sent."""
+        with contextlib.suppress(OSError):  # it has ended
+            self._control.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         """End it, if it runs. Twice is harmless."""

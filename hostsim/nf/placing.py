@@ -35,7 +35,8 @@ class Placing:
     """Of one host's functions. `look` is to be called some ten times a second."""
 
     def __init__(self, line: Sequence[int], clock: Callable[[], float] = time.monotonic) -> None:
-        self._line = line
+        self.line = line
+        """The functions as packets come to them."""
         self._clock = clock
         self._looked = clock()
         self._processes: dict[int, _Process] = {}
@@ -59,7 +60,7 @@ class Placing:
             return
         cores = sorted(frozenset.intersection(*(one.all for one in ours.values())))
         use = {number: one.share for number, one in ours.items()}
-        found = places(self._line, use, cores, self._placed)
+        found = places(self.line, use, cores, self._placed)
         self._placed = bool(found)
         for number, one in ours.items():
             place = found.get(number, one.all)

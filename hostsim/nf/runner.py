@@ -18,7 +18,7 @@ import select
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cext.port.port import Port
@@ -68,12 +68,24 @@ def eth0(port: Port, socket: int) -> None:
         select.select([], [], [], 0.001)  # nothing tells when
 
 
+def given(fds: Sequence[int]) -> Json:
+    """The settings that came last of these descriptors, with what outlives the process if they say
+    so. Raises OSError, ValueError."""
+    found: Json = json.loads(os.pread(fds[-1], os.fstat(fds[-1]).st_size, 0))
+    if found.get("keeps"):
+        found["kept"] = os.dup(fds[-2])  # the function's
+    return found
+
+
 class Control:
     """The NF's end of the socket to the daemon."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
+        self._folder = ""
         self.port: Port | None = None
+        self.next: Callable[[Port], None] | None = None
+        """What is to be called when the function has returned; None: nothing."""
 
     def open(self) -> tuple[Callable[[Port], None], Port] | None:
         """Find the function and make the port as the first message says; at the second, open eth0,
@@ -82,9 +94,7 @@ class Control:
         message, fds = wire.receive(self._socket)
         if not isinstance(message, wire.Open):
             return None
-        settings = json.loads(os.pread(fds[-1], os.fstat(fds[-1]).st_size, 0))
-        if settings.get("keeps"):
-            settings["kept"] = os.dup(fds[-2])  # the function's
+        settings, self._folder = given(fds), message.folder
         function = load(message.nf, message.folder, settings)
         port = Port(message.frames, message.frame_size, fds[2], message.first, message.own)
         port.rules(fds[0], message.rules)
@@ -116,6 +126,10 @@ class Control:
             os.close(into)
         elif isinstance(message, wire.Forget):
             self.port.forget(message.vm)
+        elif isinstance(message, wire.Change):
+            self.next = load(message.nf, self._folder, given(fds))
+            wire.close(fds)
+            return False
         elif isinstance(message, wire.Ask):
             wire.send(self._socket, wire.Counters(self.port.counters()))
         else:
@@ -136,6 +150,10 @@ def main() -> int:
             function, port = opened
             try:
                 function(port)
+                while control.next is not None:
+                    function, control.next = control.next, None
+                    port.renew()
+                    function(port)
             finally:
                 port.close()
     return 0

@@ -24,7 +24,7 @@ SYN = 2
 
 def settings(spec: VmSpec, mac: str, macs: Mapping[Address, str]) -> Json:
     """mac: the VM's own; macs: of every address of the host. With `keeps`, the function has a
-    memfd for what outlives its process."""
+    memfd for what outlives its process; who keeps the same goes on with it."""
     given = spec.settings
     own = bytes.fromhex(mac.replace(":", ""))
     if isinstance(given, FirewallSpec):
@@ -34,7 +34,7 @@ def settings(spec: VmSpec, mac: str, macs: Mapping[Address, str]) -> Json:
             for row in match_rows(rule.match, index)
         ]
         return {
-            "keeps": True,
+            "keeps": "connections",
             "rows": rows,
             "accept": [*(rule.accept for rule in given.rules), given.default],
         }
@@ -42,7 +42,7 @@ def settings(spec: VmSpec, mac: str, macs: Mapping[Address, str]) -> Json:
         address = outside_address(spec)
         assert address is not None
         return {
-            "keeps": True,
+            "keeps": "translations by {}-{}".format(*given.ports),
             "address": address.packed.hex(),
             "mac": own.hex(),
             "ports": given.ports,

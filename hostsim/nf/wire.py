@@ -10,6 +10,7 @@ whose `do` is the message's name, with descriptors beside it (SCM_RIGHTS, unix(7
     NF -> daemon   ready      it has opened eth0 with that
     daemon -> NF   neighbour  rings to another         [out, in, bell to read, bell to ring]
                    forget     no more rings to it
+                   change     be this from now on      [kept?, settings]
                    ask        answered by
     NF -> daemon   counters   what its port and the function counted
 
@@ -89,6 +90,14 @@ class Forget:
 
 
 @dataclass(frozen=True)
+class Change:
+    """It is this shipped function from now on, with the settings that come along. Its port stays,
+    with all that is in it."""
+
+    nf: str
+
+
+@dataclass(frozen=True)
 class Ask:
     """It is to say what it counted."""
 
@@ -100,7 +109,7 @@ class Counters:
     counters: Mapping[str, int]
 
 
-Message = Open | Loaded | Begin | Ready | Neighbour | Forget | Ask | Counters
+Message = Open | Loaded | Begin | Ready | Neighbour | Forget | Change | Ask | Counters
 KINDS: dict[str, type[Message]] = {
     "open": Open,
     "loaded": Loaded,
@@ -108,6 +117,7 @@ KINDS: dict[str, type[Message]] = {
     "ready": Ready,
     "neighbour": Neighbour,
     "forget": Forget,
+    "change": Change,
     "ask": Ask,
     "counters": Counters,
 }

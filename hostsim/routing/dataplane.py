@@ -66,8 +66,7 @@ class Dataplane:
         self._switch = switch
         self._vms = dict(vms)
         self._by_number = {vm.index: vm for vm in vms.values()}
-        functions = {name: vm.index for name, vm in vms.items() if vm.spec.nf is not None}
-        self._functions = frozenset(functions.values())
+        self._functions = {vm.index for vm in vms.values() if vm.spec.nf is not None}
         self._first = Policy(spec.routes, spec.filters, spec.mirrors)
         self._links = ends(spec.links)
         self._rates = Rates(switch)
@@ -90,9 +89,7 @@ class Dataplane:
         self._inspector = Inspector(self._map, loaded.tell, loaded.forget, self._ports_of)
         self._numbers = {name: vm.index for name, vm in vms.items()}
         self._owners = {a.ip.packed: vm.index for vm in vms.values() for a in vm.spec.addresses}
-        self._epochs = Epochs(
-            self._map, self._numbers, frozenset(functions), self._inspector.policy
-        )
+        self._epochs = Epochs(self._map, self._numbers, self._functions, self._inspector.policy)
         self.readying = Readying(
             self._vms,
             self._rates,
@@ -112,6 +109,7 @@ class Dataplane:
             lambda: self._ring_side,
             self._owners,
             self._former,
+            self._functions,
         )
         """What is shown."""
 
@@ -293,6 +291,7 @@ class Dataplane:
             self._former.pop(vm.index, None)
             self._vms[vm.spec.name] = self._by_number[vm.index] = vm
             self._numbers[vm.spec.name] = vm.index
+            (self._functions.discard if vm.spec.nf is None else self._functions.add)(vm.index)
             self._drops.watch(vm.index, vm.netns_fd)
         assert self._ports is not None
         self._ports.keep({vm.port: vm.spec.name for vm in vms})

@@ -10,7 +10,7 @@ A region of rows is written before any epoch names it, and is never written whil
              with that one store every decision of an older epoch is stale
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import NamedTuple
 
 from cext.bpf import objects as bpf
@@ -32,7 +32,7 @@ class Epochs:
 
     source: the data plane's maps by name.
     numbers: the VMs and endpoints by name.
-    functions: the names of those with a packet function.
+    functions: the numbers of those with a packet function.
     before: called with each policy's rows and its region, before an epoch names them.
     """
 
@@ -40,7 +40,7 @@ class Epochs:
         self,
         source: Callable[[str], bpf.Map],
         numbers: Mapping[str, int],
-        functions: frozenset[str],
+        functions: Set[int],
         before: Callable[[records.Lists, int], None],
     ) -> None:
         self._map = source
@@ -110,8 +110,8 @@ class Epochs:
 
     def _pack(self, route: RouteSpec) -> bytes:
         """A route as the kernel reads it."""
-        rules = route.bypass in ("auto", "veth") or (
-            route.bypass == "ring" and any(name in self._functions for name in route.through)
-        )
         chain = tuple(self._numbers[name] for name in route.through)
+        rules = route.bypass in ("auto", "veth") or (
+            route.bypass == "ring" and not self._functions.isdisjoint(chain)
+        )
         return maps.pack_route(chain, rules, route.on_failure == "skip")

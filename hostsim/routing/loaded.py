@@ -124,9 +124,11 @@ class Loaded:
         outside = records.VM_ALIVE | records.VM_ENDPOINT | records.VM_ROUTER
         self.map("vms").set(maps.pack_u32(number), maps.pack_vm(NOBODYS, outside))
 
-    def forget_vm(self, number: int) -> None:
-        """The switch reaches nobody of that number any more."""
-        self.map("vms").set(maps.pack_u32(number), maps.pack_vm(NOBODYS, 0))
+    def forget_vm(self, number: int, spec: VmSpec) -> None:
+        """The switch reaches nobody of that number any more. What is known of a packet function's
+        flows is still for the daemon to fold."""
+        flags = records.VM_PORT if spec.nf is not None else 0
+        self.map("vms").set(maps.pack_u32(number), maps.pack_vm(NOBODYS, flags))
 
     def write_owners(self, owners: Mapping[bytes, int]) -> None:
         """Whose these addresses (packed) are, by the VM's number, or the `both` of two VMs."""

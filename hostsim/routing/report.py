@@ -6,7 +6,7 @@ verify.py, which are pure.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from cext.bpf import objects as bpf
@@ -50,6 +50,7 @@ class Report:
     members, ring_side: how these stand when something is shown.
     owners: who has which address.
     former: the names of VMs that were removed, by number: what they sent is still shown.
+    functions: the numbers of those that have a packet function, or had one when they were removed.
     """
 
     def __init__(
@@ -64,10 +65,10 @@ class Report:
         ring_side: Callable[[], RingSide],
         owners: Owners,
         former: Mapping[int, str],
+        functions: Set[int],
     ) -> None:
         self._map = source
         self._vms = vms
-        self._functions = frozenset(vm.index for vm in vms.values() if vm.spec.nf is not None)
         self._epochs = epochs
         self._inspector = inspector
         self._drops = drops
@@ -76,6 +77,7 @@ class Report:
         self._ring_side = ring_side
         self._owners = owners
         self._former = former
+        self._functions = functions
 
     def flows(self, only: Only = EVERY) -> list[Json]:
         """The contract's `flows`, of those that are asked for."""
@@ -184,7 +186,7 @@ class Report:
             judge=self._judge,
             watch=self._watched,
             rings=ring_side.rings,
-            functions=self._functions,
+            functions=frozenset(self._functions),
             ports=ring_side.snapshot(),
             owners=self._owners,
         )

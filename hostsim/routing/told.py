@@ -78,7 +78,7 @@ class Told:
 
     def forget(self, vm: Vm) -> None:
         """It has left. Raises OSError."""
-        self._loaded.forget_vm(vm.index)
+        self._loaded.forget_vm(vm.index, vm.spec)
         self._standing.pop(vm.index, None)
         self._gone.pop(vm.index, None)
 

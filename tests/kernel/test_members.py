@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from cext.bench import stream
 from cext.ns.netns import socket_at
 from help.cli import hostsim
+from help.streams import Stream, by
 from help.waiting import until
 from hostsim import Host, HostsimError
 
@@ -142,13 +142,13 @@ def test_they_come_and_go(host: Host, tmp_path: Path) -> None:
         ("[[vm]]\nname = 'late'\nroot = '/nonexistent'\n", "nonexistent"),
         ("[[vm]]\nname = 'late'\n[vm.os]\n", "late is an OS, which cannot be added"),
         ("[[vm]]\nname = 'late'\nroot = '/x'\nboot = true\n", "late is an OS, which"),
-        ("[[vm]]\nname = 'late'\nnf = 'count'\n", "late is a packet function"),
+        ("[[vm]]\nname = 'late'\nnf = 'no:such'\n", "late: nf: 'no:such' did not start: No module"),
         (
             "[[vm]]\nname = 'late'\nrate = '10mbit'\n[[link]]\nof = 'client'\ndelay = '5ms'\n",
             "rate",
         ),
     ],
-    ids=["no-program", "no-root", "an-os", "a-booted-os", "a-function", "a-link-that-cannot-be"],
+    ids=["no-program", "no-root", "an-os", "a-booted-os", "no-function", "a-link-that-cannot-be"],
 )
 def test_what_fails_half_way_changes_nothing(
     host: Host, text: str, why: str, tmp_path: Path
@@ -274,53 +274,6 @@ def test_an_address_that_moves_is_both_vms_until_one_has_left(host: Host, tmp_pa
         assert spoofed() == before
     with contextlib.closing(Announcer("client", "198.18.0.40")):
         assert until(lambda: spoofed() > before)
-
-
-class Stream(threading.Thread):
-    """Numbered datagrams from the client to a port of the server's, and what came of them."""
-
-    def __init__(self, host: Host, port: int, count: int, rate: int) -> None:
-        super().__init__(name=f"to {port}")
-        self.port = port
-        self.sent: dict[str, int] = {}
-        self.came: dict[str, int] = {}
-        self._many = (count, rate)
-        self._far = host["server"].socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._near = host["client"].socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._far.setsockopt(1, 33, stream.BUFFER)  # SO_RCVBUFFORCE
-        self._far.bind(("198.18.0.20", port))
-        self._near.connect(("198.18.0.20", port))
-        self.key = f"udp:198.18.0.10:{self._near.getsockname()[1]}>198.18.0.20:{port}"
-
-    def goes_by(self, host: Host, path: str) -> bool:
-        """Send one packet more, which does not count; whether the flow goes by this path now."""
-        self._near.send(b"before")
-        self._far.recv(64)
-        (flow,) = host.flows(self.key)
-        return [hop.path for hop in flow.hops if hop.to != "bridge"] == [path]
-
-    def run(self) -> None:
-        count, rate = self._many
-        hears = threading.Thread(target=self._hear, name=f"{self.name} hears")
-        hears.start()
-        self.sent = stream.send(self._near, 64, count, 170_000, rate)
-        hears.join()
-
-    def _hear(self) -> None:
-        self.came = stream.receive(self._far, self._many[0], 30_000)
-
-    def close(self) -> None:
-        """Once all is sent, and has come or does not come any more."""
-        if self.ident is not None:
-            self.join()
-        self._near.close()
-        self._far.close()
-
-
-def by(host: Host, one: Stream, path: str) -> int:
-    """How many packets of a stream went from VM to VM by this path."""
-    (flow,) = host.flows(one.key)
-    return sum(hop.paths[path].packets for hop in flow.hops if path in hop.paths)
 
 
 def test_others_lose_nothing(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from hostsim.model import HostSpec, VmSpec
 HEAD = '[host]\nname = "x"\n[[endpoint]]\nname = "client"\naddress = "198.18.0.10/24"\n'
 A = '[[vm]]\nname = "a"\npids = 100\n'
 B = '[[vm]]\nname = "b"\nrate = "10mbit"\n'
+FIREWALL = 'nf = "firewall"\n'
+RULE = '[[vm.rule]]\nmatch = { proto = "tcp" }\ndo = "accept"\n'
 UDP = '[[route]]\nmatch = { proto = "udp" }\nthrough = ["a"]\n'
 TCP = '[[route]]\nmatch = { proto = "tcp" }\nthrough = ["a"]\n'
 
@@ -37,6 +39,10 @@ def lines(before: str, after: str) -> list[str]:
         (A + UDP, A + TCP + UDP, ["routes: 1 new, 0 gone, 2 in all"]),
         (A + UDP + TCP, A + TCP + UDP, ["routes: in another order"]),
         (B, B.replace("10", "20"), ["rate of b changes"]),
+        ("", A + "nf = 'count'\n", ["VM a is added"]),
+        (A + "nf = 'count'\n", "", ["VM a is removed"]),
+        (A + "nf = 'count'\n", A + "nf = 'forward'\n", ["the packet function of a changes"]),
+        (A + FIREWALL, A + FIREWALL + RULE, ["the packet function of a changes"]),
         (A, A + "[[link]]\nof = 'a'\nloss = '1%'\n", ["links: 1 new, 0 gone, 1 in all"]),
     ],
 )
@@ -59,12 +65,32 @@ def test_who_stays_stays_as_it_runs() -> None:
 
 
 @pytest.mark.parametrize(
+    ("before", "after", "ignored"),
+    [
+        (A, A + "nf = 'count'\n", ("nf of a",)),
+        (A + "nf = 'count'\n", A, ("nf of a",)),
+        (
+            A + "nf = 'count'\n",
+            A + "nf = 'nat'\naddress = '198.18.0.9/24'\n",
+            ("address of a", "nf of a", "the tables of nf of a"),
+        ),
+        (A + "nf = 'count'\n", A + "nf = 'forward'\nmtu = 9000\n", ("nf of a", "mtu of a")),
+    ],
+)
+def test_a_function_that_wants_another_vm_is_for_up(
+    before: str, after: str, ignored: tuple[str, ...]
+) -> None:
+    plan = difference.plan(spec(before), spec(after))
+    assert (plan.ignored, plan.lines) == (ignored, [])
+    assert plan.spec.vms == spec(before).vms
+
+
+@pytest.mark.parametrize(
     ("before", "after", "why"),
     [
         ("", A + "[vm.os]\n", "a is an OS, which cannot be added while the host runs"),
         (A + "[vm.os]\n", "", "a is an OS, which cannot be removed"),
         (A + "root = '/x'\nboot = true\n", "", "a is an OS, which cannot be removed"),
-        ("", A + "nf = 'count'\n", "a is a packet function, which cannot be added"),
         (A, A.replace("vm", "endpoint").replace("pids = 100", ""), "a is a VM, and an endpoint"),
     ],
 )

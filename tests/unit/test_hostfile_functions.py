@@ -46,7 +46,7 @@ def test_a_translator() -> None:
     spec = read(NAT).vms[0]
     assert spec.settings == NatSpec((1024, 65535))
     assert settings(spec, "02:00:00:00:00:01", {}) == {
-        "keeps": True,
+        "keeps": "translations by 1024-65535",
         "address": "c612001e",
         "mac": "020000000001",
         "ports": (1024, 65535),
