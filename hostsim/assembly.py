@@ -138,8 +138,8 @@ def stop(vms: Mapping[str, Vm]) -> None:
 
     All that need no time for their end are killed first: the kernel then ends them beside each
     other."""
-    for vm in vms.values():
-        if not vm.halts:
+    if not any(vm.halts for vm in vms.values()):  # else one that halts may still need the others
+        for vm in vms.values():
             with contextlib.suppress(OSError):  # `stop` tells what resists
                 vm.kill()
     _side_by_side([vm.stop for vm in vms.values()], STOPS)

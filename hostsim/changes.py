@@ -131,9 +131,12 @@ class Changes:
             self._host.spec = plan.spec
             for one in (*plan.spec.vms, *plan.spec.endpoints):
                 self._host.vms[one.name].spec = one
-            with self._doing("packet functions that change"):
-                jobs = become()
-            await in_thread(lambda: [job() for job in jobs])
+            try:  # there is no way back from here
+                with self._doing("packet functions that change"):
+                    jobs = become()
+                await in_thread(lambda: [job() for job in jobs])
+            except (OSError, HostsimError):
+                log.exception("apply: packet functions that change")
             await self._leave([self._host.vms[name] for name in leaving])
             await in_thread(dataplane.let_go)
             await in_thread(partial(_rename, list(self._host.vms.values()), plan.spec))

@@ -181,14 +181,16 @@ class Interfaces:
         self._socket = socket_at(netns_fd, socket.AF_NETLINK, socket.SOCK_RAW, 0)
         self._socket.bind((0, 0))
         self._socket.settimeout(WAIT)
+        self._asked = 0
 
     def get(self, index: int) -> Interface | None:
         """One of them; None: there is none. Raises OSError."""
         body = _IFINFO.pack(socket.AF_UNSPEC, 0, index, 0, 0)
-        self._socket.send(netlink.pack(RTM_GETLINK, netlink.NLM_F_REQUEST, index, body))
+        self._asked = (self._asked + 1) % (1 << 32)  # an answer that is late is not the next one's
+        self._socket.send(netlink.pack(RTM_GETLINK, netlink.NLM_F_REQUEST, self._asked, body))
         while True:
             for kind, message in netlink.messages(self._socket.recv(1 << 16)):
-                if netlink.sequence(message) != index:
+                if netlink.sequence(message) != self._asked:
                     continue
                 if kind == RTM_NEWLINK:
                     return _interface(message)

@@ -145,6 +145,24 @@ static __always_inline void hs_add(struct hs_drop_key *key) {
     }
 }
 
+/* What had counted a packet that the classifier drops, by its mark. Of what no transfer component
+ * takes for a flow's, nobody has: it must not stand for another packet that is missing. */
+static __always_inline __u8 hs_place_of(__u32 mark) {
+    if (mark & HS_DROP_COUNTED)
+        return HS_IN_SWITCH;
+    switch (mark & HS_DROP_NAME) {
+    case HS_C_MALFORMED:
+    case HS_C_ORPHAN_FRAGMENT:
+    case HS_C_FRAGMENT_CONFLICT:
+    case HS_C_DEEP_TAGS:
+    case HS_C_SPOOFED:
+    case HS_C_FORGED:
+        return HS_IN_VM;
+    default:
+        return HS_AT_EXIT;
+    }
+}
+
 SEC("tp_btf/kfree_skb")
 int kernel_drop(__u64 *ctx) {
     struct sk_buff *skb = (struct sk_buff *)ctx[0];
@@ -194,10 +212,12 @@ int kernel_drop(__u64 *ctx) {
         if (skb->mark & HS_DROP_BOOKED)
             return 0;
         key.key.vm = hs_sender(index);
-        key.place = skb->mark & HS_DROP_COUNTED ? HS_IN_SWITCH : HS_AT_EXIT;
+        key.place = hs_place_of(skb->mark);
         hs_add(&key);
         return 0;
     }
+    if (*home == HS_HOME_SWITCH && IS(key.reason, TC_INGRESS))
+        return 0; /* by a filter of somebody else's, before the classifier or behind it */
     if (hs_spare(skb, key.reason, &key.key.tuple))
         return 0;
     if (*home == HS_HOME_SWITCH) {

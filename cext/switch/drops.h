@@ -28,7 +28,7 @@ enum {
 
 /* Where a packet was dropped, by what had counted it until then. */
 enum hs_drop_place {
-    HS_IN_VM,     /* in a VM, and nobody has counted it as sent by it */
+    HS_IN_VM,     /* nobody has counted it as sent: in a VM, or at a port, if it is no flow's */
     HS_AT_EXIT,   /* sent by the transfer component, and not yet at the port or the link's end */
     HS_IN_SWITCH, /* behind the classifier, which has counted it */
     HS_BEHIND,    /* behind the direct link, where transfer_in has counted it */

@@ -33,6 +33,10 @@ DOCUMENT_MAX = 4 << 20
 """Bytes of an index or a manifest (the distribution spec's bound)."""
 INDEXES_MAX = 64
 """Indexes that an index may lead to."""
+IMAGES_MAX = 4096
+"""Images that all of these name together."""
+LAYERS_MAX = 512
+"""Of an image."""
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar"
@@ -128,7 +132,11 @@ class _Layout:
             shown = ", ".join(sorted(name or "(without a name)" for name in names)) or "none"
             why = f"the OCI layout has these images: {shown}"
             raise HostsimError(WHAT, why, "choose one with --tag TAG")
-        manifests = list(self._manifests(fits[:1]))
+        manifests: list[Json] = []
+        for one in self._manifests(fits[:1]):
+            if len(manifests) == IMAGES_MAX:
+                raise HostsimError(WHAT, f"the OCI layout names more than {IMAGES_MAX} images")
+            manifests.append(one)
         here = [one for one in manifests if _is_for_here(one)]
         if not here:
             others = ", ".join(dict.fromkeys(map(_platform, manifests))) or "no machine"
@@ -145,8 +153,10 @@ class _Layout:
             self._indexes += 1
             if self._indexes > INDEXES_MAX:
                 raise HostsimError(WHAT, f"the OCI layout has more than {INDEXES_MAX} indexes")
-            below = _document(self._blob(one), "index of images")
-            yield from self._manifests(_rows(below, "manifests"))
+            below = _rows(_document(self._blob(one), "index of images"), "manifests")
+            if len(below) > IMAGES_MAX:
+                raise HostsimError(WHAT, f"the OCI layout names more than {IMAGES_MAX} images")
+            yield from self._manifests(below)
 
     # -- what umoci is to find --------------------------------------------------------------------
 
@@ -156,7 +166,10 @@ class _Layout:
         manifest = _document(self._blob(descriptor), "manifest")
         config = _table(manifest, "config") or {}
         _expect(config, CONFIG)
-        layers = [self._layer(layer) for layer in _rows(manifest, "layers")]
+        rows = _rows(manifest, "layers")
+        if len(rows) > LAYERS_MAX:
+            raise HostsimError(WHAT, f"the image has more than {LAYERS_MAX} layers")
+        layers = [self._layer(layer) for layer in rows]
         new = manifest | {
             "mediaType": MANIFEST,
             "config": config | {"mediaType": CONFIG},

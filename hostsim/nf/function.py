@@ -13,6 +13,7 @@ as it loads, so that the pages count for its VM.
 """
 
 import contextlib
+import logging
 import os
 import signal
 import time
@@ -26,7 +27,7 @@ from cext.port.rules import Rules
 from cext.port.tally import Tally
 from cext.ring.channel import Shape, make_region
 from cext.sight.tap import make_tap
-from hostsim.errors import HostsimError
+from hostsim.errors import HostsimError, reason
 from hostsim.logs import Logs
 from hostsim.model import Json
 from hostsim.nf import settings, wire
@@ -38,6 +39,8 @@ from hostsim.nf.shipped import SHIPPED
 from hostsim.switch import Switch
 from hostsim.vm import Vm
 from netns.process import Process
+
+log = logging.getLogger("hostsim.functions")
 
 READY = 20.0  # seconds for a function to load, and for it to open its port
 SPARE = 0.05  # seconds from a start until the next process to wait is started: traffic comes first
@@ -307,8 +310,12 @@ class Function:
             left.append(partial(self._drop, new.spare))
         if self._running is not None and self.ready:
             if {before.nf, new.guise.nf} <= SHIPPED.keys():
-                with new.guise.handed() as handed:
-                    self._running.change(new.guise.nf, handed)
+                try:
+                    with new.guise.handed() as handed:
+                        self._running.change(new.guise.nf, handed)
+                except OSError as error:  # what waits takes over
+                    log.error("%s: %s: its process ends", self.vm.spec.name, reason(error))
+                    self._running.process.kill()
             else:
                 self.leave()
         elif self._running is not None:  # it has begun as what it was

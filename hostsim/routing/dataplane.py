@@ -138,7 +138,6 @@ class Dataplane:
         self._poll = select.epoll()
         self._poll.register(self._ring.fileno(), select.EPOLLIN)
         self._poll.register(self._watch.fileno(), select.EPOLLIN)
-        self._drops.watch(SWITCH, self._switch.netns_fd)
         for vm in self._vms.values():
             self._drops.watch(vm.index, vm.netns_fd)
             self._told.write(vm)
@@ -152,6 +151,7 @@ class Dataplane:
         """Do what needs the ports, which are there: rates, chains, impaired links. Raises OSError,
         HostsimError."""
         assert self._ports is not None
+        self._drops.watch(SWITCH, self._switch.netns_fd)  # before, the bridge takes nothing in
         uplinks = {records.IFINDEX + n: name for name, n in self._switch.uplinks.items()}
         self._ports.keep({vm.port: name for name, vm in self._vms.items()} | uplinks)
         for vm in self._vms.values():

@@ -220,6 +220,9 @@ class Guard:
         for place, expected in places.items():
             try:
                 self._look_at(place, expected)
+            except TimeoutError:  # the kernel did not say: it is asked again
+                with self._lock:
+                    self._again[place.port] = now + AGAIN
             except OSError as error:
                 before = self._taken_off.get(place)
                 if before is None or before.there:  # else it was said

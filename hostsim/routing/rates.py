@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rates: what the switch sends to a VM at most (tc-tbf(8) at its port)."""
 
+import errno
 from collections.abc import Iterator, Mapping
 
 from hostsim.routing.holding import Keeps
@@ -38,8 +39,12 @@ class Rates(Mapping[int, int]):
         assert self._guard is not None
         if before is not None:
             self._guard.forget(port, tc.ROOT)
-            tc.unshape(self._switch.rtnl, port)
             del self._now[vm.index]
+            try:
+                tc.unshape(self._switch.rtnl, port)
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.EINVAL):
+                    raise  # else somebody has taken it off a moment ago
         if rate is not None:
             wanted = rate
             tc.shape(self._switch.rtnl, port, wanted)

@@ -168,7 +168,7 @@ def test_what_has_a_name_already_is_not_counted_twice(net: Net) -> None:
     assert net.dataplane.report.counters()["filter"] == 50
     now = kernel(net, "")
     assert {k: n for k, n in now.items() if n != before.get(k, 0)} == {}
-    (of_client,) = (one for one in net.dataplane.report.verify() if one["vm"] == "client")
+    of_client = row(net, "client", "20:9")
     assert (of_client["sent"], of_client["drops"]) == (50, {"filter": 50})
 
 

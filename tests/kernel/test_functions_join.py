@@ -71,12 +71,19 @@ class Packets:
         self._far.settimeout(0.1)
         self._near.connect(("198.18.0.20", PORT))
         self.key = f"udp:198.18.0.10:{self._near.getsockname()[1]}>198.18.0.20:{PORT}"
-        self._threads = [threading.Thread(target=job) for job in (self._send, self._hear)]
+        self._threads = [
+            threading.Thread(target=job, daemon=True) for job in (self._send, self._hear)
+        ]
 
     def __enter__(self) -> "Packets":
         for thread in self._threads:
             thread.start()
-        until(lambda: not self._path or self.paths() == {self._path}, 20, self._path)
+        try:
+            until(lambda: not self._path or self.paths() == {self._path}, 20, self._path)
+        except BaseException:
+            self._end.set()
+            self._all.set()
+            raise
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
@@ -101,7 +108,7 @@ class Packets:
         return sum(hop.paths[path].packets for hop in hops if path in hop.paths)
 
     def _send(self) -> None:
-        while not self._end.wait(0.0005):
+        while not self._end.wait(0.002):
             self._near.send(struct.pack("!I", self.sent))
             self.sent += 1
 

@@ -152,6 +152,7 @@ def refused(source: Path, *words: str) -> str:
     lines = [line for line in done.stderr.splitlines() if " s  " not in line]
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith("hostsim: import: ")
+    assert "install" not in lines[0]  # it is no tool that is missing
     assert store.images() == []
     return lines[0]
 
@@ -221,6 +222,23 @@ def test_more_indexes_than_anybody_needs(made: Layout) -> None:
     for _ in range(5):
         below = made.index(*[below] * 20)
     assert "more than 64 indexes" in refused(made.named(below))
+
+
+def test_more_images_than_anybody_has(made: Layout) -> None:
+    """They are few bytes in the layout, and would be many in memory."""
+    index = made.document(oci.INDEXES[0], {"manifests": [{}] * (oci.IMAGES_MAX + 1)})
+    assert f"more than {oci.IMAGES_MAX} images" in refused(made.named(index))
+    half = made.document(oci.INDEXES[0], {"manifests": [{}] * (oci.IMAGES_MAX // 2 + 1)})
+    index = made.document(oci.INDEXES[0], {"manifests": [half, half]})
+    assert f"more than {oci.IMAGES_MAX} images" in refused(made.named(index))
+
+
+def test_more_layers_than_anybody_has(made: Layout) -> None:
+    image = made.image(layer(RELEASE))
+    manifest = json.loads(made.file(image["digest"]).read_bytes())
+    manifest["layers"] *= oci.LAYERS_MAX + 1
+    named = made.named(made.document(oci.MANIFEST, manifest))
+    assert f"more than {oci.LAYERS_MAX} layers" in refused(named)
 
 
 # -- layers --------------------------------------------------------------------------------------
