@@ -13,6 +13,7 @@ hosts come up without it: it is imported when first used, or by `load`, beside o
 """
 
 import atexit
+import contextlib
 import errno
 import os
 import socket
@@ -192,20 +193,14 @@ class Rtnl:
 
 def batch_in(netns_fd: int, fill: Fill, ignore: tuple[int, ...] = ()) -> None:
     """`Rtnl.batch` by a socket that is there for this one batch."""
-    rtnl = Rtnl(netns_fd)
-    try:
+    with contextlib.closing(Rtnl(netns_fd)) as rtnl:
         rtnl.batch(fill, ignore)
-    finally:
-        rtnl.close()
 
 
 def pack_in(netns_fd: int, fill: Pack, ignore: tuple[int, ...] = ()) -> None:
     """`Rtnl.pack` by a socket that is there for this one batch."""
-    rtnl = Rtnl(netns_fd)
-    try:
+    with contextlib.closing(Rtnl(netns_fd)) as rtnl:
         rtnl.pack(fill, ignore)
-    finally:
-        rtnl.close()
 
 
 def load() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from help.classifier import in_namespace
+from hostsim.images import store
 from hostsim.model import OsSpec, VmSpec
 from hostsim.vm import Vm
 from netns.journal import Journal
@@ -76,3 +77,13 @@ def ports() -> Iterator[None]:
     """This thread is in a namespace that has the ports, as the classifier's interfaces."""
     with in_namespace():
         yield
+
+
+@pytest.fixture
+def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where the images of one test are; nothing but whole images is there at its end."""
+    path = tmp_path / "images"
+    monkeypatch.setenv(store.ENVIRONMENT, str(path))
+    yield path
+    if path.is_dir():
+        assert not [one for one in path.iterdir() if one.name.startswith(".")]

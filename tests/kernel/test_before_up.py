@@ -3,6 +3,7 @@
 policy is in force before there is one. What sends meanwhile is a booted OS, or the network behind
 an uplink; here the test does, right after the ports were made."""
 
+import contextlib
 import os
 import socket
 from collections.abc import Callable
@@ -72,20 +73,21 @@ def after(
     return calls
 
 
-def there(name: str) -> int:
-    """A namespace's descriptor, the caller's."""
-    return os.open(f"/run/netns/{name}", os.O_RDONLY | os.O_CLOEXEC)
+def sent_from(name: str, switch: Switch) -> None:
+    """`sent`, from a namespace to the server of the switch's host."""
+    flags = os.O_RDONLY | os.O_CLOEXEC
+    with contextlib.ExitStack() as closing:
+        near = os.open(f"/run/netns/{name}", flags)
+        closing.callback(os.close, near)
+        far = os.open(f"/run/netns/hs-{switch.host}-server", flags)
+        closing.callback(os.close, far)
+        sent(near, far)
 
 
 @pytest.mark.parametrize("policy", [FILTER, CHAIN], ids=["filter", "chain"])
 def test_what_a_vm_sends(policy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def then(switch: Switch) -> None:
-        near, far = (there(f"hs-{switch.host}-{name}") for name in ("client", "server"))
-        try:
-            sent(near, far)
-        finally:
-            os.close(near)
-            os.close(far)
+        sent_from(f"hs-{switch.host}-client", switch)
 
     calls = after(monkeypatch, "connect", then)
     with made("hsbefore", ENDS_V4 + policy, tmp_path):
@@ -96,12 +98,7 @@ def test_what_comes_in_by_an_uplink(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     outside = "hsbeforeout"
 
     def then(switch: Switch) -> None:
-        near, far = there(outside), there(f"hs-{switch.host}-server")
-        try:
-            sent(near, far)
-        finally:
-            os.close(near)
-            os.close(far)
+        sent_from(outside, switch)
 
     calls = after(monkeypatch, "attach", then)
     text = f'[switch]\nuplinks = ["hsbf0"]\n{ENDS_V4}{FILTER}'

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,19 +19,9 @@ from help import roots
 from help.recipes import recipe
 from hostsim.images import store
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.usefixtures("images")]
 
 HOSTSIM = Path(sys.executable).with_name("hostsim")
-
-
-@pytest.fixture(autouse=True)
-def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where the images of one test are; nothing but whole images is there at its end."""
-    path = tmp_path / "images"
-    monkeypatch.setenv(store.ENVIRONMENT, str(path))
-    yield path
-    if path.is_dir():
-        assert not [one for one in path.iterdir() if one.name.startswith(".")]
 
 
 @pytest.fixture

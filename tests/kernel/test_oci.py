@@ -19,7 +19,7 @@ import pytest
 from cext.vm import lower
 from hostsim.images import oci, store
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.usefixtures("images")]
 
 HOSTSIM = Path(sys.executable).with_name("hostsim")
 HERE = {"os": "linux", "architecture": oci.PROCESSORS.get(os.uname().machine, os.uname().machine)}
@@ -31,16 +31,6 @@ RELEASE = ("usr/lib/os-release", b'ID=box\nPRETTY_NAME="Box"\n')
 Json = dict[str, Any]
 Member = tuple[str, bytes | None] | tarfile.TarInfo
 """A file and what is in it, a directory (None), or anything else."""
-
-
-@pytest.fixture(autouse=True)
-def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where the images of one test are; nothing but whole images is there at its end."""
-    path = tmp_path / "images"
-    monkeypatch.setenv(store.ENVIRONMENT, str(path))
-    yield path
-    if path.is_dir():
-        assert not [one for one in path.iterdir() if one.name.startswith(".")]
 
 
 class Layout:
