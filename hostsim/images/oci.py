@@ -33,8 +33,8 @@ DOCUMENT_MAX = 4 << 20
 """Bytes of an index or a manifest (the distribution spec's bound)."""
 INDEXES_MAX = 64
 """Indexes that an index may lead to."""
-IMAGES_MAX = 4096
-"""Images that all of these name together."""
+ROWS_MAX = 4096
+"""Rows of all of these together."""
 LAYERS_MAX = 512
 """Of an image."""
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -109,7 +109,8 @@ class _Layout:
         self._path = path
         self._sandbox = sandbox
         self._tell = tell
-        self._indexes = 0
+        self._indexes = self._rows = 0
+        self._made: dict[str, Json] = {}  # by the digest of a layer of zstd: what stands for it
 
     def prepare(self, tag: str | None) -> None:
         """Have its index name one image alone, one that umoci unpacks."""
@@ -132,11 +133,7 @@ class _Layout:
             shown = ", ".join(sorted(name or "(without a name)" for name in names)) or "none"
             why = f"the OCI layout has these images: {shown}"
             raise HostsimError(WHAT, why, "choose one with --tag TAG")
-        manifests: list[Json] = []
-        for one in self._manifests(fits[:1]):
-            if len(manifests) == IMAGES_MAX:
-                raise HostsimError(WHAT, f"the OCI layout names more than {IMAGES_MAX} images")
-            manifests.append(one)
+        manifests = list(self._manifests(fits[:1]))
         here = [one for one in manifests if _is_for_here(one)]
         if not here:
             others = ", ".join(dict.fromkeys(map(_platform, manifests))) or "no machine"
@@ -154,8 +151,9 @@ class _Layout:
             if self._indexes > INDEXES_MAX:
                 raise HostsimError(WHAT, f"the OCI layout has more than {INDEXES_MAX} indexes")
             below = _rows(_document(self._blob(one), "index of images"), "manifests")
-            if len(below) > IMAGES_MAX:
-                raise HostsimError(WHAT, f"the OCI layout names more than {IMAGES_MAX} images")
+            self._rows += len(below)
+            if self._rows > ROWS_MAX:
+                raise HostsimError(WHAT, f"the OCI layout names more than {ROWS_MAX} images")
             yield from self._manifests(below)
 
     # -- what umoci is to find --------------------------------------------------------------------
@@ -187,7 +185,10 @@ class _Layout:
             raise HostsimError(WHAT, f"a layer is no tar archive, but {_quoted(kind)}")
         if packed != "zstd":
             return layer | {"mediaType": kind}
-        return self._decompressed(layer)
+        digest = str(layer.get("digest"))
+        if digest not in self._made:
+            self._made[digest] = self._decompressed(layer)
+        return self._made[digest]
 
     def _decompressed(self, layer: Json) -> Json:
         """The same layer as a plain archive. umoci would have checked its digest."""

@@ -146,13 +146,16 @@ class Host:
             known = self._nodes.get(name)
         if known is not None:
             return known
-        if name not in self:
-            there = ", ".join(self)
+        names = list(self)
+        if name not in names:
+            there = ", ".join(names)
             raise HostsimError(
                 name, f"no VM or endpoint of host {self.name}", f"there are: {there}"
             )
         with self._lock:
-            return self._nodes.setdefault(name, Node(name, self.name, self._ask))
+            for one in names:  # of all of them: the status of a large host takes long
+                self._nodes.setdefault(one, Node(one, self.name, self._ask))
+            return self._nodes[name]
 
     def __contains__(self, name: object) -> bool:
         return name in list(self)

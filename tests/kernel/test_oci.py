@@ -216,11 +216,11 @@ def test_more_indexes_than_anybody_needs(made: Layout) -> None:
 
 def test_more_images_than_anybody_has(made: Layout) -> None:
     """They are few bytes in the layout, and would be many in memory."""
-    index = made.document(oci.INDEXES[0], {"manifests": [{}] * (oci.IMAGES_MAX + 1)})
-    assert f"more than {oci.IMAGES_MAX} images" in refused(made.named(index))
-    half = made.document(oci.INDEXES[0], {"manifests": [{}] * (oci.IMAGES_MAX // 2 + 1)})
+    index = made.document(oci.INDEXES[0], {"manifests": [{}] * (oci.ROWS_MAX + 1)})
+    assert f"more than {oci.ROWS_MAX} images" in refused(made.named(index))
+    half = made.document(oci.INDEXES[0], {"manifests": [{}] * (oci.ROWS_MAX // 2 + 1)})
     index = made.document(oci.INDEXES[0], {"manifests": [half, half]})
-    assert f"more than {oci.IMAGES_MAX} images" in refused(made.named(index))
+    assert f"more than {oci.ROWS_MAX} images" in refused(made.named(index))
 
 
 def test_more_layers_than_anybody_has(made: Layout) -> None:
@@ -242,6 +242,25 @@ def test_layers_of_each_compression(made: Layout, packed: str, docker: bool) -> 
     assert contents(image)["a"] == b"over"
     assert contents(image)["b"] == b"b"
     assert is_called(image) == "Box"
+
+
+def test_a_layer_that_is_named_often_is_decompressed_once(
+    made: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A small file could be hours of work."""
+    image = made.image(*[layer(RELEASE)] * 5, packed="zstd")
+    asked, decompressed = [], oci._Layout._decompressed
+
+    def counted(self: oci._Layout, layer: Json) -> Json:
+        asked.append(layer["digest"])
+        return decompressed(self, layer)
+
+    monkeypatch.setattr(oci._Layout, "_decompressed", counted)
+    work = tmp_path / "work"
+    work.mkdir()
+    root = oci.unpack(work, made.named(image), None, lambda step, done: None)
+    assert (root / RELEASE[0]).read_bytes() == RELEASE[1]
+    assert len(asked) == 1
 
 
 def test_whiteouts(made: Layout) -> None:
