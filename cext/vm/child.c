@@ -145,7 +145,7 @@ static int become_root(void) {
 
 static int prepare_boot(const struct hs_boot *boot) {
     struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = HS_BOOT_NOTIFY};
-    int ret = hs_root_boot(boot->tmp, boot->lock, boot->console_tree);
+    int ret = hs_root_boot(boot->lock, boot->console_tree);
 
     if (ret == 0 && bind(boot->notify_fd, (struct sockaddr *)&address, sizeof(address)) < 0)
         ret = -errno;

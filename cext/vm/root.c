@@ -239,6 +239,8 @@ int hs_root_own(const struct hs_own *own) {
     /* From here on no link in the root leads out of it. */
     for (size_t i = 0; ret == 0 && i < LENGTH(directories); i++)
         ret = make_directory(directories[i], i + 1 == LENGTH(directories) ? 01777 : 0755);
+    if (ret == 0 && own->tmp && mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, own->tmp) < 0)
+        ret = -errno;
     for (size_t i = 0; ret == 0 && own->shares[i]; i++) {
         ret = make_way(own->shares[i]);
         if (ret == 0)
@@ -346,11 +348,10 @@ int hs_root_sys(void) {
     return 0;
 }
 
-int hs_root_boot(const char *tmp, const char *lock, int console) {
+int hs_root_boot(const char *lock, int console) {
     int fd;
 
-    if (mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, tmp) < 0 ||
-        mount("tmpfs", "/run/lock", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, lock) < 0 ||
+    if (mount("tmpfs", "/run/lock", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, lock) < 0 ||
         mount("cgroup2", "/sys/fs/cgroup", "cgroup2", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0)
         return -errno;
     fd = open("/dev/console", O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);

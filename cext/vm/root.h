@@ -47,6 +47,7 @@ struct hs_text {
 /* A root of its own. The descriptors are detached mounts, mapped to the VM's ids. */
 struct hs_own {
     const char *size;          /* as above */
+    const char *tmp;           /* mount data of a tmpfs on /tmp, below the shares; NULL: none */
     int lower_fd;              /* what is shown: vm/lower.h */
     int keep_fd;               /* a directory that has up/ and work/, for the changes; -1: memory */
     const int *share_fds;      /* what is bound in ... */
@@ -80,11 +81,11 @@ int hs_root_sys(void);
  * read-only. masked: paths below /proc and /sys, NULL at the end. One that is not there is no
  * error. After hs_root_run. */
 int hs_root_mask(const char *const *masked);
-/* What systemd as process 1 wants there and may not mount (https://systemd.io/CONTAINER_INTERFACE):
- * file systems in memory on /tmp and /run/lock, the caller's cgroup namespace at /sys/fs/cgroup,
- * and the terminal `console` at /dev/console. tmp, lock: mount data. console: a detached mount of
- * one. */
-int hs_root_boot(const char *tmp, const char *lock, int console);
+/* What systemd as process 1 wants there and may not mount (https://systemd.io/CONTAINER_INTERFACE),
+ * beside a file system in memory on /tmp: another on /run/lock, the caller's cgroup namespace at
+ * /sys/fs/cgroup, and the terminal `console` at /dev/console. lock: mount data. console: a detached
+ * mount of one. */
+int hs_root_boot(const char *lock, int console);
 /* A descriptor of an executable file, O_PATH, the caller's: by a read-only mount of its own, so
  * that a program that is started by it cannot be written to through /proc/PID/exe. */
 int hs_root_program(const char *path);

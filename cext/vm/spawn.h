@@ -26,8 +26,7 @@ struct hs_boot {
     int console_fd;   /* a terminal: files 0, 1 and 2 of process 1 */
     int console_tree; /* a detached mount of it, for /dev/console */
     int notify_fd;    /* a datagram socket, to be bound at HS_BOOT_NOTIFY before process 1 runs */
-    const char *tmp;  /* mount data of the tmpfs on /tmp and on /run/lock */
-    const char *lock;
+    const char *lock; /* mount data of the tmpfs on /run/lock */
 };
 
 #define HS_BOOT_NOTIFY "/run/hostsim/notify"

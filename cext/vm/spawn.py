@@ -121,7 +121,7 @@ def spawn_vm(
     pts = f"ptmxmode=0666,mode=0620,gid={owner + TTY}"
     spec.pts = kept(keep, ffi.new("char[]", pts.encode()))
     spec.root = _root(keep, root) if isinstance(root, Root) else ffi.NULL
-    spec.own = _own(keep, root) if isinstance(root, Own) else ffi.NULL
+    spec.own = _own(keep, root, boot) if isinstance(root, Own) else ffi.NULL
     spec.boot = ffi.NULL if boot is None else _boot(keep, boot)
     spec.owner = owner
     spec.nests = nests
@@ -199,9 +199,11 @@ def _root(keep: list[Any], root: Root) -> Any:
     return made
 
 
-def _own(keep: list[Any], own: Own) -> Any:
+def _own(keep: list[Any], own: Own, boot: Boot | None) -> Any:
     made = kept(keep, ffi.new("struct hs_own *"))
     made.size = kept(keep, ffi.new("char[]", own.size.encode()))
+    if boot is not None:
+        made.tmp = kept(keep, ffi.new("char[]", f"size={boot.size},mode=1777".encode()))
     made.lower_fd = own.lower
     made.keep_fd = own.keep
     made.share_fds = kept(keep, ffi.new("int[]", [fd for fd, _ in own.shares] or [-1]))
@@ -219,7 +221,6 @@ def _boot(keep: list[Any], boot: Boot) -> Any:
     made.env = strings(keep, [f"{key}={value}" for key, value in boot.env.items()])
     made.console_fd, made.console_tree = boot.console
     made.notify_fd = boot.notify
-    made.tmp = kept(keep, ffi.new("char[]", f"size={boot.size},mode=1777".encode()))
     made.lock = kept(keep, ffi.new("char[]", b"size=5m,mode=1777"))
     return made
 

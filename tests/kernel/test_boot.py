@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -35,6 +36,7 @@ name = "again"
 root = "{root}"
 boot = true
 memory = "256M"
+share = ["{shared}"]
 [vm.os]
 restart = "on-failure"
 [[endpoint]]
@@ -51,9 +53,17 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[Path]:
+def shared() -> Iterator[Path]:
+    """A directory below /tmp."""
+    with tempfile.TemporaryDirectory(prefix="hsboot-", dir="/tmp") as name:
+        (Path(name) / "file").write_text("outside")
+        yield Path(name)
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory, root: Path, shared: Path) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("boot")
-    with cli.host(FILE.format(root=root), folder) as state:
+    with cli.host(FILE.format(root=root, shared=shared), folder) as state:
         yield state
 
 
@@ -83,6 +93,14 @@ def test_it_is_running(host: Path) -> None:
     assert said("deb", "systemd-run", "--wait", "-q", "-p", "MemoryMax=50M", "true") == ""
     assert cli.hostsim("exec", "out", "--", "ping", "-c", "1", "-W", "20", "198.18.96.1")
     assert "Startup finished" in (host / "deb.log").read_text()
+
+
+def test_a_share_below_tmp_is_not_covered(host: Path, shared: Path) -> None:
+    """Its /tmp is in memory all the same; systemd clears it as it starts, and leaves the share."""
+    assert said("again", "stat", "-f", "-c", "%T", "/tmp") == "tmpfs"
+    assert said("again", "cat", f"{shared}/file") == "outside"
+    said("again", "touch", f"{shared}/made")
+    assert {one.name for one in shared.iterdir()} == {"file", "made"}
 
 
 def test_its_root_lifts_no_limit(host: Path) -> None:
