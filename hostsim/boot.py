@@ -2,7 +2,6 @@
 """An operating system as it boots and ends (`boot = true`): its process 1 is its root's own init.
 
     booting = Booting(...)      what its process 1 is started with: a console, a socket for its word
-    await ready(...)            returns once it is up; raises HostsimError at DEADLINE
     after(status)               what becomes of an OS whose process 1 has ended; pure
     halt(...)                   have it shut down, and wait for HALT seconds at most
 
@@ -12,7 +11,6 @@ and READY=1 comes by NOTIFY_SOCKET once its jobs are done (sd_notify(3)). What i
 console, with its journal, goes to the VM's log. Another init is taken to be ready when it runs.
 """
 
-import asyncio
 import contextlib
 import os
 import select
@@ -25,7 +23,6 @@ from typing import Literal
 
 from cext.vm import lower, spawn
 from hostsim.errors import HostsimError
-from hostsim.logs import Logs
 from netns import freezer, process
 
 DEADLINE = 90.0
@@ -110,35 +107,6 @@ def is_systemd(pid: int) -> bool:
         return program.readlink().name == "systemd"
     except OSError:
         return False
-
-
-async def ready(
-    name: str, booting: Booting, gone: asyncio.Event, logs: Logs, deadline: float = DEADLINE
-) -> None:
-    """Wait for systemd's word. gone: set once process 1 has ended. Raises HostsimError with the
-    last lines of its log: it ended, or was not ready after `deadline` seconds."""
-    loop = asyncio.get_running_loop()
-    heard = asyncio.Event()
-    told = booting.notify.dup()  # the VM may be stopped, and close its own, before we hear of it
-
-    def hear() -> None:
-        with contextlib.suppress(OSError):
-            if b"READY=1" in told.recv(MESSAGE_MAX).split(b"\n"):
-                heard.set()
-
-    loop.add_reader(told, hear)
-    waits = {asyncio.create_task(event.wait()) for event in (heard, gone)}
-    try:
-        await asyncio.wait(waits, timeout=deadline, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()
-        loop.remove_reader(told)
-        told.close()
-        booting.notify.close()  # or systemd would wait for somebody who does not read it
-    if not heard.is_set():
-        why = ENDED if gone.is_set() else f"is not ready after {deadline:g} s"
-        raise not_up(name, why, logs.last_lines(name, LINES))
 
 
 def not_up(name: str, why: str, last: list[str]) -> HostsimError:

@@ -8,16 +8,20 @@
     booted.state(vm)             `off`, `booting`, or "": it is like any other VM
     booted.close()
 
+    await ready(...)             one is up; raises HostsimError at boot.DEADLINE
+
 How one VM boots and ends is in boot.py. Whether it is started again is the host's to do.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from hostsim import boot
 from hostsim.errors import HostsimError, reason
+from hostsim.logs import Logs
 from hostsim.programs import Programs
 from hostsim.vm import Vm
 
@@ -90,7 +94,7 @@ class Booted:
         if not vm.alive:
             raise boot.not_up(name, boot.ENDED, self._programs.logs.last_lines(name, boot.LINES))
         if vm.systemd:
-            await boot.ready(name, vm.booting, self._gone[name], self._programs.logs)
+            await ready(name, vm.booting, self._gone[name], self._programs.logs)
         vm.ready = True
         log.info("%s: its OS is up", name)
 
@@ -101,3 +105,36 @@ class Booted:
         except (OSError, HostsimError) as error:
             log.error("%s: is not up again: %s", vm.spec.name, reason(error))
             vm.kill()
+
+
+async def ready(
+    name: str,
+    booting: boot.Booting,
+    gone: asyncio.Event,
+    logs: Logs,
+    deadline: float = boot.DEADLINE,
+) -> None:
+    """Wait for systemd's word. gone: set once process 1 has ended. Raises HostsimError with the
+    last lines of its log: it ended, or was not ready after `deadline` seconds."""
+    loop = asyncio.get_running_loop()
+    heard = asyncio.Event()
+    told = booting.notify.dup()  # the VM may be stopped, and close its own, before we hear of it
+
+    def hear() -> None:
+        with contextlib.suppress(OSError):
+            if b"READY=1" in told.recv(boot.MESSAGE_MAX).split(b"\n"):
+                heard.set()
+
+    loop.add_reader(told, hear)
+    waits = {asyncio.create_task(event.wait()) for event in (heard, gone)}
+    try:
+        await asyncio.wait(waits, timeout=deadline, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+        loop.remove_reader(told)
+        told.close()
+        booting.notify.close()  # or systemd would wait for somebody who does not read it
+    if not heard.is_set():
+        why = boot.ENDED if gone.is_set() else f"is not ready after {deadline:g} s"
+        raise boot.not_up(name, why, logs.last_lines(name, boot.LINES))

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from cext.switch import records
-from hostsim import assembly, etc
+from hostsim import etc, members
 from hostsim.carriers import Carriers
 from hostsim.errors import HostsimError, reason
 from hostsim.hostfile import difference
@@ -160,10 +160,10 @@ class Changes:
         host, joined = self._host, self._host.joined
         new = self._numbered(plan)
         vms, before = list(new.values()), list(host.vms.values())
-        assembly.refuse(plan.spec, vms)
+        members.refuse(plan.spec, vms)
         if not vms:
             return
-        await in_thread(partial(assembly.start, new, joined.journal, undo), undo.give_up)
+        await in_thread(partial(members.start, new, joined.journal, undo), undo.give_up)
         self.refuse_if_ended()
         undo.push("owners", joined.dataplane.disown)
         joined.dataplane.expect(vms)
@@ -322,7 +322,7 @@ def _end(switch: Switch, vms: Sequence[Vm], before: Sequence[Vm], after: Sequenc
         vm.kill()
     for step in (
         partial(_disconnect, switch, vms),
-        partial(assembly.stop, {vm.spec.name: vm for vm in vms}),
+        partial(members.stop, {vm.spec.name: vm for vm in vms}),
         partial(switch.reroute, after, before, after),
     ):
         try:

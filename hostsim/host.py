@@ -20,24 +20,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hostsim import restart
-from hostsim.assembly import Assembly, assemble, numbered, refuse
+from hostsim.ahead import Ahead
+from hostsim.assembly import Assembly, assemble
 from hostsim.booted import Booted
 from hostsim.carriers import Carriers
 from hostsim.changes import Changes, Joined
 from hostsim.condition import Condition
-from hostsim.errors import HostsimError, reason
+from hostsim.errors import HostsimError
+from hostsim.members import both
 from hostsim.model import HostSpec, Json, LinkSpec
 from hostsim.programs import Programs
 from hostsim.remaking import remake
 from hostsim.restarts import Restarts
 from hostsim.routing.dataplane import Dataplane
-from hostsim.routing.policy import refuse_too_many
 from hostsim.settling import Settling
 from hostsim.stalls import Stalls
 from hostsim.switch import Switch
-from hostsim.teardown import Teardown, in_thread
+from hostsim.teardown import in_thread
 from hostsim.vm import Vm
-from netns import priority, uplinks
+from netns import priority
 from netns.journal import Journal
 
 if TYPE_CHECKING:
@@ -78,13 +79,21 @@ class _Parts:
 class Host:
     """A host. All methods run in the thread of its asyncio loop."""
 
-    def __init__(self, spec: HostSpec, folder: Path, stalls: Stalls | None = None) -> None:
-        """stalls: the selector of the loop that it will run in, if somebody wants to know."""
+    def __init__(
+        self,
+        spec: HostSpec,
+        folder: Path,
+        stalls: Stalls | None = None,
+        ahead: Ahead | None = None,
+    ) -> None:
+        """stalls: the selector of the loop that it will run in, if somebody wants to know. ahead:
+        what is made of the host already, if anything; this host's from here on."""
         self.spec = spec
         self._stalls = stalls
         self.folder = folder
-        self.vms = numbered(spec)
-        self._closing = Teardown(f"host {spec.name}")
+        self._ahead = ahead or Ahead(spec, folder)
+        self.vms = self._ahead.vms
+        self._closing = self._ahead.closing
         self._made: _Parts | None = None
         self._programs = Programs(self.vms, spec.path.parent, folder, self._watch, self._unwatch)
         self._changes = Changes(self, self._doing)
@@ -113,17 +122,16 @@ class Host:
                 if not isinstance(error, Exception):
                     log.error("%s", second)
                     raise error from second
-                raise _both(error, second) from error
+                raise both(error, second) from error
             raise
 
     async def _start(self) -> None:
-        self._refuse_what_cannot_work()
         closing = self._closing
-        journal = Journal(self.folder / "journal")
-        closing.push("journal", journal.close)
+        journal = await in_thread(self._ahead.start, closing.give_up)
         closing.push("programs' ends", self._programs.close, blocks=True)
         net = await in_thread(
-            lambda: assemble(self.spec, self.vms, journal, closing), closing.give_up
+            lambda: assemble(self.spec, self.vms, journal, closing, self._ahead.loading),
+            closing.give_up,
         )
         carriers = Carriers(net.switch, net.dataplane, self.vms)
         closing.push("link monitor", carriers.close)
@@ -194,18 +202,6 @@ class Host:
         if self._made is None:
             raise HostsimError(f"host {self.spec.name}", "is not up")
         return self._made
-
-    def _refuse_what_cannot_work(self) -> None:
-        refuse_too_many(self.spec.routes, self.spec.filters, self.spec.mirrors)
-        refuse(self.spec, [self.vms[vm.name] for vm in self.spec.vms])
-        for name in (*self.spec.uplinks, *self.spec.nics):
-            if uplinks.inspect(name).default_route and name not in self.spec.may_take:
-                table = "[switch]" if name in self.spec.uplinks else "its [[device]]"
-                raise HostsimError(
-                    f"interface {name}",
-                    "the machine's default route goes by it, which the machine would lose",
-                    f"take_default_route = true in {table} takes it all the same",
-                )
 
     # -- network functions ------------------------------------------------------------------------
 
@@ -493,12 +489,3 @@ def _swept(done: Future[None]) -> None:
     """A sweep was done in its thread, or not."""
     if not done.cancelled() and done.exception() is not None:
         log.error("sweeping the rules: %s", done.exception())
-
-
-def _both(error: Exception, second: HostsimError) -> HostsimError:
-    """Why a host could not be built, and why it could not be taken down."""
-    if isinstance(error, HostsimError):
-        what, why, hint = error.what, error.why, error.hint
-    else:
-        what, why, hint = "up", reason(error), ""
-    return HostsimError(what, f"{why}; {second.what}: {second.why}", hint or second.hint)

@@ -12,12 +12,16 @@ NOTIFY_SOCKET names. Without that variable nothing is told. No message is waited
 does not read loses it, and asks for none again.
 """
 
-import asyncio
 import contextlib
 import logging
 import os
+import signal
 import socket
 from collections.abc import MutableMapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
 
 log = logging.getLogger("hostsim.service")
 
@@ -28,6 +32,9 @@ BEATS = 2
 """
 LEVELS = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3}
 """Priorities of syslog(3) by those of logging; what is worse is 2 (critical)."""
+ENDING = (signal.SIGTERM, signal.SIGINT)
+"""By which a manager, or a person, ends a daemon."""
+ENDED_EARLY = "ended by a signal while the host was being built"
 NAME = "hostsim@.service"
 FOLDER = "/etc/hostsim"
 """Where the service looks for NAME.toml."""
@@ -88,6 +95,8 @@ class Manager:
     def _alive(self) -> None:
         assert self._beat is not None
         self._tell("WATCHDOG=1")
+        import asyncio  # who has no loop yet need not wait for it (ahead.py)
+
         self._timer = asyncio.get_running_loop().call_later(self._beat, self._alive)
 
     def _tell(self, message: str) -> None:

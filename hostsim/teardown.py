@@ -9,7 +9,6 @@ contextlib.ExitStack runs every step too, but the error that comes out of it is 
 names no step. Here it is the first one, with the step's name; the others are logged.
 """
 
-import asyncio
 import inspect
 import logging
 from collections.abc import Callable
@@ -96,6 +95,8 @@ async def in_thread(function: Callable[[], T], hurry: Callable[[], None] = lambd
     """Run `function` in a thread. A task that is cancelled meanwhile calls `hurry`, waits for the
     function's end all the same, and then is cancelled: nobody takes down what is still being
     made."""
+    import asyncio  # who has no loop yet need not wait for it (ahead.py)
+
     running = asyncio.get_running_loop().run_in_executor(None, function)
     cancelled: asyncio.CancelledError | None = None
     while not running.done():

@@ -3,6 +3,7 @@
 its cgroup, one where sockets are made, and a walk over those that live (cext/vm/sockets.bpf.h).
 
     SocketBudget(most).attach(cgroup_fd) ... close()        one for each VM
+    hold()      loads the programs beforehand
     Due()       for an event loop: whether a walk is due
     settle()    walks: what ended sockets had is free again. It blocks: not for an event loop
 
@@ -14,6 +15,7 @@ import logging
 import os
 import struct
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from cext.bpf import objects as bpf
@@ -100,6 +102,13 @@ class Programs:
 
 
 _shared = Loaded(Programs)
+
+
+def hold() -> Callable[[], None]:
+    """Load the programs, for VMs that are to come: they stay at least until the answer is called.
+    Raises HostsimError."""
+    _shared.take()
+    return _shared.give_back
 
 
 def settle() -> None:

@@ -37,7 +37,7 @@ from functools import partial
 
 from cext.bench import port as port_bench
 from cext.port.port import Port
-from hostsim import assembly
+from hostsim import assembly, members
 from hostsim.bench import common
 from hostsim.bench.folder import claimed
 from hostsim.errors import HostsimError, UsageError
@@ -196,7 +196,7 @@ def chain(
         spec = parse(host_file(length, path, ends), folder / "chain.toml")
         journal = Journal(folder / "journal")
         closing.push("journal", journal.close)
-        net = assembly.assemble(spec, assembly.numbered(spec), journal, closing)
+        net = assembly.assemble(spec, members.numbered(spec), journal, closing)
         functions = net.functions(folder, closing, placed, tapped)
         functions.start()
         yield net.dataplane, functions

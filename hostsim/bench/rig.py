@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import IO, Protocol
 
 from cext.bench.stream import listener
-from hostsim import assembly
+from hostsim import assembly, members
 from hostsim.bench import common
 from hostsim.bench.folder import claimed
 from hostsim.errors import HostsimError
@@ -79,7 +79,7 @@ class _Ends:
             self.spec = parse(f'[host]\nname = "{name}"\n{VMS}{text}', self.folder / "bench.toml")
             self.journal = Journal(self.folder / "journal")
             self.closing.push("journal", self.journal.close)
-            self.vms = assembly.numbered(self.spec)
+            self.vms = members.numbered(self.spec)
             self._build()
         except BaseException:
             self.close()
@@ -87,7 +87,7 @@ class _Ends:
 
     def _build(self) -> None:
         """Start the VMs, and what is between them. Raises HostsimError, OSError."""
-        assembly.start(self.vms, self.journal, self.closing)
+        members.start(self.vms, self.journal, self.closing)
 
     def start(self, end: str, argv: Sequence[str]) -> Program:
         """Run a program at an end; its output is a pipe."""

@@ -5,6 +5,7 @@ the kernel's events.
 What happens to a packet is decided in the kernel (cext/switch/classifier.bpf.c). The parts:
 
     loaded.py     the programs in the kernel, their maps, and what is run in them
+    loading.py    how they come there
     epochs.py     the policy in force, and the epochs that name it
     bypass.py     the direct links
     watch.py      the thread that makes them, and sees what VMs do to their own network
@@ -37,8 +38,7 @@ from hostsim.routing.change import Change, compiled
 from hostsim.routing.epochs import Epochs, Policy
 from hostsim.routing.impair import Ends, Impairments, ends, impaired_by
 from hostsim.routing.inspector import Inspector
-from hostsim.routing.kerneldrops import KernelDrops
-from hostsim.routing.loaded import Loaded
+from hostsim.routing.loading import Loading
 from hostsim.routing.ports import Ports
 from hostsim.routing.rates import Rates
 from hostsim.routing.readying import Readying
@@ -62,7 +62,14 @@ Beside = Callable[[Callable[[], None]], object]
 class Dataplane:
     """See the module. `start` once; `close` twice is harmless."""
 
-    def __init__(self, spec: HostSpec, switch: Switch, vms: Mapping[str, Vm]) -> None:
+    def __init__(
+        self,
+        spec: HostSpec,
+        switch: Switch,
+        vms: Mapping[str, Vm],
+        loading: Loading | None = None,
+    ) -> None:
+        """loading: of the programs, if that has begun already."""
         self._switch = switch
         self._vms = dict(vms)
         self._by_number = {vm.index: vm for vm in vms.values()}
@@ -74,7 +81,8 @@ class Dataplane:
         self._taken: dict[int, int] = {}  # events with contents, by VM
         self._attached: set[int] = set()
         self._ring_side: RingSide = NoFunctions()
-        self._loaded = Loaded()
+        self._loading = loading or Loading()
+        self._loaded = self._loading.classifier
         self._told = Told(self._loaded, self._rates)
         self._map = self._loaded.map
         self._ring: bpf.Ring | None = None
@@ -83,7 +91,7 @@ class Dataplane:
         self._poll: select.epoll | None = None
         self._impairments = Impairments(switch, self._vms)
         self._beside: Beside = lambda job: job()
-        self._drops = KernelDrops()
+        self._drops = self._loading.drops
         self._retained = Retained()
         loaded = self._loaded
         self._inspector = Inspector(self._map, loaded.tell, loaded.forget, self._ports_of)
@@ -118,8 +126,7 @@ class Dataplane:
     def load(self) -> None:
         """Load the programs; the verifier takes its time. Blocks, and needs nothing but this
         object, so that another thread can do it early. Raises OSError."""
-        self._loaded.load()
-        self._drops.load()
+        self._loading.load()
 
     def begin(self, uplinks: Collection[int] = ()) -> None:
         """Put the policy in force, and have ports come with the classifier: the switch has none
@@ -163,7 +170,6 @@ class Dataplane:
 
     def close(self) -> None:
         """Drop programs and maps; the kernel's last reference goes with the interfaces."""
-        self._drops.close()
         self._impairments.close()
         if self._poll is not None:
             self._poll.close()
@@ -174,9 +180,8 @@ class Dataplane:
         if self._ring is not None:
             self._ring.close()
             self._ring = None
-        if self._loaded.there:
-            self._switch.classifier = -1
-            self._loaded.close()
+        self._switch.classifier = -1
+        self._loading.close()
 
     def fileno(self) -> int:
         """Readable when the classifier wants something, or a VM's network has changed; then call

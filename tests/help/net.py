@@ -14,7 +14,7 @@ from typing import Any
 
 from cext.bench.stream import listener
 from help.waiting import until
-from hostsim import assembly
+from hostsim import assembly, members
 from hostsim.hostfile.file import parse
 from hostsim.teardown import Teardown
 from hostsim.vm import Vm
@@ -46,7 +46,7 @@ class Net:
 
     def __init__(self, name: str, text: str, folder: Path) -> None:
         self.spec = parse(f'[host]\nname = "{name}"\n{text}', folder / f"{name}.toml")
-        self.vms = assembly.numbered(self.spec)
+        self.vms = members.numbered(self.spec)
         self.closing = Teardown(f"test host {name}")
         try:
             journal = Journal(folder / f"{name}.journal")

@@ -16,6 +16,7 @@ import pytest
 from help.cli import plugged_nic
 from help.net import endpoint
 from help.programs import PROGRAMS
+from help.roots import busybox
 from hostsim import leftovers
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
@@ -65,9 +66,9 @@ class Ended(NamedTuple):
     run: list[str]
 
 
-def ended(file: Path, broken: int = -1, failing: int = -1) -> Ended:
+def ended(file: Path, broken: int = -1, failing: int = -1, *how: str) -> Ended:
     """Run the daemon until its host stands, take it down, and wait; or until it fails."""
-    words = [sys.executable, str(PROGRAM), str(file), str(broken), str(failing)]
+    words = [sys.executable, str(PROGRAM), str(file), str(broken), str(failing), *how]
     with subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as daemon:
@@ -124,7 +125,26 @@ def test_a_host_that_cannot_be_built_goes_whichever_step_is_broken(file: Path) -
         for number, step in enumerate(steps[:-1]):  # the last one is pushed by going down
             broken = ended(file, broken=number, failing=number)
             assert broken.run == broken.pushed[::-1], f"broken: {step}"
-            assert broken.pushed == [*steps[: number + 1], steps[-1]], f"broken: {step}"
+            last = steps[-1:] if number else []  # the journal is made before there is a host
+            assert broken.pushed == [*steps[: number + 1], *last], f"broken: {step}"
             ours = f"host {NAME}: taking down {step}: broken by a test"
             assert (broken.status, broken.error) == (1, f"building: ended by a test; {ours}\n")
             assert leftovers.settle(before) == [], f"broken: {step}"
+
+
+def test_a_signal_after_each_step_of_building(tmp_path: Path) -> None:
+    """The first of them come while the daemon still loads itself, and systems boot already."""
+    file = tmp_path / f"{NAME}.toml"
+    boots = f'root = "{busybox(tmp_path)}"\nboot = true'
+    file.write_text(f'[host]\nname = "{NAME}"\n[[vm]]\nname = "boots"\n{boots}\n')
+    before = leftovers.snapshot()
+    steps = names(file)
+    for number, step in enumerate(steps[:-1]):
+        signalled = ended(file, -1, number, "signalled")
+        assert signalled.run == signalled.pushed[::-1], step
+        why = f"up {file.name}: ended by a signal while the host was being built\n"
+        built = number >= steps.index("link monitor")
+        assert (signalled.status, signalled.error) in ((1, why), *([(0, "")] if built else [])), (
+            step
+        )
+        assert leftovers.settle(before) == [], step

@@ -13,7 +13,7 @@ from typing import cast
 
 import pytest
 
-from hostsim import boot
+from hostsim import boot, booted
 from hostsim.errors import HostsimError
 from hostsim.logs import Logs
 
@@ -78,7 +78,7 @@ def test_it_is_ready_or_why_not(tmp_path: Path, word: bytes, ended: bool, why: s
         gone = asyncio.Event()
         if ended:
             gone.set()
-        await boot.ready("a", cast(boot.Booting, told), gone, logs, 0.2 if why else 60)
+        await booted.ready("a", cast(boot.Booting, told), gone, logs, 0.2 if why else 60)
 
     try:
         if word:

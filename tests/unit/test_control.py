@@ -15,9 +15,9 @@ import pytest
 
 from hostsim import asides, clients, protocol
 from hostsim.cli import client
-from hostsim.daemon import Daemon
 from hostsim.host import Host
 from hostsim.model import Json
+from hostsim.serving import Daemon
 from hostsim.stalls import Stalls
 
 LINKS, DEVICES = protocol.encode({"op": "links"}), protocol.encode({"op": "devices"})

@@ -26,14 +26,14 @@ ROOMS = {
     "hostfile": ("hostfile",                                    "ground"),
     "images":   ("images",                                      "ground"),
     "machine":  ("boot booted etc fence idranges introductions ownroot vm switch logs programs "
-                 "teardown leftovers",
+                 "teardown leftovers members",
                                 "ground images"),
     "routing":  ("routing",                                     "ground machine"),
     "nf":       ("nf",                                          "ground hostfile machine routing"),
     "kmc":      ("kmc",                                         "ground machine"),
     "assembly": ("assembly",                                    "ground machine routing nf"),
     "host":     ("host changes condition restarts carriers daemon clients stalls asides "
-                 "settling longwinded remaking",
+                 "settling longwinded remaking ahead beforehand serving",
                                 "ground hostfile machine routing nf kmc assembly"),
     "views":    ("views",                                       "ground"),
     "capture":  ("capture",                                     "ground hostfile routing"),
@@ -131,7 +131,8 @@ def test_netns_and_cext_know_nothing_of_hosts() -> None:
 def test_nobody_imports_the_command_line_or_the_daemon() -> None:
     assert users_of("hostsim.cli.main") == {"hostsim.__main__"}
     assert users_of("hostsim.daemon") == set()
-    assert users_of("hostsim.host") <= {"hostsim.daemon"}
+    assert users_of("hostsim.host") <= {"hostsim.serving"}
+    assert users_of("hostsim.serving") <= {"hostsim.daemon"}
     assert users_of("hostsim.cli.client") <= command_line() | {"hostsim.lab.host"} | benches()
     assert users_of("hostsim.cli.show") <= command_line() | benches()
 
@@ -158,7 +159,7 @@ def test_the_client_speaks_to_a_daemon_and_runs_none() -> None:
 def test_parts_do_not_know_the_host() -> None:
     commands = {f"hostsim.cli.{name}" for name in (*COMMANDS, "main", "client", "show", "check")}
     labs = {"hostsim.lab.host", "hostsim.lab.plugin"}
-    top = {"hostsim.daemon", "hostsim.host", *labs, *commands, *benches()}
+    top = {"hostsim.daemon", "hostsim.serving", "hostsim.host", *labs, *commands, *benches()}
     # "hostsim" imports the laboratory when somebody asks for it
     for name in set(MODULES) - top - {"hostsim", "hostsim.__main__", "hostsim.cli.grammar"}:
         assert not ours(name) & top, f"{name} imports {ours(name) & top}"

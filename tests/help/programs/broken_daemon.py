@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A host's daemon in which one step of taking things down is broken.
 
-    broken_daemon.py FILE BROKEN FAILING [unexpected]
+    broken_daemon.py FILE BROKEN FAILING [unexpected | signalled]
 
 FILE: a host file
 BROKEN: the number of the step that raises instead of doing its work, in the order in which the
@@ -9,12 +9,15 @@ BROKEN: the number of the step that raises instead of doing its work, in the ord
 FAILING: the number of the step after whose push building the host fails; -1: it stands, and goes
     down by SIGTERM
 unexpected: building fails with an error that nothing in hostsim raises on purpose
+signalled: building does not fail there, but the daemon gets SIGTERM
 
 Ends as hostsim.daemon does; the last line on stdout is {"pushed": [names], "run": [names]}.
 """
 
 import errno
 import json
+import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +28,7 @@ from hostsim.errors import HostsimError
 PUSH = teardown.Teardown.push
 
 
-def main(file: str, broken: int, failing: int, unexpected: bool) -> int:
+def main(file: str, broken: int, failing: int, how: str) -> int:
     pushed: list[str] = []
     run: list[str] = []
 
@@ -43,7 +46,10 @@ def main(file: str, broken: int, failing: int, unexpected: bool) -> int:
 
         PUSH(closing, name, observed, blocks=blocks)
         if number == failing:
-            if unexpected:
+            if how == "signalled":
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+            if how == "unexpected":
                 raise KeyError("ended by a test")
             raise HostsimError("building", "ended by a test")
 
@@ -55,4 +61,4 @@ def main(file: str, broken: int, failing: int, unexpected: bool) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), len(sys.argv) > 4))
+    sys.exit(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), "".join(sys.argv[4:])))
