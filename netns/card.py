@@ -18,7 +18,7 @@ import os
 import struct
 from array import array
 from collections import Counter
-from collections.abc import Sequence, Set
+from collections.abc import Set
 from dataclasses import dataclass, field
 
 _RES = struct.Struct("=4Q8I")
@@ -127,6 +127,9 @@ def forget(fd: int, handle: int) -> None:
     fcntl.ioctl(fd, _number(1, 0x09, 8), struct.pack("=2I", handle, 0))
 
 
+_Packed = tuple["array[int]", "array[int]", "array[int]", "array[int]"]
+"""Objects, how many properties of each, properties, values."""
+
 Values = list[tuple[int, int, str, int]]
 """Settings of a card: object, property, its name, and value."""
 
@@ -159,6 +162,11 @@ class Snapshot:
     values: Values = field(default_factory=list)
     buffers: list[int] = field(default_factory=list)
     blobs: list[int] = field(default_factory=list)
+    packed: "_Packed | None" = None  # the values, as the kernel takes them
+
+
+_Plan = list[tuple[int, int, str, bool]]
+"""Of an object's properties: index, number, name, and whether it is a blob."""
 
 
 class Pen:
@@ -267,6 +275,7 @@ class Card(Pen):
         super().__init__(open_card(path))
         self._names: dict[int, tuple[str, int]] = {}  # of properties: name and flags
         self._counts: dict[int, int] = {}  # of an object's properties
+        self._plans: dict[int, tuple[array[int], _Plan]] = {}  # of objects: what is kept of them
         self._home = Snapshot()
         try:
             self.claim()
@@ -294,20 +303,28 @@ class Card(Pen):
         """What a snapshot has; without one, black. The card's master must be us. What has gone
         since, as connectors do with a dock, is left out; so is what the driver refuses, if the
         picture can be shown without it."""
-        values = (what or self._home).values
+        shown = what or self._home
+        self.prepare(shown)
+        assert shown.packed is not None
         try:
-            self._commit(values)
+            self._commit(shown.packed)
             return
         except OSError as error:
             if error.errno not in (errno.EINVAL, errno.ENOENT):
                 raise
+        values = shown.values
         values = left(values, {n for numbers in self._objects().values() for n in numbers})
         try:
-            self._commit(values)
+            self._commit(_pack(values))
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-            self._commit([one for one in values if one[2] in _CORE])
+            self._commit(_pack([one for one in values if one[2] in _CORE]))
+
+    def prepare(self, kept: Snapshot) -> None:
+        """`show` of it is one call into the kernel from now on."""
+        if kept.packed is None:
+            kept.packed = _pack(kept.values)
 
     def snapshot(self) -> Snapshot:
         """How the card is set now. Buffers are kept, whatever becomes of who drew them."""
@@ -330,6 +347,7 @@ class Card(Pen):
         while kept.blobs:
             _both(self._fd, 0xBE, struct.pack("=I", kept.blobs.pop()))
         kept.values.clear()
+        kept.packed = None
 
     def close(self) -> None:
         """Twice is harmless."""
@@ -341,11 +359,14 @@ class Card(Pen):
 
     def _keep(self, kept: Snapshot, number: int, kind: int) -> None:
         """Add one object's settings to a snapshot."""
-        for prop, value in self._properties(number, kind):
-            name, flags = self._property(prop)
-            if flags & _IMMUTABLE or name in _UNSET:
-                continue
-            if flags & _IS_BLOB and value:
+        properties, values = self._properties(number, kind)
+        known, plan = self._plans.get(number, (None, []))
+        if known != properties:
+            plan = self._plan(properties)
+            self._plans[number] = properties, plan
+        for index, prop, name, is_blob in plan:
+            value = values[index]
+            if is_blob and value:
                 value = self._copy_blob(value)
                 kept.blobs.append(value)
             elif name == "FB_ID" and value:
@@ -353,8 +374,17 @@ class Card(Pen):
                 kept.buffers.append(value)
             kept.values.append((number, prop, name, value))
 
-    def _properties(self, number: int, kind: int) -> list[tuple[int, int]]:
-        """Of an object: property and value."""
+    def _plan(self, properties: "array[int]") -> _Plan:
+        """What is kept of these."""
+        found = [(index, prop, *self._property(prop)) for index, prop in enumerate(properties)]
+        return [
+            (index, prop, name, bool(flags & _IS_BLOB))
+            for index, prop, name, flags in found
+            if not flags & _IMMUTABLE and name not in _UNSET
+        ]
+
+    def _properties(self, number: int, kind: int) -> "tuple[array[int], array[int]]":
+        """Of an object: properties and values."""
         while True:
             room = self._counts.get(number, 0)
             properties, values = array("I", [0] * room), array("Q", [0] * room)
@@ -362,7 +392,7 @@ class Card(Pen):
             found = _both(self._fd, 0xB9, _PROPERTIES.pack(*at, room, number, kind))
             count = self._counts[number] = _PROPERTIES.unpack(found)[2]
             if count <= room:  # else the kernel has written none
-                return list(zip(properties[:count], values[:count], strict=True))
+                return properties[:count], values[:count]
 
     def _property(self, number: int) -> tuple[str, int]:
         """Name and flags; they do not change."""
@@ -396,11 +426,18 @@ class Card(Pen):
                 forget(self._fd, handle)
         return held
 
-    def _commit(self, values: Sequence[tuple[int, int, str, int]]) -> None:
-        """All of it at once, or nothing; an object's values stand side by side."""
-        numbers, its, _, found = zip(*values, strict=True)
-        each = Counter(numbers)  # in their order
-        names, counts = array("I", each), array("I", each.values())
-        properties, settings = array("I", its), array("Q", found)
-        at = [x.buffer_info()[0] for x in (names, counts, properties, settings)]
-        _both(self._fd, 0xBC, _ATOMIC.pack(_ALLOW_MODESET, len(names), *at, 0, 0))
+    def _commit(self, packed: _Packed) -> None:
+        """All of it at once, or nothing."""
+        at = [part.buffer_info()[0] for part in packed]
+        _both(self._fd, 0xBC, _ATOMIC.pack(_ALLOW_MODESET, len(packed[0]), *at, 0, 0))
+
+
+def _pack(values: Values) -> _Packed:
+    """An object's values stand side by side."""
+    each = Counter(one[0] for one in values)  # in their order
+    return (
+        array("I", each),
+        array("I", each.values()),
+        array("I", [one[1] for one in values]),
+        array("Q", [one[3] for one in values]),
+    )

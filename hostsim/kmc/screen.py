@@ -54,6 +54,10 @@ log = logging.getLogger("hostsim.kmc")
 TRIES = 3
 """How often the KMC tries to become master, before the screen is out of use."""
 
+AFTERWARDS = 0.02
+"""Seconds after a picture was noted until the one before is forgotten, and this one prepared to be
+shown: a compositor is to draw before the daemon does anything else."""
+
 DRI = Path("/dev/dri")
 
 
@@ -189,14 +193,16 @@ class Screens(Equipment):
 
     def save(self, name: str) -> None:
         """See above."""
+        loop = asyncio.get_running_loop()
         for screen in self._screens.values():
             # An OS that has not drawn in its turn is still shown by what was kept before.
             old = screen.kept.pop(name, None)
             if old is not None:
-                asyncio.get_running_loop().call_soon(screen.card.forget, old)
+                loop.call_later(AFTERWARDS, screen.card.forget, old)
             if screen.owner == name:
                 try:
                     screen.kept[name] = screen.card.snapshot()
+                    loop.call_later(AFTERWARDS, screen.card.prepare, screen.kept[name])
                 except OSError as error:
                     log.warning("%s: the picture of %s: %s", screen.card.path, name, reason(error))
 

@@ -118,7 +118,7 @@ def test_a_picture_is_shown_without_a_connector_that_has_gone(
     def dock(picture: Snapshot) -> None:
         crtc = next(one for one in picture.values if one[2] == "CRTC_ID" and one[3])
         gone: Values = [(NOBODY, crtc[1], "CRTC_ID", 0)]
-        picture.values = gone + picture.values
+        picture.values, picture.packed = gone + picture.values, None
 
     stage.rig.now(lambda: dock(screen.kept["work"]))
     os.kill(work.process.pid, signal.SIGSTOP)  # the picture is the KMC's
