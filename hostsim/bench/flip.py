@@ -16,7 +16,6 @@ together, and in each (`direct/leaked`); see `losses`. Needs /dev/uinput.
 
 import argparse
 import contextlib
-import select
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -37,7 +36,6 @@ COUNTED = {kind: (kind, modes) for kind, modes in MODES_OF.items()} | {
 }
 FLIPS = 100  # of one run; more, and an OS's agent would ask too often (hostsim/kmc/kmc.py)
 UNCOUNTED = 2  # flips at first: programs begin
-PAUSE = 50  # milliseconds before each: what the one before has left to do is no part of it
 RATE = 1000  # moves a second of each device
 
 
@@ -113,19 +111,11 @@ def _inputs(side: str, devices: int, flips: int) -> list[float]:
             stack.callback(feeder.close)
         pair = stack.enter_context(seat(feeders) if side == "seat" else oses(side))
         stack.callback(Mover(feeders, RATE).close)
-        return _flips(pair.flip, flips)
+        return [pair.flip(number) for number in range(flips)]
 
 
 def _pictures(
     side: Callable[[], contextlib.AbstractContextManager[screens.Stage]], flips: int
 ) -> list[float]:
     with side() as stage:
-        return _flips(stage.flip, flips)
-
-
-def _flips(flip: Callable[[int], float], count: int) -> list[float]:
-    took = []
-    for number in range(count):
-        select.poll().poll(PAUSE)
-        took.append(flip(number))
-    return took
+        return [stage.flip(number) for number in range(flips)]
