@@ -115,6 +115,16 @@ static __always_inline int hs_another(const void *one, const void *other) {
     return ((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3])) != 0;
 }
 
+/* Whether a packet is to a group, by its address. */
+static __always_inline int hs_is_to_group(const struct hs_tuple *tuple) {
+    __u32 dst;
+
+    __builtin_memcpy(&dst, tuple->dst, 4);
+    if (tuple->family == 4)
+        return (dst & bpf_htonl(0xf0000000)) == bpf_htonl(0xe0000000) || dst == 0xffffffff;
+    return tuple->family != 6 || tuple->dst[0] == 0xff;
+}
+
 /* The flow an ICMP error at `at` is about, turned round. 0, or -1 if it does not say. */
 static __noinline int hs_inner(struct __sk_buff *skb, __u32 at, struct hs_packet *p) {
     struct hs_tuple inner __attribute__((aligned(4))) = {}; /* hs_another reads words */
@@ -345,8 +355,7 @@ static __noinline enum hs_kind hs_ipv4(struct __sk_buff *skb, struct hs_packet *
     if (p->fragment == 2)
         p->l4 = 0;
     kind = hs_contents(skb, p, follow);
-    if ((kind == HS_FLOW || kind == HS_ORPHAN) && p->group &&
-        ((ip.daddr & bpf_htonl(0xf0000000)) == bpf_htonl(0xe0000000) || ip.daddr == 0xffffffff))
+    if ((kind == HS_FLOW || kind == HS_ORPHAN) && p->group && hs_is_to_group(&p->key.tuple))
         return HS_GROUP;
     return kind;
 }

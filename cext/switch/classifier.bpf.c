@@ -367,9 +367,10 @@ int classify(struct __sk_buff *skb) {
         flow = bpf_map_lookup_elem(&strays, &zero);
         if (reason >= 0 || !flow)
             return hs_dropped(skb, reason);
-        if (hs_action_of(flow->verdict) == HS_BRIDGE)
+        verdict = hs_for_frame(packet, flow->verdict);
+        if (hs_action_of(verdict) == HS_BRIDGE)
             hs_count(HS_C_PLAIN);
-        return hs_act(skb, packet, flow, flow->verdict, 0);
+        return hs_act(skb, packet, flow, verdict, 0);
     case HS_MALFORMED:
         return hs_dropped(skb, HS_C_MALFORMED);
     case HS_DEEP:

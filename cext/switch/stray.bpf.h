@@ -10,9 +10,9 @@
 enum { HS_DECIDED = -1 };
 
 /* Decide for a packet that has no flow's entry: one to a group, or a fragment whose ports are not
- * known. Filters and mirrors hold for both; routes
- * for the fragment, by its addresses, tried both ways round as hs_new_conn does. Returns whether it
- * is decided: if a row before would have to know the ports, it is not. */
+ * known. Filters and mirrors hold for both; routes for the fragment, by its addresses, tried both
+ * ways round as hs_judge_conn does, whatever its frame says. Returns whether it is decided: if a
+ * row before would have to know the ports, it is not. */
 HS_GLOBAL int hs_decide_stray(const struct hs_policy *policy, int newest, struct hs_flow *flow) {
     int forward = HS_NO_ROW, backward = HS_NO_ROW, found;
     struct hs_packet *p = hs_packet();
@@ -27,7 +27,7 @@ HS_GLOBAL int hs_decide_stray(const struct hs_policy *policy, int newest, struct
     conn.from = p->key.vm;
     if (p->unknown && vm && vm->flags & HS_VM_ALIVE && !(vm->flags & HS_VM_ENDPOINT))
         conn.from = 0; /* a VM's own, or one that it forwards */
-    if (!p->group) {
+    if (!p->group || !hs_is_to_group(&p->key.tuple)) {
         struct hs_conn back = conn;
 
         back.from = 0;
@@ -83,7 +83,8 @@ HS_GLOBAL int hs_stray(struct __sk_buff *skb, __u32 epoch) {
         return HS_C_ORPHAN_FRAGMENT;
     if (age && hs_flags_of(flow->verdict) & HS_F_START)
         return HS_C_STALE;
-    if (hs_action_of(flow->verdict) == HS_STEER && !hs_pass_on_unknown(hs_to_of(flow->verdict)))
+    if (hs_action_of(flow->verdict) == HS_STEER && !p->group &&
+        !hs_pass_on_unknown(hs_to_of(flow->verdict)))
         return HS_C_NO_SHARE;
     return HS_DECIDED;
 }

@@ -174,13 +174,15 @@ def test_frames_to_link_local_groups_go_from_end_to_end(wire: Wire) -> None:
     assert not groups_left, groups_left
 
 
-def fragments(wire: Wire, port: int, ident: int, proto: int = UDP) -> list[bytes]:
-    """A datagram in three."""
+def fragments(
+    wire: Wire, port: int, ident: int, proto: int = UDP, to: bytes | None = None
+) -> list[bytes]:
+    """A datagram in three. to: the MAC address, if not the server's."""
     whole = datagram(port, 40)
     return [
         frame(
             wire,
-            wire.ends.mac,
+            to or wire.ends.mac,
             SERVER,
             whole[at : at + 16],
             proto=proto,
@@ -203,6 +205,17 @@ def test_a_fragment_before_its_first_is_judged_by_its_addresses(wire: Wire) -> N
     assert ([flow.proto for flow in found], counted) == ([132], {})
     assert sent(wire, *fragments(wire, 7, 4)[::-1]) == ([], {"orphan-fragment": 2})
     assert sent(wire, *fragments(wire, 7, 5, proto=136)[::-1]) == ([], {})  # into the hole
+
+
+@pytest.mark.stock
+def test_a_fragment_before_its_first_gets_past_no_route_in_a_frame_to_a_group(wire: Wire) -> None:
+    """No flow is charged for those before it."""
+    split = fragments(wire, 7, 8, proto=136, to=EVERYBODY)
+    assert sent(wire, *split[::-1]) == ([], {"unicast-in-group": 3})
+    later = fragments(wire, 7, 9, proto=136, to=EVERYBODY)[1:]
+    assert sent(wire, *later, fragments(wire, 7, 9, proto=136)[0]) == ([], {"unicast-in-group": 2})
+    found, counted = sent(wire, *fragments(wire, 7, 10, proto=132, to=EVERYBODY)[::-1])
+    assert ([flow.proto for flow in found], counted) == ([132], {})
 
 
 def test_a_second_first_fragment_with_other_ports_is_dropped(wire: Wire) -> None:
