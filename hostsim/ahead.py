@@ -16,12 +16,11 @@ from pathlib import Path
 
 from hostsim import service
 from hostsim.errors import HostsimError
-from hostsim.members import both, numbered, refuse, start
+from hostsim.members import both, numbered, refuse, refuse_ways_to_the_world, start
 from hostsim.model import HostSpec
 from hostsim.routing.loading import Loading
 from hostsim.routing.policy import refuse_too_many
 from hostsim.teardown import Teardown
-from netns import uplinks
 from netns.journal import Journal
 
 
@@ -74,11 +73,4 @@ class Ahead:
         spec = self._spec
         refuse_too_many(spec.routes, spec.filters, spec.mirrors)
         refuse(spec, [self.vms[vm.name] for vm in spec.vms])
-        for name in (*spec.uplinks, *spec.nics):
-            if uplinks.inspect(name).default_route and name not in spec.may_take:
-                table = "[switch]" if name in spec.uplinks else "its [[device]]"
-                raise HostsimError(
-                    f"interface {name}",
-                    "the machine's default route goes by it, which the machine would lose",
-                    f"take_default_route = true in {table} takes it all the same",
-                )
+        refuse_ways_to_the_world(spec, (*spec.uplinks, *spec.nics))

@@ -3,6 +3,8 @@
 
     booted = Booted(vms, programs, on_back)
     await booted.all_up()        at `up`
+    await booted.up(vms)         these are new on the host, and have been started
+    booted.leave(name)           it leaves the host
     booted.again(vm)             it was started anew; returns at once
     booted.gone(vm)              its process 1 has ended: what it wanted
     booted.state(vm)             `off`, `booting`, or "": it is like any other VM
@@ -16,7 +18,7 @@ How one VM boots and ends is in boot.py. Whether it is started again is the host
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from hostsim import boot
@@ -38,13 +40,33 @@ class Booted:
         self._on_back = on_back
         self._vms = [vm for vm in vms.values() if vm.spec.boots]
         self._programs = programs
-        self._gone = {vm.spec.name: asyncio.Event() for vm in self._vms}
+        self._gone: dict[str, asyncio.Event] = {}
+        self._join(self._vms)
         self._off: set[str] = set()
         self._waits: dict[str, asyncio.Task[None]] = {}
 
     async def all_up(self) -> None:
         """Returns once all are up. Raises HostsimError: one is not in time, or has ended."""
-        await asyncio.gather(*(self._wait(vm, self._up(vm)) for vm in self._vms))
+        await self._all(self._vms)
+
+    async def up(self, vms: Sequence[Vm]) -> None:
+        """Returns once these are up, which are new on the host. Raises HostsimError: one is not in
+        time, or has ended."""
+        self._join(vms)
+        await self._all(vms)
+
+    async def _all(self, vms: Sequence[Vm]) -> None:
+        await asyncio.gather(*[self._wait(vm, self._up(vm)) for vm in vms])
+
+    def _join(self, vms: Sequence[Vm]) -> None:
+        self._gone.update({vm.spec.name: asyncio.Event() for vm in vms})
+
+    def leave(self, name: str) -> None:
+        """It is not waited for any more. One that does not boot is no error."""
+        self._gone.pop(name, None)
+        self._off.discard(name)
+        if (wait := self._waits.pop(name, None)) is not None:
+            wait.cancel()
 
     def again(self, vm: Vm) -> None:
         """It was started anew. Before it is up, nothing may freeze it, and it has no equipment. One

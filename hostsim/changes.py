@@ -33,6 +33,7 @@ from hostsim.model import HostSpec, Json
 from hostsim.programs import Programs
 from hostsim.routing.dataplane import Dataplane
 from hostsim.switch import Switch
+from hostsim.systems import Systems
 from hostsim.teardown import Teardown, in_thread
 from hostsim.vm import Vm
 from netns.journal import Journal
@@ -73,11 +74,15 @@ class Changes:
     """See the module."""
 
     def __init__(
-        self, host: Changing, doing: Callable[[str], AbstractContextManager[None]]
+        self,
+        host: Changing,
+        systems: Systems,
+        doing: Callable[[str], AbstractContextManager[None]],
     ) -> None:
         """doing: names what the loop does (stalls.py)."""
         self._host = host
         self._doing = doing
+        self._systems = systems
         self._busy = asyncio.Lock()
         self.ended = False
         """Whether the host goes down."""
@@ -87,6 +92,7 @@ class Changes:
         """The host goes down: no apply and no turn begins; those that run are undone or done
         when this returns."""
         self.ended = True
+        self._systems.end()
         async with self._busy:
             pass
 
@@ -107,11 +113,13 @@ class Changes:
         """See Host.apply."""
         if dry_run:
             plan = await in_thread(partial(difference.plan, self._host.spec, file))
+            self._systems.check(plan)
             return _told(plan, len(file.routes), self._host.joined.dataplane.epoch, dry_run)
         async with self._busy:
             plan = await in_thread(partial(difference.plan, self._host.spec, file))
             undo = Teardown("apply")
             try:
+                self._systems.hold(plan, undo)
                 await self._join(plan, undo, file.path.parent)
                 leaving = [one.name for one in plan.removed]
                 dataplane = self._host.joined.dataplane
@@ -137,6 +145,11 @@ class Changes:
                 await in_thread(lambda: [job() for job in jobs])
             except (OSError, HostsimError):
                 log.exception("apply: packet functions that change")
+            try:
+                with self._doing("OSes of an apply"):
+                    self._systems.settle(plan)
+            except (OSError, HostsimError):
+                log.exception("apply: OSes")
             await self._leave([self._host.vms[name] for name in leaving])
             await in_thread(dataplane.let_go)
             await in_thread(partial(_rename, list(self._host.vms.values()), plan.spec))
@@ -180,11 +193,13 @@ class Changes:
         with self._doing("VMs that join"):
             joined.dataplane.add(vms)
         host.attend(vms)
+        await self._systems.boot(vms, undo)
         if coming is not None:
             await in_thread(partial(coming.start, self.refuse_if_ended))
             undo.push("packet functions", partial(self._part_functions, vms))
             (await host.functions()).adopt(coming)
         await joined.programs.start([name for name, vm in new.items() if vm.spec.run is not None])
+        await self._systems.join(plan, vms, joined.journal, undo)
         self.refuse_if_ended()
         for vm in vms:
             if not vm.alive:
@@ -268,6 +283,10 @@ class Changes:
         """Nobody in the loop knows these VMs any more. Raises OSError."""
         host, joined = self._host, self._host.joined
         host.leave(vms)
+        try:
+            self._systems.part(vm.spec.name for vm in vms)
+        except OSError as error:
+            log.error("apply: OSes that leave: %s", reason(error))
         for vm in vms:
             joined.programs.forget(vm.spec.name)
             joined.carriers.forget(vm.spec.name)
@@ -319,7 +338,8 @@ def _disconnect(switch: Switch, vms: Iterable[Vm]) -> None:
 def _end(switch: Switch, vms: Sequence[Vm], before: Sequence[Vm], after: Sequence[Vm]) -> None:
     """End VMs that have left, with their ports and the routes to them."""
     for vm in vms:
-        vm.kill()
+        if not vm.halts:  # an OS that is up ends itself, if it does so in time
+            vm.kill()
     for step in (
         partial(_disconnect, switch, vms),
         partial(members.stop, {vm.spec.name: vm for vm in vms}),

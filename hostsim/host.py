@@ -28,7 +28,7 @@ from hostsim.changes import Changes, Joined
 from hostsim.condition import Condition
 from hostsim.errors import HostsimError
 from hostsim.members import both
-from hostsim.model import HostSpec, Json, LinkSpec
+from hostsim.model import HostSpec, Json, LinkSpec, VmSpec
 from hostsim.programs import Programs
 from hostsim.remaking import remake
 from hostsim.restarts import Restarts
@@ -36,6 +36,7 @@ from hostsim.routing.dataplane import Dataplane
 from hostsim.settling import Settling
 from hostsim.stalls import Stalls
 from hostsim.switch import Switch
+from hostsim.systems import Systems
 from hostsim.teardown import in_thread
 from hostsim.vm import Vm
 from netns import priority
@@ -58,14 +59,12 @@ SYNC = 0.1
 
 @dataclass(frozen=True)
 class _Parts:
-    """What a host consists of once its VMs are linked. functions, kmc: None if the host file asks
-    for none."""
+    """What a host consists of once its VMs are linked. functions: None if it has none."""
 
     journal: Journal
     net: Assembly
     carriers: Carriers
     functions: "Functions | None"
-    kmc: "Kmc | None"
 
     @property
     def switch(self) -> Switch:
@@ -96,15 +95,14 @@ class Host:
         self._closing = self._ahead.closing
         self._made: _Parts | None = None
         self._programs = Programs(self.vms, spec.path.parent, folder, self._watch, self._unwatch)
-        self._changes = Changes(self, self._doing)
         self._ticking: list[asyncio.Task[None]] = []
         self._booted = Booted(self.vms, self._programs, self._os_back)
+        self._systems = Systems(self._booted, self._closing)
+        self._changes = Changes(self, self._systems, self._doing)
         self._watched: list[int] = []
         self._functions_watched: set[int] = set()
         self._remaking: set[asyncio.Task[None]] = set()
-        self._restarts = Restarts(
-            vm.name for vm in spec.vms if vm.os is not None or vm.boots or vm.restarts
-        )
+        self._restarts = Restarts(vm.name for vm in spec.vms if _may_restart(vm))
         self._settling: Settling | None = None
         self._up = False
 
@@ -135,16 +133,14 @@ class Host:
         )
         carriers = Carriers(net.switch, net.dataplane, self.vms)
         closing.push("link monitor", carriers.close)
-        functions, kmc = None, None
+        functions = None
         if any(spec.nf is not None for spec in self.spec.vms):
             functions = net.functions(self.folder, closing)
         closing.push("programs", self._programs.kill)
         oses = {name: self.vms[name] for name in self.spec.os_names()}
         if oses:
-            from hostsim.kmc.kmc import Kmc  # evdev and udev: only if there is equipment
-
-            kmc = Kmc(self.spec, oses, journal)
-        self._made = _Parts(journal, net, carriers, functions, kmc)
+            self._systems.make(self.spec, oses, journal)
+        self._made = _Parts(journal, net, carriers, functions)
         self._watch(net.dataplane.fileno(), net.dataplane.on_readable)
         self._watch(carriers.fileno(), carriers.on_readable)
         for vm in self.vms.values():
@@ -155,9 +151,9 @@ class Host:
             self.sync_functions()
             self._ticking.append(asyncio.create_task(self._sync_often()))
         await self._programs.start([n for n, vm in self.vms.items() if vm.spec.run is not None])
-        if kmc is not None:
-            closing.push("equipment", kmc.stop)
-            await kmc.start()
+        if self._systems.kmc is not None:
+            self._systems.keep()
+            await self._systems.kmc.start()
         sweeper = ThreadPoolExecutor(1, "sweeper", initializer=priority.keep_up)
         closing.push("sweeper", sweeper.shutdown, blocks=True)
         closing.push("sweeps", lambda: net.dataplane.sweep_by(lambda job: job()))
@@ -270,8 +266,8 @@ class Host:
         if vm.life_fd in self._watched:
             self._unwatch(vm.life_fd)
         vm.kill()
-        if self._parts.kmc is not None:
-            self._parts.kmc.vm_gone(vm.spec.name)
+        if self._systems.kmc is not None:
+            self._systems.kmc.vm_gone(vm.spec.name)
 
     def _vm_gone(self, vm: Vm) -> None:
         if vm.life_fd in self._watched:
@@ -359,7 +355,7 @@ class Host:
     @property
     def kmc(self) -> "Kmc":
         """Raises HostsimError if the host has no operating systems."""
-        kmc = self._parts.kmc
+        kmc = self._systems.kmc
         if kmc is None:
             raise HostsimError(
                 f"host {self.spec.name}", "has no operating systems", "add [vm.os] to a VM"
@@ -368,7 +364,7 @@ class Host:
 
     def devices(self) -> list[Json]:
         """The contract's `devices`; empty if the host has no operating systems."""
-        return self._parts.kmc.devices() if self._parts.kmc else []
+        return self._systems.kmc.devices() if self._systems.kmc else []
 
     def vm(self, name: str) -> Vm:
         """A living VM or endpoint. Raises HostsimError."""
@@ -415,7 +411,7 @@ class Host:
                 "is a packet function",
                 "it is started again by itself: hostsim exec VM -- kill PID",
             )
-        if self._parts.kmc is not None and self._parts.kmc.status()["foreground"] == name:
+        if self._systems.foreground == name:
             raise HostsimError(name, "is the foreground OS", "hostsim flip OS, then restart it")
 
     async def apply(self, file: HostSpec, dry_run: bool = False) -> Json:
@@ -452,7 +448,7 @@ class Host:
         """These VMs have joined: their ends are seen."""
         for vm in vms:
             self._watch_vm(vm)
-            if vm.spec.restarts:
+            if _may_restart(vm.spec):
                 self._restarts.join(vm.spec.name)
 
     def leave(self, vms: Iterable[Vm]) -> None:
@@ -476,13 +472,18 @@ class Host:
         parts = self._parts
         reports = await parts.functions.report() if parts.functions else {}
         mine = {
-            "foreground": parts.kmc.status()["foreground"] if parts.kmc else None,
+            "foreground": self._systems.foreground,
             "devices": self.devices(),
         }
         condition = Condition(
             self.spec, self.vms, self._booted, self._programs, self._restarts, parts
         )
         return lambda: condition.report(reports) | mine
+
+
+def _may_restart(spec: VmSpec) -> bool:
+    """Whether it is started again by itself: after a reboot of its own, too."""
+    return spec.os is not None or spec.boots or spec.restarts
 
 
 def _swept(done: Future[None]) -> None:

@@ -18,7 +18,7 @@ from hostsim.model import HostSpec
 from hostsim.needs import needs
 from hostsim.teardown import Teardown
 from hostsim.vm import Vm
-from netns import parameters, priority
+from netns import parameters, priority, uplinks
 from netns.journal import Journal
 
 log = logging.getLogger("hostsim.members")
@@ -56,6 +56,19 @@ def refuse(spec: HostSpec, vms: Iterable[Vm]) -> None:
                 f"[[vm]] {vm.spec.name!r}",
                 f"this kernel has no cgroup controller for {', '.join(missing)}",
                 "hostsim check shows what there is; take the limit out of the host file",
+            )
+
+
+def refuse_ways_to_the_world(spec: HostSpec, names: Iterable[str]) -> None:
+    """Raises HostsimError if the machine's default route goes by one of these interfaces, which the
+    host takes, and the host file does not allow that."""
+    for name in names:
+        if uplinks.inspect(name).default_route and name not in spec.may_take:
+            table = "[switch]" if name in spec.uplinks else "its [[device]]"
+            raise HostsimError(
+                f"interface {name}",
+                "the machine's default route goes by it, which the machine would lose",
+                f"take_default_route = true in {table} takes it all the same",
             )
 
 

@@ -88,6 +88,11 @@ class Memory:
         """What is known of a device that comes; it is forgotten here."""
         return self._known.pop(key, {})
 
+    def forget(self, name: str) -> None:
+        """The OS has left: another of its name has nothing of it."""
+        for states in self._known.values():
+            states.pop(name, None)
+
 
 def read(source: Source, mapped: bool = True) -> State:
     """How the device is set. mapped: whether it may have a key map; a driver has one or has none,

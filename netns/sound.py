@@ -130,9 +130,10 @@ def _where(name: str) -> Path:
     return there if os.path.lexists(there) else AWAY / name
 
 
-def take_loops(count: int) -> list[Loop]:
-    """See above. Raises HostsimError."""
-    for load in (False, True):
+def take_loops(count: int, have: int = 0) -> list[Loop]:
+    """See above. have: how many the caller has already: then the module is in use, and cannot be
+    loaded with more. Raises HostsimError."""
+    for load in (False,) if have else (False, True):
         if load:
             _load(count)
         loops: list[Loop] = []
@@ -146,8 +147,9 @@ def take_loops(count: int) -> list[Loop]:
             loop.close()
     raise HostsimError(
         "sound",
-        f"there are not {count} loops of snd-aloop that nobody uses",
-        f"each OS has one: modprobe -r snd-aloop; modprobe snd-aloop enable={_each(count)}",
+        f"there {'is' if count == 1 else 'are'} not {count} of snd-aloop's loops that nobody uses",
+        "each OS has one: with all hosts down, modprobe -r snd-aloop; modprobe snd-aloop "
+        f"enable={_each(count + have)}",
     )
 
 

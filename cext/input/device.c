@@ -462,6 +462,16 @@ void hs_device_take(struct hs_device *d, int os) {
         hs_ff_take(d->ff, (unsigned)os, d->real);
 }
 
+void hs_device_join(struct hs_device *d, int os, int clone) {
+    d->clones[os] = clone;
+    d->clone_slot[os] = 0;
+    d->leds[os] = 0;
+    memset(d->down[os], 0, sizeof(d->down[os]));
+    memset(d->sound[os], 0, sizeof(d->sound[os]));
+    if (d->ff)
+        hs_ff_forget(d->ff, (unsigned)os);
+}
+
 void hs_device_fini(struct hs_device *d) {
     hs_device_release(d);
     leave_chord(d);

@@ -29,13 +29,13 @@ struct hs_device {
     struct hs_device_set *set;
     int index;
     int real;
-    int clones[HS_FWD_OSES];
-    int owner;       /* OS index, or -1 */
-    bool repeats;    /* EV_REP: each clone makes its own autorepeat */
-    bool dropping;   /* between SYN_DROPPED and the next SYN_REPORT */
-    bool touch_wait; /* the surface was touched at take; silent until it is free */
-    bool surface;    /* has contacts: a touchpad, a touchscreen, a tablet */
-    bool stick;      /* has axes that rest somewhere: a joystick, a gamepad */
+    int clones[HS_FWD_OSES]; /* -1: no OS has this index */
+    int owner;               /* OS index, or -1 */
+    bool repeats;            /* EV_REP: each clone makes its own autorepeat */
+    bool dropping;           /* between SYN_DROPPED and the next SYN_REPORT */
+    bool touch_wait;         /* the surface was touched at take; silent until it is free */
+    bool surface;            /* has contacts: a touchpad, a touchscreen, a tablet */
+    bool stick;              /* has axes that rest somewhere: a joystick, a gamepad */
     bool gone;
     bool watched;               /* no clones: only its hotkey counts */
     bool deaf;                  /* watched, and somebody else has grabbed it: see hs_device_look */
@@ -76,6 +76,9 @@ void hs_device_look(struct hs_device *d);
 void hs_device_drain(struct hs_device *d);
 void hs_device_release(struct hs_device *d);
 void hs_device_take(struct hs_device *d, int os);
+/* An OS has this clone now, and nothing that the one before it with its index had set; -1: no OS
+ * has the index. It owns nothing. */
+void hs_device_join(struct hs_device *d, int os, int clone);
 /* Before the descriptors go: release, and the LEDs as they were found. */
 void hs_device_fini(struct hs_device *d);
 

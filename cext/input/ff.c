@@ -136,6 +136,10 @@ void hs_ff_release(struct hs_ff *ff, unsigned os, int real) {
         set(real, FF_AUTOCENTER, 0);
 }
 
+void hs_ff_forget(struct hs_ff *ff, unsigned os) {
+    memset(&ff->os[os], 0, sizeof(ff->os[os]));
+}
+
 void hs_ff_take(struct hs_ff *ff, unsigned os, int real) {
     for (unsigned i = 0; i < FF_MAX_EFFECTS; i++)
         if (ff->os[os].effects[i].set)

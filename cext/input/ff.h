@@ -24,4 +24,7 @@ bool hs_ff_event(struct hs_ff *ff, unsigned os, int clone, int real, const struc
 void hs_ff_release(struct hs_ff *ff, unsigned os, int real);
 void hs_ff_take(struct hs_ff *ff, unsigned os, int real);
 
+/* The OS has no effects, and has set nothing; it does not own the hardware. */
+void hs_ff_forget(struct hs_ff *ff, unsigned os);
+
 #endif

@@ -56,7 +56,8 @@ static void notice(struct hs_device_set *set, uint32_t type, int32_t device) {
 static void unwatch(struct hs_fwd *f, struct hs_device *d) {
     epoll_ctl(f->epoll, EPOLL_CTL_DEL, d->real, NULL);
     for (unsigned os = 0; !d->watched && os < f->set.oses; os++)
-        epoll_ctl(f->epoll, EPOLL_CTL_DEL, d->clones[os], NULL);
+        if (d->clones[os] >= 0)
+            epoll_ctl(f->epoll, EPOLL_CTL_DEL, d->clones[os], NULL);
 }
 
 /* op: EPOLL_CTL_ADD; or EPOLL_CTL_MOD, which tells again of what is still there. */
@@ -102,6 +103,8 @@ static void ready(struct hs_fwd *f, uint64_t data) {
 
     if (!d || d->gone || f->generation[index] != data >> 32)
         return;
+    if (os != REAL && d->clones[os] < 0)
+        return; /* its OS has left */
     ret = os == REAL ? hs_device_read(d) : hs_feedback_read(d, (int)os);
     if (ret > 0)
         watch(f, EPOLL_CTL_MOD, os == REAL ? d->real : d->clones[os], data);
@@ -259,7 +262,8 @@ int hs_fwd_add(struct hs_fwd *f, int real, const int *clones) {
     hs_device_init(d, &f->set, (int)index, real, clones);
     ret = watch(f, EPOLL_CTL_ADD, real, tag(index, REAL, f->generation[index]));
     for (unsigned os = 0; clones && ret == 0 && os < f->set.oses; os++)
-        ret = watch(f, EPOLL_CTL_ADD, clones[os], tag(index, os, f->generation[index]));
+        if (clones[os] >= 0)
+            ret = watch(f, EPOLL_CTL_ADD, clones[os], tag(index, os, f->generation[index]));
     if (ret < 0) {
         unwatch(f, d);
         goto out;
@@ -275,6 +279,47 @@ out:
 
 static struct hs_device *find(struct hs_fwd *f, int device) {
     return device >= 0 && device < HS_FWD_DEVICES ? f->set.device[device] : NULL;
+}
+
+int hs_fwd_join(struct hs_fwd *f, int device, int os, int clone) {
+    struct hs_device *d;
+    int ret = -ENOENT;
+
+    if (os < 0 || (unsigned)os >= f->set.oses || clone < 0)
+        return -EINVAL;
+    pthread_mutex_lock(&f->lock);
+    d = find(f, device);
+    if (!d)
+        goto out;
+    ret = d->watched ? -EINVAL : d->clones[os] >= 0 ? -EEXIST : 0;
+    if (ret == 0 && !d->gone)
+        ret = watch(f, EPOLL_CTL_ADD, clone,
+                    tag((unsigned)device, (unsigned)os, f->generation[device]));
+    if (ret == 0)
+        hs_device_join(d, os, clone);
+out:
+    pthread_mutex_unlock(&f->lock);
+    return ret;
+}
+
+int hs_fwd_leave(struct hs_fwd *f, int device, int os) {
+    struct hs_device *d;
+    int ret = -ENOENT;
+
+    if (os < 0 || (unsigned)os >= f->set.oses)
+        return -EINVAL;
+    pthread_mutex_lock(&f->lock);
+    d = find(f, device);
+    if (!d)
+        goto out;
+    ret = d->owner == os ? -EBUSY : 0;
+    if (ret == 0 && !d->watched && d->clones[os] >= 0) {
+        epoll_ctl(f->epoll, EPOLL_CTL_DEL, d->clones[os], NULL);
+        hs_device_join(d, os, -1);
+    }
+out:
+    pthread_mutex_unlock(&f->lock);
+    return ret;
 }
 
 int hs_fwd_remove(struct hs_fwd *f, int device) {
@@ -342,6 +387,10 @@ int hs_fwd_take(struct hs_fwd *f, int device, int os) {
             continue;
         if (d->owner >= 0 && d->owner != os) {
             ret = -EBUSY;
+            break;
+        }
+        if (d->clones[os] < 0) {
+            ret = -ENOENT;
             break;
         }
         if (d->owner < 0)

@@ -4,9 +4,10 @@
  * multi-touch-protocol.rst, uinput.rst).
  *
  * A device has one real evdev descriptor and, for each OS (index 0..oses-1), one uinput
- * descriptor. All descriptors stay the caller's, are non-blocking, and must live until
- * hs_fwd_remove has returned. Each device has at most one owner; a frame (the events up to
- * SYN_REPORT) goes to the owner's clone only, or, if nobody owns the device, nowhere.
+ * descriptor, or none while no OS has this index. All descriptors stay the caller's, are
+ * non-blocking, and must live until hs_fwd_remove has returned. Each device has at most one owner;
+ * a frame (the events up to SYN_REPORT) goes to the owner's clone only, or, if nobody owns the
+ * device, nowhere.
  *
  * One mutex holds the whole state. A thread takes it for one bounded batch of reads; release
  * and take hold it while they work. So when hs_fwd_release returns, no event reaches the old
@@ -78,10 +79,15 @@ int hs_fwd_fileno(const struct hs_fwd *f);
 /* Take one notice; 0: there is none. */
 int hs_fwd_notice(struct hs_fwd *f, struct hs_fwd_notice *out);
 
-/* Add a device, owned by nobody. clones: one descriptor for each OS; NULL: the device is only
- * watched for its hotkey, of which nothing can be swallowed then, and never owned. The device's
- * index. */
+/* Add a device, owned by nobody. clones: one descriptor for each OS, -1: none has this index; NULL:
+ * the device is only watched for its hotkey, of which nothing can be swallowed then, and never
+ * owned. The device's index. */
 int hs_fwd_add(struct hs_fwd *f, int real, const int *clones);
+/* OS `os` has a clone of the device from now on, and has set and pressed nothing. EEXIST: it has
+ * one. EINVAL: the device is only watched, or there is no such index. ENOENT: no such device. */
+int hs_fwd_join(struct hs_fwd *f, int device, int os, int clone);
+/* Let go of the OS's clone; one that has none is no error. EBUSY: it owns the device. */
+int hs_fwd_leave(struct hs_fwd *f, int device, int os);
 /* Release and forget it. ENOENT: no such device. */
 int hs_fwd_remove(struct hs_fwd *f, int device);
 /* Which keys, pressed together, are the hotkey (EV_KEY codes); n = 0: none. */
@@ -92,7 +98,8 @@ void hs_fwd_carry(struct hs_fwd *f, int on);
 
 /* Take the device from its owner (nothing if it has none). */
 int hs_fwd_release(struct hs_fwd *f, int device);
-/* Give it to an OS. EBUSY: another one owns it; then nothing is changed for that device. */
+/* Give it to an OS. EBUSY: another one owns it; ENOENT: the OS has no clone of it. Then nothing is
+ * changed for that device. */
 int hs_fwd_take(struct hs_fwd *f, int device, int os);
 
 int hs_fwd_stats(struct hs_fwd *f, int device, struct hs_fwd_stats *out);

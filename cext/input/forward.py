@@ -9,6 +9,8 @@ from typing import Any
 from cext import check
 from cext._native import ffi, lib
 
+OSES: int = lib.HS_FWD_OSES
+"""Most OSes."""
 CHORD: int = lib.HS_FWD_CHORD_PRESSED
 GONE: int = lib.HS_FWD_GONE
 
@@ -38,14 +40,24 @@ class Forwarder:
         return out.type, out.device
 
     def add(self, real: int, clones: Sequence[int]) -> int:
-        """Add a device; its number. The descriptors are non-blocking, and stay open and the
-        caller's until `remove`. Raises OSError (ENOSPC: too many devices)."""
+        """Add a device; its number. clones: one for each OS, -1: none has this number. The
+        descriptors are non-blocking, and stay open and the caller's until `remove`. Raises OSError
+        (ENOSPC: too many devices)."""
         assert len(clones) == self._oses, (len(clones), self._oses)
         return check(lib.hs_fwd_add(self._handle, real, list(clones)), "input forwarder, add")
 
     def watch(self, real: int) -> int:
         """Add a device only to notice its hotkey; its number. As `add`."""
         return check(lib.hs_fwd_add(self._handle, real, ffi.NULL), "input forwarder, watch")
+
+    def join(self, device: int, os: int, clone: int) -> None:
+        """The OS of this number is new: its clone, as in `add`. Raises OSError (EEXIST: it has
+        one)."""
+        check(lib.hs_fwd_join(self._handle, device, os, clone), "input forwarder, join")
+
+    def leave(self, device: int, os: int) -> None:
+        """The OS's clone may be closed then. Raises OSError (EBUSY: the OS owns the device)."""
+        check(lib.hs_fwd_leave(self._handle, device, os), "input forwarder, leave")
 
     def remove(self, device: int) -> None:
         """Release and forget a device. Raises OSError (ENOENT)."""

@@ -27,6 +27,8 @@ START_DEADLINE = 120.0  # seconds for a daemon to build its host
 STOP_DEADLINE = 60.0
 ANSWER_DEADLINE = 90.0
 """Seconds for an answer: a flip may wait for [kmc] release_timeout, which is 60 s at most."""
+APPLY_DEADLINE = 240.0
+"""Seconds for an apply's: OSes that come have 90 s to boot, those that go 15 s to shut down."""
 REFUSED_PAUSE = 0.05
 """Seconds until the next try after a connection was refused."""
 CLEAN_HINT = "hostsim clean removes what is left"
@@ -82,20 +84,23 @@ def pick(name: str | None) -> str:
 def ask(host: str, op: str, **arguments: Any) -> Any:
     """Send one request to the host's daemon and return its result. A connection that is refused,
     since there are too many, is tried again. Raises HostsimError, also if there is no answer for
-    ANSWER_DEADLINE."""
+    ANSWER_DEADLINE (APPLY_DEADLINE)."""
     request = protocol.encode({"op": op, **arguments})
-    deadline = time.monotonic() + ANSWER_DEADLINE
+    seconds = APPLY_DEADLINE if op == "apply" else ANSWER_DEADLINE
+    deadline = time.monotonic() + seconds
     pause = threading.Event()
-    while protocol.refused(answer := _ask_once(host, request)) and time.monotonic() <= deadline:
+    while protocol.refused(answer := _ask_once(host, request, seconds)):
+        if time.monotonic() > deadline:
+            break
         pause.wait(REFUSED_PAUSE)
     return protocol.result(answer)
 
 
-def _ask_once(host: str, request: bytes) -> dict[str, Any]:
+def _ask_once(host: str, request: bytes, seconds: float) -> dict[str, Any]:
     """The answer by one connection. Raises HostsimError."""
     path = protocol.folder(host) / "control.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
-        control.settimeout(ANSWER_DEADLINE)
+        control.settimeout(seconds)
         try:
             control.connect(str(path))
         except OSError as error:
@@ -109,7 +114,7 @@ def _ask_once(host: str, request: bytes) -> dict[str, Any]:
         except TimeoutError:
             raise HostsimError(
                 f"host {host}",
-                f"its daemon has not answered for {ANSWER_DEADLINE:.0f} s",
+                f"its daemon has not answered for {seconds:.0f} s",
                 f"kill -9 {_holder(path.with_name('lock'))}, then hostsim clean, ends it",
             ) from None
         except ConnectionError:

@@ -7,11 +7,11 @@ what only `up` does. Pure.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from hostsim.errors import HostsimError
-from hostsim.model import HostSpec, VmSpec
+from hostsim.model import HostSpec, KmcSpec, OsSpec, VmSpec
 
 OF_VM = {
     "addresses": "address",
@@ -35,16 +35,19 @@ OF_VM = {
 }
 OF_HOST = {"name": "[host] name", "uplinks": "[switch] uplinks", "devices": "[[device]]"}
 OF_HOST |= {"may_take": "[switch] take_default_route"}
-OF_HOST |= {"nics": "[[device]] interface", "kmc": "[kmc]"}
+OF_HOST |= {"nics": "[[device]] interface", "kmc": "[kmc] foreground or held"}
 OF_HOST |= {"screens": "[[device]] screen", "sounds": "[[device]] sound"}
 """Fields of the model, and what the host file calls them."""
+EQUIPMENT = ("devices", "nics", "screens", "sounds")
+"""Fields of the host's that its OSes share."""
+OS_CHANGES = ("background", "restart")
+"""Fields of `OsSpec` that an OS in the background can change while it runs."""
 
 
 def unapplied(running: HostSpec, file: HostSpec) -> list[str]:
     """What differs, in the host file's words; of VMs and endpoints that both have."""
-    found = [
-        word for name, word in OF_HOST.items() if getattr(running, name) != getattr(file, name)
-    ]
+    then = _equipped(running, file)
+    found = [word for name, word in OF_HOST.items() if getattr(then, name) != getattr(file, name)]
     others = {vm.name: vm for vm in (*file.vms, *file.endpoints)}
     for vm in (*running.vms, *running.endpoints):
         other = others.get(vm.name, vm)
@@ -60,13 +63,14 @@ def unapplied(running: HostSpec, file: HostSpec) -> list[str]:
 class Plan:
     """What an apply does. spec: the host as it is then; added, removed: VMs and endpoints; policy:
     a line for each other thing that changes; changed: VMs whose packet function becomes another, or
-    gets other tables; ignored: what only `up` does."""
+    gets other tables; oses: those that stay, and change; ignored: what only `up` does."""
 
     spec: HostSpec
     added: tuple[VmSpec, ...]
     removed: tuple[VmSpec, ...]
     policy: tuple[str, ...]
     changed: tuple[VmSpec, ...]
+    oses: tuple[VmSpec, ...]
     ignored: tuple[str, ...]
 
     @property
@@ -76,6 +80,7 @@ class Plan:
             *(f"{_kind(one)} {one.name} is added" for one in self.added),
             *(f"{_kind(one)} {one.name} is removed" for one in self.removed),
             *(f"the packet function of {one.name} changes" for one in self.changed),
+            *(f"[vm.os] of {one.name} changes" for one in self.oses),
             *self.policy,
         ]
 
@@ -92,21 +97,16 @@ def plan(running: HostSpec, file: HostSpec) -> Plan:
                 "apply", f"{name} is {_a(mine[name])}, and {_a(theirs[name])} in the file",
                 "give it another name",
             )  # fmt: skip
-    for one, verb in [*((one, "added") for one in added), *((one, "removed") for one in removed)]:
-        if one.os is not None or one.boots:
-            raise HostsimError(
-                "apply",
-                f"{one.name} is an OS, which cannot be {verb} while the host runs: whose the "
-                "devices are is settled at up",
-                "hostsim down, then up",
-            )  # fmt: skip
+    _refuse_equipment(running, file)
+    for name in mine.keys() & theirs.keys():
+        _refuse_os(mine[name], theirs[name])
 
     def kept(specs: Iterable[VmSpec]) -> tuple[VmSpec, ...]:
         """As they run, with the file's rate and packet function."""
         return tuple(_kept(mine[one.name], one) if one.name in mine else one for one in specs)
 
     then = replace(
-        running,
+        _equipped(running, file),
         vms=kept(file.vms),
         endpoints=kept(file.endpoints),
         routes=file.routes,
@@ -129,20 +129,76 @@ def plan(running: HostSpec, file: HostSpec) -> Plan:
         for name in mine.keys() & theirs.keys()
         if mine[name].rate != theirs[name].rate
     ]
-    changed = tuple(
-        one for one in then.vms if one.name in mine and _function(one) != _function(mine[one.name])
-    )
+    first = replace(running.kmc, foreground=then.kmc.foreground)  # only `up` goes by it
+    if running.os_names() and file.os_names() and first != then.kmc:
+        policy.append("[kmc] changes")
+    stay = [one for one in then.vms if one.name in mine]
+    changed = tuple(one for one in stay if _function(one) != _function(mine[one.name]))
+    oses = tuple(one for one in stay if one.os != mine[one.name].os)
     ignored = tuple(unapplied(running, file))
-    return Plan(then, added, removed, tuple(policy), changed, ignored)
+    return Plan(then, added, removed, tuple(policy), changed, oses, ignored)
 
 
 def _kept(mine: VmSpec, theirs: VmSpec) -> VmSpec:
     """A VM as it runs, with what the file says otherwise that a VM that runs can be."""
     kept = replace(mine, rate=theirs.rate)
+    if mine.os is not None and theirs.os is not None:
+        live = {name: getattr(theirs.os, name) for name in OS_CHANGES}
+        return replace(kept, os=replace(mine.os, **live))
     fits = (mine.addresses, mine.mtu) == (theirs.addresses, theirs.mtu)  # a function's own
     if mine.nf is not None and theirs.nf is not None and fits:
         return replace(kept, nf=theirs.nf, settings=theirs.settings)
     return kept
+
+
+def _equipped(running: HostSpec, file: HostSpec) -> HostSpec:
+    """The running host with the equipment and the [kmc] that it has then: the file's, if it had no
+    OSes; else its own equipment, and of [kmc] what can change."""
+    if not running.os_names():
+        given = {name: getattr(file, name) for name in (*EQUIPMENT, "kmc", "may_take")}
+        return replace(running, **given) if file.os_names() else running
+    kmc = replace(file.kmc, foreground=running.kmc.foreground, held=running.kmc.held)
+    if kmc.foreground not in (None, *file.os_names()):
+        kmc = replace(kmc, foreground=file.kmc.foreground)
+    return replace(running, kmc=kmc if file.os_names() else KmcSpec())
+
+
+def _refuse_equipment(running: HostSpec, file: HostSpec) -> None:
+    """Raises HostsimError if a host that has OSes is to have other equipment."""
+    for name in EQUIPMENT if running.os_names() else ():
+        if getattr(running, name) != getattr(file, name):
+            raise HostsimError(
+                "apply",
+                f"{OF_HOST[name]} cannot change while the host has OSes: its equipment is theirs",
+                "hostsim down, then up",
+            )
+
+
+def _refuse_os(mine: VmSpec, theirs: VmSpec) -> None:
+    """Raises HostsimError if an OS is to change in what it cannot."""
+    if not any(one.os is not None or one.boots for one in (mine, theirs)):
+        return
+    kept = _kept(mine, theirs)
+    found = [
+        word
+        for name, word in OF_VM.items()
+        if name != "os" and getattr(kept, name) != getattr(theirs, name)
+    ]
+    if kept.os is None or theirs.os is None:
+        found += ["[vm.os]"] if kept.os != theirs.os else []
+    else:
+        names = [one.name for one in fields(OsSpec)]
+        found += [
+            f"[vm.os] {name}"
+            for name in names
+            if getattr(kept.os, name) != getattr(theirs.os, name)
+        ]
+    if found:
+        raise HostsimError(
+            "apply",
+            f"{mine.name} is an OS that runs, and its {', '.join(found)} cannot change",
+            f"apply a file without {mine.name}, which ends it, and then one with it",
+        )
 
 
 def _function(one: VmSpec) -> tuple[Any, Any]:
@@ -164,7 +220,9 @@ def _placeless(one: Any) -> Any:
 
 
 def _kind(one: VmSpec) -> str:
-    return "endpoint" if one.endpoint else "VM"
+    if one.endpoint:
+        return "endpoint"
+    return "VM" if one.os is None and not one.boots else "OS"
 
 
 def _a(one: VmSpec) -> str:

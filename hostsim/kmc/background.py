@@ -9,6 +9,7 @@ import contextlib
 from pathlib import Path
 
 from hostsim.errors import HostsimError
+from hostsim.model import VmSpec
 from hostsim.vm import Vm
 from netns import freezer
 
@@ -16,10 +17,11 @@ LIGHTEST, NORMAL = "1", "100"
 """cpu.weight: the least, and the kernel's default."""
 
 
-def prepare(vm: Vm) -> None:
+def prepare(vm: Vm, spec: VmSpec | None = None) -> None:
     """Have the cpu controller at hand if `throttle` needs it. Raises HostsimError if it is
-    not in the v2 tree."""
-    if _kind(vm) != "throttle" or (vm.cgroup / "cpu.weight").exists():
+    not in the v2 tree. spec: what the VM will be."""
+    os = (spec or vm.spec).os
+    if os is None or os.background != "throttle" or (vm.cgroup / "cpu.weight").exists():
         return
     try:
         for directory in (vm.cgroup.parent.parent, vm.cgroup.parent):
@@ -30,6 +32,14 @@ def prepare(vm: Vm) -> None:
             f"throttle needs the cpu controller in the cgroup v2 tree: {error.strerror}",
             'use "run" or "freeze"',
         ) from error
+
+
+def change(vm: Vm) -> None:
+    """The OS is in the background, where another rule held until now."""
+    freezer.thaw(vm.cgroup)
+    if (weight := vm.cgroup / "cpu.weight").exists():
+        _write(weight, NORMAL)
+    enter(vm)
 
 
 def enter(vm: Vm) -> None:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Collection, Mapping
 
 from cext.input.evict import evict
-from cext.input.forward import Forwarder
+from cext.input.forward import OSES, Forwarder
 from hostsim.kmc.osnodes import OsNodes
 from netns import nodes
 from netns.claims import CLONE, Claims
@@ -35,23 +35,34 @@ def cloned(source: Source, claims: Claims, kinds: Collection[int] = ()) -> Clone
     return clone
 
 
+def by_number(clones: Mapping[str, int], numbers: Mapping[str, int]) -> list[int]:
+    """The OSes' clones in the order of their numbers in the forwarder; -1: no OS has the number."""
+    found = [-1] * OSES
+    for name, fd in clones.items():
+        found[numbers[name]] = fd
+    return found
+
+
 def has_pad(sysname: str) -> bool:
     """Whether the kernel has `js0`, or the like, beside this evdev node."""
     return any(name.startswith("js") for name in nodes.old(sysname))
 
 
 class Copy:
-    """See above. owner: the number of the OS that has the device now, or None. Raises OSError."""
+    """See above. numbers: see `Mirror`. owner: the OS that has the device now, or None. Raises
+    OSError."""
 
     def __init__(
         self,
         node: str,
         oses: Mapping[str, OsNodes],
-        owner: int | None,
+        numbers: Mapping[str, int],
+        owner: str | None,
         claims: Claims,
         forwarder: Forwarder,
     ) -> None:
         self._oses = oses
+        self._index = numbers
         self._claims = claims
         self._forwarder = forwarder
         self._number = -1
@@ -62,10 +73,10 @@ class Copy:
             for name in oses:
                 self._clones[name] = cloned(self._source, claims, (EV_KEY, EV_ABS))
             evict([clone.rdev for clone in self._clones.values()])
-            clones = [clone.fileno() for clone in self._clones.values()]
+            clones = by_number({n: c.fileno() for n, c in self._clones.items()}, numbers)
             self._number = forwarder.add(self._source.fileno(), clones)
             if owner is not None:
-                forwarder.take(owner, self._number)
+                forwarder.take(numbers[owner], self._number)
         except OSError:
             self.close()
             raise
@@ -75,6 +86,20 @@ class Copy:
     def give(self, name: str) -> None:
         """The OS has its `js0`; once more, when it was started again, or the kernel's driver."""
         self._oses[name].give_old(self._clones[name].sysname)
+
+    def join(self, name: str) -> None:
+        """See `Equipment`."""
+        clone = self._clones[name] = cloned(self._source, self._claims, (EV_KEY, EV_ABS))
+        evict([clone.rdev])
+        self._forwarder.join(self._number, self._index[name], clone.fileno())
+        self.give(name)
+
+    def leave(self, name: str) -> None:
+        """See `Equipment`."""
+        clone = self._clones.pop(name, None)
+        if clone is not None:
+            self._forwarder.leave(self._number, self._index[name])
+            self._let_go(name, clone)
 
     def of(self, sysname: str) -> str | None:
         """The OS whose clone this is."""
@@ -90,8 +115,11 @@ class Copy:
             self._forwarder.remove(self._number)
             self._number = -1
         for name, clone in self._clones.items():
-            self._oses[name].forget(clone.sysname)
-            clone.close()
-            self._claims.release(clone.sysname)
+            self._let_go(name, clone)
         self._clones.clear()
         self._source.close()
+
+    def _let_go(self, name: str, clone: Clone) -> None:
+        self._oses[name].forget(clone.sysname)
+        clone.close()
+        self._claims.release(clone.sysname)

@@ -121,7 +121,7 @@ class _Device:
 
 
 class Direct(Equipment):
-    """The driver. held: see `model.KmcSpec`, and above.
+    """The driver. held: see `model.KmcSpec`, and above. numbers: see `Mirror`.
 
     The forwarder is the caller's, who hears its notices. It watches devices for their hotkeys here,
     which the OS that has the node sees too: nothing stands between the node and its readers.
@@ -130,6 +130,7 @@ class Direct(Equipment):
     def __init__(
         self,
         oses: dict[str, OsNodes],
+        numbers: dict[str, int],
         held: Held,
         journal: Journal,
         claims: Claims,
@@ -139,6 +140,7 @@ class Direct(Equipment):
         self._claims = claims
         self._carries = MODIFIERS if held == "carry-modifiers" else frozenset()
         self._oses = oses
+        self._index = numbers
         self._watcher: forward.Forwarder | None = forwarder
         self._revoker: Revoker | None = Revoker()
         self._asks = True  # the kernel, who has a device open
@@ -224,9 +226,10 @@ class Direct(Equipment):
         sysname, node = device.node.sysname, device.source.node
         if device.copy is not None or self._watcher is None or not has_pad(sysname):
             return
-        owner = None if self._owner is None else list(self._oses).index(self._owner)
         try:
-            device.copy = Copy(node, self._oses, owner, self._claims, self._watcher)
+            device.copy = Copy(
+                node, self._oses, self._index, self._owner, self._claims, self._watcher
+            )
         except OSError as error:  # new programs have it all the same
             log.warning("%s: no js0 beside it: %s", node, error)
 
@@ -241,6 +244,20 @@ class Direct(Equipment):
             if name := copy.of(sysname):
                 evict(drop(f"/dev/input/{sysname}"))
                 copy.give(name)
+
+    def join(self, name: str) -> None:
+        """See `Equipment`."""
+        for device in self._devices.values():
+            if device.copy is not None:
+                device.copy.join(name)
+
+    def leave(self, name: str) -> None:
+        """See `Equipment`."""
+        for device in self._devices.values():
+            if device.copy is not None:
+                device.copy.leave(name)
+            device.saved.pop(name, None)
+        self._memory.forget(name)
 
     def os_back(self, name: str) -> None:
         """The OS was started again, in the background."""

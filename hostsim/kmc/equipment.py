@@ -34,6 +34,13 @@ class Equipment(ABC):
     def identify(self) -> list[Json]:
         """The devices: name, mode, owner, and what is saved for each OS."""
 
+    def join(self, name: str) -> None:  # noqa: B027 - optional
+        """The OS is new on the host, in the background: it gets what each OS has. Raises OSError,
+        HostsimError; `leave` then."""
+
+    def leave(self, name: str) -> None:  # noqa: B027 - optional
+        """The OS, which has nothing of what moves, leaves the host. Also after half a `join`."""
+
     def ask(self, name: str) -> None:  # noqa: B027 - optional
         """The OS has been asked to let go, and goes on using what it has for a moment."""
 

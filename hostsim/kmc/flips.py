@@ -106,6 +106,45 @@ class Flips:
         self._asked.append(_Asked(name, by, begun, future))
         self._act(actions, begun)
 
+    def adopt(self, spec: KmcSpec) -> None:
+        """What it says of releases and of who follows holds from now on, and the OSes are in the
+        order of `oses`."""
+        self._timeout = spec.release_timeout
+        self.machine.arrange(list(self._oses), (spec.fallback,) if spec.fallback else ())
+
+    def join(self, name: str) -> None:
+        """The OS joins; it is barred (`foreground`)."""
+        self.machine.join(name)
+        self.overruled[name] = 0
+
+    def bar(self, name: str) -> None:
+        """The OS is to leave or change, and is barred. Raises HostsimError as `refuse` does."""
+        self.refuse(name)
+        self.machine.bar(name)
+
+    def refuse(self, name: str) -> None:
+        """Raises HostsimError if the OS cannot leave now, nor change: it has equipment, or gets
+        it."""
+        try:
+            self.machine.refuse(name)
+        except Refused as refused:
+            others = [other for other in self._oses if other != name]
+            hint = f"hostsim flip {others[0]}, then again" if others else "hostsim down, then up"
+            raise HostsimError(name, str(refused), hint) from None
+
+    def leave(self, name: str) -> None:
+        """An OS that was barred has left, and has nothing."""
+        self.machine.leave(name)
+        del self.overruled[name]
+
+    def admit(self, names: Sequence[str]) -> None:
+        """These are barred no more."""
+        for name in names:
+            if self.machine.state(name) is State.BACKGROUND:
+                background.enter(self._oses[name])
+        self._by = "apply"
+        self._act(self.machine.admit(names))
+
     def gone(self, name: str) -> None:
         """The OS died: what it had goes to the next in line."""
         self._by = f"the end of {name}"

@@ -5,7 +5,8 @@ Events go in by method, actions come out as a list, to be done in order. The mac
 itself and knows no clock: the KMC does the actions and reports back.
 
 States of an OS: `background`, `releasing` (it was told to let go), `taking` (the equipment is being
-restored for it), `foreground`, `failed` (it died; it may still have the equipment for a moment).
+restored for it), `foreground`, `failed` (it died; it may still have the equipment for a moment),
+`absent` (the host has no such OS: none that has not joined, none that has left).
 
 Legal moves:
 
@@ -15,6 +16,9 @@ Legal moves:
     releasing  -> background  its drivers have released
     any        -> failed      its process 1 has ended
     failed     -> background  it was started again, and its drivers have released
+    absent     -> background  it joins the host
+    background -> absent      it leaves the host
+    failed     -> absent      the same
 
 Forbidden moves, and why:
 
@@ -27,15 +31,20 @@ Forbidden moves, and why:
     releasing  -> foreground  its agent has been told; what it let go of is lost already
     releasing  -> taking      the same; a flip back is a new flip
     failed     -> taking, foreground, releasing   nobody is there to use it or to answer
+    absent     -> taking, foreground, releasing, failed   nobody has heard of it
+    taking, foreground, releasing -> absent   it has equipment, or is about to: flip first
 
-Two rules hold at every instant: at most one OS is `taking`, `foreground` or `releasing`; and a
-`Take` is never asked for while any OS may still hold equipment (`holder`).
+Three rules hold at every instant: at most one OS is `taking`, `foreground` or `releasing`; a
+`Take` is never asked for while any OS may still hold equipment (`holder`); and an OS that is barred
+is none of those three. An OS is barred while it joins or leaves the host, and nobody knows yet
+whether it will (`bar`, `join`; then `admit` or `leave`): it is flipped to by nobody, and nothing
+falls to it. What the machine waits for is never barred.
 
 A request during a flip waits in one place: the newest replaces an older one (whose asker gets
 `Superseded`), and one for the OS that the running flip goes to joins that flip.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -48,6 +57,7 @@ class State(Enum):
     TAKING = "taking"
     FOREGROUND = "foreground"
     FAILED = "failed"
+    ABSENT = "absent"
 
 
 MOVES: frozenset[tuple[State, State]] = frozenset(
@@ -61,6 +71,9 @@ MOVES: frozenset[tuple[State, State]] = frozenset(
         (State.FOREGROUND, State.FAILED),
         (State.RELEASING, State.FAILED),
         (State.FAILED, State.BACKGROUND),
+        (State.ABSENT, State.BACKGROUND),
+        (State.BACKGROUND, State.ABSENT),
+        (State.FAILED, State.ABSENT),
     }
 )
 
@@ -134,8 +147,9 @@ class Foreground:
     """
 
     def __init__(self, names: Sequence[str], fallback: Sequence[str] = ()) -> None:
-        self._state = dict.fromkeys(names, State.BACKGROUND)
-        self._order = (*fallback, *(name for name in names if name not in fallback))
+        self._state = dict.fromkeys(names, State.BACKGROUND)  # of those that are not absent
+        self._fallback = tuple(fallback)
+        self._barred: set[str] = set()
         self._target: str | None = None  # of the running flip
         self._from: str | None = None
         self._waiting: str | None = None
@@ -145,8 +159,13 @@ class Foreground:
         """The OS that may have equipment: set before a Take, cleared once it is released."""
 
     def state(self, name: str) -> State:
-        """Raises KeyError."""
-        return self._state[name]
+        """What the OS is in."""
+        return self._state.get(name, State.ABSENT)
+
+    @property
+    def barred(self) -> frozenset[str]:
+        """See the module."""
+        return frozenset(self._barred)
 
     @property
     def foreground(self) -> str | None:
@@ -178,7 +197,7 @@ class Foreground:
         here = self._waiting or self._target or self.foreground
         start = names.index(here) + 1 if here is not None else 0
         for name in names[start:] + names[:start]:
-            if name != here and self._state[name] is not State.FAILED:
+            if name != here and self._can_take(name):
                 return name
         raise Refused("no other OS runs")
 
@@ -188,6 +207,8 @@ class Foreground:
             raise Refused(f"there is no such OS; there are {', '.join(self._state)}")
         if self._state[name] is State.FAILED:
             raise Refused("it is not running")
+        if name in self._barred:
+            raise Refused("it joins or leaves the host just now")
         if not self.flipping and self._state[name] is State.FOREGROUND:
             raise Refused("it is the foreground OS already")
         if self.flipping:
@@ -253,6 +274,46 @@ class Foreground:
         self._move(name, State.BACKGROUND)
         return [Tell(name, State.BACKGROUND), *self._go_on()]
 
+    def join(self, name: str) -> None:
+        """The OS joins the host, last in order, and is barred."""
+        self._move(name, State.BACKGROUND)
+        self._barred.add(name)
+
+    def bar(self, name: str) -> None:
+        """The OS is to leave the host, or to change. Raises Refused, as `refuse` does; then nothing
+        has changed."""
+        self.refuse(name)
+        self._barred.add(name)
+
+    def refuse(self, name: str) -> None:
+        """Raises Refused if the OS cannot leave now, nor change."""
+        if self._state[name] is State.FOREGROUND:
+            raise Refused("it is the foreground OS")
+        if name in (self.holder, self._target, self._waiting) or self._state[name] in ACTIVE:
+            raise Refused("a flip to it or from it is under way")
+
+    def leave(self, name: str) -> None:
+        """An OS that is barred has left the host."""
+        assert name in self._barred, name
+        self._move(name, State.ABSENT)
+        self._barred.discard(name)
+        if self._lost == name:
+            self._lost = None
+
+    def admit(self, names: Iterable[str]) -> list[Action]:
+        """These are barred no more; if none is foreground, one of them takes the equipment."""
+        self._barred.difference_update(names)
+        return self._go_on()
+
+    def arrange(self, names: Sequence[str], fallback: Sequence[str] = ()) -> None:
+        """From now on the OSes are in this order, which `next` and who follows go by."""
+        assert set(names) == self._state.keys(), names
+        self._state = {name: self._state[name] for name in names}
+        self._fallback = tuple(fallback)
+
+    def _can_take(self, name: str) -> bool:
+        return self._state[name] is not State.FAILED and name not in self._barred
+
     def _order_release(self, name: str) -> list[Action]:
         if self._ordered:
             return []
@@ -274,7 +335,8 @@ class Foreground:
         if self._target is None:
             self._target, self._waiting = self._waiting, None
         if self._target is None:
-            alive = (n for n in self._order if self._state[n] is not State.FAILED)
+            order = dict.fromkeys((*self._fallback, *self._state))
+            alive = (n for n in order if n in self._state and self._can_take(n))
             self._target = next(alive, None)
         if self._target is None:
             return []
@@ -285,6 +347,9 @@ class Foreground:
         return [Take(self._target)]
 
     def _move(self, name: str, to: State) -> None:
-        move = (self._state[name], to)
+        move = (self.state(name), to)
         assert move in MOVES, f"{name}: {move[0].value} -> {to.value} is forbidden"
-        self._state[name] = to
+        if to is State.ABSENT:
+            del self._state[name]
+        else:
+            self._state[name] = to

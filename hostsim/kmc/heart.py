@@ -48,6 +48,10 @@ class Heart:
         if self._timer is not None:
             self._timer.cancel()
 
+    def leave(self, name: str) -> None:
+        """The OS leaves. Twice is harmless."""
+        self._unanswered.pop(name, None)
+
     def answered(self, name: str) -> None:
         """The OS's agent lives, or is a new one."""
         self._unanswered[name] = 0

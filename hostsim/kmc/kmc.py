@@ -19,6 +19,7 @@ import contextlib
 import json
 import logging
 import time
+from collections.abc import Iterable, Mapping
 
 from hostsim.errors import HostsimError
 from hostsim.kmc import background, wire
@@ -26,7 +27,7 @@ from hostsim.kmc.agents import AgentPort, Connection
 from hostsim.kmc.door import Bucket
 from hostsim.kmc.equipment import Equipment
 from hostsim.kmc.flips import Flips
-from hostsim.kmc.foreground import Refused
+from hostsim.kmc.foreground import Refused, State
 from hostsim.kmc.heart import Heart
 from hostsim.kmc.nics import Nics
 from hostsim.kmc.osnodes import OsNodes
@@ -35,7 +36,7 @@ from hostsim.kmc.refrain import AN_AGENT, AgentLog, shown
 from hostsim.kmc.screen import Screens
 from hostsim.kmc.sound import Sound
 from hostsim.kmc.wire import Message, Type
-from hostsim.model import HostSpec, Json
+from hostsim.model import HostSpec, Json, VmSpec
 from hostsim.vm import Vm
 from netns import uinput
 from netns.journal import Journal
@@ -74,7 +75,8 @@ class Kmc:
     # -- life -------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Take the devices, start the agents, make the first OS foreground. Raises HostsimError."""
+        """Take the devices, start the agents, make the first OS foreground. Raises HostsimError,
+        OSError: `stop` then."""
         mirrored = any(device.mode == "mirror" for device in self._spec.devices)
         if mirrored and not uinput.available():
             raise HostsimError(
@@ -107,19 +109,24 @@ class Kmc:
         if self._spec.sounds:
             self._sound = Sound(self._oses, self._journal)
             self._sound.start(self._spec.sounds)
-        try:
-            async with asyncio.timeout(AGENT_START):
-                for ready in self._ready.values():
-                    await ready.wait()
-        except TimeoutError:
-            late = [name for name, ready in self._ready.items() if not ready.is_set()]
-            log.warning("no agent in %s after %g s", ", ".join(late), AGENT_START)
+        await self._agents_there(self._oses)
         first = self._spec.kmc.foreground or next(iter(self._oses))
         await self.flip(first, "start")
         for name, vm in self._oses.items():
             if name != first:
                 background.enter(vm)
         self._heart.start()
+
+    async def _agents_there(self, names: Iterable[str]) -> None:
+        """Wait for the agents of these OSes, AGENT_START seconds at most."""
+        waited = {name: self._ready[name] for name in names}
+        try:
+            async with asyncio.timeout(AGENT_START):
+                for ready in waited.values():
+                    await ready.wait()
+        except TimeoutError:
+            late = [name for name, ready in waited.items() if not ready.is_set()]
+            log.warning("no agent in %s after %g s", ", ".join(late), AGENT_START)
 
     async def stop(self) -> None:
         """Give everything back to the machine and end the agents. Twice is harmless."""
@@ -141,6 +148,105 @@ class Kmc:
             steps.callback(self._heart.stop)
             steps.callback(self._flips.stop)
 
+    # -- OSes that join and leave -----------------------------------------------------------------
+
+    async def join(self, oses: Mapping[str, Vm]) -> None:
+        """These OSes are new on the host, and run. When this returns their agents are there, or
+        AGENT_START is over; they are in the background, and barred until `admit`. Raises OSError,
+        HostsimError: none of them has joined then."""
+        try:
+            for name, vm in oses.items():
+                self._join(name, vm)
+            await self._agents_there(oses)
+        except BaseException:
+            self.part(oses)
+            raise
+
+    def _join(self, name: str, vm: Vm) -> None:
+        background.prepare(vm)
+        self._flips.join(name)
+        self._oses[name] = vm
+        self._heart.answered(name)
+        self._asks[name] = Bucket(ASK_RATE, ASK_BURST)
+        self._ready[name] = asyncio.Event()
+        self._ports[name] = AgentPort(name, vm, self)
+        self._nodes[name] = OsNodes(vm)
+        assert self._plugs is not None
+        self._plugs.join(name)
+        for driver in self._others():
+            driver.join(name)
+        if not self._ports[name].open():
+            self._ready[name].set()  # nobody to wait for
+
+    def prepare(self, specs: Iterable[VmSpec]) -> None:
+        """OSes that stay are about to be as these. Raises HostsimError if that cannot be."""
+        for spec in specs:
+            background.prepare(self._oses[spec.name], spec)
+
+    def change(self, names: Iterable[str]) -> None:
+        """These OSes, which are barred, have other specs now."""
+        for name in names:
+            if self._flips.machine.state(name) is State.BACKGROUND:  # else it is to run until it is
+                background.change(self._oses[name])
+
+    def bar(self, names: Iterable[str]) -> None:
+        """These OSes are to leave or change: nobody flips to them until `admit`, and nothing falls
+        to them. Raises HostsimError as `refuse` does, and none of them is barred."""
+        names = list(names)
+        self.refuse(names)
+        for name in names:
+            self._flips.bar(name)
+
+    def refuse(self, names: Iterable[str]) -> None:
+        """Raises HostsimError if one of these OSes cannot leave or change now: it has the
+        equipment, or gets it."""
+        for name in names:
+            self._flips.refuse(name)
+
+    def part(self, names: Iterable[str]) -> None:
+        """These OSes, which are barred, leave the host; what they have of the KMC's goes. One that
+        is not there is no error. Raises OSError, with all of them gone."""
+        with contextlib.ExitStack() as steps:  # one that fails stops no other
+            for name in names:
+                if name in self._oses:
+                    steps.callback(self._part, name)
+
+    def _part(self, name: str) -> None:
+        with contextlib.ExitStack() as steps:  # the last one first
+            steps.callback(self._forget, name)
+            if name in self._ports:
+                steps.callback(self._ports[name].close)
+            if name in self._nodes:
+                steps.callback(self._nodes[name].close)
+            if self._plugs is not None:
+                steps.callback(self._plugs.leave, name)
+            for driver in self._others():
+                steps.callback(driver.leave, name)
+
+    def _forget(self, name: str) -> None:
+        if name in self._returning:
+            self._returning.pop(name).cancel()
+        self._flips.leave(name)
+        self._heart.leave(name)
+        for table in (self._asks, self._ready, self._ports, self._nodes, self._oses):
+            table.pop(name, None)
+
+    def admit(self, names: Iterable[str]) -> None:
+        """These OSes are on the host to stay, in the background; if no OS is foreground, one of
+        them gets the equipment."""
+        self._flips.admit([name for name in names if name in self._oses])
+
+    def adopt(self, spec: HostSpec) -> None:
+        """This is the host from now on: its order of OSes, and what its [kmc] says of releases, of
+        who may flip and who follows. It has the same OSes."""
+        self._spec = spec
+        ordered = {name: self._oses[name] for name in spec.os_names()}
+        self._oses.clear()
+        self._oses.update(ordered)
+        self._flips.adopt(spec.kmc)
+
+    # -- OSes that end, and come again ------------------------------------------------------------
+
     def vm_gone(self, name: str) -> None:
         """An OS's process 1 has ended, or is about to: what it had goes to the next in line, before
         anything else is done about it."""
@@ -148,6 +254,7 @@ class Kmc:
             if name in self._returning:
                 self._returning.pop(name).cancel()
             self._flips.gone(name)
+            self._ready[name].set()  # nobody to wait for
             log.warning("%s died", name)
             self._ports[name].close()
             if self._screens is not None:
@@ -313,7 +420,11 @@ class Kmc:
         """Those in use, in the order in which they release and take."""
         plugs = self._plugs
         inputs = (plugs.mirror, plugs.direct) if plugs is not None else ()
-        drivers: tuple[Equipment | None, ...] = (*inputs, self._screens, self._sound, self._nics)
+        return [*inputs, *self._others()]
+
+    def _others(self) -> list[Equipment]:
+        """Those that are not the plugs'."""
+        drivers: tuple[Equipment | None, ...] = (self._screens, self._sound, self._nics)
         return [driver for driver in drivers if driver is not None]
 
 

@@ -23,6 +23,7 @@ import errno
 import logging
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from cext.input.evict import evict
@@ -58,6 +59,7 @@ class Made:
         self._cgroups: dict[int, str] = {}
         self._devices: dict[str, tuple[str, str, str]] = {}  # its OS, name, path
         self._buckets: dict[str, Bucket] = {}
+        self._former: dict[int, Path] = {}  # cgroups of OSes that have left, and may not have ended
 
     @property
     def any(self) -> bool:
@@ -66,14 +68,16 @@ class Made:
 
     def start(self) -> None:
         """The OSes get /dev/uinput. Raises HostsimError."""
-        if not self.any:
-            return
+        if self.any:
+            self._get_ready(self._oses)
+
+    def _get_ready(self, names: Iterable[str]) -> None:
         if not UINPUT.is_char_device():
             hint = "modprobe uinput, or use a kernel that has it (scripts/testvm)"
             raise HostsimError("[vm.os] uinput", "this kernel offers no /dev/uinput", hint)
         try:
             self._load()
-            for name in self._oses:
+            for name in names:
                 self.open(name)
         except OSError as error:
             hint = "it needs BTF and BPF trampolines; without them who made a device is not known"
@@ -84,9 +88,8 @@ class Made:
         vm = self._oses[name].vm
         if vm.spec.os is None or not vm.spec.os.uinput:
             return
-        for cgroup in [one for one, owner in self._cgroups.items() if owner == name]:
-            self._claims.release_maker(cgroup)  # of its last life
-            del self._cgroups[cgroup]
+        self._release(name)  # of its last life
+        self._forget_former()
         for cgroup, owner in (
             (vm.cgroup.parent.stat().st_ino, NOBODY),
             (os.fstat(vm.cgroup_fd).st_ino, name),
@@ -95,6 +98,34 @@ class Made:
             self._cgroups[cgroup] = owner
         self._buckets[name] = Bucket(RATE, MOST)
         self._oses[name].keep(UINPUT.name, UINPUT.stat().st_rdev)
+
+    def join(self, name: str) -> None:
+        """The OS is new on the host. Raises HostsimError, OSError: `leave` then."""
+        os_spec = self._oses[name].vm.spec.os
+        if os_spec is not None and os_spec.uinput:
+            self._get_ready([name])
+
+    def leave(self, name: str) -> None:
+        """The OS leaves the host, and ends then: its devices end with it. What it makes until then
+        is nobody's."""
+        if name in self._buckets:
+            del self._buckets[name]
+            path = self._oses[name].vm.cgroup
+            for cgroup in [one for one, owner in self._cgroups.items() if owner == name]:
+                self._cgroups[cgroup] = NOBODY
+                self._former[cgroup] = path
+
+    def _forget_former(self) -> None:
+        """Those OSes that have left and ended."""
+        for cgroup, path in list(self._former.items()):
+            if not path.exists() or path.stat().st_ino != cgroup:
+                self._claims.release_maker(cgroup)
+                del self._cgroups[cgroup], self._former[cgroup]
+
+    def _release(self, name: str) -> None:
+        for cgroup in [one for one, owner in self._cgroups.items() if owner == name]:
+            self._claims.release_maker(cgroup)
+            del self._cgroups[cgroup]
 
     def maker(self, path: str) -> str | None:
         """Who made the device of a node: an OS of this host, or NOBODY in it; "": none of any host;

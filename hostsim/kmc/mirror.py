@@ -25,7 +25,7 @@ from dataclasses import dataclass, field, replace
 from cext.input import forward
 from cext.input.evict import evict
 from hostsim.errors import HostsimError
-from hostsim.kmc.clones import cloned
+from hostsim.kmc.clones import by_number, cloned
 from hostsim.kmc.equipment import Equipment
 from hostsim.kmc.osnodes import Node, OsNodes, node_path, udev_links, udev_properties
 from hostsim.model import DeviceSpec, Held, Json
@@ -56,6 +56,7 @@ class Mirror(Equipment):
     """The driver. Its devices are claimed by the caller of `add`, and given up here when they go.
     The forwarder stays the caller's too, who hears its notices.
 
+    numbers: of the OSes, in the forwarder; there before an OS joins, and until it has left.
     held: see `model.KmcSpec`. A modifier that is carried is pressed on the new OS's clone, and
     released there when it is let go; on the old OS's it was released at the flip.
     """
@@ -63,6 +64,7 @@ class Mirror(Equipment):
     def __init__(
         self,
         oses: dict[str, OsNodes],
+        numbers: dict[str, int],
         held: Held,
         journal: Journal,
         claims: Claims,
@@ -71,7 +73,7 @@ class Mirror(Equipment):
         self._journal = journal
         self._claims = claims
         self._oses = oses
-        self._index = {name: number for number, name in enumerate(oses)}
+        self._index = numbers
         self._forwarder: forward.Forwarder | None = forwarder
         self._forwarder.carry(held == "carry-modifiers")
         self._devices: dict[str, _Mirrored] = {}
@@ -116,7 +118,7 @@ class Mirror(Equipment):
                         evstate.apply(clone, known[name], fresh)
                 if nodes.vm.alive:
                     self._give(name, device)
-            clones = [device.clones[name].fileno() for name in self._oses]
+            clones = by_number({n: c.fileno() for n, c in device.clones.items()}, self._index)
             device.number = self._forwarder.add(source.fileno(), clones)
             self._forwarder.chord(device.number, chord)
             device.triggers = leds.triggers(node.sysname)
@@ -150,6 +152,37 @@ class Mirror(Equipment):
                     states[name] = evstate.read(source)
             self._memory.keep(device.source.identity.key, states, device.fresh)
             self._let_go(device)
+
+    def join(self, name: str) -> None:
+        """See `Equipment`: a clone of each device."""
+        for sysname, device in list(self._devices.items()):
+            try:
+                self._join(name, device)
+            except OSError as error:
+                if error.errno not in (errno.ENODEV, errno.ENXIO):
+                    raise
+                self.remove(sysname)  # it has just been unplugged
+
+    def _join(self, name: str, device: _Mirrored) -> None:
+        assert self._forwarder is not None
+        clone = device.clones[name] = cloned(device.source, self._claims)
+        evict([clone.rdev])
+        leds.cut(leds.triggers(clone.sysname))
+        self._forwarder.join(device.number, self._index[name], clone.fileno())
+        self._give(name, device)
+
+    def leave(self, name: str) -> None:
+        """See `Equipment`."""
+        for device in self._devices.values():
+            clone = device.clones.pop(name, None)
+            if clone is None:
+                continue
+            if self._forwarder is not None:
+                self._forwarder.leave(device.number, self._index[name])
+            self._oses[name].forget(clone.sysname)
+            clone.close()
+            self._claims.release(clone.sysname)
+        self._memory.forget(name)
 
     def os_back(self, name: str) -> None:
         """The OS was started again: it finds its clones, as the OS before it had set them."""

@@ -69,6 +69,19 @@ class Mixer:
         mixer.watch(fd)
         asyncio.get_running_loop().add_reader(fd, self._changed, name)
 
+    def remove(self, name: str) -> None:
+        """The OS has left: its loop has no elements. One that has none is no error."""
+        if (timer := self._pauses.pop(name, None)) is not None:
+            timer.cancel()
+        fd = self._theirs.pop(name, -1)
+        self._numbers.pop(name, None)
+        self._kept.pop(name, None)
+        if fd >= 0:
+            asyncio.get_running_loop().remove_reader(fd)
+            with contextlib.suppress(OSError):
+                mixer.clear(fd)
+            os.close(fd)
+
     def state(self, name: str) -> dict[str, list[int]]:
         """What an OS has set, by the elements' names."""
         kept = self._kept.get(name, {})

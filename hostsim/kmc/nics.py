@@ -73,6 +73,15 @@ class Nics(Equipment):
         for nic in self._nics.values():
             self._journal.add("uplink", **nic.home.words(self._vms[name].netns, nic.number))
 
+    def join(self, name: str) -> None:
+        """See `Equipment`."""
+        self.os_back(name)
+
+    def leave(self, name: str) -> None:
+        """See `Equipment`."""
+        for nic in self._nics.values():
+            nic.saved.pop(name, None)
+
     def identify(self) -> list[Json]:
         """See `Equipment`."""
         return [

@@ -136,8 +136,8 @@ class OsNodes:
         """By the kernel's name, which no other node has at the same time."""
         self._without: set[str] = set()
         """What is in the way of the OS itself, and was logged."""
-        self._announcer = Announcer(vm.netns_fd, vm.owner)
         self._group = group_of(vm, "input")
+        self._announcer = Announcer(vm.netns_fd, vm.owner)
         with self._own_affair("control"):  # libudev's sign that udev's messages will come
             tree.write(vm.udev_fd, "control", b"", 0o600)
 

@@ -9,12 +9,13 @@ A device that a program of an OS made is that OS's, and no table means it (`made
 """
 
 import asyncio
+import contextlib
 import errno
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cext.input.forward import CHORD, GONE, Forwarder
+from cext.input.forward import CHORD, GONE, OSES, Forwarder
 from hostsim.errors import HostsimError, reason
 from hostsim.kmc.consoles import Consoles
 from hostsim.kmc.direct import Direct
@@ -84,9 +85,10 @@ class Plugs:
         self._waiting: dict[str, _Waiting] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._hotkey = hotkey
-        self._forwarder = Forwarder(len(nodes))
-        self.mirror = Mirror(nodes, held, journal, self._claims, self._forwarder)
-        self.direct = Direct(nodes, held, journal, self._claims, self._forwarder)
+        self._forwarder = forwarder = Forwarder(OSES)
+        self._numbers = {name: number for number, name in enumerate(nodes)}
+        self.mirror = Mirror(nodes, self._numbers, held, journal, self._claims, forwarder)
+        self.direct = Direct(nodes, self._numbers, held, journal, self._claims, forwarder)
         self.made = Made(nodes, self._claims)
 
     def start(self) -> None:
@@ -94,17 +96,45 @@ class Plugs:
         self._watch(self._forwarder.fileno(), self._on_notice)
         if self.direct.openings is not None:
             self._watch(self.direct.openings.fileno(), self.direct.opened)
+        self.made.start()
+        self._listen()
+
+    def _listen(self) -> None:
+        """If there is anything to listen for. Once more is harmless. Raises OSError."""
         if self.made.any:
             self._keyboards.add(UINPUT.name)  # what an OS makes may be one, at any moment
             self._set_console()
-            self.made.start()
-        if self._devices or self.made.any:
+        if self._hotplug is None and (self._devices or self.made.any):
             self._hotplug = Hotplug()  # listens before it looks, so that nothing slips through
             for node in self._hotplug.present():
                 self._plugged(node)
             self._watch(self._hotplug.fileno(), self._on_hotplug)
-        if self.made.makers is not None:
+        if self.made.makers is not None and self.made.makers.fileno() not in self._readers:
             self._watch(self.made.makers.fileno(), self._on_made)
+
+    def join(self, name: str) -> None:
+        """The OS is new, in the background: it has a number, its clones, and /dev/uinput if it is
+        to. Raises OSError, HostsimError: `leave` then."""
+        free = [number for number in range(OSES) if number not in self._numbers.values()]
+        if not free:
+            raise HostsimError(name, f"is one OS too many: {OSES} at a time", "remove some first")
+        self._numbers[name] = free[0]
+        self.mirror.join(name)
+        self.direct.join(name)
+        self.made.join(name)
+        self._listen()
+
+    def leave(self, name: str) -> None:
+        """The OS leaves the host. Also after half a `join`."""
+        with contextlib.ExitStack() as steps:  # the last one first; one that fails stops no other
+            steps.callback(self._numbers.pop, name, None)
+            steps.callback(self.made.leave, name)
+            if name in self._numbers:
+                steps.callback(self.direct.leave, name)
+                steps.callback(self.mirror.leave, name)
+        if not self.made.any and UINPUT.name in self._keyboards:
+            self._keyboards.discard(UINPUT.name)
+            self._set_console()
 
     def waiting(self) -> list[Json]:
         """Devices that cannot be taken now, as `Equipment.identify` has others, and `why`."""

@@ -114,11 +114,10 @@ class Screens(Equipment):
         self._consoles = Consoles(journal, PICTURE, KEYS)
         self._screens: dict[str, _Screen] = {}
         self._foreground: str | None = None
-        self._ports = {
-            name: SeatPort(name, vm, self, vm.spec.os.seat == "0.9")
-            for name, vm in vms.items()
-            if vm.spec.os is not None and vm.spec.os.seat is not False
-        }
+        self._vms = vms
+        self._ports: dict[str, SeatPort] = {}
+        for name in vms:
+            self._seat(name)
 
     def start(self, patterns: tuple[str, ...]) -> None:
         """Take the cards that these names mean from the machine, and serve the seats. Raises
@@ -144,6 +143,28 @@ class Screens(Equipment):
         self._consoles.quiet()
         for port in self._ports.values():
             port.open()
+
+    def _seat(self, name: str) -> None:
+        """The OS has a seat server, if it is to have one; it is not open."""
+        vm = self._vms[name]
+        if vm.spec.os is not None and vm.spec.os.seat is not False:
+            self._ports[name] = SeatPort(name, vm, self, vm.spec.os.seat == "0.9")
+
+    def join(self, name: str) -> None:
+        """See `Equipment`."""
+        self._seat(name)
+        for screen in self._screens.values():
+            if screen.path:
+                screen.untold.add(name)
+        if name in self._ports:
+            self._ports[name].open()
+
+    def leave(self, name: str) -> None:
+        """See `Equipment`."""
+        self.os_gone(name)
+        self._ports.pop(name, None)
+        for screen in self._screens.values():
+            screen.untold.discard(name)
 
     def os_gone(self, name: str) -> None:
         """The OS has ended."""

@@ -69,6 +69,7 @@ class Sound(Equipment):
         self._pump: Pump | None = None
         self._loops: dict[str, Loop] = {}
         self._index: dict[str, int] = {}
+        self._spare: list[tuple[Loop, int]] = []  # of OSes that have left, and their numbers
         self._owner: str | None = None
 
     def start(self, patterns: Sequence[str]) -> None:
@@ -84,12 +85,8 @@ class Sound(Equipment):
         try:
             loops = sound.take_loops(len(self._oses))
             self._loops = dict(zip(self._oses, loops, strict=True))
-            for name, loop in self._loops.items():
-                self._journal.add("loop", number=str(loop.card.number))
-                loop.away()
-                self._index[name] = self._pump.add(loop.capture, loop.control)
-                self._mixer.add(name, loop.card)
-                self._give(name)
+            for name in self._loops:
+                self._take(name)
         except OSError as error:
             self.close()
             raise HostsimError("sound", reason(error)) from error
@@ -97,6 +94,39 @@ class Sound(Equipment):
             self.close()
             raise
         log.info("sound card %s: taken, %d frames a second", card.name, self._pump.rate)
+
+    def _take(self, name: str) -> None:
+        """The OS's loop is taken from the machine. Raises OSError."""
+        assert self._pump is not None
+        assert self._mixer is not None
+        loop = self._loops[name]
+        self._journal.add("loop", number=str(loop.card.number))
+        loop.away()
+        self._index[name] = self._pump.add(loop.capture, loop.control)
+        self._mixer.add(name, loop.card)
+        self._give(name)
+
+    def join(self, name: str) -> None:
+        """See `Equipment`: the loop of an OS that has left, or one that nobody has."""
+        if self._mixer is None:
+            return
+        if not self._spare:
+            (self._loops[name],) = sound.take_loops(1, have=len(self._loops))
+            self._take(name)
+            return
+        self._loops[name], self._index[name] = self._spare.pop()
+        self._mixer.add(name, self._loops[name].card)
+        self._give(name)
+
+    def leave(self, name: str) -> None:
+        """See `Equipment`. The pump has its loop as long as it runs: the next OS gets it."""
+        if self._mixer is not None:
+            self._mixer.remove(name)
+        loop, index = self._loops.pop(name, None), self._index.pop(name, None)
+        if loop is not None and index is not None:
+            self._spare.append((loop, index))
+        elif loop is not None:
+            _close(loop)
 
     def os_back(self, name: str) -> None:
         """The OS was started again: it finds its card."""
@@ -157,11 +187,10 @@ class Sound(Equipment):
             self._mixer.close()
         if self._player >= 0:
             os.close(self._player)
-        for loop in self._loops.values():
-            loop.close()
-            with contextlib.suppress(OSError):  # `clean` tries again
-                sound.back(str(loop.card.number))
+        for loop in (*self._loops.values(), *(loop for loop, _ in self._spare)):
+            _close(loop)
         self._loops.clear()
+        self._spare.clear()
         self._pump, self._mixer, self._player = None, None, -1
 
     def _give(self, name: str) -> None:
@@ -178,6 +207,12 @@ class Sound(Equipment):
             _say_default(vm, loop.card)
         except OSError as error:
             log.warning("%s goes without sound: %s", name, reason(error))
+
+
+def _close(loop: Loop) -> None:
+    loop.close()
+    with contextlib.suppress(OSError):  # `clean` tries again
+        sound.back(str(loop.card.number))
 
 
 def _find(patterns: Sequence[str]) -> Card:

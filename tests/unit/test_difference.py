@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `hostsim apply` would do about a host file: hostsim/hostfile/difference.py."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ A = '[[vm]]\nname = "a"\npids = 100\n'
 B = '[[vm]]\nname = "b"\nrate = "10mbit"\n'
 FIREWALL = 'nf = "firewall"\n'
 RULE = '[[vm.rule]]\nmatch = { proto = "tcp" }\ndo = "accept"\n'
+DEVICE = "[[device]]\nmatch = { name = 'x' }\n"
 UDP = '[[route]]\nmatch = { proto = "udp" }\nthrough = ["a"]\n'
 TCP = '[[route]]\nmatch = { proto = "tcp" }\nthrough = ["a"]\n'
 
@@ -43,6 +44,11 @@ def lines(before: str, after: str) -> list[str]:
         (A + "nf = 'count'\n", "", ["VM a is removed"]),
         (A + "nf = 'count'\n", A + "nf = 'forward'\n", ["the packet function of a changes"]),
         (A + FIREWALL, A + FIREWALL + RULE, ["the packet function of a changes"]),
+        ("", A + "[vm.os]\n" + DEVICE, ["OS a is added"]),
+        (A + "[vm.os]\n", "", ["OS a is removed"]),
+        (A + "root = '/x'\nboot = true\n", "", ["OS a is removed"]),
+        (A + "[vm.os]\n", A + "[vm.os]\nrestart = 'on-failure'\n", ["[vm.os] of a changes"]),
+        (A + "[vm.os]\n", A + "[vm.os]\n[kmc]\nmay_flip = []\n", ["[kmc] changes"]),
         (A, A + "[[link]]\nof = 'a'\nloss = '1%'\n", ["links: 1 new, 0 gone, 1 in all"]),
     ],
 )
@@ -88,15 +94,41 @@ def test_a_function_that_wants_another_vm_is_for_up(
 @pytest.mark.parametrize(
     ("before", "after", "why"),
     [
-        ("", A + "[vm.os]\n", "a is an OS, which cannot be added while the host runs"),
-        (A + "[vm.os]\n", "", "a is an OS, which cannot be removed"),
-        (A + "root = '/x'\nboot = true\n", "", "a is an OS, which cannot be removed"),
+        (A, A + "[vm.os]\n", r"a is an OS that runs, and its \[vm.os\] cannot change"),
+        (A + "[vm.os]\n", A, r"a is an OS that runs, and its \[vm.os\] cannot change"),
+        (A + "[vm.os]\n", A + "[vm.os]\nuinput = true\n", r"its \[vm.os\] uinput cannot change"),
+        (A + "[vm.os]\n", A + "memory = '1G'\n[vm.os]\n", "its memory cannot change"),
+        (A + "root = '/x'\nboot = true\n", A, "its root, keep, boot, users or containers cannot"),
+        (A + "[vm.os]\n", A + "[vm.os]\n" + DEVICE, r"\[\[device\]\] cannot change while"),
+        (A + "[vm.os]\n" + DEVICE, "", r"\[\[device\]\] cannot change while"),
+        (
+            A + "[vm.os]\n",
+            A + "[vm.os]\n" + DEVICE.replace("name = 'x'", "sound = 'x'"),
+            r"\[\[device\]\] sound cannot change",
+        ),
         (A, A.replace("vm", "endpoint").replace("pids = 100", ""), "a is a VM, and an endpoint"),
     ],
 )
 def test_what_only_up_does_is_refused(before: str, after: str, why: str) -> None:
     with pytest.raises(HostsimError, match=why):
         lines(before, after)
+
+
+def test_of_kmc_what_the_kmc_can_change_is_applied() -> None:
+    both = A + "[vm.os]\n" + B + "[vm.os]\n"
+    before, kmc = spec(both), "[kmc]\nrelease_timeout = '1s'\nfallback = 'b'\nmay_flip = ['b']\n"
+    after = spec(kmc + "foreground = 'b'\nheld = 'carry-modifiers'\n" + both)
+    plan = difference.plan(before, after)
+    assert plan.ignored == ("[kmc] foreground or held",)
+    assert plan.spec.kmc == replace(after.kmc, foreground="a", held="lift")
+    assert plan.lines == ["[kmc] changes"]
+
+
+def test_the_equipment_of_a_host_without_oses_comes_with_the_first() -> None:
+    after = spec(A + "[vm.os]\n" + DEVICE + "[kmc]\nforeground = 'a'\n")
+    plan = difference.plan(spec(""), after)
+    assert (plan.spec.devices, plan.spec.kmc) == (after.devices, after.kmc)
+    assert plan.ignored == ()
 
 
 def test_each_field_of_a_host_is_applied_or_told() -> None:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The foreground state machine: the rules hold after any sequence of events."""
 
+import contextlib
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -130,13 +132,74 @@ def test_forbidden_moves_are_not_in_the_table() -> None:
         (State.FAILED, State.TAKING),
         (State.FAILED, State.FOREGROUND),
         (State.FAILED, State.RELEASING),
+        (State.ABSENT, State.TAKING),
+        (State.ABSENT, State.FOREGROUND),
+        (State.ABSENT, State.RELEASING),
+        (State.ABSENT, State.FAILED),
+        (State.TAKING, State.ABSENT),
+        (State.FOREGROUND, State.ABSENT),
+        (State.RELEASING, State.ABSENT),
     }
     pairs = {(a, b) for a in State for b in State if a is not b}
     assert pairs - MOVES == forbidden
 
 
+def test_one_joins_and_is_an_os_like_others_once_it_is_admitted() -> None:
+    machine = started("work")
+    machine.join("play")
+    with pytest.raises(Refused, match="it joins or leaves"):
+        machine.flip("play")
+    with pytest.raises(Refused, match="no other"):
+        machine.next()
+    assert machine.admit(["play"]) == []
+    assert machine.next() == "play"
+    assert machine.flip("play") == [AskRelease("work")]
+
+
+def test_one_that_leaves_gets_nothing_meanwhile() -> None:
+    machine = started("work", "play", "kiosk")
+    machine.bar("play")
+    assert machine.next() == "kiosk"
+    machine.gone("work")
+    assert machine.released("work") == [Take("kiosk")]
+    machine.taken("kiosk")
+    machine.leave("play")
+    assert machine.state("play") is State.ABSENT
+    with pytest.raises(Refused, match="no such OS; there are work, kiosk"):
+        machine.flip("play")
+
+
+def test_one_that_stays_after_all_takes_what_nobody_has() -> None:
+    machine = started("work", "play")
+    machine.bar("play")
+    machine.gone("work")
+    assert machine.released("work") == []
+    assert machine.admit(["play"]) == [Take("play")]
+
+
+def test_who_has_or_gets_the_equipment_cannot_leave() -> None:
+    machine = started()
+    with pytest.raises(Refused, match="foreground OS"):
+        machine.bar("work")
+    machine.flip("play")
+    machine.flip("kiosk")
+    for name in NAMES:
+        with pytest.raises(Refused, match="a flip to it or from it"):
+            machine.bar(name)
+    assert machine.barred == frozenset()
+
+
+def test_the_order_of_a_new_file_holds() -> None:
+    machine = started()
+    machine.arrange(("kiosk", "play", "work"), ("play",))
+    assert machine.next() == "kiosk"
+    machine.gone("work")
+    assert machine.released("work") == [Take("play")]
+
+
 class Flips(RuleBasedStateMachine):
-    """Any order of requests, answers, deadlines, deaths and restarts; the driver is modelled."""
+    """Any order of requests, answers, deadlines, deaths, restarts, of OSes that leave and join; the
+    driver is modelled."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -190,12 +253,37 @@ class Flips(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(NAMES))
     def die(self, name: str) -> None:
+        if self.machine.state(name) is State.ABSENT:
+            return
         self.act(self.machine.gone(name))
 
     @rule(name=st.sampled_from(NAMES))
     def restart(self, name: str) -> None:
         if self.machine.state(name) is State.FAILED and self.machine.holder != name:
             self.act(self.machine.back(name))
+
+    @rule(name=st.sampled_from(NAMES))
+    def come_or_go(self, name: str) -> None:
+        if self.machine.state(name) is State.ABSENT:
+            self.machine.join(name)
+            return
+        with contextlib.suppress(Refused):
+            self.machine.bar(name)
+
+    @rule(name=st.sampled_from(NAMES), stays=st.booleans())
+    def settle(self, name: str, stays: bool) -> None:
+        if name not in self.machine.barred:
+            return
+        if stays:
+            self.act(self.machine.admit([name]))
+        else:
+            self.machine.leave(name)
+
+    @invariant()
+    def who_is_barred_has_nothing(self) -> None:
+        for name in self.machine.barred:
+            assert self.machine.state(name) in (State.BACKGROUND, State.FAILED)
+            assert name not in (self.machine.holder, self.machine.target, self.machine.waiting)
 
     @invariant()
     def at_most_one(self) -> None:
@@ -210,7 +298,12 @@ class Flips(RuleBasedStateMachine):
     @invariant()
     def something_goes_on(self) -> None:
         """With an OS alive, the equipment is with one, or on its way."""
-        alive = [n for n in NAMES if self.machine.state(n) is not State.FAILED]
+        alive = [
+            n
+            for n in NAMES
+            if self.machine.state(n) not in (State.FAILED, State.ABSENT)
+            and n not in self.machine.barred
+        ]
         begun = self.machine.flipping or self.machine.foreground or self.todo
         if alive and self.begun_once:
             assert begun

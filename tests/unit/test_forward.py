@@ -46,6 +46,13 @@ class Bench:
         device = self.forwarder.add(pairs[0][1].fileno(), [p[1].fileno() for p in pairs[1:]])
         return pairs[0][0], [pair[0] for pair in pairs[1:]], device
 
+    def pair(self) -> tuple[socket.socket, socket.socket]:
+        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for end in (near, far):
+            end.setblocking(False)
+            self.sockets.append(end)
+        return near, far
+
     def type(self, *events: Event, report: bool = True) -> None:
         """One frame."""
         frame = [*events, (SYN, 0, 0)] if report else events
@@ -483,3 +490,41 @@ def test_every_press_that_is_no_hotkey_arrives_once_and_in_order(
         assert notices == fired
     finally:
         bench.close()
+
+
+def test_an_os_joins_and_leaves_a_device(bench: Bench) -> None:
+    """It gets what is typed in its turn; another one with its number has nothing of it."""
+    with pytest.raises(OSError, match="join") as there:
+        bench.forwarder.join(bench.device, 1, bench.sockets[0].fileno())
+    assert there.value.errno == errno.EEXIST
+    bench.forwarder.take(1)
+    with pytest.raises(OSError, match="leave") as owned:
+        bench.forwarder.leave(bench.device, 1)
+    assert owned.value.errno == errno.EBUSY
+    bench.oses[1].send(b"".join(EVENT.pack(0, 0, *e) for e in ((LED, 0, 1), (SYN, 0, 0))))
+    until(lambda: bench.forwarder.os_state(bench.device, 1)[0] == 1)
+    bench.forwarder.release()
+    bench.forwarder.leave(bench.device, 1)
+    bench.forwarder.leave(bench.device, 1)
+    with pytest.raises(FileNotFoundError):
+        bench.forwarder.take(1, bench.device)
+    assert bench.forwarder.os_state(bench.device, 1) == (0, 0)
+    near, far = bench.pair()
+    bench.forwarder.join(bench.device, 1, far.fileno())
+    bench.forwarder.take(1)
+    bench.type((KEY, A, 1), (KEY, A, 0))
+    bench.settle()
+    assert bench.read(0, [near]) == [(KEY, A, 1), (KEY, A, 0)]
+    assert bench.read(1) == []
+    near.send(b"".join(EVENT.pack(0, 0, *e) for e in ((LED, 1, 1), (SYN, 0, 0))))
+    until(lambda: bench.forwarder.os_state(bench.device, 1)[0] == 2)
+
+
+def test_a_device_has_no_clone_for_a_number_that_no_os_has(bench: Bench) -> None:
+    pairs = [bench.pair() for _ in range(2)]
+    device = bench.forwarder.add(pairs[0][1].fileno(), [pairs[1][1].fileno(), -1])
+    bench.forwarder.take(0, device)
+    bench.forwarder.release()
+    with pytest.raises(FileNotFoundError):
+        bench.forwarder.take(1, device)
+    bench.forwarder.remove(device)

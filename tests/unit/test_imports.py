@@ -33,7 +33,7 @@ ROOMS = {
     "kmc":      ("kmc",                                         "ground machine"),
     "assembly": ("assembly",                                    "ground machine routing nf"),
     "host":     ("host changes condition restarts carriers daemon clients stalls asides "
-                 "settling longwinded remaking ahead beforehand serving",
+                 "settling longwinded remaking ahead beforehand serving systems",
                                 "ground hostfile machine routing nf kmc assembly"),
     "views":    ("views",                                       "ground"),
     "capture":  ("capture",                                     "ground hostfile routing"),
