@@ -40,9 +40,15 @@ def add(commands: Commands) -> None:
 
 
 def _ping(arguments: argparse.Namespace) -> int:
+    rows = matrix(client.pick(arguments.host))
+    print_answer(arguments, rows, "pings")
+    return 1 if any(row["ms"] is None for row in rows) else 0
+
+
+def matrix(host: str) -> list[dict[str, Any]]:
+    """What each VM and endpoint with an address hears of every other. Raises HostsimError."""
     from concurrent.futures import ThreadPoolExecutor
 
-    host = client.pick(arguments.host)
     status = client.ask(host, "status")
     addresses = {
         node["name"]: [str(ipaddress.ip_interface(a).ip) for a in node["addresses"]]
@@ -51,9 +57,7 @@ def _ping(arguments: argparse.Namespace) -> int:
     }
     with ThreadPoolExecutor(AT_ONCE) as pool:
         asked = {name: pool.submit(_from, host, name, addresses) for name in addresses}
-    rows = [row for future in asked.values() for row in future.result()]
-    print_answer(arguments, rows, "pings")
-    return 1 if any(row["ms"] is None for row in rows) else 0
+    return [row for future in asked.values() for row in future.result()]
 
 
 def _from(host: str, name: str, addresses: dict[str, list[str]]) -> list[dict[str, Any]]:

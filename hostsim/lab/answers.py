@@ -232,6 +232,17 @@ class Link:
 
 
 @dataclass(frozen=True)
+class Ping:
+    """Whether a VM or endpoint, `from` in the JSON, hears another at one of its addresses. ms: None
+    if it does not."""
+
+    from_: str
+    to: str
+    address: str
+    ms: float | None
+
+
+@dataclass(frozen=True)
 class Applied:
     """What an apply did, or would do. added, removed: VMs and endpoints; changes: a line for each
     thing; ignored: what of the file only `up` does."""
@@ -261,8 +272,8 @@ def read(kind: type[T], found: Any) -> T:
     known = _hints(kind)
     told: dict[str, Any] = {}
     for one in dataclasses.fields(kind):  # type: ignore[arg-type]
-        if one.name in found:
-            told[one.name] = _value(known[one.name], found[one.name])
+        if (key := one.name.removesuffix("_")) in found:  # `from` is a word of Python's
+            told[one.name] = _value(known[one.name], found[key])
     try:
         return kind(**told)
     except TypeError:

@@ -21,7 +21,7 @@ from typing import Any
 
 from hostsim import protocol
 from hostsim.cli import client
-from hostsim.errors import HostsimError
+from hostsim.errors import HostFileError, HostsimError
 from hostsim.hostfile import file as hostfile
 from hostsim.hostfile.source import Source, read
 from hostsim.lab import answers
@@ -45,7 +45,7 @@ class Host:
 
     def __init__(self, file: str | os.PathLike[str]) -> None:
         """file: a host file's path, or the name of a host that ships. Raises HostFileError."""
-        self._source: Source | None = read(os.fspath(file))
+        self._source: Source | None = _read(file, "Host.from_toml")
         self._begin(hostfile.parse(*self._source))
 
     def _begin(self, spec: HostSpec | None, name: str = "") -> None:
@@ -171,6 +171,13 @@ class Host:
         """How it stands."""
         return answers.read(answers.Status, self._ask("status"))
 
+    def ping(self) -> list[answers.Ping]:
+        """Whether every VM and endpoint with an address hears every other, within a second each."""
+        from hostsim.cli import ping  # it brings the command line's grammar
+
+        self._ask("routes")  # says what became of the host
+        return [answers.read(answers.Ping, row) for row in ping.matrix(self.name)]
+
     def flows(self, match: str = "", limit: int | None = None) -> list[answers.Flow]:
         """Its flows. match: a part of the key, or a pattern of it (* ?); limit: so many at most."""
         found = self._ask("flows", match=match, limit=limit)
@@ -191,17 +198,17 @@ class Host:
         found = self._ask("verify", match=match, limit=limit)
         return [answers.read(answers.Balance, row) for row in found]
 
-    def explain(self, vm: str, flow: str) -> answers.Explanation:
+    def explain(self, vm: str | Node, flow: str) -> answers.Explanation:
         """What would happen to a flow at a VM or endpoint, and why. flow: its key, as in
         `tcp:198.18.0.10:40000>198.18.0.20:80`."""
-        return answers.read(answers.Explanation, self._ask("explain", vm=vm, flow=flow))
+        return answers.read(answers.Explanation, self._ask("explain", vm=_name(vm), flow=flow))
 
     def links(self) -> list[answers.Link]:
         """Its impaired links, and what befell their packets."""
         return [answers.read(answers.Link, row) for row in self._ask("links")]
 
     def capture(
-        self, *vms: str, match: str | None = None, snap: int = SNAP, most: int = MOST
+        self, *vms: str | Node, match: str | None = None, snap: int = SNAP, most: int = MOST
     ) -> Captured:
         """The packets of every path, for as long as its `with` block lasts: see `Captured`.
 
@@ -212,7 +219,8 @@ class Host:
 
         Raises HostsimError, OSError.
         """
-        return Captured(lambda: self._ask("sight"), vms, match, snap, most)
+        names = tuple(_name(vm) for vm in vms)
+        return Captured(lambda: self._ask("sight"), names, match, snap, most)
 
     def log(self, lines: int = 50) -> str:
         """The last lines of its daemon's log."""
@@ -227,7 +235,7 @@ class Host:
     def apply(self, file: str | os.PathLike[str], dry_run: bool = False) -> answers.Applied:
         """Have the VMs, endpoints, links and routes of a host file, while the rest runs. dry_run:
         only say what that would do. Raises HostsimError, with everything as it was."""
-        return self._apply(read(os.fspath(file)), dry_run)
+        return self._apply(_read(file, "apply_toml"), dry_run)
 
     def apply_toml(self, text: str, dry_run: bool = False) -> answers.Applied:
         """As `apply`, of a host file whose text this is; its programs run in the current directory.
@@ -245,9 +253,9 @@ class Host:
                 node.close()
         return done
 
-    def flip(self, os: str) -> answers.Flipped:
+    def flip(self, os: str | Node) -> answers.Flipped:
         """Make an OS the foreground; returns when it has the equipment."""
-        return answers.read(answers.Flipped, self._ask("flip", os=os))
+        return answers.read(answers.Flipped, self._ask("flip", os=_name(os)))
 
     # -- assertions -------------------------------------------------------------------------------
 
@@ -297,6 +305,18 @@ class Host:
             )
         client.pick(self.name)  # says what became of it
         return client.ask(self.name, op, **arguments)
+
+
+def _name(vm: str | Node) -> str:
+    return vm.name if isinstance(vm, Node) else vm
+
+
+def _read(file: str | os.PathLike[str], of_text: str) -> Source:
+    """The host file. of_text: what takes its text instead. Raises HostFileError."""
+    name = os.fspath(file)
+    if "\n" in name:
+        raise HostFileError("a host file", "this is its text, and no path", f"{of_text}(text)")
+    return read(name)
 
 
 def _goes_by(flow: answers.Flow, path: str) -> bool:

@@ -29,6 +29,7 @@ from hostsim import protocol
 from hostsim.cli.target import opened, refusal
 from hostsim.cli.written import last_lines
 from hostsim.errors import HostsimError
+from hostsim.lab.answers import NodeStatus, read
 from hostsim.lab.place import Place
 from hostsim.lab.program import IN_WORDS, CommandError, Completed, Kept, Program, command
 from hostsim.model import Direction
@@ -154,6 +155,15 @@ class Node:
                 told = type(told)(told.what, told.why, IN_WORDS)
             raise told from None
 
+    def status(self) -> NodeStatus:
+        """How it stands: its state, addresses, process 1. Raises HostsimError if the host has it no
+        more."""
+        found = self._ask("status")
+        for row in (*found["vms"], *found["endpoints"]):
+            if row["name"] == self.name:
+                return read(NodeStatus, row)
+        raise HostsimError(self.name, f"no VM or endpoint of host {self._host}")
+
     def restart(self) -> None:
         """End it, dead or alive, and make it anew. Programs and sockets in it end. Raises
         HostsimError."""
@@ -201,6 +211,10 @@ class Node:
     ) -> None:
         """Wait until a socket of the VM listens at a port (UDP: is bound to it). Raises
         HostsimError after `within` seconds."""
+        if not isinstance(port, int) or proto not in LISTENS:
+            why = f"port {port!r} of {proto!r} is none"
+            hint = f"a number, and one of {', '.join(LISTENS)}"
+            raise HostsimError(f"{self.name}: wait_for_port", why, hint)
         deadline = time.monotonic() + within
         while port not in self._listening(proto):
             if time.monotonic() > deadline:

@@ -148,10 +148,10 @@ class Program:
                 if found := re.search(pattern, text, re.MULTILINE):
                     return found
             if code is not None or time.monotonic() > deadline:
-                why = f"ended with {code}" if code is not None else f"has not in {within:g} s"
+                when = f"within {within:g} s" if code is None else f"before it ended with {code}"
                 raise CommandError(
                     self._named,
-                    f"{why} and written no {pattern!r}",
+                    f"has not written {pattern!r} {when}",
                     code,
                     self.output,
                     self.errors,

@@ -171,6 +171,23 @@ class Rig:
             vm.start(self.journal)
         self.call(self.kmc.start())
 
+    def join(self, name: str, os: OsSpec) -> Vm:
+        """What an apply does about an OS that comes."""
+        common = ((str(self.folder), False),)
+        vm = Vm(self.spec.name, VmSpec(name, os=os, share=common), len(self.vms) + 1)
+        vm.start(self.journal)
+        self.call(self.kmc.join({name: vm}))  # it is in `vms` then
+        self.now(lambda: self.kmc.admit([name]))
+        return vm
+
+    def leave(self, name: str) -> Vm:
+        """What an apply does about one that goes, but for its end: the caller stops it."""
+        vm = self.vms[name]
+        self.now(lambda: self.kmc.bar([name]))
+        self.now(lambda: self.kmc.part([name]))
+        self._readers = [(os, reader) for os, reader in self._readers if os != name]
+        return vm
+
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine in the KMC's loop."""
         return self.begin(coroutine).result(DEADLINE)

@@ -17,7 +17,7 @@ from help.cli import ask, hostsim
 from help.programs import PROGRAMS
 from help.rig import DEADLINE, Old, Rig, Typist
 from help.waiting import becomes, until
-from hostsim.model import DeviceMode, OsSpec, VmSpec
+from hostsim.model import DeviceMode, OsSpec
 from hostsim.vm import Vm
 
 pytestmark = [pytest.mark.uinput, pytest.mark.timeout(600)]
@@ -44,22 +44,6 @@ def file(folder: Path, mode: str, *oses: str) -> Path:
     return made
 
 
-def join(rig: Rig, name: str, os_spec: OsSpec) -> Vm:
-    """What an apply does about an OS."""
-    common = ((str(rig.folder), False),)
-    vm = Vm(rig.spec.name, VmSpec(name, os=os_spec, share=common), len(rig.vms) + 1)
-    vm.start(rig.journal)
-    rig.call(rig.kmc.join({name: vm}))
-    rig.now(lambda: rig.kmc.admit([name]))
-    return vm
-
-
-def leave(rig: Rig, name: str, vm: Vm) -> None:
-    rig.now(lambda: rig.kmc.bar([name]))
-    rig.now(lambda: rig.kmc.part([name]))
-    vm.stop()
-
-
 def test_one_that_joins_reads_in_its_turn_alone(rig: Rig, mode: DeviceMode) -> None:
     """And one that comes after it with its name has nothing of it: its LEDs are out."""
     keyboard = rig.typist("keyboard", "Test Keyboard")
@@ -67,7 +51,7 @@ def test_one_that_joins_reads_in_its_turn_alone(rig: Rig, mode: DeviceMode) -> N
     work = rig.reader("work")
     until(lambda: work.opened() == 1, DEADLINE, "work reads")
     for _ in range(2):
-        vm = join(rig, "rest", OsSpec())
+        vm = rig.join("rest", OsSpec())
         (device,) = rig.devices()
         assert device["states"].keys() == {"work", "play", "rest"}
         assert device["states"]["rest"]["leds"] == []
@@ -83,8 +67,7 @@ def test_one_that_joins_reads_in_its_turn_alone(rig: Rig, mode: DeviceMode) -> N
         becomes(lambda: lit(rig), ["LED_CAPSL"], DEADLINE, "its LED")
         rig.flip("work")
         until(lambda: work.opened() == 1, DEADLINE, "work has it again")
-        rig._readers.pop()
-        leave(rig, "rest", vm)
+        rig.leave("rest").stop()
         (device,) = rig.devices()
         assert device["states"].keys() == {"work", "play"}
     keyboard("tap KEY_A")
@@ -111,7 +94,7 @@ def lit(rig: Rig) -> Any:
 
 def test_a_keyboard_that_is_plugged_in_later_is_everybodys(rig: Rig) -> None:
     rig.start()
-    vm = join(rig, "rest", OsSpec())
+    rig.join("rest", OsSpec())
     rig.flip("rest", seen=False)
     keyboard = rig.typist("keyboard", "Test Keyboard")
     rest = rig.reader("rest")
@@ -119,8 +102,7 @@ def test_a_keyboard_that_is_plugged_in_later_is_everybodys(rig: Rig) -> None:
     keyboard("tap KEY_A")
     becomes(lambda: rest.pressed(), [(A, 1), (A, 0)], DEADLINE, "rest reads")
     rig.flip("work")
-    rig._readers.pop()
-    leave(rig, "rest", vm)
+    rig.leave("rest").stop()
 
 
 def test_a_pad_is_js0_in_one_that_joins(rig: Rig) -> None:
@@ -129,7 +111,7 @@ def test_a_pad_is_js0_in_one_that_joins(rig: Rig) -> None:
         rig.start()
         programs = {"work": Old(rig, "work", "js0")}
         until(programs["work"].reads, DEADLINE, "work has js0")
-        vm = join(rig, "rest", OsSpec())
+        rig.join("rest", OsSpec())
         programs["rest"] = Old(rig, "rest", "js0")
         until(programs["rest"].reads, DEADLINE, "rest has js0")
         rig.flip("rest", seen=False)
@@ -139,18 +121,17 @@ def test_a_pad_is_js0_in_one_that_joins(rig: Rig) -> None:
         becomes(lambda: programs["rest"].read("event"), [DOWN, UP], DEADLINE, "rest reads js0")
         assert programs["work"].read("event") == []
         rig.flip("work", seen=False)
-        leave(rig, "rest", vm)
+        rig.leave("rest").stop()
 
 
 def test_what_one_that_joins_makes_is_its_own(rig: Rig) -> None:
     """Once it leaves, what it goes on to make is nobody's: not the machine's."""
     rig.start()
-    vm = join(rig, "rest", OsSpec(uinput=True))
+    vm = rig.join("rest", OsSpec(uinput=True))
     own = Own(vm)
     until(lambda: ("rest", own.sysname) in made(rig), DEADLINE, "it is rest's")
     assert not Path("/dev/input", own.sysname).exists()
-    rig.now(lambda: rig.kmc.bar(["rest"]))
-    rig.now(lambda: rig.kmc.part(["rest"]))
+    rig.leave("rest")
     late = Own(vm)
     until(lambda: ("-", late.sysname) in made(rig), DEADLINE, "it is nobody's")
     assert not Path("/dev/input", late.sysname).exists()

@@ -105,7 +105,7 @@ def test_a_program_ends_with_its_block(host: Host) -> None:
         assert program.returncode is None
     assert program.returncode == -signal.SIGTERM
     assert program.output == "ready\n"
-    with pytest.raises(CommandError, match="ended with 0 and written no 'ready'"):
+    with pytest.raises(CommandError, match="has not written 'ready' before it ended with 0"):
         host["server"].popen("true").wait_for("ready")
     host["server"].close()
     assert ours() == before
@@ -338,6 +338,16 @@ def test_what_a_host_says_is_typed(host: Host) -> None:
     assert (told.route, told.next, [hop.vm for hop in told.hops]) == (0, "fw", ["fw", "ids"])
     assert isinstance(told, answers.Explanation)
     assert list(host) == ["fw", "ids", "client", "server"]
+    assert host["fw"].status() == status.vms[0]
+    assert host.explain(host["client"], told.flow).next == "fw"
+    pings = {(row.from_, row.to): row.ms for row in host.ping()}
+    assert pings.keys() == {("client", "server"), ("server", "client")}
+    assert None not in pings.values()
+    with pytest.raises(HostsimError, match="has no operating systems"):
+        host.flip(host["fw"])
+    for port, proto in (("80", "tcp"), (80, "sctp")):
+        with pytest.raises(HostsimError, match=r"server: wait_for_port: .* is none; a number"):
+            host["server"].wait_for_port(port, proto)  # type: ignore[arg-type]
     with pytest.raises(HostsimError, match="nobody: no VM or endpoint"):
         host["nobody"]
     with pytest.raises(HostsimError, match="is not a flow"):

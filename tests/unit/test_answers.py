@@ -2,11 +2,13 @@
 """The daemon's answers as objects (hostsim/lab/answers.py)."""
 
 import dataclasses
+from collections.abc import Callable
 
 import pytest
 
+from hostsim import Host
 from hostsim.errors import HostsimError
-from hostsim.lab.answers import Explanation, Flow, NodeStatus, read
+from hostsim.lab.answers import Explanation, Flow, NodeStatus, Ping, read
 
 HOP = {"vm": "fw", "to": "ids", "path": "veth", "packets": 3, "bytes": 180, "reason": "rule"}
 HOP |= {"paths": {"veth": {"packets": 3, "bytes": 180}}}
@@ -34,6 +36,17 @@ def test_none_is_none() -> None:
     node = {"name": "a", "netns": "b", "cgroup": "c", "pid": 1, "state": "running", "os": False}
     assert read(NodeStatus, node | {"drops": None}).drops is None
     assert read(NodeStatus, node | {"drops": {"X": 1}}).drops == {"X": 1}
+
+
+def test_a_key_that_is_a_word_of_pythons() -> None:
+    told = read(Ping, {"from": "a", "to": "b", "address": "198.18.0.2", "ms": None})
+    assert (told.from_, told.to, told.ms) == ("a", "b", None)
+
+
+@pytest.mark.parametrize("take", [Host, Host("edge").apply])
+def test_a_text_where_a_path_belongs(take: Callable[[str], object]) -> None:
+    with pytest.raises(HostsimError, match=r"this is its text, and no path; .*toml\(text\)$"):
+        take('[host]\nname = "x"\n')
 
 
 def test_an_explanation_in_one_line() -> None:
