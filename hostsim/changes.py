@@ -176,6 +176,7 @@ class Changes:
         members.refuse(plan.spec, vms)
         if not vms:
             return
+        undo.push("programs", partial(joined.programs.leave, list(new)))
         await in_thread(partial(members.start, new, joined.journal, undo), undo.give_up)
         self.refuse_if_ended()
         undo.push("owners", joined.dataplane.disown)
@@ -310,6 +311,7 @@ class Changes:
             log.exception("apply: VMs that leave")
         after = list(self._host.vms.values())
         await in_thread(partial(_end, joined.switch, vms, before, after))
+        joined.programs.leave([vm.spec.name for vm in vms])
         try:
             joined.dataplane.disown()
         except OSError:

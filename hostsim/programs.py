@@ -8,7 +8,7 @@ import asyncio
 import logging
 import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,15 @@ class Programs:
         program = self._let_go(name)
         if program is not None:
             program.kill()
+
+    def leave(self, names: Iterable[str]) -> None:
+        """Their VMs have left the host, and ended: nothing of them stays but their logs."""
+        for name in names:
+            self.forget(name)
+            if name in self._consoles:
+                self.logs.abandon(name, self._consoles.pop(name))
+            self.failed.discard(name)
+            self._backoffs.pop(name, None)
 
     def hear_no_more(self) -> None:
         """None of them is started again."""

@@ -2,6 +2,8 @@
 """`hostsim apply` with operating systems that boot systemd of a root of their own: they join and
 leave a host that runs, and one that does not come up leaves it as it was."""
 
+import contextlib
+import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -51,6 +53,16 @@ def vm(name: str) -> Any:
     return next((one for one in cli.ask("status")["vms"] if one["name"] == name), None)
 
 
+def terminals() -> int:
+    """How many the daemon has open: of each OS that boots, its console."""
+    (daemon,) = [one["pid"] for one in cli.ask("ls") if one["host"] == NAME]
+    found = 0
+    for fd in os.listdir(f"/proc/{daemon}/fd"):
+        with contextlib.suppress(OSError):  # it was closed just now
+            found += os.readlink(f"/proc/{daemon}/fd/{fd}").startswith("/dev/pt")
+    return found
+
+
 @pytest.mark.parametrize("more", [AS_OS, ""], ids=["os", "no-os"])
 def test_one_that_boots_joins_and_leaves(more: str, root: Path, tmp_path: Path) -> None:
     """It is up when the apply is done; it shuts down when it leaves, with what it keeps."""
@@ -74,6 +86,7 @@ def test_one_that_boots_joins_and_leaves(more: str, root: Path, tmp_path: Path) 
             assert vm("deb") is None
             console = (state / "deb.log").read_text(errors="replace")
             assert console.count("Shutting down") + console.count("halt") > 0
+            assert terminals() == 0
     assert leftovers.settle(before) == []
 
 
@@ -109,6 +122,7 @@ def test_one_that_does_not_come_up_leaves_the_host_as_it_was(tmp_path: Path) -> 
         assert [one["name"] for one in cli.ask("status")["vms"]] == ["work"]
         assert (vm("work")["pid"], cli.ask("status")["foreground"]) == (pid, "work")
         assert not Path(f"/run/netns/hs-{NAME}-deb").exists()
+        assert terminals() == 0
 
 
 def test_down_does_not_wait_for_one_that_boots(root: Path, tmp_path: Path) -> None:
