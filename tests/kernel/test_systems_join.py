@@ -245,7 +245,7 @@ def test_one_that_joins_has_the_interface_in_its_turn(tmp_path: Path) -> None:
 
 
 def test_nothing_is_left_of_a_host_that_got_oses(tmp_path: Path) -> None:
-    """Neither by down, nor by kill -9 and clean."""
+    """Neither by down, nor by kill -9 and clean; of one that has left, at once."""
     before = leftovers.snapshot()
     file = tmp_path / f"{NAME}.toml"
     for killed in (False, True):
@@ -255,6 +255,8 @@ def test_nothing_is_left_of_a_host_that_got_oses(tmp_path: Path) -> None:
             hostsim("flip", "play")
             file.write_text(HEAD + PLAY + REST)
             hostsim("apply", str(file))
+            assert not Path(f"/run/netns/hs-{NAME}-work").exists()
+            assert not list(Path("/sys/fs/cgroup").glob(f"**/hs-{NAME}/work"))
             if killed:
                 cli.kill_daemon(NAME)
                 hostsim("clean")
