@@ -176,7 +176,11 @@ class Rig:
         common = ((str(self.folder), False),)
         vm = Vm(self.spec.name, VmSpec(name, os=os, share=common), len(self.vms) + 1)
         vm.start(self.journal)
-        self.call(self.kmc.join({name: vm}))  # it is in `vms` then
+        try:
+            self.call(self.kmc.join({name: vm}))  # it is in `vms` then
+        except BaseException:
+            vm.stop()
+            raise
         self.now(lambda: self.kmc.admit([name]))
         return vm
 
