@@ -140,8 +140,8 @@ def test_they_come_and_go(host: Host, tmp_path: Path) -> None:
     [
         ("[[vm]]\nname = 'late'\nrun = 'nosuchprogram'\n", "nosuchprogram"),
         ("[[vm]]\nname = 'late'\nroot = '/nonexistent'\n", "nonexistent"),
-        ("[[vm]]\nname = 'late'\n[vm.os]\n", "late is an OS, which cannot be added"),
-        ("[[vm]]\nname = 'late'\nroot = '/x'\nboot = true\n", "late is an OS, which"),
+        ("[[vm]]\nname = 'late'\nrun = 'nosuchprogram'\n[vm.os]\n", "nosuchprogram"),
+        ("[[vm]]\nname = 'late'\nroot = '/x'\nboot = true\n", "root: /x: No such file"),
         ("[[vm]]\nname = 'late'\nnf = 'no:such'\n", "late: nf: 'no:such' did not start: No module"),
         (
             "[[vm]]\nname = 'late'\nrate = '10mbit'\n[[link]]\nof = 'client'\ndelay = '5ms'\n",
