@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the kernel makes ready for any host while its daemon loads the rest of itself, in threads.
 
-    make_base()                 what every VM is started from; the kernel has us wait for it
+    prepare()                   what every VM is started from, and its system call filter
     beforehand = Beforehand()
     beforehand.begin()          returns at once
     beforehand.loading          from then on: the data plane's programs, see Loading
@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from cext.vm import spawn
 from hostsim import fence
 from hostsim.errors import HostsimError
 from netns import priority, sockets
@@ -24,10 +25,12 @@ if TYPE_CHECKING:
     from hostsim.routing.loading import Loading
 
 
-def make_base() -> None:
-    """Returns at once. It is made even if no host comes of it: it is seen by this process alone,
-    which ends only after it."""
-    threading.Thread(target=_make_base, name="base").start()
+def prepare() -> None:
+    """Returns at once. All of it is made even if no host comes of it: this process alone sees it,
+    and ends only after that. The kernel has us wait for the base; the filter takes the processor.
+    """
+    for make in (fence.base, spawn.prepare):
+        threading.Thread(target=_prepare, args=(make,), name="prepare").start()
 
 
 class Beforehand:
@@ -61,6 +64,6 @@ class Beforehand:
             self._held.append(sockets.hold())
 
 
-def _make_base() -> None:
+def _prepare(make: Callable[[], object]) -> None:
     with contextlib.suppress(OSError):
-        fence.base()
+        make()

@@ -173,7 +173,7 @@ def main() -> int:
     folder: Path | None = None
     failure: HostsimError | None = None
     try:
-        beforehand.make_base()
+        beforehand.prepare()
         spec = _load(options.file, options.text)
         folder, _ = _claim(spec)
         _raise_files_limit()

@@ -194,6 +194,12 @@ static int map_owners(const struct hs_own *own, int user_fd) {
     return ret;
 }
 
+int hs_spawn_prepare(void) {
+    const struct sock_fprog *filter;
+
+    return hs_filter(HS_FILTER_PLAIN, &filter);
+}
+
 int hs_vm_spawn(const struct hs_vm_spec *spec, struct hs_spawned *out) {
     struct hs_child child = {.vm = spec};
     int ret;

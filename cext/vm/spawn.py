@@ -68,6 +68,14 @@ def mount_base() -> int:
     return check(lib.hs_mount_base(), "mount namespace")
 
 
+def prepare() -> None:
+    """Make beforehand what the first start makes otherwise (see hs_spawn_prepare); in any thread.
+
+    Raises OSError.
+    """
+    check(lib.hs_spawn_prepare(), "system call filter")
+
+
 def open_null() -> int:
     """/dev/null as it may be handed to a VM (see hs_root_null); the caller owns the descriptor.
 
