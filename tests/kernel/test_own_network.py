@@ -130,6 +130,60 @@ def test_its_hops_go_by_the_switch_and_come_back(net: Net, case: str) -> None:
     net.settled()
 
 
+OWN = ("link", "add", "name", "own")
+ALL = ("protocol", "ip", "u32", "match", "u32", "0", "0", "classid", "1:1")
+OVER: dict[str, list[tuple[str, ...]]] = {
+    "macvlan": [("ip", *OWN, "link", "{}", "type", "macvlan"), ("ip", "link", "set", "own", "up")],
+    "ipvlan": [("ip", *OWN, "link", "{}", "type", "ipvlan"), ("ip", "link", "set", "own", "up")],
+    "vlan": [("ip", *OWN, "link", "{}", "type", "vlan", "id", "7"),
+             ("ip", "link", "set", "own", "up")],
+    "tc": [("tc", "qdisc", "add", "dev", "{}", "clsact"),
+           ("tc", "filter", "add", "dev", "{}", "ingress", *ALL),
+           ("tc", "filter", "add", "dev", "{}", "egress", *ALL)],
+    "nft": [("nft", "add table netdev t; add chain netdev t c "
+                    "{{ type filter hook ingress device {} priority 0; }}; "
+                    "add rule netdev t c counter accept"),
+            ("nft", "add chain netdev t e {{ type filter hook egress device {} priority 0; }}; "
+                    "add rule netdev t e counter accept")],
+    "fq": [("tc", "qdisc", "add", "dev", "{}", "root", "pfifo")],
+    "bridge": [("ip", *OWN, "type", "bridge"), ("ip", "link", "set", "own", "up"),
+               ("ip", "link", "set", "hsd2", "master", "own")],
+    "bond": [("ip", *OWN, "type", "bond"), ("ip", "link", "set", "hsd2", "down"),
+             ("ip", "link", "set", "hsd2", "master", "own"), ("ip", "link", "set", "own", "up"),
+             ("ip", "link", "set", "hsd2", "up")],
+}  # fmt: skip
+"""By kind: what is put on an interface. Not every kernel has all kinds; those of the part stock
+have."""
+PAIRS = [
+    (kind, on)
+    for kind in OVER
+    for on in ("hsd2", "eth0")
+    if on in str(OVER[kind]) or "{}" in str(OVER[kind])
+]
+LACKING = ("Unknown device type", "Operation not supported", "Not supported")
+
+
+@pytest.mark.stock
+@pytest.mark.parametrize(("kind", "on"), PAIRS)
+def test_what_is_put_on_an_interface_takes_no_packet(net: Net, kind: str, on: str) -> None:
+    """The flow goes on, by the direct link, or by the switch for a reason that is said."""
+    if kind == "tc":
+        net.run("fw", "tc", "qdisc", "del", "dev", on, "clsact", check=False)
+    by_veth(net)
+    for words in OVER[kind]:
+        said = net.run("fw", *(word.format(on) for word in words), check=False)
+        if any(lacks in said for lacks in LACKING):
+            return
+        assert not said, (words, said)
+    for _ in range(3):
+        net.pump()
+        ping(net, 20)
+    path, reason = hop(net)
+    assert path == "veth" or reason.startswith("fw: "), (path, reason)
+    net.settled()
+    net.conserved()
+
+
 def test_its_new_mac_address_is_learnt(net: Net) -> None:
     by_veth(net)
     before = net.vms["fw"].mac
