@@ -98,45 +98,76 @@ FLAGS = (2, 16, 24, 4, 1, 0, 41)
 """Of TCP. No SYN+ACK: that is the answer to a packet of the other direction."""
 
 
-def transport(rng: Random, six: bool, src: bytes, dsts: Sequence[bytes]) -> tuple[int, bytes]:
+@dataclass(frozen=True)
+class Quoted:
+    """A packet that an ICMP error is about, seen from who sent it: where to, and its contents."""
+
+    dst: bytes
+    proto: int
+    payload: bytes
+
+
+def transport(
+    rng: Random, six: bool, src: bytes, dsts: Sequence[bytes]
+) -> tuple[int, bytes, Quoted | None]:
     """A protocol, and what an IP packet of it to the first of `dsts` carries. The others: whose
-    packets an ICMP error to it may quote."""
+    packets an ICMP error to it may quote; it may be as if of the flow of what comes third."""
     dst = dsts[0]
+    if rng.random() < 0.1:
+        return error(rng, six, src, dsts)
     proto = rng.choice((UDP, UDP, UDP, TCP, TCP, SCTP, UDPLITE, GRE, ICMP, ICMPV6))
     body = bytes(rng.choice((0, 0, 1, 8, 24, 60, 600)))
     sport, dport = rng.choice(SPORTS), rng.choice(DPORTS)
     if proto == TCP:
         flags = rng.choice(FLAGS)
         data = struct.pack("!HHIIBBHHH", sport, dport, 1, 1, 5 << 4, flags, 999, 0, 0) + body
-        return proto, pseudo(src, dst, proto, data, 16)
+        return proto, pseudo(src, dst, proto, data, 16), None
     if proto in (UDP, UDPLITE):
         length = 8 + len(body) if proto == UDP else 0
         data = struct.pack("!HHHH", sport, dport, length, 0) + body
-        return proto, pseudo(src, dst, proto, data, 6)
+        return proto, pseudo(src, dst, proto, data, 6), None
     if proto == SCTP:
-        return proto, struct.pack("!HHII", sport, dport, 0, 0) + body
+        return proto, struct.pack("!HHII", sport, dport, 0, 0) + body, None
     if proto == GRE:
-        return proto, bytes(8) + body
+        return proto, bytes(8) + body, None
     kinds = (0, 8, 3, 11, 12, 5) if proto == ICMP else (128, 129, 1, 2, 3, 136, 143, 100)
-    data = struct.pack("!BBHHH", rng.choice(kinds), 0, 0, sport, 0)
-    if rng.random() < 0.5:
-        inner = struct.pack("!HHHH", dport, sport, 8, 0) + bytes(12)
-        quoted = rng.choice((UDP, TCP, ICMP, GRE))
-        data += (ipv6 if six else ipv4)(rng.choice((dst, dst, *dsts)), src, quoted, inner)
-    data += body
+    data = struct.pack("!BBHHH", rng.choice(kinds), 0, 0, sport, 0) + body
+    return proto, icmp(six, proto, src, dst, data), None
+
+
+def error(
+    rng: Random, six: bool, src: bytes, dsts: Sequence[bytes]
+) -> tuple[int, bytes, Quoted | None]:
+    """An ICMP error that quotes a packet, which may be that of another host."""
+    other, proto = rng.choice(dsts), ICMPV6 if six else ICMP
+    sport, dport = rng.choice(SPORTS), rng.choice(DPORTS)
+    quoted = rng.choice((UDP, UDP, UDP, TCP, ICMP, GRE))
+    inner = struct.pack("!HHHH", dport, sport, 8, 0) + bytes(12)
+    data = struct.pack("!BBHI", rng.choice((1, 2, 3) if six else (3, 11, 12)), 0, 0, 0)
+    data += (ipv6 if six else ipv4)(other, src, quoted, inner) + bytes(rng.choice((0, 0, 60)))
+    head = pseudo(src, other, UDP, struct.pack("!HHHH", sport, dport, 8, 0), 6)
+    about = Quoted(other, UDP, head) if quoted == UDP and rng.random() < 0.7 else None
+    return proto, icmp(six, proto, src, dsts[0], data), about
+
+
+def icmp(six: bool, proto: int, src: bytes, dst: bytes, data: bytes) -> bytes:
+    """The message with its checksum right."""
     if proto == ICMP:
-        return proto, data[:2] + struct.pack("!H", checksum(data)) + data[4:]
-    return proto, pseudo(src, dst, proto, data, 2) if six else data
+        return data[:2] + struct.pack("!H", checksum(data)) + data[4:]
+    return pseudo(src, dst, proto, data, 2) if six else data
 
 
 def fragments(rng: Random, payload: bytes) -> list[tuple[int, bool, bytes]]:
     """The payload in pieces: offset in units of 8 bytes, whether more follow, bytes. In any order,
-    and perhaps not all of them, or one twice."""
-    size = 8 * rng.randint(1, 12)
+    and perhaps not all of them, or one twice, or a second first one with other ports."""
+    size = 8 * rng.randint(max(1, len(payload) // 64), max(1, len(payload) // 16))
     pieces = [
         (at // 8, at + size < len(payload), payload[at : at + size])
         for at in range(0, max(len(payload), 1), size)
-    ][:8]
+    ]
+    if rng.random() < 0.3 and len(pieces) > 1:
+        other = struct.pack("!HH", rng.choice(SPORTS), rng.choice(DPORTS))
+        pieces.insert(1, (0, True, other + pieces[0][2][4:]))
     if rng.random() < 0.5:
         rng.shuffle(pieces)
     if rng.random() < 0.2:
@@ -145,12 +176,14 @@ def fragments(rng: Random, payload: bytes) -> list[tuple[int, bool, bytes]]:
 
 
 def packet4(rng: Random, ends: Ends) -> list[bytes]:
-    """An IPv4 packet, or its fragments."""
-    dst = rng.choice(ends.dst4)
-    proto, payload = transport(rng, False, ends.src4, (dst, *ends.dst4))
+    """An IPv4 packet, or its fragments; perhaps behind one that it is about."""
+    dst = rng.choice((ends.dst4[0], *ends.dst4))
+    proto, payload, about = transport(rng, False, ends.src4, (dst, *ends.dst4))
     lies = {"ident": rng.randint(1, rng.choice((500, 0xFFFF)))}
-    what = rng.randint(0, 9)
+    before = [ipv4(ends.src4, about.dst, about.proto, about.payload)] if about else []
+    what = rng.randint(-3, 10)
     if what < 2:
+        payload += bytes(rng.choice((0, 0, 40, 200)))
         return [
             ipv4(ends.src4, dst, proto, piece, frag=offset | (MF if more else 0), **lies)
             for offset, more, piece in fragments(rng, payload)
@@ -159,11 +192,11 @@ def packet4(rng: Random, ends: Ends) -> list[bytes]:
         lies["total"] = max(0, 20 + len(payload) + rng.choice((-60, -12, -8, -4, -1, 1, 9)))
     elif what == 3:
         lies["ihl"] = rng.randint(0, 15)
-    elif what == 4:
+    elif what in (4, 6, 7):
         lies["options"] = rng.randint(1, 10)
     elif what == 5:
         lies["frag"] = rng.choice((0x4000, 0x8000, MF, MF | 1, 1, 0x1FFF))
-    return [ipv4(ends.src4, dst, proto, payload, **lies)]
+    return [*before, ipv4(ends.src4, dst, proto, payload, **lies)]
 
 
 def extended(kinds: Sequence[int], last: int, payload: bytes) -> tuple[int, bytes]:
@@ -183,11 +216,13 @@ def packet6(rng: Random, ends: Ends) -> list[bytes]:
     """An IPv6 packet, or its fragments, of which the later ones may name another protocol: a
     receiver takes it from the first (RFC 8200)."""
     dst = rng.choice(ends.dst6)
-    proto, payload = transport(rng, True, ends.src6, (dst, *ends.dst6))
+    proto, payload, about = transport(rng, True, ends.src6, (dst, *ends.dst6))
     kinds = [rng.choice(EXTENSIONS) for _ in range(rng.choice((0, 0, 0, 1, 2, 3, 10)))]
     inside = rng.randint(0, len(kinds))
     first, payload = extended(kinds[inside:], proto, payload)
-    cut, ident, packets = rng.random() < 0.25, rng.randint(1, 1 << 31), []
+    packets = [ipv6(ends.src6, about.dst, about.proto, about.payload)] if about else []
+    cut, ident = rng.random() < 0.35, rng.randint(1, 1 << 31)
+    payload += bytes(rng.choice((0, 0, 40, 200))) if cut else b""
     hops = rng.choice((64, 64, 64, 255, 1)) if proto == ICMPV6 else 64  # what speaks of neighbours
     for offset, more, piece in fragments(rng, payload) if cut else [(0, False, payload)]:
         following, inner = first, piece
@@ -233,6 +268,29 @@ def datagram(frame: bytes) -> tuple[tuple[int, bytes, bytes, int], int] | None:
             break
         size = (packet[at + 1] + 2) * 4 if following == b"\x33" else (packet[at + 1] + 1) * 8
         following, at = packet[at : at + 1], at + size
+    return None
+
+
+def first(frame: bytes) -> tuple[int, bytes] | None:
+    """Of a first fragment's frame: its protocol, and what it carries."""
+    at = 12
+    while frame[at : at + 2] in TPIDS:
+        at += 4
+    kind, packet = int.from_bytes(frame[at : at + 2], "big"), frame[at + 2 :]
+    if kind == IPV4 and len(packet) >= 20:
+        (frag,) = struct.unpack_from("!H", packet, 6)
+        header, total = (packet[0] & 15) * 4, int.from_bytes(packet[2:4], "big")
+        return (packet[9], packet[header:total]) if frag & 0x3FFF == MF else None
+    following, at, begun = packet[6:7], 40, False
+    while kind == IPV6 and len(packet) >= at + 8:
+        if following == b"\x2c":
+            begun = packet[at + 2 : at + 4] == b"\0\1"
+            following, at = packet[at : at + 1], at + 8
+        elif following and following[0] in EXTENSIONS:
+            size = (packet[at + 1] + 2) * 4 if following == b"\x33" else (packet[at + 1] + 1) * 8
+            following, at = packet[at : at + 1], at + size
+        else:
+            return (following[0], packet[at:]) if begun else None
     return None
 
 
