@@ -4,7 +4,7 @@
  * is: in a process, in flight in a socket.
  *
  * Run on demand (BPF_PROG_TEST_RUN), as a raw tracepoint's program: then RCU is held for the list.
- * Its first argument is a descriptor of the caller's, an open file of the device. All return a
+ * Its first argument is a descriptor of the caller's, an open file of the device. Both return a
  * number, or UNKNOWN. */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
@@ -108,27 +108,6 @@ int clients_waiting(struct bpf_raw_tracepoint_args *ctx) {
         tail = (tail + 1) & (size - 1);
     }
     return UNKNOWN;
-}
-
-/* Where in the open file the next event will be put: a place, for the next one. */
-SEC("raw_tp/sys_enter")
-int clients_place(struct bpf_raw_tracepoint_args *ctx) {
-    struct evdev_client *client = client_of(ctx->args[0]);
-
-    return client ? (int)BPF_CORE_READ(client, packet_head) : UNKNOWN;
-}
-
-/* How many events that came before a place, the second argument, have not been read; SYN counts. Of
- * a file that has overflowed since, the kernel itself has thrown them away. */
-SEC("raw_tp/sys_enter")
-int clients_before(struct bpf_raw_tracepoint_args *ctx) {
-    struct evdev_client *client = client_of(ctx->args[0]);
-    unsigned int tail = BPF_CORE_READ(client, tail), end = BPF_CORE_READ(client, packet_head);
-    unsigned int mask = BPF_CORE_READ(client, bufsize) - 1, place = (unsigned int)ctx->args[1];
-
-    if (!client)
-        return UNKNOWN;
-    return ((tail - place) & mask) <= ((end - place) & mask) ? 0 : (int)((place - tail) & mask);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -10,8 +10,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-static int ask(int prog, int fd, int second) {
-    uint64_t arguments[2] = {(uint64_t)fd, (uint64_t)second}; /* a descriptor of -1 is nobody's */
+static int ask(int prog, int fd, int also) {
+    uint64_t arguments[2] = {(uint64_t)fd, (uint64_t)also}; /* -1 is nobody's */
     union bpf_attr attr;
     int value;
 
@@ -33,12 +33,4 @@ int hs_clients_others(const struct hs_clients *clients, int fd, int also) {
 
 int hs_clients_waiting(const struct hs_clients *clients, int fd) {
     return ask(clients->waiting, fd, -1);
-}
-
-int hs_clients_place(const struct hs_clients *clients, int fd) {
-    return ask(clients->place, fd, -1);
-}
-
-int hs_clients_before(const struct hs_clients *clients, int fd, int place) {
-    return ask(clients->before, fd, place);
 }

@@ -5,20 +5,16 @@
 #define HS_CLIENTS_H
 #include <stdint.h>
 
-/* The programs there, by their descriptors. */
+/* The two programs there, by their descriptors. */
 struct hs_clients {
-    int32_t others, waiting, place, before;
+    int32_t others, waiting;
 };
-_Static_assert(sizeof(struct hs_clients) == 16, "struct hs_clients");
+_Static_assert(sizeof(struct hs_clients) == 8, "struct hs_clients");
 
 /* fd: an open file of a device, of this process; also: another one of it, or -1. How many others
  * there are that are not revoked, of anybody; or a negative errno. */
 int hs_clients_others(const struct hs_clients *clients, int fd, int also);
 /* How many events wait in this open file, SYN left out; or a negative errno. */
 int hs_clients_waiting(const struct hs_clients *clients, int fd);
-/* How far events have come in this open file, 0 or more; or a negative errno. */
-int hs_clients_place(const struct hs_clients *clients, int fd);
-/* How many of the events until then have not been read; or a negative errno. */
-int hs_clients_before(const struct hs_clients *clients, int fd, int place);
 
 #endif

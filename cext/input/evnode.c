@@ -44,21 +44,20 @@ static int lift_keys(struct frames *f, int fd, const uint16_t *keep, uint32_t n)
     return released;
 }
 
-static int lift_contacts(struct frames *f, int fd) {
+static void lift_contacts(struct frames *f, int fd) {
     int32_t ids[HS_SLOTS];
     struct input_absinfo slot;
-    int lifted = 0;
+    bool lifted = false;
 
     hs_slots(fd, ids);
     for (int i = 0; i < HS_SLOTS; i++)
         if (ids[i] >= 0) {
             put(f, EV_ABS, ABS_MT_SLOT, i);
             put(f, EV_ABS, ABS_MT_TRACKING_ID, -1);
-            lifted++;
+            lifted = true;
         }
     if (lifted && ioctl(fd, EVIOCGABS(ABS_MT_SLOT), &slot) >= 0)
         put(f, EV_ABS, ABS_MT_SLOT, slot.value);
-    return lifted;
 }
 
 static void silence(struct frames *f, int fd) {
@@ -86,7 +85,7 @@ int hs_evnode_still(int fd, const uint16_t *keep, uint32_t n, int keys) {
     if (released < 0)
         return released;
     if (!keys) {
-        released += lift_contacts(&f, fd);
+        lift_contacts(&f, fd);
         silence(&f, fd);
     }
     if (f.n == 0)

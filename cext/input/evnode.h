@@ -10,7 +10,7 @@
  * is no change any more: release each key that is down but for the `n` to keep (EV_KEY codes), lift
  * each contact (the slot that the hardware speaks of stays what it was), silence bells and tones,
  * and set force feedback's gain to full and its centring to none. keys: only the first of these.
- * How many keys were released and contacts lifted, or a negative errno (ENODEV: unplugged). */
+ * How many keys were released, or a negative errno (ENODEV: unplugged). */
 int hs_evnode_still(int fd, const uint16_t *keep, uint32_t n, int keys);
 
 /* Make a character node of mode 0660, owned by a user and a group, in place of whatever has that

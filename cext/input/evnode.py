@@ -10,8 +10,8 @@ from cext._native import lib
 
 def still(fd: int, keep: Collection[int] = (), keys: bool = False) -> int:
     """Release every key that is down but for those to `keep`, lift contacts, silence sounds, reset
-    force feedback's gain; with `keys`, only the first of these. How many keys were released and
-    contacts lifted. Raises OSError (ENODEV: unplugged)."""
+    force feedback's gain; with `keys`, only the first of these. How many keys were released. Raises
+    OSError (ENODEV: unplugged)."""
     return check(lib.hs_evnode_still(fd, list(keep), len(keep), keys), "input device at rest")
 
 

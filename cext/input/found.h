@@ -45,7 +45,6 @@ struct hs_revoke_job {
     uint32_t overrun;         /* how many took longer, and were killed */
     ino_t killed[HS_OVERRUN]; /* they: their processes run no instruction any more */
     struct hs_files *aside;   /* but for HS_REVOKE */
-    struct hs_places *places; /* of what is put aside; or NULL */
 };
 
 /* A step of the walk ends: what the walk has cost until now. */

@@ -61,16 +61,6 @@ static void revoke_aside(struct hs_revoke_job *job, struct hs_files *aside, uint
     aside->n = 0;
 }
 
-/* It has room: as much as there is for what is put aside. */
-static void note_place(struct hs_places *places, int via, int number) {
-    int pidfd = fcntl(via, F_DUPFD_CLOEXEC, 0);
-
-    if (pidfd < 0)
-        return; /* the kernel knows of more than are noted then, and all are looked through */
-    places->pidfd[places->n] = pidfd;
-    places->fd[places->n++] = number;
-}
-
 /* The descriptors of one table, named by a thread that uses it. via: a pidfd whose process has the
  * same table, or -1. Returns whether the table holds, or may hold, something out of reach: an error
  * is no answer, unless it says that the process or the descriptor has gone. */
@@ -94,13 +84,7 @@ static bool scan_table(struct hs_revoke_job *job, const char *path, int via) {
         if (!wanted && (job->mode == HS_NOTE_READERS || !S_ISSOCK(st.st_mode)))
             continue;
         fd = via < 0 ? -1 : (int)syscall(SYS_pidfd_getfd, via, number, 0);
-        if (fd >= 0 && job->places) {
-            uint32_t before = job->aside->n;
-
-            hs_found(job, fd, 0);
-            if (job->aside->n > before)
-                note_place(job->places, via, number);
-        } else if (fd >= 0)
+        if (fd >= 0)
             hs_found(job, fd, 0);
         else if (via < 0 || (errno != EBADF && errno != ESRCH))
             beyond = beyond || wanted || hs_found_waiting(path, number) > 0;
@@ -308,43 +292,8 @@ static const char *last_part(const char *path) {
     return slash ? slash + 1 : path;
 }
 
-void hs_places_forget(struct hs_places *places) {
-    while (places->n > 0)
-        close(places->pidfd[--places->n]);
-}
-
-/* Who is where it was. Whether the kernel knows of nobody else. */
-static bool find_again(struct hs_files *readers, const struct hs_places *places,
-                       const struct hs_clients *clients, const struct hs_ours *ours,
-                       const uint64_t *devices, uint32_t n) {
-    const struct hs_revoke_job job = {.devices = devices, .n = n};
-    bool all = true;
-
-    for (uint32_t i = 0; i < places->n; i++) {
-        int fd = (int)syscall(SYS_pidfd_getfd, places->pidfd[i], places->fd[i], 0);
-        struct stat st;
-
-        if (fd < 0)
-            continue;
-        readers->device[readers->n] = fstat(fd, &st) < 0 ? n : hs_found_device(&job, &st);
-        if (readers->device[readers->n] < n)
-            readers->fd[readers->n++] = fd;
-        else
-            close(fd);
-    }
-    for (uint32_t i = 0; all && i < n; i++) {
-        int found = 0;
-
-        for (uint32_t k = 0; k < readers->n; k++)
-            found += readers->device[k] == i;
-        all = hs_clients_others(clients, ours[i].fd, ours[i].also) == found;
-    }
-    return all;
-}
-
-int hs_readers_find(struct hs_keeper *keeper, struct hs_files *readers, struct hs_places *places,
-                    const char *cgroup, const struct hs_clients *clients,
-                    const struct hs_ours *ours, const uint64_t *devices, uint32_t n) {
+int hs_readers_find(struct hs_files *readers, const char *cgroup, const uint64_t *devices,
+                    uint32_t n) {
     struct hs_revoke_count count = {0};
     struct hs_revoke_job job = {.mode = HS_NOTE_READERS,
                                 .devices = devices,
@@ -352,44 +301,23 @@ int hs_readers_find(struct hs_keeper *keeper, struct hs_files *readers, struct h
                                 .count = &count,
                                 .at_home = true,
                                 .aside = readers,
-                                .places = places,
                                 .spent = {.at = hs_own_ns()},
                                 .until = NOTE_MS * 1000000,
                                 .last = INT64_MAX};
-    int ret = 0;
 
     readers->n = readers->idle = 0;
-    if (hs_frozen(cgroup))
-        return 0;
-    if (!find_again(readers, places, clients, ours, devices, n)) {
-        hs_readers_forget(readers, keeper);
-        hs_places_forget(places);
-        job.all = last_part(cgroup);
-        ret = scan_group(&job, AT_FDCWD, cgroup, 0);
-    }
-    hs_readers_mark(readers, clients);
-    return ret;
+    job.all = last_part(cgroup);
+    return hs_frozen(cgroup) ? 0 : scan_group(&job, AT_FDCWD, cgroup, 0);
 }
 
-void hs_readers_mark(struct hs_files *readers, const struct hs_clients *clients) {
-    readers->n += readers->idle;
-    readers->idle = 0;
-    for (uint32_t i = 0; i < readers->n; i++)
-        readers->place[i] = hs_clients_place(clients, readers->fd[i]);
-}
-
-uint32_t hs_readers_left(struct hs_files *readers, const struct hs_clients *clients) {
+uint32_t hs_readers_left(struct hs_files *readers) {
     for (uint32_t i = readers->n; i-- > 0;) {
         struct pollfd file = {.fd = readers->fd[i], .events = POLLIN};
-        int32_t place = readers->place[i];
 
-        if (poll(&file, 1, 0) > 0 && (file.revents & (POLLIN | POLLHUP)) == POLLIN &&
-            (place < 0 || hs_clients_before(clients, file.fd, place) != 0))
+        if (poll(&file, 1, 0) > 0 && (file.revents & (POLLIN | POLLHUP)) == POLLIN)
             continue;
         readers->fd[i] = readers->fd[--readers->n];
-        readers->place[i] = readers->place[readers->n];
         readers->fd[readers->n] = file.fd;
-        readers->place[readers->n] = place;
         readers->idle++;
     }
     return readers->n;
