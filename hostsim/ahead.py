@@ -38,7 +38,8 @@ class Ahead:
         self.ended = False
 
     def start(self) -> Journal:
-        """Once; the host's journal. Raises HostsimError, OSError, with nothing left behind."""
+        """The host's journal; twice is harmless. Raises HostsimError, OSError, with nothing left
+        behind."""
         if self._journal is not None:
             return self._journal
         try:

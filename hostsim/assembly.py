@@ -73,7 +73,7 @@ def assemble(
     # The kernel loads the classifier beside the VMs, if it has not begun before; the library comes
     # once they have started, if it may be needed soon: for direct links, or for NICs.
     compiles = bool(spec.routes or spec.uplinks or spec.nics)
-    side_by_side([plane.load, *starts, *([links.load] if compiles else [])])
+    side_by_side([*starts, plane.load, *([links.load] if compiles else [])])
     switch.start()
     everybody, first = list(vms.values()), len(vms) + 1
     switch.place(everybody)

@@ -10,7 +10,7 @@ to the journal, if it is a service's, and the service's manager is told (hostsim
 SIGTERM and SIGINT end it at any time: a host that is still being built is taken down again. What
 `up` fails with is caught here and becomes the answer, one line.
 
-What takes the kernel long is begun first, in a thread (beforehand.py); then systems that boot are
+What takes the kernel long is begun first, in threads (beforehand.py); then systems that boot are
 started (ahead.py). What serves the host (serving.py) is loaded after that: it takes half of the
 time that such a system takes to be up.
 
@@ -29,9 +29,10 @@ import shutil
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any, TextIO
 
 from hostsim import beforehand, protocol, service
@@ -155,7 +156,12 @@ class _Ready:
                 os.close(fd)
 
 
-def _end_early(number: int, frame: object) -> None:
+def _on_signal(handler: Callable[[int, FrameType | None], object]) -> None:
+    for number in service.ENDING:
+        signal.signal(number, handler)
+
+
+def _end_early(*_: object) -> None:
     raise HostsimError("up", "ended by a signal")
 
 
@@ -166,15 +172,20 @@ def main() -> int:
     parser.add_argument("--ready", type=int, metavar="FD")
     parser.add_argument("--log-level", choices=protocol.LEVELS, default="info")
     options = parser.parse_args()
-    for number in service.ENDING:
-        signal.signal(number, _end_early)  # until there is a loop
+    early: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        early.append(number)
+
+    _on_signal(note)
     manager = service.Manager.of(os.environ)
     ready = _Ready(options.ready, manager.journal)
     folder: Path | None = None
     failure: HostsimError | None = None
     try:
         beforehand.prepare()
-        spec = _load(options.file, options.text)
+        spec = _load(options.file, options.text, early)
+        _on_signal(note)
         folder, _ = _claim(spec)
         _raise_files_limit()
         priority.come_first(NICE)
@@ -182,7 +193,7 @@ def main() -> int:
         _log_to(sys.stderr, options.log_level, manager.journal)
         if manager.watched:
             faulthandler.enable()  # the watchdog's SIGABRT then tells where the loop hangs
-        _live(spec, folder, partial(ready.up, spec.name), manager)
+        _live(spec, folder, partial(ready.up, spec.name), manager, early)
     except Exception as error:
         failure = _as_answer(error, options.file)
     for number in service.ENDING:
@@ -201,19 +212,22 @@ def main() -> int:
     return failure.status if failure is not None else 0
 
 
-def _live(spec: HostSpec, folder: Path, up: Callable[[], None], manager: service.Manager) -> None:
+def _live(
+    spec: HostSpec,
+    folder: Path,
+    up: Callable[[], None],
+    manager: service.Manager,
+    early: Sequence[int],
+) -> None:
     """The host's life, from here to its end. Each module is loaded while something is done that it
-    is not needed for. up: called once the host stands."""
-    early: list[int] = []
-    for number in service.ENDING:  # from here on, nobody breaks off what is being made
-        signal.signal(number, lambda number, _: early.append(number))
+    is not needed for. up: called once the host stands. early: signals that have come so far: nobody
+    breaks off what is being made."""
     with contextlib.closing(beforehand.Beforehand()) as kernel:
         kernel.begin()
         from hostsim.ahead import Ahead
 
         with contextlib.closing(Ahead(spec, folder, kernel.loading)) as ahead:
-            for number in service.ENDING:
-                signal.signal(number, lambda *_: ahead.end())
+            _on_signal(lambda *_: ahead.end())
             if early:
                 ahead.end()
             ahead.start()
@@ -222,9 +236,13 @@ def _live(spec: HostSpec, folder: Path, up: Callable[[], None], manager: service
             serving.run(spec, folder, ahead, up, manager)
 
 
-def _load(file: str, text: int | None) -> HostSpec:
+def _load(file: str, text: int | None, early: Sequence[int]) -> HostSpec:
+    """What is read may be a pipe that nobody writes into: a signal breaks it off."""
     from hostsim.hostfile import file as hostfile
 
+    _on_signal(_end_early)
+    if early:
+        _end_early()
     if text is None:
         return hostfile.load(file)
     with open(text, encoding="utf-8") as source:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The daemon as it serves: the host's life in an event loop, and the control socket that answers.
 
-    run(spec, folder, ahead, ready, manager)    until somebody has the host taken down
+    run(spec, folder, ahead, up, manager)       until somebody has the host taken down
 
 What a request fails with is caught here and becomes the answer, one line.
 """

@@ -29,6 +29,8 @@ ANSWER_DEADLINE = 90.0
 """Seconds for an answer: a flip may wait for [kmc] release_timeout, which is 60 s at most."""
 APPLY_DEADLINE = 240.0
 """Seconds for an apply's: OSes that come have 90 s to boot, those that go 15 s to shut down."""
+TAKES_TURNS = ("apply", "link", "restart")
+"""What waits for an apply that is under way."""
 REFUSED_PAUSE = 0.05
 """Seconds until the next try after a connection was refused."""
 CLEAN_HINT = "hostsim clean removes what is left"
@@ -86,7 +88,7 @@ def ask(host: str, op: str, **arguments: Any) -> Any:
     since there are too many, is tried again. Raises HostsimError, also if there is no answer for
     ANSWER_DEADLINE (APPLY_DEADLINE)."""
     request = protocol.encode({"op": op, **arguments})
-    seconds = APPLY_DEADLINE if op == "apply" else ANSWER_DEADLINE
+    seconds = APPLY_DEADLINE if op in TAKES_TURNS else ANSWER_DEADLINE
     deadline = time.monotonic() + seconds
     pause = threading.Event()
     while protocol.refused(answer := _ask_once(host, request, seconds)):

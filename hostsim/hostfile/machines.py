@@ -33,6 +33,9 @@ PIDS_MAX = 1 << 22
 """The most that a kernel can have of each (PID_MAX_LIMIT, CONFIG_NR_CPUS)."""
 LOG_MIN, LOG_MAX = 64 << 10, 1024 << 30
 
+TMP = "/tmp"
+"""systemd-tmpfiles empties it as an OS boots, and stops at what is mounted below it."""
+
 _NF = re.compile(r"[a-z][a-z0-9_]*|[A-Za-z_][\w.]*:[A-Za-z_]\w*|[^\s:]*/[^\s:]+\.so")
 
 
@@ -96,6 +99,8 @@ def machine(table: Table, file: str, folder: Path, endpoint: bool) -> VmSpec:
             "both nf and root",
             "a network function is a program of the machine, which is not there: leave one out",
         )
+    if root is not None and root.boot and any(path == TMP for path, _ in share):
+        table.fail(f"share has {TMP!r}", "an OS that boots empties its own; share a part of it")
     spec = VmSpec(
         name,
         addresses=addresses,

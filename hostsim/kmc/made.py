@@ -66,6 +66,14 @@ class Made:
         """Whether an OS of this host has uinput."""
         return any(nodes.vm.spec.os and nodes.vm.spec.os.uinput for nodes in self._oses.values())
 
+    def others(self, name: str) -> bool:
+        """Whether another OS than this has it."""
+        return any(
+            nodes.vm.spec.os and nodes.vm.spec.os.uinput
+            for other, nodes in self._oses.items()
+            if other != name
+        )
+
     def start(self) -> None:
         """The OSes get /dev/uinput. Raises HostsimError."""
         if self.any:

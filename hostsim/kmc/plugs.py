@@ -132,7 +132,7 @@ class Plugs:
             if name in self._numbers:
                 steps.callback(self.direct.leave, name)
                 steps.callback(self.mirror.leave, name)
-        if not self.made.any and UINPUT.name in self._keyboards:
+        if not self.made.others(name) and UINPUT.name in self._keyboards:
             self._keyboards.discard(UINPUT.name)
             self._set_console()
 

@@ -35,8 +35,9 @@ class Loading:
     def begin(self, jobs: Iterable[Job] = ()) -> None:
         """Once, before `load`. jobs: what the kernel is to make ready before that. One that raises
         OSError or HostsimError is left to whoever needs what it makes, and meets the error then."""
-        self._thread = threading.Thread(target=self._run, args=(tuple(jobs),), name="loading")
-        self._thread.start()
+        thread = threading.Thread(target=self._run, args=(tuple(jobs),), name="loading")
+        thread.start()
+        self._thread = thread  # one that cannot be started is not waited for
 
     def load(self) -> None:
         """Once, and not after `close`. Blocks. Raises OSError."""

@@ -91,6 +91,8 @@ def test_it_is_closed_while_it_loads(fake: type[Fake]) -> None:
     one.begin()
     closing = threading.Thread(target=one.close)
     closing.start()
+    closing.join(0.2)
+    assert fake.done == []
     fake.go.set()
     closing.join(20)
     assert fake.done == ["load", "load", "close", "close"]

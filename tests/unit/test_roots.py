@@ -42,6 +42,7 @@ def test_what_it_means(text: str, found: RootSpec | None) -> None:
     [
         ('keep = "k"', "keep without root"),
         ("boot = true", "boot without root"),
+        ('root = "./r"\nboot = true\nshare = ["/tmp"]', "share has '/tmp'"),
         ('users = "own"', "users without root"),
         ("containers = true", "containers without root"),
         ('root = "./r"\nusers = "machine"\ncontainers = true', 'containers with users = "machine"'),
