@@ -241,6 +241,8 @@ class World(RuleBasedStateMachine):
         flow = make(port)
         self.switch.path(SERVER, flow.reversed(), flags)
         self.honest[flow] = False
+        if flags & RST:  # its end: what is begun next has said nothing yet
+            self.told.discard(flow)
 
     @precondition(lambda self: self.routes)
     @rule()
