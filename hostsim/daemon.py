@@ -156,7 +156,7 @@ class _Ready:
                 os.close(fd)
 
 
-def _on_signal(handler: Callable[[int, FrameType | None], object]) -> None:
+def _on_signal(handler: Callable[[int, FrameType | None], object] | signal.Handlers) -> None:
     for number in service.ENDING:
         signal.signal(number, handler)
 
@@ -196,8 +196,7 @@ def main() -> int:
         _live(spec, folder, partial(ready.up, spec.name), manager, early)
     except Exception as error:
         failure = _as_answer(error, options.file)
-    for number in service.ENDING:
-        signal.signal(number, signal.SIG_IGN)
+    _on_signal(signal.SIG_IGN)
     left = _tidy(folder) if folder is not None else []
     if left:
         why = f"{failure}; and " if failure else ""

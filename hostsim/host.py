@@ -483,7 +483,7 @@ class Host:
 
 def _may_restart(spec: VmSpec) -> bool:
     """Whether it is started again by itself: after a reboot of its own, too."""
-    return spec.os is not None or spec.boots or spec.restarts
+    return spec.is_system or spec.restarts
 
 
 def _swept(done: Future[None]) -> None:

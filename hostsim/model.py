@@ -199,6 +199,11 @@ class VmSpec:
         """Whether its process 1 is its root's own init."""
         return self.root is not None and self.root.boot
 
+    @property
+    def is_system(self) -> bool:
+        """Whether it is an operating system: one of the KMC's, or one that boots."""
+        return self.os is not None or self.boots
+
 
 @dataclass(frozen=True)
 class RouteSpec:

@@ -176,7 +176,7 @@ def _refuse_equipment(running: HostSpec, file: HostSpec) -> None:
 
 def _refuse_os(mine: VmSpec, theirs: VmSpec) -> None:
     """Raises HostsimError if an OS is to change in what it cannot."""
-    if not any(one.os is not None or one.boots for one in (mine, theirs)):
+    if not (mine.is_system or theirs.is_system):
         return
     kept = _kept(mine, theirs)
     found = [
@@ -222,7 +222,7 @@ def _placeless(one: Any) -> Any:
 def _kind(one: VmSpec) -> str:
     if one.endpoint:
         return "endpoint"
-    return "VM" if one.os is None and not one.boots else "OS"
+    return "OS" if one.is_system else "VM"
 
 
 def _a(one: VmSpec) -> str:

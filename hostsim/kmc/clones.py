@@ -35,6 +35,13 @@ def cloned(source: Source, claims: Claims, kinds: Collection[int] = ()) -> Clone
     return clone
 
 
+def let_go(clone: Clone, nodes: OsNodes, claims: Claims) -> None:
+    """The OS has this clone of `cloned` no more, and nobody has."""
+    nodes.forget(clone.sysname)
+    clone.close()
+    claims.release(clone.sysname)
+
+
 def by_number(clones: Mapping[str, int], numbers: Mapping[str, int]) -> list[int]:
     """The OSes' clones in the order of their numbers in the forwarder; -1: no OS has the number."""
     found = [-1] * OSES
@@ -99,7 +106,7 @@ class Copy:
         clone = self._clones.pop(name, None)
         if clone is not None:
             self._forwarder.leave(self._number, self._index[name])
-            self._let_go(name, clone)
+            let_go(clone, self._oses[name], self._claims)
 
     def of(self, sysname: str) -> str | None:
         """The OS whose clone this is."""
@@ -115,11 +122,6 @@ class Copy:
             self._forwarder.remove(self._number)
             self._number = -1
         for name, clone in self._clones.items():
-            self._let_go(name, clone)
+            let_go(clone, self._oses[name], self._claims)
         self._clones.clear()
         self._source.close()
-
-    def _let_go(self, name: str, clone: Clone) -> None:
-        self._oses[name].forget(clone.sysname)
-        clone.close()
-        self._claims.release(clone.sysname)

@@ -64,15 +64,16 @@ class Made:
     @property
     def any(self) -> bool:
         """Whether an OS of this host has uinput."""
-        return any(nodes.vm.spec.os and nodes.vm.spec.os.uinput for nodes in self._oses.values())
+        return any(map(self._has, self._oses))
 
     def others(self, name: str) -> bool:
         """Whether another OS than this has it."""
-        return any(
-            nodes.vm.spec.os and nodes.vm.spec.os.uinput
-            for other, nodes in self._oses.items()
-            if other != name
-        )
+        return any(self._has(other) for other in self._oses if other != name)
+
+    def _has(self, name: str) -> bool:
+        """Whether the host file gives it to this OS."""
+        spec = self._oses[name].vm.spec.os
+        return spec is not None and spec.uinput
 
     def start(self) -> None:
         """The OSes get /dev/uinput. Raises HostsimError."""
@@ -93,10 +94,12 @@ class Made:
 
     def open(self, name: str) -> None:
         """The OS is new, or started again: it gets /dev/uinput if it is to. Raises OSError."""
-        vm = self._oses[name].vm
-        if vm.spec.os is None or not vm.spec.os.uinput:
+        if not self._has(name):
             return
-        self._release(name)  # of its last life
+        vm = self._oses[name].vm
+        for cgroup in self._groups(name):  # of its last life
+            self._claims.release_maker(cgroup)
+            del self._cgroups[cgroup]
         self._forget_former()
         for cgroup, owner in (
             (vm.cgroup.parent.stat().st_ino, NOBODY),
@@ -109,8 +112,7 @@ class Made:
 
     def join(self, name: str) -> None:
         """The OS is new on the host. Raises HostsimError, OSError: `leave` then."""
-        os_spec = self._oses[name].vm.spec.os
-        if os_spec is not None and os_spec.uinput:
+        if self._has(name):
             self._get_ready([name])
 
     def leave(self, name: str) -> None:
@@ -119,7 +121,7 @@ class Made:
         if name in self._buckets:
             del self._buckets[name]
             path = self._oses[name].vm.cgroup
-            for cgroup in [one for one, owner in self._cgroups.items() if owner == name]:
+            for cgroup in self._groups(name):
                 self._cgroups[cgroup] = NOBODY
                 self._former[cgroup] = path
 
@@ -130,10 +132,9 @@ class Made:
                 self._claims.release_maker(cgroup)
                 del self._cgroups[cgroup], self._former[cgroup]
 
-    def _release(self, name: str) -> None:
-        for cgroup in [one for one, owner in self._cgroups.items() if owner == name]:
-            self._claims.release_maker(cgroup)
-            del self._cgroups[cgroup]
+    def _groups(self, name: str) -> list[int]:
+        """The OS's cgroups."""
+        return [cgroup for cgroup, owner in self._cgroups.items() if owner == name]
 
     def maker(self, path: str) -> str | None:
         """Who made the device of a node: an OS of this host, or NOBODY in it; "": none of any host;

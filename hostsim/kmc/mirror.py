@@ -25,7 +25,7 @@ from dataclasses import dataclass, field, replace
 from cext.input import forward
 from cext.input.evict import evict
 from hostsim.errors import HostsimError
-from hostsim.kmc.clones import by_number, cloned
+from hostsim.kmc.clones import by_number, cloned, let_go
 from hostsim.kmc.equipment import Equipment
 from hostsim.kmc.osnodes import Node, OsNodes, node_path, udev_links, udev_properties
 from hostsim.model import DeviceSpec, Held, Json
@@ -179,9 +179,7 @@ class Mirror(Equipment):
                 continue
             if self._forwarder is not None:
                 self._forwarder.leave(device.number, self._index[name])
-            self._oses[name].forget(clone.sysname)
-            clone.close()
-            self._claims.release(clone.sysname)
+            let_go(clone, self._oses[name], self._claims)
         self._memory.forget(name)
 
     def os_back(self, name: str) -> None:
@@ -250,9 +248,7 @@ class Mirror(Equipment):
         if device.number >= 0:
             self._forwarder.remove(device.number)
         for name, clone in device.clones.items():
-            self._oses[name].forget(clone.sysname)
-            clone.close()
-            self._claims.release(clone.sysname)
+            let_go(clone, self._oses[name], self._claims)
         with contextlib.suppress(OSError):  # ENODEV: unplugged
             device.source.lift()
         device.source.ungrab()

@@ -3,11 +3,13 @@
 file. That nothing else stays is checked for every test, one conftest up."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from help import roots
 from help.classifier import in_namespace
 from hostsim.images import store
 from hostsim.model import OsSpec, VmSpec
@@ -26,6 +28,14 @@ def open_files() -> dict[str, str]:
         except FileNotFoundError:
             continue  # the one that listed them
     return found
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A root that boots systemd."""
+    folder = tmp_path_factory.mktemp("systemd")
+    yield roots.systemd(folder)
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

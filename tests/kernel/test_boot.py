@@ -46,13 +46,6 @@ address = "198.18.96.2/24"
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("systemd")
-    yield roots.systemd(folder)
-    shutil.rmtree(folder)
-
-
-@pytest.fixture(scope="module")
 def shared() -> Iterator[Path]:
     """A directory below /tmp."""
     with tempfile.TemporaryDirectory(prefix="hsboot-", dir="/tmp") as name:

@@ -4,9 +4,7 @@ leave a host that runs, and one that does not come up leaves it as it was."""
 
 import contextlib
 import os
-import shutil
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +29,6 @@ share = ["{shared}"]
 {more}
 """
 AS_OS = '[vm.os]\nbackground = "freeze"\nrestart = "on-failure"\n'
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("systemd")
-    yield roots.systemd(folder)
-    shutil.rmtree(folder)
 
 
 def apply(folder: Path, text: str, check: bool = True) -> cli.Done:

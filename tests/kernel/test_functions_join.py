@@ -7,13 +7,13 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cext.ns.netns import socket_at
+from help.applied import Files
 from help.chain import Chain, chained, route, vm
 from help.net import ENDS_V4
 from help.waiting import becomes, until
@@ -40,19 +40,8 @@ def through(names: str, more: str = "") -> str:
 TWO = vm("one") + vm("two", "count") + through("one two")
 
 
-@contextlib.contextmanager
-def up(text: str, folder: Path) -> Iterator[Host]:
-    (folder / "host.toml").write_text(HEAD + text)
-    with Host(folder / "host.toml") as host:
-        try:
-            yield host
-        finally:
-            print(host.log(1000))
-
-
-def apply(host: Host, text: str, folder: Path) -> Any:
-    (folder / "next.toml").write_text(HEAD + text)
-    return host.apply(folder / "next.toml")
+FILES = Files(HEAD)
+up, apply = FILES.up, FILES.apply
 
 
 class Packets:

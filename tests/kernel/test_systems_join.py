@@ -3,17 +3,17 @@
 apply that fails half way changes nothing of that."""
 
 import asyncio
-import contextlib
 import inspect
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from help import cli
+from help.applied import Files
 from help.cli import HOSTSIM, hostsim
 from help.waiting import becomes, until
 from hostsim import Host, HostsimError, leftovers
@@ -49,19 +49,8 @@ WORK, PLAY = system("work", 1), system("play", 2)
 REST = system("rest", 3, 'background = "freeze"\nrestart = "on-failure"\n')
 
 
-@contextlib.contextmanager
-def up(text: str, folder: Path) -> Iterator[Host]:
-    (folder / "host.toml").write_text(HEAD + text)
-    with Host(folder / "host.toml") as host:
-        try:
-            yield host
-        finally:
-            print(host.log(1000))
-
-
-def apply(host: Host, text: str, folder: Path, **words: Any) -> Any:
-    (folder / "next.toml").write_text(HEAD + text)
-    return host.apply(folder / "next.toml", **words)
+FILES = Files(HEAD)
+up, apply = FILES.up, FILES.apply
 
 
 def agent(host: Host, name: str, *words: str) -> str:
