@@ -2,7 +2,7 @@
 /* The flow of a packet, told from its IP header and the eight bytes behind it, and nothing else.
  *
  * For a program that meets a packet anywhere in the kernel, with pointers that it must copy from:
- * switch/drops.bpf.c. Whatever flow is found here, the parsers of frames find too, but for its VLAN
+ * flow/met.bpf.h, which adds the VLAN. Whatever flow is found here, the parsers of frames find too
  * (tests/c/test_agree.c). None is found of a packet that takes more than a glance: a fragment,
  * extension headers, and what an ICMP message other than echo is about. */
 #ifndef HS_GLANCE_H

@@ -8,7 +8,7 @@
  * whose number hostsim chose (switch/layout.h); route and epoch by the classifier's `flows`, which
  * is taken from the running host. */
 #include "bpf/kernel.bpf.h"
-#include "flow/glance.h"
+#include "flow/met.bpf.h"
 #include "sight/sight.h"
 #include "switch/impair.h"
 #include "switch/layout.h"
@@ -64,23 +64,6 @@ struct {
     __uint(value_size, sizeof(__u32));
 } sights SEC(".maps");
 
-/* The flow of the packet whose Ethernet header is at `start`, by what is in one piece. */
-static __noinline int hs_flow_at(unsigned char *start, __u32 size, struct hs_tuple *tuple) {
-    __u8 ip[HS_GLANCE_IP], l4[HS_GLANCE_L4];
-    __u32 header;
-    __be16 type;
-
-    if (size < ETH_HLEN + 20 || bpf_probe_read_kernel(&type, sizeof(type), start + 12) ||
-        (type != bpf_htons(ETH_P_IP) && type != bpf_htons(ETH_P_IPV6)) ||
-        bpf_probe_read_kernel(ip, sizeof(ip), start + ETH_HLEN))
-        return 0;
-    header = hs_glance_ip(ip, tuple);
-    if (!header || ETH_HLEN + header + sizeof(l4) > size ||
-        bpf_probe_read_kernel(l4, sizeof(l4), start + ETH_HLEN + header))
-        return 0;
-    return hs_glance_l4(l4, tuple);
-}
-
 /* See a packet. It is on an interface of VM `vm`. */
 static __always_inline int hs_see(struct sk_buff *skb, __u32 vm, __u8 place, __u32 to,
                                   __u32 reason) {
@@ -102,12 +85,12 @@ static __always_inline int hs_see(struct sk_buff *skb, __u32 vm, __u8 place, __u
     sight->route = HS_NO_ROUTE;
     sight->time = bpf_ktime_get_ns();
     at = data - start;
-    if (skb->mac_header != 0xffff && at < HS_SIGHT_BEFORE) {
+    if (skb->mac_header != HS_NO_HEADER && at < HS_SIGHT_BEFORE) {
         asm("" : "+r"(at)); /* or the bound that the verifier wants is optimised away */
         at &= HS_SIGHT_BEFORE - 1;
         if (at && !bpf_probe_read_kernel(sight->head, at, start))
             sight->before = at;
-        if (!hs_flow_at(start, skb->tail - skb->mac_header, &sight->key.tuple))
+        if (!hs_met(skb, skb->mac_header, 0, skb->dev, &sight->key.tuple))
             sight->key.tuple.family = 0;
     }
     flow = sight->key.tuple.family ? bpf_map_lookup_elem(&flows, &sight->key) : 0;
@@ -161,8 +144,8 @@ int loses(__u64 *ctx) {
     home = bpf_map_lookup_elem(&homes, &inode);
     if (!home)
         return 0;
-    reason =
-        hs_reason_of(skb, skb->dev, *home, mac == 0xffff || skb->data - skb->head == mac, ctx[2]);
+    reason = hs_reason_of(skb, skb->dev, *home, mac == HS_NO_HEADER || skb->data - skb->head == mac,
+                          ctx[2]);
     if (index & HS_DIRECT)
         return hs_see(skb, index >> 12 & HS_VM_MAX, HS_LOST, 0, reason);
     if (index - HS_IFINDEX <= HS_VM_MAX)

@@ -19,7 +19,7 @@
  * What is too long for the next link has a reason of its own here: switch/reason.bpf.h. Of a frame
  * to a group it counts where it was only. */
 #include "bpf/kernel.bpf.h"
-#include "flow/glance.h"
+#include "flow/met.bpf.h"
 #include "switch/drops.h"
 #include "switch/layout.h"
 #include "switch/reason.bpf.h"
@@ -50,7 +50,7 @@ struct trace_event_raw_kfree_skb {
 };
 #pragma clang attribute pop
 
-enum { HS_UNSET = 0xffff, HS_REFDST_PTR = ~7 };
+enum { HS_REFDST_PTR = ~7 };
 
 struct {
     __uint(type, BPF_MAP_TYPE_HASH);
@@ -86,21 +86,6 @@ static __always_inline __u32 hs_sender(__u32 index) {
     if (index & HS_DIRECT)
         return index >> 12 & HS_VM_MAX;
     return index - HS_IFINDEX <= HS_VM_MAX ? index - HS_IFINDEX : 0;
-}
-
-/* The flow of a packet whose IP header is at `l3`. */
-static __noinline int hs_tell(struct sk_buff *skb, __u32 l3, struct hs_tuple *tuple) {
-    unsigned char *head = skb->head;
-    __u32 tail = skb->tail, header;
-    __u8 ip[HS_GLANCE_IP], l4[HS_GLANCE_L4];
-
-    if (l3 + 20 > tail || bpf_probe_read_kernel(ip, sizeof(ip), head + l3))
-        return 0;
-    header = hs_glance_ip(ip, tuple);
-    if (!header || l3 + header + sizeof(l4) > tail ||
-        bpf_probe_read_kernel(l4, sizeof(l4), head + l3 + header))
-        return 0;
-    return hs_glance_l4(l4, tuple);
 }
 
 /* Whether its frame is to a group, as who received it first has found. */
@@ -166,10 +151,10 @@ static __always_inline __u8 hs_place_of(__u32 mark) {
 SEC("tp_btf/kfree_skb")
 int kernel_drop(__u64 *ctx) {
     struct sk_buff *skb = (struct sk_buff *)ctx[0];
-    struct net_device *dev = skb->dev;
+    struct net_device *dev = skb->dev, *on = dev;
     struct hs_drop_key key = {.reason = ctx[2]};
     struct hs_reason reason = {.reason = ctx[2]};
-    __u32 *home = 0, index = 0, from, l3;
+    __u32 *home = 0, index = 0, from;
     __u64 *count, none = 0;
     __u16 mac, network, data;
     int framed;
@@ -189,7 +174,8 @@ int kernel_drop(__u64 *ctx) {
     if (!home) {
         unsigned long refdst = skb->_skb_refdst & HS_REFDST_PTR;
 
-        home = hs_home(BPF_CORE_READ((struct dst_entry *)refdst, dev, nd_net.net));
+        on = BPF_CORE_READ((struct dst_entry *)refdst, dev);
+        home = hs_home(BPF_CORE_READ(on, nd_net.net));
     }
     if (!home)
         return 0;
@@ -200,12 +186,13 @@ int kernel_drop(__u64 *ctx) {
     data = skb->data - skb->head;
     /* What a packet function sends, before it is received. An skb without contents is none: the
      * kernel makes one where a NAPI begins (napi_get_frags_check). */
-    if (mac == HS_UNSET && !network && skb->len > ETH_HLEN)
+    if (mac == HS_NO_HEADER && !network && skb->len > ETH_HLEN)
         mac = data;
-    l3 = mac != HS_UNSET && network < mac + ETH_HLEN ? mac + ETH_HLEN : network;
-    if (!hs_tell(skb, l3, &key.key.tuple))
+    framed = mac != HS_NO_HEADER && data == mac; /* the device has it, or is to have it */
+    if (network && network < mac + ETH_HLEN)     /* in what it is wrapped in meanwhile */
+        mac = HS_NO_HEADER;
+    if (!hs_met(skb, mac, network, on, &key.key.tuple))
         __builtin_memset(&key.key.tuple, 0, sizeof(key.key.tuple));
-    framed = mac != HS_UNSET && data == mac; /* the device has it, or is to have it */
     key.reason = hs_reason_of(skb, dev, *home, framed, ctx[2]);
     reason.reason = key.reason;
     if (key.reason - HS_REASON_OURS <= HS_DROP_NAME) {

@@ -41,20 +41,16 @@ enum skb_drop_reason {
     (bpf_core_enum_value_exists(enum skb_drop_reason, SKB_DROP_REASON_##name) &&                   \
      (reason) == bpf_core_enum_value(enum skb_drop_reason, SKB_DROP_REASON_##name))
 
-enum { HS_NETDEV_ALIGN = 32 };
-
 /* The other end of a pair of a VM's eth0 and its port: what veth keeps first, behind the device
- * (struct veth_priv; netdev_priv of linux/netdevice.h). NULL: it is no such pair. */
+ * (struct veth_priv). NULL: it is no such pair. */
 static __always_inline struct net_device *hs_far_end(struct net_device *dev, __u32 index) {
     __u32 other =
         index - HS_ETH0 <= HS_VM_MAX ? index - HS_ETH0 + HS_IFINDEX : index - HS_IFINDEX + HS_ETH0;
-    __u64 size = bpf_core_type_size(struct net_device);
     struct net_device *far = 0;
 
     if (index - HS_ETH0 > HS_VM_MAX && index - HS_IFINDEX > HS_VM_MAX)
         return 0;
-    size = (size + HS_NETDEV_ALIGN - 1) & ~(__u64)(HS_NETDEV_ALIGN - 1);
-    if (bpf_probe_read_kernel(&far, sizeof(far), (char *)dev + size) ||
+    if (bpf_probe_read_kernel(&far, sizeof(far), (char *)dev + hs_netdev_size()) ||
         (__u32)BPF_CORE_READ(far, ifindex) != other)
         return 0;
     return far;

@@ -2,9 +2,12 @@
 """What the kernel drops has the kernel's name, to the packet: in a VM, on its way out, in the
 switch; and nothing has that is not lost, is another's, or has a name already."""
 
+import contextlib
 import errno
 import json
 import os
+import socket
+import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +16,10 @@ from typing import Any
 import pytest
 
 from cext.bpf import ids
+from cext.ns.netns import socket_at
 from cext.switch import drops
 from help.cli import ask, host, hostsim, run
+from help.frames import UDP, ipv4
 from help.net import ADDRESSES, Net, made
 from help.programs import program
 from help.waiting import until
@@ -118,6 +123,64 @@ def test_behind_the_transfer_component(net: Net) -> None:
     assert found["sent"] == 20
     assert sum(found["drops"].values()) == 20 - found["switch"] > 0
     assert "QDISC_DROP" in found["drops"]
+
+
+IN_VLAN = '[[route]]\nmatch = { proto = "udp", vlan = 7 }\nthrough = ["fw"]\n'
+
+
+@pytest.mark.stock
+@pytest.mark.parametrize("tags", [b"\x81\0\0\7", b"\x88\xa8\x40\0\x81\0\x40\7", b"\x81\0\0\7" * 2])
+def test_in_a_vlan_behind_the_transfer_component(tmp_path: Path, tags: bytes) -> None:
+    """Behind a second VLAN's tag there is no flow of anybody's."""
+    with made("dr", HOST + IN_VLAN, tmp_path) as net:
+        fw, server = (bytes.fromhex(net.vms[vm].mac.replace(":", "")) for vm in ("fw", "server"))
+        datagram = struct.pack("!HHHH", 777, 9, 208, 0) + bytes(200)
+        packet = ipv4(bytes([198, 18, 0, 1]), bytes([198, 18, 0, 20]), UDP, datagram)
+        qdisc = ("tc", "-n", net.vms["fw"].netns, "qdisc", "replace", "dev", "eth0", "root", "tbf")
+        subprocess.run((*qdisc, "rate", "8kbit", "burst", "300", "limit", "300"), check=True)
+        with socket_at(net.vms["fw"].netns_fd, socket.AF_PACKET, socket.SOCK_RAW) as own:
+            own.bind(("eth0", 0))
+            for _ in range(20):
+                with contextlib.suppress(OSError):  # ENOBUFS, from the queue
+                    own.send(server + fw + tags + b"\x08\0" + packet)
+        drops = {one["key"]: one["drops"] for one in net.settled() if one["vm"] == "fw"}
+        key = "udp{}:198.18.0.1:777>198.18.0.20:9"
+        assert key.format("") not in drops
+        assert bool(drops.get(key.format("@7"))) == (tags.count(7) == 1)
+        assert kernel(net, "fw")["QDISC_DROP"] > 10
+
+
+@pytest.mark.stock
+def test_in_a_vlan_by_a_filter_of_the_vms_own(tmp_path: Path) -> None:
+    """No tag is there yet. Not every kernel has interfaces of VLANs; those of the part stock do."""
+    with made("dr", HOST + IN_VLAN, tmp_path) as net:
+        try:
+            interface(net, "fw", "eth0", 7)
+        except subprocess.CalledProcessError as error:
+            assert "Unknown device type" in error.stderr  # noqa: PT017
+            return
+        interface(net, "fw", "eth0.7", 9)
+        nft(net, "fw", "add chain inet t o { type filter hook output priority 0; }",
+            "add rule inet t o udp dport 9 drop")  # fmt: skip
+        for target in ("198.18.7.2", "198.18.9.2"):
+            net.run("fw", *program("udp", "send", target, 10, 5, 777))
+            for _ in range(5):  # the filter's verdict comes back as an error
+                net.run("fw", *program("udp", "send", target, 9, 1, 777), check=False)
+        drops = {one["key"]: one["drops"] for one in net.settled() if one["vm"] == "fw"}
+        assert drops["udp@7:198.18.7.1:777>198.18.7.2:9"] == {"NETFILTER_DROP": 5}
+        assert drops["udp@7:198.18.7.1:777>198.18.7.2:10"] == {}
+        assert not [key for key in drops if "198.18.9." in key]
+        assert kernel(net, "fw")["NETFILTER_DROP"] == 10
+
+
+def interface(net: Net, vm: str, link: str, number: int) -> None:
+    """One of a VLAN on another, with addresses, and the server's at its far end."""
+    name = f"{link}.{number}"
+    net.ip(vm, "link", "add", "link", link, "name", name, "type", "vlan", "id", str(number))
+    net.ip(vm, "link", "set", name, "up")
+    net.ip(vm, "address", "add", f"198.18.{number}.1/24", "dev", name)
+    far = ("lladdr", net.vms["server"].mac, "dev", name)
+    net.ip(vm, "neigh", "add", f"198.18.{number}.2", *far)
 
 
 @pytest.mark.stock

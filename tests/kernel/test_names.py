@@ -11,10 +11,12 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
+from cext._native import ffi
 
 from cext.ns.netns import socket_at
 from cext.sight.records import LOST, Sight
 from cext.sight.sight import Sights
+from cext.switch import maps, records
 from cext.switch.drops import reasons
 from help.frames import MF, UDP, ipv4
 from help.net import ENDS, Net, made
@@ -46,10 +48,14 @@ through = ["fw"]
 [[route]]
 match = { proto = "udp", dport = 81 }
 through = ["dead"]
+[[route]]
+match = { proto = "udp", dport = 82, vlan = 7 }
+through = ["fw"]
 """
 )
 EVERYBODY = b"\xff" * 6
 SERVER, FAR = bytes([198, 18, 0, 20]), bytes([198, 18, 0, 30])
+IN_VLAN = b"\x81\0\0\x07"
 OF_A_FLOW = ("filter", "unicast-in-group", "vm-gone", "malformed", "link-loss")
 OF_NONE = ("orphan-fragment", "fragment-conflict", "deep-tags", "spoofed")
 """Here: of no flow that the program at the kernel's drops can tell at a look."""
@@ -60,12 +66,13 @@ def datagram(port: int, sport: int = 4000) -> bytes:
     return struct.pack("!HHHH", sport, port, 16, 0) + bytes(8)
 
 
-def frames(net: Net, wire: Wire) -> dict[str, list[bytes]]:
-    """By the name that it should get, what is lost for one reason: of each the last frame."""
+def frames(net: Net, wire: Wire, behind: bytes = b"") -> dict[str, list[bytes]]:
+    """By the name that it should get, what is lost for one reason: of each the last frame. behind:
+    these tags."""
     ends, mac = wire.ends, wire.ends.mac
 
     def frame(
-        to: bytes, payload: bytes, dst: bytes = SERVER, tags: bytes = b"", **lies: int
+        to: bytes, payload: bytes, dst: bytes = SERVER, tags: bytes = behind, **lies: int
     ) -> bytes:
         return to + ends.here + tags + b"\x08\0" + ipv4(ends.src4, dst, UDP, payload, **lies)
 
@@ -82,6 +89,7 @@ def frames(net: Net, wire: Wire) -> dict[str, list[bytes]]:
         "deep-tags": [frame(mac, datagram(7), tags=b"\x81\0\0\0" * 12)],
         "spoofed": [EVERYBODY + ends.here + b"\x08\x06" + claim],
         "link-loss": [frame(far, datagram(7), dst=FAR)],
+        "no-share": [frame(mac, datagram(82))],
     }
 
 
@@ -106,11 +114,11 @@ def counted(net: Net) -> Counter[str]:
     return found
 
 
-def in_books(net: Net) -> Counter[str]:
+def in_books(net: Net, proto: str = "udp") -> Counter[str]:
     """The same of what the client sends here, as `verify` has it."""
     found: Counter[str] = Counter()
     for row in net.settled():
-        if row["vm"] == "client" and row["key"].startswith("udp:198.18.0.10:4000>"):
+        if row["vm"] == "client" and row["key"].startswith(f"{proto}:198.18.0.10:4000>"):
             found.update(row["drops"])
     return found
 
@@ -143,6 +151,35 @@ def test_a_loss_has_one_name(net: Net, wire: Wire, name: str) -> None:
     own = [one for one in lost if name in OF_NONE or (one.flow and one.flow.src == wire.ends.src4)]
     told = [tell(one, {}, reasons()).drop for one in own]
     assert [drop for drop in told if drop == name] == [name] * TIMES, told
+
+
+@pytest.fixture
+def no_room(net: Net) -> Iterator[None]:
+    """The client has as many connections as it may have."""
+    shares = net.dataplane.report._map("shares")
+    keys = [maps.pack_u32(number) for number in (0, net.vms["client"].index)]
+    before = [shares.get(key) for key in keys]
+    full = ffi.new("struct hs_entries *", (0, records.CONNS_MAX))
+    for key in keys:
+        shares.set(key, bytes(ffi.buffer(full)))
+    yield
+    for key, value in zip(keys, before, strict=True):
+        shares.set(key, value or bytes(ffi.sizeof(full[0])))
+
+
+@pytest.mark.usefixtures("no_room")
+@pytest.mark.parametrize("name", ["malformed", "link-loss", "no-share"])
+def test_a_loss_in_a_vlan_is_not_the_untagged_flows(net: Net, wire: Wire, name: str) -> None:
+    (frame,) = frames(net, wire, IN_VLAN)[name]
+    status, books, beside = counted(net), in_books(net, "udp@7"), in_books(net)
+    with captured(net) as lost:
+        for _ in range(TIMES):
+            wire.sender.send(frame)
+        until(lambda: counted(net)[name] >= status[name] + TIMES, 20, name)
+        until(lambda: (in_books(net, "udp@7") - books)[name] == TIMES, 20, f"{name} in verify")
+    assert in_books(net) == beside
+    keys = [one.flow.vlan for one in lost if one.flow and one.flow.src == wire.ends.src4]
+    assert keys == [7] * TIMES
 
 
 def test_what_is_of_no_flow_stands_for_nothing_that_is_missing(net: Net, wire: Wire) -> None:
