@@ -84,20 +84,29 @@ static __noinline __u32 hs_past_tags(struct sk_buff *skb, __u32 at, __u32 *vlan)
     return 0;
 }
 
-/* The flow of a packet. mac: where its Ethernet header is, or HS_NO_HEADER; then its IP header is
- * at `l3`. dev: the interface that it is on. Returns 0 for no flow; the tuple is then undefined.
+/* The flow of a packet. mac: where its Ethernet header is, or HS_NO_HEADER. l3: where the kernel
+ * has its IP header, or 0; behind what the frame begins with, the kernel is right (a tunnel's inner
+ * header). dev: the interface that it is on. Returns 0 for no flow; the tuple is then undefined.
  * The caller has zeroed it. */
 static __noinline int hs_met(struct sk_buff *skb, __u32 mac, __u32 l3, struct net_device *dev,
                              struct hs_tuple *tuple) {
     unsigned char *head = skb->head;
-    __u32 tail = skb->tail, vlan = hs_vlan_of(dev), beside = hs_vlan_beside(skb), header;
+    __u32 tail = skb->tail, vlan = hs_vlan_of(dev), beside = hs_vlan_beside(skb), inside, header;
     __u8 ip[HS_GLANCE_IP], l4[HS_GLANCE_L4];
 
     if (vlan == HS_OTHER_VLANS || (vlan && beside))
         return 0;
     vlan |= beside;
-    if (mac != HS_NO_HEADER)
-        l3 = hs_past_tags(skb, mac, &vlan);
+    if (mac != HS_NO_HEADER) {
+        inside = vlan;
+        header = hs_past_tags(skb, mac, &inside);
+        if (!header)
+            return 0;
+        if (l3 <= header) {
+            l3 = header;
+            vlan = inside;
+        }
+    }
     if (!l3 || l3 + 20 > tail || bpf_probe_read_kernel(ip, sizeof(ip), head + l3))
         return 0;
     header = hs_glance_ip(ip, tuple);

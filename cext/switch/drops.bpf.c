@@ -21,6 +21,7 @@
 #include "bpf/kernel.bpf.h"
 #include "flow/met.bpf.h"
 #include "switch/drops.h"
+#include "switch/impair.h"
 #include "switch/layout.h"
 #include "switch/reason.bpf.h"
 
@@ -189,8 +190,10 @@ int kernel_drop(__u64 *ctx) {
     if (mac == HS_NO_HEADER && !network && skb->len > ETH_HLEN)
         mac = data;
     framed = mac != HS_NO_HEADER && data == mac; /* the device has it, or is to have it */
-    if (network && network < mac + ETH_HLEN)     /* in what it is wrapped in meanwhile */
+    if (network && network < mac + ETH_HLEN)     /* on an interface without Ethernet */
         mac = HS_NO_HEADER;
+    else if (framed && *home == HS_HOME_SWITCH && index == HS_LINE_TAP)
+        mac += sizeof(struct hs_line_head);
     if (!hs_met(skb, mac, network, on, &key.key.tuple))
         __builtin_memset(&key.key.tuple, 0, sizeof(key.key.tuple));
     key.reason = hs_reason_of(skb, dev, *home, framed, ctx[2]);
