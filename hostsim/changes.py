@@ -147,7 +147,7 @@ class Changes:
                 log.exception("apply: packet functions that change")
             try:
                 with self._doing("OSes of an apply"):
-                    self._systems.settle(plan)
+                    await self._systems.settle(plan)
             except (OSError, HostsimError):
                 log.exception("apply: OSes")
             await self._leave([self._host.vms[name] for name in leaving])

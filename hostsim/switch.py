@@ -19,13 +19,14 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
 from typing import NamedTuple
 
 from cext.ns.netns import new_netns, offload
 from cext.switch import line, records
-from hostsim import introductions
+from hostsim import giving, introductions
 from hostsim.errors import HostsimError, reason
 from hostsim.model import Json, Network, VmSpec, WaySpec
 from hostsim.vm import TAKEN, Vm
@@ -171,16 +172,11 @@ class Switch:
         for vm in vms:
             vm.sysctl({"net.ipv6.conf.default.accept_dad": "0"})
             self._made[vm.port] = vm.spec.name
-
-        def fill(batch: Packs) -> None:
-            for vm in vms:
-                self._fill_link(batch, vm)
-
-        pack_in(self._fd, fill)
         everybody = list(dict.fromkeys([*vms, *others]))
         networks = subnets(everybody)
         known = introductions.known(everybody)
-        for vm in vms:
+
+        def finish(vm: Vm) -> None:
             if vm.spec.addresses:
                 configure(vm, networks, everybody)
             else:
@@ -188,6 +184,17 @@ class Switch:
             self._finish(vm)
             if known and vm.spec.addresses:
                 introductions.make(vm, known)
+
+        def give(vm: Vm) -> None:
+            pack_in(self._fd, lambda batch: self._fill_link(batch, vm))
+            finish(vm)
+
+        pack_in(self._fd, partial(self._fill_links, [vm for vm in vms if not vm.spec.boots]))
+        for vm in vms:
+            if vm.spec.boots:
+                giving.give(vm, partial(give, vm), partial(self.disconnect, vm))
+            else:
+                finish(vm)
         if not self._forwards:
             pack_in(self._fd, lambda batch: batch.packed(messages.up(BRIDGE_INDEX)))
             self._forwards = True
@@ -246,6 +253,10 @@ class Switch:
                 batch.brport("set", index=index, group_fwd_mask=LACP)
 
         self.rtnl.batch(fill)
+
+    def _fill_links(self, vms: Sequence[Vm], batch: Packs) -> None:
+        for vm in vms:
+            self._fill_link(batch, vm)
 
     def _fill_link(self, batch: Packs, vm: Vm) -> None:
         own, far = mac(self.host, Mac.PORT, vm.index, self._machine), (vm.eth0, "eth0", vm.mac)
@@ -393,7 +404,7 @@ def configure(vm: Vm, networks: Sequence[Network], everybody: Sequence[Vm] = ())
         for way in [*shorter(vm.spec, [one.spec for one in everybody]), *vm.spec.ways]:
             _fill_way(batch, vm, way)
 
-    pack_in(vm.netns_fd, fill)
+    giving.tell(vm, fill)
 
 
 def reach(vm: Vm, networks: Sequence[Network], everybody: Sequence[Vm]) -> None:
@@ -405,7 +416,7 @@ def reach(vm: Vm, networks: Sequence[Network], everybody: Sequence[Vm]) -> None:
         for way in shorter(vm.spec, [one.spec for one in everybody]):
             _fill_way(batch, vm, way)
 
-    pack_in(vm.netns_fd, fill)
+    giving.tell(vm, fill)
 
 
 def on_link(spec: VmSpec, networks: Sequence[Network]) -> list[Network]:

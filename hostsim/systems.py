@@ -4,11 +4,12 @@
     systems.hold(plan)             at first: who leaves or changes is in the background, and stays
     await systems.boot(vms)        those that boot are up
     await systems.join(plan, vms)  the KMC knows who comes, and gives none of them the equipment
-    systems.settle(plan)           from here on they are OSes like others; who leaves has left
+    await systems.settle(plan)     from here on they are OSes like others; who leaves has left
     systems.part(names)            nobody in the loop knows these any more
 
-A host that had no OS gets its KMC with the first, and takes its equipment then. Each step pushes
-what takes it back before it does anything.
+A host that had no OS gets its KMC with the first, and takes its equipment then; the KMC goes with
+the last, so that the next ones have the equipment that the file has then. Each step pushes what
+takes it back before it does anything.
 """
 
 import asyncio
@@ -39,8 +40,8 @@ class Systems:
         self._closing = closing
         self._ended = asyncio.Event()
         self.kmc: Kmc | None = None
-        """None: the host has had no OSes so far."""
-        self._kept: Kmc | None = None  # it is in `closing`
+        """None: the host has no OSes."""
+        self._kept = False  # what stops it is in `closing`
 
     @property
     def foreground(self) -> str | None:
@@ -57,9 +58,9 @@ class Systems:
 
     def keep(self) -> None:
         """The KMC is stopped when the host goes down."""
-        if self.kmc is not None and self.kmc is not self._kept:
-            self._kept = self.kmc
-            self._closing.push("equipment", self.kmc.stop)
+        if self.kmc is not None and not self._kept:
+            self._kept = True
+            self._closing.push("equipment", self._stop)
 
     def end(self) -> None:
         """The host goes down: nothing here is waited for any more."""
@@ -101,18 +102,26 @@ class Systems:
         undo.push("equipment", made.stop)
         await self._unless_ended(made.start())
 
-    def settle(self, plan: Plan) -> None:
+    async def settle(self, plan: Plan) -> None:
         """See the module. Raises OSError, HostsimError with all done that can be."""
         kmc = self.kmc
         if kmc is None:
             return
         self.keep()
+        leaving = [one.name for one in plan.removed]
+        if not plan.spec.os_names():
+            self.kmc = None
+            try:
+                kmc.part(leaving)
+            finally:
+                await kmc.stop()
+            return
         with contextlib.ExitStack() as steps:  # the last one first; one that fails stops no other
             there = [one.name for one in (*plan.added, *plan.oses)]
             steps.callback(kmc.admit, there)
             steps.callback(kmc.adopt, plan.spec)
             steps.callback(kmc.change, [one.name for one in plan.oses])
-            steps.callback(kmc.part, [one.name for one in plan.removed])
+            steps.callback(kmc.part, leaving)
 
     def part(self, names: Iterable[str]) -> None:
         """See the module. Raises OSError, with all of them gone."""
@@ -124,6 +133,10 @@ class Systems:
 
     def _lose(self) -> None:
         self.kmc = None
+
+    async def _stop(self) -> None:
+        if self.kmc is not None:
+            await self.kmc.stop()
 
     def _unboot(self, names: Iterable[str]) -> None:
         for name in names:

@@ -153,19 +153,21 @@ def _kept(mine: VmSpec, theirs: VmSpec) -> VmSpec:
 
 def _equipped(running: HostSpec, file: HostSpec) -> HostSpec:
     """The running host with the equipment and the [kmc] that it has then: the file's, if it had no
-    OSes; else its own equipment, and of [kmc] what can change."""
+    OSes; none, with its last OS; else its own equipment, and of [kmc] what can change."""
+    if running.os_names() and not file.os_names():
+        return replace(running, kmc=KmcSpec(), devices=(), nics=(), screens=(), sounds=())
     if not running.os_names():
         given = {name: getattr(file, name) for name in (*EQUIPMENT, "kmc", "may_take")}
         return replace(running, **given) if file.os_names() else running
     kmc = replace(file.kmc, foreground=running.kmc.foreground, held=running.kmc.held)
     if kmc.foreground not in (None, *file.os_names()):
         kmc = replace(kmc, foreground=file.kmc.foreground)
-    return replace(running, kmc=kmc if file.os_names() else KmcSpec())
+    return replace(running, kmc=kmc)
 
 
 def _refuse_equipment(running: HostSpec, file: HostSpec) -> None:
-    """Raises HostsimError if a host that has OSes is to have other equipment."""
-    for name in EQUIPMENT if running.os_names() else ():
+    """Raises HostsimError if a host that has OSes, and keeps some, is to have other equipment."""
+    for name in EQUIPMENT if running.os_names() and file.os_names() else ():
         if getattr(running, name) != getattr(file, name):
             raise HostsimError(
                 "apply",

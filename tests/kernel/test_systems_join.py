@@ -233,6 +233,31 @@ def test_one_that_joins_has_the_interface_in_its_turn(tmp_path: Path) -> None:
         assert "1400" in Path(f"/sys/class/net/{NIC}/mtu").read_text()
 
 
+def test_the_next_after_the_last_has_what_the_file_says_then(tmp_path: Path) -> None:
+    """An OS that died leaves, and the host has none; those that come have other equipment."""
+    device = f'[[device]]\nmatch = {{ interface = "{NIC}" }}\n'
+    with cli.plugged_nic(NIC, f"{NIC}b", f"{NIC}-net", "198.18.95.9/24", keep=True):
+        with up(WORK, tmp_path) as host:
+            for equipped in (True, False, True):
+                (last,) = [node for node in host.status().nodes if node.os]
+                os.kill(last.pid, 9)
+                becomes(lambda: host.status().foreground, None)
+                apply(host, "", tmp_path)
+                with pytest.raises(HostsimError, match="has no operating systems"):
+                    host.flip("work")
+                assert Path(f"/sys/class/net/{NIC}").exists()
+                kmc = '[kmc]\nforeground = "play"\nfallback = "work"\n'
+                text = kmc + WORK + PLAY + (device if equipped else "")
+                apply(host, text, tmp_path)
+                assert host.status().foreground == "play"
+                assert Path(f"/sys/class/net/{NIC}").exists() is not equipped
+                if equipped:
+                    assert mtu("play") == 1400
+                assert host.flip("work").previous == "play"
+                apply(host, WORK + (device if equipped else ""), tmp_path)
+        assert "1400" in Path(f"/sys/class/net/{NIC}/mtu").read_text()
+
+
 def test_nothing_is_left_of_a_host_that_got_oses(tmp_path: Path) -> None:
     """Neither by down, nor by kill -9 and clean; of one that has left, at once."""
     before = leftovers.snapshot()

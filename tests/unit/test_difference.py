@@ -100,7 +100,6 @@ def test_a_function_that_wants_another_vm_is_for_up(
         (A + "[vm.os]\n", A + "memory = '1G'\n[vm.os]\n", "its memory cannot change"),
         (A + "root = '/x'\nboot = true\n", A, "its root, keep, boot, users or containers cannot"),
         (A + "[vm.os]\n", A + "[vm.os]\n" + DEVICE, r"\[\[device\]\] cannot change while"),
-        (A + "[vm.os]\n" + DEVICE, "", r"\[\[device\]\] cannot change while"),
         (
             A + "[vm.os]\n",
             A + "[vm.os]\n" + DEVICE.replace("name = 'x'", "sound = 'x'"),
@@ -112,6 +111,16 @@ def test_a_function_that_wants_another_vm_is_for_up(
 def test_what_only_up_does_is_refused(before: str, after: str, why: str) -> None:
     with pytest.raises(HostsimError, match=why):
         lines(before, after)
+
+
+def test_the_equipment_goes_with_the_last_os() -> None:
+    its = ("name = 'x'", "screen = '*'", "sound = 'x'", "interface = 'eth7'")
+    files = [A + "[vm.os]\n" + DEVICE.replace("name = 'x'", one) for one in its]
+    for before in files:
+        plan = difference.plan(spec(before), spec(""))
+        assert (plan.lines, plan.ignored) == (["OS a is removed"], ())
+        assert [getattr(plan.spec, name) for name in difference.EQUIPMENT] == [()] * 4
+        assert plan.spec.kmc == spec("").kmc
 
 
 def test_of_kmc_what_the_kmc_can_change_is_applied() -> None:

@@ -25,8 +25,8 @@ ROOMS = {
     "ground":   ("errors model names keys needs restart protocol service logfiles",    ""),
     "hostfile": ("hostfile",                                    "ground"),
     "images":   ("images",                                      "ground"),
-    "machine":  ("boot booted etc fence idranges introductions ownroot vm switch logs programs "
-                 "teardown leftovers members",
+    "machine":  ("boot booted etc fence giving idranges introductions ownroot vm switch logs "
+                 "programs teardown leftovers members",
                                 "ground images"),
     "routing":  ("routing",                                     "ground machine"),
     "nf":       ("nf",                                          "ground hostfile machine routing"),
