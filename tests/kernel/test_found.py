@@ -25,12 +25,14 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 SEED = int(os.environ.get("HOSTSIM_SEED", "1"))
 STEPS = 1000
 PACKET, DECIDE = "flow/packet.bpf.h", "switch/decide.bpf.h"
-FRAMES: Mapping[str, tuple[str, Edits]] = {
+FRAMES: Mapping[str, tuple[str, str, Edits]] = {
     "VLAN 0": (
+        "hole",
         "ports",
         {PACKET: ("if (p->key.tuple.vlan && !(on & HS_ON_VLAN))", "if (!(on & HS_ON_VLAN))")},
     ),
     "a frame to a group": (
+        "hole",
         "ports",
         {
             PACKET: (
@@ -40,6 +42,7 @@ FRAMES: Mapping[str, tuple[str, Edits]] = {
         },
     ),
     "extension headers": (
+        "hole",
         "ports",
         {
             PACKET: (
@@ -49,6 +52,7 @@ FRAMES: Mapping[str, tuple[str, Edits]] = {
         },
     ),
     "a quote of another's": (
+        "hole",
         "ports",
         {
             PACKET: (
@@ -58,22 +62,54 @@ FRAMES: Mapping[str, tuple[str, Edits]] = {
         },
     ),
     "too many tags": (
+        "hole",
         "ports",
         {PACKET: ("            return HS_DEEP;", "            return HS_PLAIN;")},
     ),
     "options": (
+        "hole",
         "ports",
         {PACKET: ("    p->l4 = l3 + ip.ihl * 4;\n    p->id", "    p->l4 = l3 + 20;\n    p->id")},
+    ),
+    "the ports of a datagram": (
+        "hole",
+        "ports",
+        {
+            PACKET: (
+                "    p->key.tuple.dport = first.dport;\n    return HS_FLOW",
+                "    return HS_FLOW",
+            )
+        },
+    ),
+    "the protocol of a datagram": (
+        "hole",
+        "addresses",
+        {
+            PACKET: (
+                "    p->key.tuple.proto = first.proto;\n    p->key.tuple.sport",
+                "    p->key.tuple.sport",
+            )
+        },
+    ),
+    "a fragment before its first": (
+        "veth",
+        "ports",
+        {
+            PACKET: (
+                "    if (!hs_fresh(known, p, now))\n        return HS_ORPHAN;",
+                "    if (!hs_fresh(known, p, now))\n        return HS_FLOW;",
+            )
+        },
     ),
 }
 
 
 @pytest.mark.parametrize("what", FRAMES)
 def test_by_the_generator(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    name, edits = FRAMES[what]
+    along, name, edits = FRAMES[what]
     without(edits, tmp_path, monkeypatch)
     rng, sent, found = Random(SEED), 0, ""
-    with played("hole", name, tmp_path) as ground:
+    with played(along, name, tmp_path) as ground:
         while sent < STEPS and not found:
             several = [made_of.frames(rng, ground.ends) for _ in range(BATCH)]
             sent += BATCH
