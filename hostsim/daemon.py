@@ -22,6 +22,7 @@ import argparse
 import contextlib
 import faulthandler
 import fcntl
+import gc
 import logging
 import os
 import resource
@@ -172,6 +173,7 @@ def main() -> int:
     parser.add_argument("--ready", type=int, metavar="FD")
     parser.add_argument("--log-level", choices=protocol.LEVELS, default="info")
     options = parser.parse_args()
+    gc.disable()  # until the host is up (serving.py): what is loaded now stays, and is no garbage
     early: list[int] = []
 
     def note(number: int, _: object) -> None:

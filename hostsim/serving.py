@@ -273,6 +273,7 @@ async def _run(
         manager.ready(f"host {host.spec.name} is up")
         gc.collect()  # takes 20 ms and more; whoever waits has been told before
         gc.freeze()  # what is there now stays: later collections, amid a flip, pass it over
+        gc.enable()
         stalls.take()  # building is none
         await end.wait()
     finally:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from hostsim.model import HostSpec, RouteSpec
 
 
+COMMANDS = ("check", "up", "down", "clean", "ls", "restart", "flip")
+
+
 def add(commands: Commands) -> None:
     """Add these commands to the command line."""
     sub = commands.add(

@@ -3,48 +3,41 @@
 """The command line: parses, asks through `client`, prints through `show`.
 
 The one place where errors become a line on stderr and an exit status: 0 done, 1 the thing failed,
-2 wrong usage. Heavy modules are imported by the command that needs them.
+2 wrong usage. Heavy modules are imported by the command that needs them; and the commands of
+life.py wait for no other's grammar, since a host is up so much sooner.
 """
 
 import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import hostsim
-from hostsim.cli import (
-    capture,
-    client,
-    images,
-    inside,
-    install,
-    life,
-    logs,
-    looks,
-    ping,
-    tools,
-    trace,
-    views,
-)
+from hostsim.cli import client, life
 from hostsim.cli.grammar import Commands, Parser
 from hostsim.errors import HostsimError, reason
 
 EPILOG = "A host file describes a host; edge, duo, both and desk ship: hostsim up edge starts one."
-ROOMS = (life, looks, views, capture, trace, inside, logs, ping, images, tools)
-"""Each adds its commands; in the order of --help."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `hostsim`; returns the exit status."""
+    words = sys.argv[1:] if argv is None else argv
     try:
-        parser = command_line()
-        _complete(parser)
-        arguments = parser.parse_args(argv)
+        completes = "_ARGCOMPLETE" in os.environ
+        of_life = any(word in life.COMMANDS for word in words[:1])
+        parser = command_line(life_only=of_life and not completes)
+        if completes:
+            _complete(parser)
+        arguments = parser.parse_args(words)
         run: Callable[[argparse.Namespace], int] = arguments.run
         if arguments.needs_root:
             client.need_root(arguments.command)
-        return run(arguments)
+        status = run(arguments)
+        if argv is None and of_life:
+            _end(status)
+        return status
     except HostsimError as error:
         print(f"hostsim: {error}", file=sys.stderr)
         return error.status
@@ -58,6 +51,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _end(status: int) -> NoReturn:
+    """End the process, of which nothing is left to do: the interpreter takes longer to take itself
+    apart, the more so while OSes that boot have the processors."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # it was closed when the process began
+            stream.flush()
+    os._exit(status)
+
+
 class _Version(argparse.Action):
     """Looks the version up only if it is asked for."""
 
@@ -66,8 +68,8 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def command_line() -> Parser:
-    """The parser of all commands."""
+def command_line(life_only: bool = False) -> Parser:
+    """The parser of all commands, or of those in life.py alone."""
     parser = Parser(
         prog="hostsim",
         description="One Linux machine as a communications server and a multi-OS device.",
@@ -76,18 +78,37 @@ def command_line() -> Parser:
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     parser.add_argument("--host", metavar="NAME", help="which host, if several are up")
     commands = Commands(parser)
-    for room in ROOMS:
-        room.add(commands)
-    install.add(commands, parser)
+    life.add(commands)
+    if not life_only:
+        _add_others(commands, parser)
     return parser
 
 
-def _complete(parser: argparse.ArgumentParser) -> None:
-    """Answer the shell if it asks for completions; does nothing otherwise."""
-    if "_ARGCOMPLETE" in os.environ:
-        import argcomplete
+def _add_others(commands: Commands, parser: Parser) -> None:
+    """In the order of --help."""
+    from hostsim.cli import (
+        capture,
+        images,
+        inside,
+        install,
+        logs,
+        looks,
+        ping,
+        tools,
+        trace,
+        views,
+    )
 
-        argcomplete.autocomplete(parser)
+    for room in (looks, views, capture, trace, inside, logs, ping, images, tools):
+        room.add(commands)
+    install.add(commands, parser)
+
+
+def _complete(parser: argparse.ArgumentParser) -> None:
+    """Answer the shell, which asks for completions."""
+    import argcomplete
+
+    argcomplete.autocomplete(parser)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import pytest
 
 from hostsim.cli import life
 from hostsim.cli.grammar import wrapped
+from hostsim.cli.main import command_line
 from hostsim.cli.shadows import warn_of_shadows
 from hostsim.cli.tools import BENCHES
 from hostsim.hostfile import difference
@@ -39,6 +40,30 @@ def test_help_names_every_command() -> None:
         assert name in found.stdout
     for name in ("devices", "routes", "flows", "rules", "bench", "completion"):
         assert name in found.stdout
+
+
+def test_commands_of_life_are_parsed_without_the_others() -> None:
+    """And give the same, errors and all."""
+    found: dict[str, str] = {}
+    for life_only in (True, False):
+        parser = command_line(life_only)
+        (subs,) = [one for one in parser._actions if isinstance(one.choices, dict)]
+        assert isinstance(subs.choices, dict)
+        for name in life.COMMANDS:
+            text = subs.choices[name].format_help()
+            assert found.setdefault(name, text) == text
+        assert (set(subs.choices) == set(life.COMMANDS)) is life_only
+
+
+def test_what_is_not_read_is_no_traceback() -> None:
+    """Neither by a stream that was closed before, nor by one that takes no more."""
+    for words, status in (("ls 2>&-", 0), ("ls >/dev/full", 1)):
+        line = f'exec "$0" {words}'
+        done = subprocess.run(
+            ["sh", "-c", line, HOSTSIM], capture_output=True, text=True, timeout=30, check=False
+        )
+        assert done.returncode == status
+        assert not done.stderr or one_line(done.stderr)
 
 
 def test_version() -> None:
