@@ -136,11 +136,11 @@ class Source:
         """
         return evnode.still(self._fd, keep, keys=True)
 
-    def still(self, keep: frozenset[int] = frozenset()) -> None:
+    def still(self, keep: frozenset[int] = frozenset()) -> int:
         """`lift`; and lift every contact, silence bells and tones, and set force feedback's gain to
         full and its centring to none, as the drivers start. The hardware's next report of a finger
-        that is still there begins a new contact."""
-        evnode.still(self._fd, keep)
+        that is still there begins a new contact. How many keys and contacts there were."""
+        return evnode.still(self._fd, keep)
 
     def leds(self) -> list[int]:
         """Codes of the LEDs that are on."""

@@ -72,12 +72,17 @@ def remove(directory: int, name: str) -> None:
         os.unlink(name, dir_fd=directory)
 
 
+def opened(directory: int, name: str, mode: int = 0o755) -> int:
+    """A descriptor of a directory in this one (O_PATH), made if it is missing. Raises OSError."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(name, mode, dir_fd=directory)
+    return open_beneath(directory, name, os.O_PATH | os.O_DIRECTORY)
+
+
 @contextlib.contextmanager
 def folder(directory: int, name: str) -> Iterator[int]:
-    """A directory in this one (O_PATH), made if it is missing. Raises OSError."""
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(name, 0o755, dir_fd=directory)
-    fd = open_beneath(directory, name, os.O_PATH | os.O_DIRECTORY)
+    """The same, for as long as the block runs. Raises OSError."""
+    fd = opened(directory, name)
     try:
         yield fd
     finally:

@@ -13,6 +13,7 @@ import os
 import socket
 import struct
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from cext.ns.netns import socket_at
 from netns import netlink
@@ -63,22 +64,53 @@ def kernel_message(action: str, path: str, properties: Mapping[str, str]) -> byt
 
 def udev_message(properties: Mapping[str, str]) -> bytes:
     """libudev's monitor format. `properties` has ACTION, DEVPATH, SUBSYSTEM, SEQNUM too."""
-    body = b"".join(f"{key}={value}".encode() + b"\0" for key, value in properties.items())
+    return _headed(_hashes(properties), _body(properties))
+
+
+def _body(properties: Mapping[str, str]) -> bytes:
+    return b"".join(f"{key}={value}".encode() + b"\0" for key, value in properties.items())
+
+
+def _hashes(properties: Mapping[str, str]) -> tuple[int, ...]:
+    """What the listeners' filters look at."""
     subsystem = murmur2(properties["SUBSYSTEM"].encode())
     devtype = properties.get("DEVTYPE", "")
     bloom = _bloom(properties.get("CURRENT_TAGS", properties.get("TAGS", "")))
-    header = _HEADER.pack(
-        _PREFIX,
-        socket.htonl(_MAGIC),
-        _HEADER.size,
-        _HEADER.size,
-        len(body),
+    return (
         socket.htonl(subsystem),
         socket.htonl(murmur2(devtype.encode())) if devtype else 0,
         socket.htonl(bloom >> 32),
         socket.htonl(bloom & _MASK),
     )
-    return header + body
+
+
+def _headed(hashes: tuple[int, ...], body: bytes) -> bytes:
+    size = _HEADER.size
+    return _HEADER.pack(_PREFIX, socket.htonl(_MAGIC), size, size, len(body), *hashes) + body
+
+
+class News(NamedTuple):
+    """What is said of a device, but for the number: made before there is a hurry to say it."""
+
+    kernel: bytes
+    hashes: tuple[int, ...]
+    udev: bytes
+
+
+def news(action: str, path: str, properties: Mapping[str, str]) -> News:
+    """action: `add`, `remove` or `change`. path: in sysfs, from /devices on. properties: udev's;
+    SUBSYSTEM is needed, DEVNAME is the whole path of the node."""
+    kernel = {key: properties[key] for key in ("SUBSYSTEM", "MAJOR", "MINOR") if key in properties}
+    if "DEVNAME" in properties:
+        kernel["DEVNAME"] = os.path.relpath(properties["DEVNAME"], "/dev")
+    body = kernel_message(action, path, kernel)
+    full = {
+        "ACTION": action,
+        "DEVPATH": path,
+        **{k: v for k, v in properties.items() if k not in ("ACTION", "DEVPATH", "SEQNUM")},
+    }
+    message = netlink.pack(_NLMSG_MIN_TYPE, netlink.NLM_F_REQUEST, 0, body)
+    return News(message, _hashes(full), _body(full))
 
 
 class Announcer:
@@ -96,25 +128,11 @@ class Announcer:
         self._socket.setblocking(False)
         self._sequence = 0
 
-    def say(self, action: str, path: str, properties: Mapping[str, str]) -> None:
-        """action: `add`, `remove` or `change`. path: in sysfs, from /devices on. properties:
-        udev's; SUBSYSTEM is needed, DEVNAME is the whole path of the node. Raises OSError."""
+    def say(self, what: News) -> None:
+        """Raises OSError."""
         self._sequence += 1
-        kernel = {
-            key: properties[key] for key in ("SUBSYSTEM", "MAJOR", "MINOR") if key in properties
-        }
-        if "DEVNAME" in properties:
-            kernel["DEVNAME"] = os.path.relpath(properties["DEVNAME"], "/dev")
-        body = kernel_message(action, path, kernel)
-        message = netlink.pack(_NLMSG_MIN_TYPE, netlink.NLM_F_REQUEST, 0, body)
-        self._send(message, 0)
-        full = {
-            "ACTION": action,
-            "DEVPATH": path,
-            "SEQNUM": str(self._sequence),
-            **{k: v for k, v in properties.items() if k not in ("ACTION", "DEVPATH", "SEQNUM")},
-        }
-        self._udev(udev_message(full))
+        self._send(what.kernel, 0)
+        self._udev(_headed(what.hashes, what.udev + b"SEQNUM=%d\0" % self._sequence))
 
     def _udev(self, message: bytes) -> None:
         try:

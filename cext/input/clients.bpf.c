@@ -4,15 +4,17 @@
  * is: in a process, in flight in a socket.
  *
  * Run on demand (BPF_PROG_TEST_RUN), as a raw tracepoint's program: then RCU is held for the list.
- * Its first argument is a descriptor of the caller's, an open file of the device. Both return a
+ * Its first argument is a descriptor of the caller's, an open file of the device. All return a
  * number, or UNKNOWN. */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
 
 #define UNKNOWN (-1)
+#define NOBODY ((__u64)-1) /* in place of a descriptor */
 
 #define CLIENTS_MOST 128 /* of one device: what is more takes too long */
+#define KNOWN 12         /* HS_CLIENTS_KNOWN: as many arguments as such a program can have */
 #define EVENTS_MOST 4096 /* of one file */
 #define EV_SYN 0
 
@@ -49,9 +51,13 @@ struct evdev_client {
 };
 #pragma clang attribute pop
 
-static struct evdev_client *client_of(__u64 fd) {
+static struct fdtable *own_table(void) {
     struct task_struct *task = (void *)bpf_get_current_task();
-    struct fdtable *table = BPF_CORE_READ(task, files, fdt);
+
+    return BPF_CORE_READ(task, files, fdt);
+}
+
+static struct evdev_client *client_in(struct fdtable *table, __u64 fd) {
     struct file **files = BPF_CORE_READ(table, fd), *file = NULL;
 
     if (fd >= BPF_CORE_READ(table, max_fds) ||
@@ -60,17 +66,36 @@ static struct evdev_client *client_of(__u64 fd) {
     return BPF_CORE_READ(file, private_data);
 }
 
-/* How many open files of the device are not revoked, without the caller's: this one, and the one
- * that the second argument names, if it names one. */
+static struct evdev_client *client_of(__u64 fd) {
+    return client_in(own_table(), fd);
+}
+
+/* Without a branch for each: the verifier would follow every path through them. */
+static __u64 is_new(const __u64 *known, __u64 client) {
+    __u64 differs = 1;
+
+#pragma unroll
+    for (int k = 0; k < KNOWN; k++)
+        differs &= ((known[k] ^ client) | -(known[k] ^ client)) >> 63;
+    return differs;
+}
+
+/* How many open files of the device are not revoked, without those that the arguments name: what
+ * of these is named twice, is revoked, or is no open file, makes no difference. */
 SEC("raw_tp/sys_enter")
 int clients_others(struct bpf_raw_tracepoint_args *ctx) {
-    struct evdev_client *client = client_of(ctx->args[0]), *also = client_of(ctx->args[1]), *other;
+    struct fdtable *table = own_table();
+    __u64 known[KNOWN], other;
+    struct evdev_client *client = client_in(table, ctx->args[0]);
     struct evdev *evdev = BPF_CORE_READ(client, evdev);
     struct list_head *head, *at;
     int others = 0;
 
     if (!client || !evdev)
         return UNKNOWN;
+#pragma unroll
+    for (int k = 0; k < KNOWN; k++) /* none is 0, as none of the list is */
+        known[k] = ctx->args[k] == NOBODY ? 0 : (__u64)client_in(table, ctx->args[k]);
     head = &evdev->client_list;
     at = BPF_CORE_READ(head, next);
     for (int i = 0; i < CLIENTS_MOST; i++) {
@@ -78,8 +103,8 @@ int clients_others(struct bpf_raw_tracepoint_args *ctx) {
             return others;
         if (!at)
             return UNKNOWN;
-        other = (void *)at - bpf_core_field_offset(struct evdev_client, node);
-        others += other != client && other != also && !BPF_CORE_READ(other, revoked);
+        other = (__u64)at - bpf_core_field_offset(struct evdev_client, node);
+        others += is_new(known, other) && !BPF_CORE_READ((struct evdev_client *)other, revoked);
         at = BPF_CORE_READ(at, next);
     }
     return UNKNOWN;
@@ -108,6 +133,27 @@ int clients_waiting(struct bpf_raw_tracepoint_args *ctx) {
         tail = (tail + 1) & (size - 1);
     }
     return UNKNOWN;
+}
+
+/* Where in the open file the next event will be put: a place, for the next one. */
+SEC("raw_tp/sys_enter")
+int clients_place(struct bpf_raw_tracepoint_args *ctx) {
+    struct evdev_client *client = client_of(ctx->args[0]);
+
+    return client ? (int)BPF_CORE_READ(client, packet_head) : UNKNOWN;
+}
+
+/* How many events that came before a place, the second argument, have not been read; SYN counts. Of
+ * a file that has overflowed since, the kernel itself has thrown them away. */
+SEC("raw_tp/sys_enter")
+int clients_before(struct bpf_raw_tracepoint_args *ctx) {
+    struct evdev_client *client = client_of(ctx->args[0]);
+    unsigned int tail = BPF_CORE_READ(client, tail), end = BPF_CORE_READ(client, packet_head);
+    unsigned int mask = BPF_CORE_READ(client, bufsize) - 1, place = (unsigned int)ctx->args[1];
+
+    if (!client)
+        return UNKNOWN;
+    return ((tail - place) & mask) <= ((end - place) & mask) ? 0 : (int)((place - tail) & mask);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -8,11 +8,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/input.h>
+#include <stdio.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #define FULL_GAIN 0xffff
+#define TRIES 16 /* at a name that somebody takes again and again */
 /* Enough for a release of every key there is, and an end of everything else. */
 #define ROOM (KEY_CNT + 2 * HS_SLOTS + SND_CNT + 8)
 
@@ -44,20 +46,21 @@ static int lift_keys(struct frames *f, int fd, const uint16_t *keep, uint32_t n)
     return released;
 }
 
-static void lift_contacts(struct frames *f, int fd) {
+static int lift_contacts(struct frames *f, int fd) {
     int32_t ids[HS_SLOTS];
     struct input_absinfo slot;
-    bool lifted = false;
+    int lifted = 0;
 
     hs_slots(fd, ids);
     for (int i = 0; i < HS_SLOTS; i++)
         if (ids[i] >= 0) {
             put(f, EV_ABS, ABS_MT_SLOT, i);
             put(f, EV_ABS, ABS_MT_TRACKING_ID, -1);
-            lifted = true;
+            lifted++;
         }
     if (lifted && ioctl(fd, EVIOCGABS(ABS_MT_SLOT), &slot) >= 0)
         put(f, EV_ABS, ABS_MT_SLOT, slot.value);
+    return lifted;
 }
 
 static void silence(struct frames *f, int fd) {
@@ -85,7 +88,7 @@ int hs_evnode_still(int fd, const uint16_t *keep, uint32_t n, int keys) {
     if (released < 0)
         return released;
     if (!keys) {
-        lift_contacts(&f, fd);
+        released += lift_contacts(&f, fd);
         silence(&f, fd);
     }
     if (f.n == 0)
@@ -109,4 +112,29 @@ int hs_evnode_make(int directory, const char *name, uint64_t rdev, uint32_t owne
     if (ret == 0 && fchownat(directory, name, owner, group, AT_SYMLINK_NOFOLLOW) < 0)
         ret = -errno;
     return ret;
+}
+
+int hs_evnode_hold(int directory, const char *name, uint64_t rdev) {
+    int fd = openat(directory, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    struct stat st;
+
+    if (fd < 0)
+        return -errno;
+    if (fstat(fd, &st) == 0 && S_ISCHR(st.st_mode) && st.st_rdev == rdev)
+        return fd;
+    close(fd);
+    return -ESTALE;
+}
+
+int hs_evnode_put(int node, int directory, const char *name) {
+    char path[32];
+
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", node); /* AT_EMPTY_PATH takes a capability */
+    for (int i = 0; i < TRIES; i++) {
+        if (linkat(AT_FDCWD, path, directory, name, AT_SYMLINK_FOLLOW) == 0)
+            return 0;
+        if (errno != EEXIST || unlinkat(directory, name, 0) < 0)
+            break;
+    }
+    return -errno;
 }

@@ -6,11 +6,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/input.h>
+#include <linux/kcmp.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define DEPTH 6      /* sockets inside sockets: the kernel allows four */
@@ -50,14 +52,29 @@ bool hs_found_revoke(struct hs_revoke_job *job, int fd) {
     return true;
 }
 
+bool hs_found_reader(struct hs_files *readers, int fd, uint32_t device) {
+    int version, self = getpid();
+
+    if (readers->n == HS_READERS || ioctl(fd, EVIOCGVERSION, &version) < 0)
+        return false;
+    for (uint32_t i = 0; i < readers->n; i++)
+        if (readers->device[i] == device &&
+            syscall(SYS_kcmp, self, self, KCMP_FILE, fd, readers->fd[i]) == 0)
+            return false;
+    readers->device[readers->n] = device;
+    readers->fd[readers->n++] = fd;
+    return true;
+}
+
 /* Whether it is put aside. Those of a loser at rest are, until the pass is over: no event reaches
  * them any more (the mask of types lets none through). */
 static bool put_aside(struct hs_revoke_job *job, int fd, uint32_t device) {
     struct input_mask none = {.type = EV_SYN};
 
-    if (job->mode == HS_REVOKE || job->aside->n == HS_READERS || !job->at_home)
-        return false;
-    if (job->mode == HS_REVOKE_AT_REST && ioctl(fd, EVIOCSMASK, &none) < 0)
+    if (job->mode == HS_NOTE_READERS)
+        return hs_found_reader(job->aside, fd, device);
+    if (job->mode == HS_REVOKE || job->aside->n == HS_READERS || !job->at_home ||
+        ioctl(fd, EVIOCSMASK, &none) < 0)
         return false;
     job->aside->device[job->aside->n] = device;
     job->aside->fd[job->aside->n++] = fd;

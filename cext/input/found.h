@@ -45,6 +45,7 @@ struct hs_revoke_job {
     uint32_t overrun;         /* how many took longer, and were killed */
     ino_t killed[HS_OVERRUN]; /* they: their processes run no instruction any more */
     struct hs_files *aside;   /* but for HS_REVOKE */
+    struct hs_places *places; /* of what is put aside; or NULL */
 };
 
 /* A step of the walk ends: what the walk has cost until now. */
@@ -53,6 +54,10 @@ int64_t hs_found_spent(struct hs_revoke_job *job);
 bool hs_found_late(struct hs_revoke_job *job);
 /* Which of the job's devices it is; job->n: none. */
 uint32_t hs_found_device(const struct hs_revoke_job *job, const struct stat *st);
+/* Put a reader of a device aside. Not if it reads nothing: it is revoked, its device is unplugged,
+ * or it was opened as a path; nor one that is there already; nor if there is no room. Whether the
+ * descriptor is `readers`' now. */
+bool hs_found_reader(struct hs_files *readers, int fd, uint32_t device);
 /* Revoke a device's open file. Whether the descriptor is the keeper's now. */
 bool hs_found_revoke(struct hs_revoke_job *job, int fd);
 /* Deal with a descriptor of ours, which ends here: a copy of one that a process has, or has in

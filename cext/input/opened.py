@@ -22,14 +22,14 @@ class Openings:
         """Readable when `opened` has something."""
         return self._fd
 
-    def watch(self, directory: int, name: str) -> int:
-        """Tell of the next open of a file, by its number here. directory: a descriptor of where it
-        is. Raises OSError."""
-        path = f"/proc/self/fd/{directory}/{name}".encode()
-        mask = lib.IN_OPEN | lib.IN_ONESHOT | lib.IN_DONT_FOLLOW
+    def watch(self, file: int) -> int:
+        """Tell of the next open of a file, by its number here. file: a descriptor of it (O_PATH
+        will do). Raises OSError."""
+        path = f"/proc/self/fd/{file}".encode()
+        mask = lib.IN_OPEN | lib.IN_ONESHOT
         number: int = lib.inotify_add_watch(self._fd, path, mask)
         if number < 0:
-            raise OSError(ffi.errno, f"inotify of {name}: {os.strerror(ffi.errno)}")
+            raise OSError(ffi.errno, f"inotify: {os.strerror(ffi.errno)}")
         return number
 
     def opened(self) -> list[int]:

@@ -61,6 +61,16 @@ static void revoke_aside(struct hs_revoke_job *job, struct hs_files *aside, uint
     aside->n = 0;
 }
 
+/* It has room: as much as there is for what is put aside. */
+static void note_place(struct hs_places *places, int via, int number) {
+    int pidfd = fcntl(via, F_DUPFD_CLOEXEC, 0);
+
+    if (pidfd < 0)
+        return; /* the kernel knows of more than are noted then, and all are looked through */
+    places->pidfd[places->n] = pidfd;
+    places->fd[places->n++] = number;
+}
+
 /* The descriptors of one table, named by a thread that uses it. via: a pidfd whose process has the
  * same table, or -1. Returns whether the table holds, or may hold, something out of reach: an error
  * is no answer, unless it says that the process or the descriptor has gone. */
@@ -84,9 +94,13 @@ static bool scan_table(struct hs_revoke_job *job, const char *path, int via) {
         if (!wanted && (job->mode == HS_NOTE_READERS || !S_ISSOCK(st.st_mode)))
             continue;
         fd = via < 0 ? -1 : (int)syscall(SYS_pidfd_getfd, via, number, 0);
-        if (fd >= 0)
+        if (fd >= 0) {
+            uint32_t before = job->places ? job->aside->n : 0;
+
             hs_found(job, fd, 0);
-        else if (via < 0 || (errno != EBADF && errno != ESRCH))
+            if (job->places && job->aside->n > before)
+                note_place(job->places, via, number);
+        } else if (via < 0 || (errno != EBADF && errno != ESRCH))
             beyond = beyond || wanted || hs_found_waiting(path, number) > 0;
     }
     closedir(dir);
@@ -292,8 +306,54 @@ static const char *last_part(const char *path) {
     return slash ? slash + 1 : path;
 }
 
-int hs_readers_find(struct hs_files *readers, const char *cgroup, const uint64_t *devices,
-                    uint32_t n) {
+void hs_places_forget(struct hs_places *places) {
+    while (places->n > 0)
+        close(places->pidfd[--places->n]);
+}
+
+/* Whether the kernel knows of nobody who has a device, but for us and its readers: it is told who
+ * they are, for a count may be of others. */
+static bool are_all(const struct hs_files *readers, const struct hs_clients *clients,
+                    const struct hs_ours *ours, uint32_t device) {
+    int32_t known[HS_CLIENTS_KNOWN] = {ours[device].fd, ours[device].also};
+    uint32_t n = 2;
+
+    for (uint32_t i = 0; i < readers->n; i++) {
+        if (readers->device[i] != device)
+            continue;
+        if (n == HS_CLIENTS_KNOWN)
+            return false;
+        known[n++] = readers->fd[i];
+    }
+    return hs_clients_others(clients, known, n) == 0;
+}
+
+/* Who is where it was. Whether the kernel knows of nobody else. */
+static bool find_again(struct hs_files *readers, const struct hs_places *places,
+                       const struct hs_clients *clients, const struct hs_ours *ours,
+                       const uint64_t *devices, uint32_t n) {
+    const struct hs_revoke_job job = {.devices = devices, .n = n};
+    bool all = true;
+
+    for (uint32_t i = 0; i < places->n; i++) {
+        int fd = (int)syscall(SYS_pidfd_getfd, places->pidfd[i], places->fd[i], 0);
+        uint32_t device;
+        struct stat st;
+
+        if (fd < 0)
+            continue;
+        device = fstat(fd, &st) < 0 ? n : hs_found_device(&job, &st);
+        if (device == n || !hs_found_reader(readers, fd, device))
+            close(fd);
+    }
+    for (uint32_t i = 0; all && i < n; i++)
+        all = are_all(readers, clients, ours, i);
+    return all;
+}
+
+int hs_readers_find(struct hs_keeper *keeper, struct hs_files *readers, struct hs_places *places,
+                    const char *cgroup, const struct hs_clients *clients,
+                    const struct hs_ours *ours, const uint64_t *devices, uint32_t n) {
     struct hs_revoke_count count = {0};
     struct hs_revoke_job job = {.mode = HS_NOTE_READERS,
                                 .devices = devices,
@@ -301,23 +361,44 @@ int hs_readers_find(struct hs_files *readers, const char *cgroup, const uint64_t
                                 .count = &count,
                                 .at_home = true,
                                 .aside = readers,
+                                .places = places,
                                 .spent = {.at = hs_own_ns()},
                                 .until = NOTE_MS * 1000000,
                                 .last = INT64_MAX};
+    int ret = 0;
 
     readers->n = readers->idle = 0;
-    job.all = last_part(cgroup);
-    return hs_frozen(cgroup) ? 0 : scan_group(&job, AT_FDCWD, cgroup, 0);
+    if (hs_frozen(cgroup))
+        return 0;
+    if (!find_again(readers, places, clients, ours, devices, n)) {
+        hs_readers_forget(readers, keeper);
+        hs_places_forget(places);
+        job.all = last_part(cgroup);
+        ret = scan_group(&job, AT_FDCWD, cgroup, 0);
+    }
+    hs_readers_mark(readers, clients);
+    return ret;
 }
 
-uint32_t hs_readers_left(struct hs_files *readers) {
+void hs_readers_mark(struct hs_files *readers, const struct hs_clients *clients) {
+    readers->n += readers->idle;
+    readers->idle = 0;
+    for (uint32_t i = 0; i < readers->n; i++)
+        readers->place[i] = hs_clients_place(clients, readers->fd[i]);
+}
+
+uint32_t hs_readers_left(struct hs_files *readers, const struct hs_clients *clients) {
     for (uint32_t i = readers->n; i-- > 0;) {
         struct pollfd file = {.fd = readers->fd[i], .events = POLLIN};
+        int32_t place = readers->place[i];
 
-        if (poll(&file, 1, 0) > 0 && (file.revents & (POLLIN | POLLHUP)) == POLLIN)
+        if (poll(&file, 1, 0) > 0 && (file.revents & (POLLIN | POLLHUP)) == POLLIN &&
+            (place < 0 || hs_clients_before(clients, file.fd, place) != 0))
             continue;
         readers->fd[i] = readers->fd[--readers->n];
+        readers->place[i] = readers->place[readers->n];
         readers->fd[readers->n] = file.fd;
+        readers->place[readers->n] = place;
         readers->idle++;
     }
     return readers->n;
@@ -352,7 +433,7 @@ bool hs_revoke_noted(struct hs_keeper *keeper, const struct hs_hold *hold, struc
     }
     hs_readers_forget(noted, keeper);
     for (uint32_t i = 0; nobody && i < n; i++)
-        nobody = hs_clients_others(clients, ours[i].fd, ours[i].also) == 0;
+        nobody = hs_clients_others(clients, (int32_t[]){ours[i].fd, ours[i].also}, 2) == 0;
     return nobody;
 }
 

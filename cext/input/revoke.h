@@ -29,27 +29,42 @@ _Static_assert(sizeof(struct hs_revoke_count) == 32, "struct hs_revoke_count");
 /* Open files of devices, each by a descriptor of ours; more than there is room for are left out. */
 struct hs_files {
     uint32_t n;
-    uint32_t idle; /* behind the n: they had nothing more to read */
+    uint32_t idle; /* behind the n: they have read it */
     int32_t fd[HS_READERS];
     uint32_t device[HS_READERS]; /* which one of the list */
+    int32_t place[HS_READERS];   /* up to where it is to be read; negative: all */
 };
-_Static_assert(sizeof(struct hs_files) == 8 + 8 * HS_READERS, "struct hs_files");
+_Static_assert(sizeof(struct hs_files) == 8 + 12 * HS_READERS, "struct hs_files");
 
-/* Note which open files of the devices there are in processes of the cgroup (a v2 directory) and
- * below it; none if it is frozen, for nobody reads there. Returns 0 or a negative errno; what
- * was noted is to be forgotten in any case. */
-int hs_readers_find(struct hs_files *readers, const char *cgroup, const uint64_t *devices,
-                    uint32_t n);
-/* Put those behind that have nothing to read, or no device any more; how many are left. Who is
- * behind has read what came before hs_readers_find. */
-uint32_t hs_readers_left(struct hs_files *readers);
-void hs_readers_forget(struct hs_files *readers, struct hs_keeper *keeper);
+/* Where readers in a cgroup were found the last time: by the number `fd` in a process, of which
+ * `pidfd` is ours. All 0 at first; hs_places_forget ends it. */
+struct hs_places {
+    uint32_t n;
+    int32_t pidfd[HS_READERS], fd[HS_READERS];
+};
+_Static_assert(sizeof(struct hs_places) == 4 + 8 * HS_READERS, "struct hs_places");
+
+void hs_places_forget(struct hs_places *places);
 
 /* An open file of each device, of this process, and another one of it or -1. */
 struct hs_ours {
     int32_t fd, also;
 };
 _Static_assert(sizeof(struct hs_ours) == 8, "struct hs_ours");
+
+/* Note which open files of the devices there are in processes of the cgroup (a v2 directory) and
+ * below it; none if it is frozen, for nobody reads there. Those at `places` come first, which are
+ * of this cgroup; if the kernel knows of no others, nobody is looked through. Returns 0 or a
+ * negative errno; what was noted is to be forgotten in any case. */
+int hs_readers_find(struct hs_keeper *keeper, struct hs_files *readers, struct hs_places *places,
+                    const char *cgroup, const struct hs_clients *clients,
+                    const struct hs_ours *ours, const uint64_t *devices, uint32_t n);
+/* What is to be read is what is there now; hs_readers_find does this too. */
+void hs_readers_mark(struct hs_files *readers, const struct hs_clients *clients);
+/* Put those behind that have read what came before hs_readers_mark, or that have nothing to read,
+ * or no device any more; how many are left. */
+uint32_t hs_readers_left(struct hs_files *readers, const struct hs_clients *clients);
+void hs_readers_forget(struct hs_files *readers, struct hs_keeper *keeper);
 
 /* Revoke the noted open files, which are forgotten then, and ask the kernel whether anybody else
  * has one of the devices open: if the loser is at rest, that answers what hs_revoke has to look

@@ -14,6 +14,9 @@ from cext import check
 from cext._native import ffi, lib
 from cext.bpf import objects as bpf
 
+_ASKED = ("others", "waiting", "place", "before")
+"""Programs of clients.bpf.c, without their prefix, and where they are in struct hs_clients."""
+
 DESCRIPTORS = 2048
 """That this process has room for, once there is a `Revoker`."""
 
@@ -56,26 +59,50 @@ class Revoker:
         _widen_descriptor_table()
         self._keeper: Any = out[0]
         self._readers: Any = ffi.new("struct hs_files *")
+        self._places: dict[Path, Any] = {}  # of each OS, from one look to the next
         self._object: bpf.Object | None = None
-        self._clients: Any = ffi.new("struct hs_clients *", {"others": -1, "waiting": -1})
+        self._clients: Any = ffi.new("struct hs_clients *", [-1, -1, -1, -1])
 
     def know_clients(self) -> None:
         """From now on the kernel is asked who has a device open. Once is enough. Raises OSError: it
         does not tell (it needs BTF, of the module evdev too)."""
         if self._object is None:
             self._object = bpf.Object("clients")
-            self._clients.others = self._object.program("clients_others")
-            self._clients.waiting = self._object.program("clients_waiting")
+            for name in _ASKED:
+                setattr(self._clients, name, self._object.program(f"clients_{name}"))
 
-    def look(self, cgroup: Path, devices: Sequence[int]) -> None:
+    def look(self, cgroup: Path, devices: Sequence[Own]) -> None:
         """Note who in the cgroup has the devices open, for `unread`. Raises OSError."""
         self.forget()
-        found = lib.hs_readers_find(self._readers, os.fsencode(cgroup), list(devices), len(devices))
+        places = self._places.get(cgroup)
+        if places is None:
+            places = self._places[cgroup] = ffi.new("struct hs_places *")
+        found = lib.hs_readers_find(
+            self._keeper,
+            self._readers,
+            places,
+            os.fsencode(cgroup),
+            self._clients,
+            [(one.fd, one.also) for one in devices],
+            [one.device for one in devices],
+            len(devices),
+        )
         check(found, "look at readers of input devices")
 
+    def leave(self, cgroup: Path) -> None:
+        """The OS has left, or its processes have ended. Twice is harmless."""
+        places = self._places.pop(cgroup, None)
+        if places is not None:
+            lib.hs_places_forget(places)
+
+    def mark(self) -> None:
+        """Who was noted is to read what is there now, for `unread`; `look` does this too."""
+        lib.hs_readers_mark(self._readers, self._clients)
+
     def unread(self) -> int:
-        """How many of the open files that were noted have had something to read ever since."""
-        left: int = lib.hs_readers_left(self._readers)
+        """How many of the open files that were noted have not been read so far. If the kernel does
+        not tell how far that is, it is to their end."""
+        left: int = lib.hs_readers_left(self._readers, self._clients)
         return left
 
     def forget(self) -> None:
@@ -165,9 +192,12 @@ class Revoker:
     def close(self) -> None:
         """Close what is kept. Twice is harmless."""
         self.forget()
+        for cgroup in list(self._places):
+            self.leave(cgroup)
         lib.hs_keeper_free(self._keeper)
         self._keeper = ffi.NULL
-        self._clients.others = self._clients.waiting = -1
+        for name in _ASKED:
+            setattr(self._clients, name, -1)
         if self._object is not None:
             self._object.close()
             self._object = None

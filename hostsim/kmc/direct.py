@@ -36,7 +36,8 @@ A release leaves no window for two readers:
     5. the OS may run again
     6. each device's state is saved, and its keys and contacts are lifted
 
-That the node went is announced when the next owner has it: nobody waits for that.
+That the node went is announced when the next owner has had it for a moment (AFTERWARDS): nobody
+waits for that, and its programs are to open the node before the daemon does anything else.
 
 The machine's own programs lose what they have open when the device is taken, and its nodes are out
 of the machine's /dev until it is given back (netns/nodes.py): no compositor hears what is typed for
@@ -45,6 +46,7 @@ owner to the next it has not: no OS can open the node in between, and the end of
 the kernel's RCU, which takes longer than all the rest.
 """
 
+import asyncio
 import contextlib
 import errno
 import functools
@@ -83,6 +85,9 @@ would have an OS killed that has three processes."""
 
 LONGER = 2.0
 """The same for what is left of an OS that was killed."""
+
+AFTERWARDS = 0.02
+"""Seconds after a take, until what is left of the old owner's nodes is taken down and announced."""
 
 PASSES = 50
 """Most passes over an OS's processes; a clean one ends it."""
@@ -144,6 +149,7 @@ class Direct(Equipment):
         self._owner: str | None = None
         self.openings = Openings() if self._carries else None
         self._opening: dict[int, _Device] = {}
+        self._settling: asyncio.TimerHandle | None = None
 
     def opened(self) -> None:
         """A node was opened (`openings`): what is carried is pressed for its first reader."""
@@ -252,12 +258,18 @@ class Direct(Equipment):
                 device.copy.leave(name)
             device.saved.pop(name, None)
         self._memory.forget(name)
+        self._forget_places(name)
 
     def os_back(self, name: str) -> None:
         """The OS was started again, in the background."""
+        self._forget_places(name)
         for device in self._devices.values():
             if device.copy is not None:
                 device.copy.give(name)
+
+    def _forget_places(self, name: str) -> None:
+        if self._revoker is not None and name in self._oses:
+            self._revoker.leave(self._oses[name].vm.cgroup)
 
     def remove(self, sysname: str, tell: bool = False) -> None:
         """The device is gone, or (tell) it is the machine's again, which is announced. One that is
@@ -306,19 +318,23 @@ class Direct(Equipment):
         if self._revoker is not None and self._devices:
             group = self._oses[name].vm.cgroup
             try:
-                self._revoker.look(group, self._rdevs())
+                self._revoker.look(group, self._own())
             except OSError as error:  # nobody is waited for then
                 log.warning("%s: %s", name, error)
 
     def lift(self, name: str) -> None:
         """A program that reads the node itself, and knows nothing of libinput's rule that a device
         that goes has nothing pressed, is told so."""
+        lifted = 0
         for sysname, device in list(self._devices.items()):
             with self._plugged(sysname):
-                device.source.still(self._carries - device.hotkey)
+                lifted += device.source.still(self._carries - device.hotkey)
+        if lifted and self._revoker is not None:
+            self._revoker.mark()  # it is to read that too
 
     def unread(self, name: str) -> int:
-        """Of its open files, those that have not been read empty since `ask`."""
+        """Of its open files, those that have not been read as far as they came at `ask`, or at
+        `lift`, if that has added to them."""
         return self._revoker.unread() if self._revoker is not None else 0
 
     def release(self, name: str) -> None:
@@ -365,11 +381,14 @@ class Direct(Equipment):
         self._owner = name
         for device in self._devices.values():
             self._oses[name].give(device.node, functools.partial(self._await_open, device, name))
-        for nodes in self._oses.values():
-            nodes.settle()
+        if self._settling is not None:
+            self._settling.cancel()
+        self._settling = asyncio.get_running_loop().call_later(AFTERWARDS, self._settle)
 
     def close(self) -> None:
         """See `Equipment`."""
+        if self._settling is not None:
+            self._settling.cancel()
         if self._owner is not None:
             self.release(self._owner)
         for sysname, device in list(self._devices.items()):
@@ -386,12 +405,16 @@ class Direct(Equipment):
             self._revoker.close()
             self._revoker = None
 
-    def _await_open(self, device: _Device, name: str, node: str) -> None:
-        """node: the name of the device's node in the OS's /dev/input."""
+    def _settle(self) -> None:
+        for nodes in self._oses.values():
+            nodes.settle()
+
+    def _await_open(self, device: _Device, name: str, node: int) -> None:
+        """node: a descriptor (O_PATH) of the OS's own."""
         if not device.shown or self.openings is None:
             return
         try:
-            number = self.openings.watch(self._oses[name].vm.input_fd, node)
+            number = self.openings.watch(node)
             self._opening[number] = device
         except OSError as error:  # it has the kernel's record all the same
             log.warning("%s: carried keys are not pressed: %s", name, error)
@@ -399,13 +422,8 @@ class Direct(Equipment):
     def _revoke_noted(self, hold: Hold) -> bool:
         """Take the devices from who had them at `ask`. Whether nobody has one open any more."""
         assert self._revoker is not None
-        devices = list(self._devices.values())
-        own = [
-            Own(one.source.rdev, one.source.fileno(), -1 if one.copy is None else one.copy.fileno())
-            for one in devices
-        ]
-        nobody, unread = self._revoker.revoke_noted(hold, own, STILL)
-        for device, count in zip(devices, unread, strict=True):
+        nobody, unread = self._revoker.revoke_noted(hold, self._own(), STILL)
+        for device, count in zip(self._devices.values(), unread, strict=True):
             device.unread += count
         return nobody
 
@@ -426,6 +444,12 @@ class Direct(Equipment):
         if found.killed:
             log.warning("%s: killed %d that hid a device, or may have", group.name, found.killed)
         return found.clean
+
+    def _own(self) -> list[Own]:
+        return [
+            Own(one.source.rdev, one.source.fileno(), -1 if one.copy is None else one.copy.fileno())
+            for one in self._devices.values()
+        ]
 
     def _rdevs(self) -> list[int]:
         return [device.source.rdev for device in self._devices.values()]

@@ -10,8 +10,10 @@ Old programs know no evdev. For them there is a pad's `js0`, or a mouse's `mouse
 node (`give_old`): with the first number that the OS has free, since many a program looks for `js0`
 only, and for itself, since such a program asks no udev.
 
-A node is given whole. Withdrawing closes the door to new opens, and `settle` takes down and
-announces the rest, when there is time for it; files that are open are the driver's business.
+A node is given whole. It is made in a directory of its own (WORKSHOP), and appears by one link:
+nobody who watches /dev/input is woken before. Withdrawing closes the door to new opens. `settle`
+takes down and announces the rest, and makes the node for the next time, when there is time for it.
+Files that are open are the driver's business.
 """
 
 import contextlib
@@ -33,7 +35,7 @@ from hostsim.vm import Vm
 from netns import nodes, tree
 from netns.evdevices import Source, classify
 from netns.hotplug import InputNode
-from netns.uevent import Announcer
+from netns.uevent import Announcer, News, news
 
 log = logging.getLogger("hostsim.kmc")
 
@@ -41,6 +43,8 @@ GROUP_FILE_MAX = 1 << 20
 """Bytes of an OS's /etc/group that are read."""
 IDS = 65536
 """Ids that an OS has."""
+WORKSHOP = ".hostsim"
+"""In an OS's /dev/input. What the OS can open is said by its device list, not by this."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,14 @@ class _Old(NamedTuple):
     rdev: int
 
 
+class _Made(NamedTuple):
+    """A node in the workshop. held: a descriptor of it (O_PATH); the OS may do with its name there
+    what it likes."""
+
+    rdev: int
+    held: int
+
+
 def node_path(sysname: str) -> str:
     """Where an evdev node is in sysfs, from /devices on. Raises OSError."""
     real = os.path.realpath(f"/sys/class/input/{sysname}", strict=True)
@@ -123,6 +135,11 @@ class OsNodes:
         self._given: dict[str, Node] = {}
         self._recorded: dict[str, Node] = {}
         self._leaving: list[Node] = []
+        self._made: dict[str, _Made] = {}
+        """What is in the workshop, by name."""
+        self._workshop = -1
+        self._news: dict[tuple[str, str], tuple[Node, News]] = {}
+        """As they were last said, by action and name."""
         self._old: dict[str, _Old] = {}
         """By the kernel's name, which no other node has at the same time."""
         self._without: set[str] = set()
@@ -146,12 +163,12 @@ class OsNodes:
                 self._without.add(what)
                 log.warning("%s goes without %s: %s", self.vm.spec.name, what, reason(error))
 
-    def give(self, node: Node, made: Callable[[str], None] = lambda name: None) -> None:
+    def give(self, node: Node, made: Callable[[int], None] = lambda _: None) -> None:
         """The node appears: allowed, made, announced. An OS that is gone, or whose own files are in
         the way, goes without it. Raises nothing.
 
-        made: called with the name, in the OS's /dev/input, that the node has before it appears
-        under its own: nobody has opened it yet."""
+        made: called with a descriptor of the node (O_PATH) before it appears: nobody has opened it
+        yet. Once more if the OS has taken away what was made for it."""
         if not self.vm.alive:
             return
         self.settle()
@@ -163,22 +180,62 @@ class OsNodes:
             self._appear(node, made)
             self._record(node)
             self._say("add", node)
+        self._tidy(node.sysname)
 
-    def _appear(self, node: Node, made: Callable[[str], None]) -> None:
+    def _appear(self, node: Node, made: Callable[[int], None]) -> None:
         """A program that looks for nodes all the time finds this one whole: its owner is set, and
         `made` is done. It appears as a new name, not as one that was moved: many a program that
-        watches the directory is told of what is made only (IN_CREATE, inotify(7))."""
-        where, hidden = self.vm.input_fd, f".{node.sysname}"
-        evnode.make(where, hidden, node.rdev, self.vm.owner, self._group)
-        try:
-            made(hidden)
+        watches the directory is told of what is made only (IN_CREATE, inotify(7)). `_tidy`
+        follows."""
+        ready = self._made.get(node.sysname)
+        if ready is not None and ready.rdev == node.rdev:
+            made(ready.held)
+            with contextlib.suppress(FileNotFoundError):  # the OS has taken it away
+                evnode.put(ready.held, self.vm.input_fd, node.sysname)
+                return
+        held = self._make(node)
+        made(held)
+        evnode.put(held, self.vm.input_fd, node.sysname)
+
+    def _make(self, node: Node) -> int:
+        """In the workshop, for `_appear`. Its descriptor, which stays ours. Raises OSError."""
+        self._drop(node.sysname)
+        for left in (True, False):
+            if self._workshop < 0:
+                self._workshop = tree.opened(self.vm.input_fd, WORKSHOP, 0o700)
             try:
-                os.link(hidden, node.sysname, src_dir_fd=where, dst_dir_fd=where)
-            except FileExistsError:  # the OS's own; it goes
-                os.rename(hidden, node.sysname, src_dir_fd=where, dst_dir_fd=where)
-        finally:
-            with contextlib.suppress(OSError):  # then it is the OS's own
-                tree.remove(where, hidden)
+                evnode.make(self._workshop, node.sysname, node.rdev, self.vm.owner, self._group)
+                break
+            except FileNotFoundError:  # the OS has removed the directory, which was empty
+                self._leave_workshop()
+                if not left:
+                    raise
+        held = evnode.hold(self._workshop, node.sysname, node.rdev)
+        self._made[node.sysname] = _Made(node.rdev, held)
+        return held
+
+    def _drop(self, name: str) -> bool:
+        """It is held no more. Whether it was."""
+        if (ready := self._made.pop(name, None)) is not None:
+            os.close(ready.held)
+        return ready is not None
+
+    def _tidy(self, name: str) -> None:
+        """Nothing of this name is in the workshop any more."""
+        if not self._drop(name):
+            return
+        try:
+            tree.remove(self._workshop, name)
+        except OSError:  # the OS has put something else in the workshop's place
+            self._leave_workshop()
+
+    def _leave_workshop(self) -> None:
+        """The next one is found, or made, anew. Twice is harmless."""
+        for name in list(self._made):
+            self._drop(name)
+        if self._workshop >= 0:
+            os.close(self._workshop)
+            self._workshop = -1
 
     def give_old(self, sysname: str) -> None:
         """What the kernel has beside an evdev node, with or without that. Once more, it is made
@@ -186,11 +243,12 @@ class OsNodes:
 
         An open file of one cannot be revoked: it must be the OS's alone, as a clone's is."""
         for kernel, rdev in nodes.old(sysname).items() if self.vm.alive else ():
+            old = self._old.get(kernel) or _Old(sysname, self._free(kernel), rdev)
+            self._old[kernel] = old
             with self._own_affair(kernel):
-                old = self._old.get(kernel) or _Old(sysname, self._free(kernel), rdev)
-                self._old[kernel] = old
                 self.vm.devices.allow(os.major(rdev), os.minor(rdev))
-                self._appear(Node(old.name, rdev, ""), lambda hidden: None)
+                self._appear(Node(old.name, rdev, ""), lambda _: None)
+            self._tidy(old.name)
 
     def _free(self, kernel: str) -> str:
         """The first name of its kind that the OS has not."""
@@ -238,7 +296,7 @@ class OsNodes:
         /devices on."""
         if self.vm.alive:
             with self._own_affair(f"change of {path}"):
-                self._announcer.say("change", path, properties)
+                self._announcer.say(news("change", path, properties))
 
     def withdraw(self, sysname: str) -> None:
         """The node goes, and no new open succeeds; see `settle` for the rest. Not given, or an OS
@@ -262,6 +320,11 @@ class OsNodes:
         for node in leaving if self.vm.alive else ():
             self._erase(node)
             self._say("remove", node)
+            if node.sysname in self._recorded:  # it is still plugged in
+                try:
+                    self._make(node)
+                except OSError:  # `give` tries again, and says why
+                    self._leave_workshop()
 
     def _record(self, node: Node) -> None:
         """The links, and the udev record (once: nobody looks at it without the links)."""
@@ -304,21 +367,29 @@ class OsNodes:
         for kernel in [kernel for kernel, old in self._old.items() if old.beside == sysname]:
             self.lose_old(kernel)
         self.withdraw(sysname)
-        self.settle()
         node = self._recorded.pop(sysname, None)
+        self.settle()
+        self._tidy(sysname)
+        for action in ("add", "remove", "change"):
+            self._news.pop((action, sysname), None)
         if node is not None and self.vm.alive:
             with contextlib.suppress(OSError), self._at("data") as data:
                 tree.remove(data, node.database)
 
     def _say(self, action: str, node: Node) -> None:
+        known, said = self._news.get((action, node.sysname), (None, None))
+        if said is None or known is not node:
+            said = news(action, node.path, node.udev())
+            self._news[action, node.sysname] = node, said
         try:
-            self._announcer.say(action, node.path, node.udev())
+            self._announcer.say(said)
         except OSError as error:  # the node itself is there or gone all the same
             log.warning("%s: udev %s of %s: %s", self.vm.spec.name, action, node.sysname, error)
 
     def close(self) -> None:
         """Close what belongs to us. Twice is harmless."""
         self._announcer.close()
+        self._leave_workshop()
 
 
 def group_of(vm: Vm, name: str) -> int:

@@ -98,6 +98,39 @@ def test_what_came_before_a_flip_is_read_first(tmp_path: Path) -> None:
         rig.stop()
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_what_comes_after_the_request_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: bool
+) -> None:
+    """A device that never pauses would hold up each flip until its reader, for once, had nothing to
+    read. A kernel that does not tell how far a file was read is asked for that."""
+    if not told:
+        monkeypatch.setattr("cext.input.revoke._ASKED", ("others", "waiting"))
+    rig = Rig(spec("direct", kmc=KmcSpec("work", LENIENT if told else SHORT)), tmp_path)
+    try:
+        keyboard = rig.typist("keyboard", "Test Keyboard")
+        rig.start()
+        reader = rig.reader("work")
+        becomes(reader.opened, 1, DEADLINE, "work has the keyboard")
+        keyboard("tap KEY_A")
+        becomes(reader.pressed, [(A, 1), (A, 0)], DEADLINE, "work reads")
+        agent = rig.agent("work")
+        agent.send_signal(signal.SIGSTOP)
+        flip = rig.begin(rig.kmc.flip("play", "test"))
+        becomes(lambda: rig.status()["oses"][0]["state"], "releasing", DEADLINE, "it was asked")
+        reader.process.send_signal(signal.SIGSTOP)
+        keyboard("tap KEY_A")
+        agent.send_signal(signal.SIGCONT)
+        late = flip.result(DEADLINE)["ms"] >= 1000 * (LENIENT if told else SHORT)
+        assert late is not told
+        assert rig.devices()[0]["counters"] == {"unread": 2}
+        reader.process.send_signal(signal.SIGCONT)
+        becomes(reader.opened, 0, DEADLINE, "work has lost the keyboard")
+        assert reader.pressed() == [(A, 1), (A, 0)]
+    finally:
+        rig.stop()
+
+
 def test_what_is_not_read_in_time_is_counted(tmp_path: Path) -> None:
     rig, keyboard, reader = direct(tmp_path, SHORT)
     try:

@@ -5,7 +5,10 @@ against it is left out. The product has no switch for this: a copy of the source
 compiled.
 """
 
+import contextlib
+import os
 import re
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +22,7 @@ from cext.input.revoke import Hold, Revoked, Revoker
 from help.rig import DEADLINE, Puppet, Reader, Rig, Typist, spec
 from help.waiting import becomes, until
 from hostsim.kmc import direct
+from hostsim.model import OsSpec
 from hostsim.vm import Vm
 
 pytestmark = [pytest.mark.uinput, pytest.mark.timeout(600)]
@@ -32,6 +36,15 @@ DEEPER = {"look_into(job, fd, depth + 1);": "if (depth == 0) look_into(job, fd, 
 HIDDEN = {"if (job->count->hidden != hidden)": "if (false)"}
 THREADS = {"has_threads(pid) && threads_hide(job, pid))": "has_threads(pid) && false)"}
 THREADS_QUEUES = {"wanted || hs_found_waiting(path, number) > 0;": "wanted;"}
+COUNTED = {  # how many have it, and not who
+    "return hs_clients_others(clients, known, n) == 0;\n}\n\n/* Who": (
+        "return hs_clients_others(clients, known, 2) == (int)n - 2;\n}\n\n/* Who"
+    ),
+    "ioctl(fd, EVIOCGVERSION, &version) < 0)\n        return false;\n    for": (
+        "(version = 0))\n        return false;\n    for"
+    ),
+    "syscall(SYS_kcmp, self, self, KCMP_FILE, fd, readers->fd[i]) == 0": "false",
+}
 CLIENTS = {"== 0;\n    return nobody": ">= 0;\n    return nobody"}
 FREEZE = {
     'else if (write(hold->control, "1", 1) < 0)': "else if (false)",
@@ -165,6 +178,81 @@ def test_nobody_is_looked_through_if_the_kernel_knows_that_nobody_has_it(
     becomes(play.opened, 1, DEADLINE, "play has it again")
     assert looks
     assert looks[-1].clean
+
+
+@pytest.mark.parametrize("how", ["twice", "revoke", "path"])
+def test_what_reads_nothing_stands_for_no_reader(
+    leave_out: Callable[[dict[str, str]], None],
+    started: Callable[[], Scene],
+    defended: bool,
+    how: str,
+) -> None:
+    """A program has a descriptor more than open files, or one that is no reader's, where readers
+    were found before. Defence: the kernel is told who they are, and not how many."""
+    if not defended:
+        leave_out(COUNTED)
+    rig, keyboard, attacker, play = started()
+    assert rig.kmc._plugs is not None
+    driver = rig.kmc._plugs.direct
+    revoker = driver._revoker
+    assert revoker is not None
+    fd = attacker("open", keyboard.node)
+    if how == "twice":
+        assert attacker("twice", fd).isdigit()
+    rig.now(lambda: driver.ask("work"))
+    if how == "revoke":
+        assert attacker("revoke", fd) == "done"
+    elif how == "path":
+        assert attacker("close", fd) == "done"
+        rig.now(revoker.forget)
+        becomes(lambda: revoker.kept, 0, DEADLINE, "our copy is closed")
+        assert attacker("path", keyboard.node) == fd
+    other = rig.reader("work")
+    becomes(other.opened, 1, DEADLINE, "another program has it too")
+    other.process.send_signal(signal.SIGSTOP)
+    keyboard("tap KEY_A")
+    if how == "twice":
+        until(lambda: reads(attacker, "read", fd), DEADLINE, "the first reads")
+    rig.now(lambda: driver.ask("work"))
+    assert (rig.now(lambda: driver.unread("work")) == 1) is defended
+    flip = rig.begin(rig.kmc.flip("play", "test"))
+    other.process.send_signal(signal.SIGCONT)
+    assert flip.result(DEADLINE)["foreground"] == "play"
+    becomes(play.opened, 1, DEADLINE, "play has the keyboard")
+    becomes(other.opened, 0, DEADLINE, "the other program has not")
+    keyboard("tap KEY_A")
+    becomes(play.pressed, [(30, 1), (30, 0)], DEADLINE, "play reads")
+    assert how == "path" or not reads(attacker, "read", fd)
+    assert not defended or other.pressed() == [(30, 1), (30, 0)]  # before the flip
+
+
+def standing_for(pid: int) -> int:
+    """How many descriptors of ours stand for a process (pidfd_open(2))."""
+    count = 0
+    for name in os.listdir("/proc/self/fdinfo"):
+        with contextlib.suppress(FileNotFoundError):
+            text = Path(f"/proc/self/fdinfo/{name}").read_text()
+            count += f"\nPid:\t{pid}\n" in text
+    return count
+
+
+def test_of_an_os_that_has_left_nothing_is_kept(
+    started: Callable[[], Scene], defended: bool, monkeypatch: Patch
+) -> None:
+    """Where its readers were found, by descriptors that stand for its processes."""
+    if not defended:
+        monkeypatch.setattr(direct.Direct, "_forget_places", lambda *_: None)
+    rig, *_ = started()
+    vm = rig.join("rest", OsSpec())
+    rest = rig.reader("rest")
+    before = standing_for(rest.process.pid)
+    rig.flip("rest")
+    becomes(rest.opened, 1, DEADLINE, "rest has the keyboard")
+    rig.flip("work")
+    assert standing_for(rest.process.pid) == before + 1
+    rig.leave("rest")
+    assert standing_for(rest.process.pid) == before + (not defended)
+    vm.stop()
 
 
 RUNNERS, FLIPS = 2, 10

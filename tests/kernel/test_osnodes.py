@@ -14,16 +14,17 @@ from pathlib import Path
 
 import pytest
 
+from cext.input.opened import Openings
 from hostsim.kmc import wire
 from hostsim.kmc.agents import AgentPort, Connection, Handler
-from hostsim.kmc.osnodes import Node, OsNodes
+from hostsim.kmc.osnodes import WORKSHOP, Node, OsNodes
 from hostsim.kmc.wire import Message
 from hostsim.vm import Vm
 from netns import tree
 
 pytestmark = pytest.mark.root
 
-NUMBER = os.makedev(13, 95)
+NUMBER, OTHER = os.makedev(13, 95), os.makedev(13, 94)
 IN_CREATE = 0x100  # linux/inotify.h
 
 
@@ -40,7 +41,7 @@ def test_a_node_is_for_the_input_group_to_read_and_write(make_vm: Callable[..., 
     assert vm.run(["stat", "-c", "%G", "/dev/input/event31"]).stdout == b"input\n"
     nodes.withdraw("event31")
     nodes.settle()
-    assert os.listdir(f"/proc/{vm.pid}/root/dev/input") == []
+    assert os.listdir(f"/proc/{vm.pid}/root/dev/input") == [WORKSHOP]
     nodes.close()
 
 
@@ -50,9 +51,9 @@ def test_a_node_appears_when_all_is_ready_for_its_first_reader(make_vm: Callable
     nodes = OsNodes(vm)
     seen: list[tuple[bool, int]] = []
 
-    def ready(name: str) -> None:
+    def ready(node: int) -> None:
         there = "event31" in os.listdir(f"/proc/{vm.pid}/root/dev/input")
-        seen.append((there, os.stat(name, dir_fd=vm.input_fd).st_ino))
+        seen.append((there, os.fstat(node).st_ino))
 
     nodes.give(NODE, ready)
     assert seen == [(False, os.stat("event31", dir_fd=vm.input_fd).st_ino)]
@@ -79,7 +80,40 @@ def test_a_program_that_watches_for_new_names_is_told_of_a_node(make_vm: Callabl
         assert libc.inotify_add_watch(watch.fileno(), directory, IN_CREATE) >= 0
         nodes.give(NODE)
         assert "event31" in _names(watch.read(1 << 16))
+        nodes.withdraw("event31")
+        nodes.settle()
+        nodes.give(NODE)
+        assert _names(watch.read(1 << 16))[0] == "event31"  # woken by nothing before
     assert os.stat("event31", dir_fd=vm.input_fd).st_nlink == 1
+    nodes.forget("event31")
+    nodes.close()
+
+
+def test_a_node_in_the_workshop_is_of_no_use(make_vm: Callable[..., Vm]) -> None:
+    """It is made for the next time. User 0 of an OS without a root of its own is the machine's."""
+    vm = make_vm(os=True)
+    nodes = OsNodes(vm)
+    nodes.give(NODE)
+    node = f"/dev/input/{WORKSHOP}/event31"
+    assert not Path(f"/proc/{vm.pid}/root{node}").exists()
+    nodes.withdraw("event31")
+    nodes.settle()
+    assert os.stat(f"/proc/{vm.pid}/root{node}").st_rdev == NUMBER
+    opened = vm.run(["sh", "-c", f"exec 3< {node}"]).stderr
+    assert b"Operation not permitted" in opened
+    assert vm.run(["rm", node]).returncode == 0
+    nodes.give(NODE)
+    assert os.stat("event31", dir_fd=vm.input_fd).st_rdev == NUMBER
+    nodes.withdraw("event31")
+    nodes.settle()
+    assert vm.run(["mv", f"/dev/input/{WORKSHOP}", "/dev/input/mine"]).returncode == 0
+    nodes.give(NODE)
+    assert os.stat("event31", dir_fd=vm.input_fd).st_rdev == NUMBER
+    assert vm.run(["rmdir", "/dev/input/mine"]).returncode == 0
+    nodes.withdraw("event31")
+    nodes.settle()
+    nodes.give(NODE)
+    assert os.stat("event31", dir_fd=vm.input_fd).st_rdev == NUMBER
     nodes.forget("event31")
     nodes.close()
 
@@ -106,11 +140,52 @@ PLACES = (
     "/sys/class/input/event31",
     "/sys/class/input/input31",
     "/dev/input/event31",
-    "/dev/input/.event31",
+    f"/dev/input/{WORKSHOP}",
+    f"/dev/input/{WORKSHOP}/event31",
     "/dev/input/by-id",
     "/dev/input/by-id/usb-it",
     "/dev/input/by-path",
 )
+
+
+TAKEN = {
+    **{way: command for way, command in WAYS.items() if way != "a directory"},
+    "nothing": "rm {0}",
+    "a link to another device": "ln -sf ../event30 {0}",
+    "another device": "ln -f /dev/input/event30 {0}",
+}
+"""What an OS does with the name of a node that was made for it beforehand."""
+
+
+@pytest.mark.parametrize("way", TAKEN)
+def test_the_node_that_was_made_is_the_one_that_appears(
+    vm_with_os: Vm, way: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Or another one that is made, and no more is said of that: the OS may tidy up."""
+    nodes, openings = OsNodes(vm_with_os), Openings()
+    watched: list[int] = []
+
+    def made(node: int) -> None:
+        openings.watch(node)
+        watched.append(os.fstat(node).st_ino)
+
+    nodes.give(Node("event30", OTHER, "/devices/virtual/input/input30/event30"))
+    nodes.give(NODE)
+    nodes.withdraw("event31")
+    nodes.settle()
+    place = f"/dev/input/{WORKSHOP}/event31"
+    done = vm_with_os.run(["sh", "-c", TAKEN[way].format(place)])
+    assert done.returncode == 0, done.stderr
+    with caplog.at_level(logging.WARNING):
+        nodes.give(NODE, made)
+    found = os.stat("event31", dir_fd=vm_with_os.input_fd, follow_symlinks=False)
+    assert (stat.S_ISCHR(found.st_mode), found.st_rdev) == (True, NUMBER)
+    assert watched[-1] == found.st_ino
+    assert not caplog.records
+    nodes.forget("event30")
+    nodes.forget("event31")
+    openings.close()
+    nodes.close()
 
 
 def machine() -> list[str]:

@@ -18,7 +18,7 @@ from hostsim.errors import HostsimError
 from hostsim.kmc.osnodes import Node, OsNodes
 from hostsim.model import RootSpec
 from hostsim.vm import Vm
-from netns.uevent import Announcer
+from netns.uevent import Announcer, news
 
 pytestmark = pytest.mark.root
 
@@ -316,7 +316,7 @@ def test_messages_come_from_its_user_0(make_vm: MakeVm, root: Path) -> None:
         heard.bind((0, 2))
         heard.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         heard.settimeout(10)
-        announcer.say("add", "/devices/x", {"SUBSYSTEM": "input"})
+        announcer.say(news("add", "/devices/x", {"SUBSYSTEM": "input"}))
         _, told, _, _ = heard.recvmsg(4096, 256)
         assert int.from_bytes(told[0][2][4:8], "little") == vm.owner
     finally:

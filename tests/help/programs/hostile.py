@@ -16,6 +16,7 @@ fetched back after the flip (a line is asked for by a line on standard input), t
 import array
 import ctypes
 import errno
+import fcntl
 import os
 import socket
 import stat
@@ -138,6 +139,17 @@ class Puppet:
     def open(self, path: str) -> str:
         """A descriptor."""
         return str(os.open(path, os.O_RDWR | os.O_NONBLOCK))
+
+    def path(self, path: str) -> str:
+        """The file, and not what is behind it."""
+        return str(os.open(path, os.O_PATH))
+
+    def twice(self, fd: str) -> str:
+        return str(os.dup(int(fd)))
+
+    def revoke(self, fd: str) -> str:
+        fcntl.ioctl(int(fd), 0x40044591, 0)  # EVIOCREVOKE
+        return "done"
 
     def close(self, fd: str) -> str:
         os.close(int(fd))
