@@ -24,6 +24,8 @@ EPILOG = "A host file describes a host; edge, duo, both and desk ship: hostsim u
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `hostsim`; returns the exit status."""
     words = sys.argv[1:] if argv is None else argv
+    if argv is None:
+        _hold_streams()
     try:
         completes = "_ARGCOMPLETE" in os.environ
         of_life = any(word in life.COMMANDS for word in words[:1])
@@ -55,9 +57,22 @@ def _end(status: int) -> NoReturn:
     """End the process, of which nothing is left to do: the interpreter takes longer to take itself
     apart, the more so while OSes that boot have the processors."""
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None:  # it was closed when the process began
-            stream.flush()
+        stream.flush()
     os._exit(status)
+
+
+def _hold_streams() -> None:
+    """A standard stream that was closed when the process began is /dev/null: nothing can be said
+    there, and no file or socket of this process or its children gets its number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            held = os.open(os.devnull, os.O_RDWR)  # the lowest that is free: this one
+            os.set_inheritable(held, True)
+        if getattr(sys, name) is None:
+            mode = "w" if number else "r"
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 class _Version(argparse.Action):

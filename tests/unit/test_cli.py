@@ -57,7 +57,8 @@ def test_commands_of_life_are_parsed_without_the_others() -> None:
 
 def test_what_is_not_read_is_no_traceback() -> None:
     """Neither by a stream that was closed before, nor by one that takes no more."""
-    for words, status in (("ls 2>&-", 0), ("ls >/dev/full", 1)):
+    closed = ("ls 2>&-", "ls >&-", "ls <&- >&- 2>&-", "schema >&-", "check <&- >&-")
+    for words, status in (*((one, 0) for one in closed), ("ls >/dev/full", 1)):
         line = f'exec "$0" {words}'
         done = subprocess.run(
             ["sh", "-c", line, HOSTSIM], capture_output=True, text=True, timeout=30, check=False
