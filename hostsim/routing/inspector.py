@@ -5,7 +5,8 @@ The classifier sends the first bytes of a connection whose route contents could 
 (`undecided`), at most HS_ASK_MAX packets of it. When they tell a name, the connection gets the
 name's number and the route that it decides, and its flows are judged anew from their next packet
 on. If they tell none for sure, it stays on the route of its addresses and ports. If nobody can say
-any more (too many packets, too many bytes, too many others), it goes where any name might send it.
+any more (too many packets, bytes, or others; what servers read in various ways), it goes where any
+name might send it.
 A name is matched against the rows once and the matches are written to the map `names`, so that
 the kernel decides by contents itself when a later policy judges the connection again.
 
@@ -27,6 +28,7 @@ PENDING = 1024
 PARTS = 16
 """Of an unfinished connection, each of at most 2 KB."""
 TCP = 6
+_UNSURE = ("", contents.UNSURE)
 
 
 class Inspector:
@@ -68,11 +70,14 @@ class Inspector:
             self._drop(flow)
             return
         parts = self._pending.setdefault(flow, {})
+        alike = True
         if not content.start or _offset(content.sequence, content.start) < contents.LIMIT:
-            parts[content.sequence] = content.data
-        data = joined(parts, content.start)
-        found = self._find(flow, data) if parts else None
-        full = len(data) >= contents.LIMIT or len(parts) >= PARTS
+            alike = _keep(parts, content)
+        data = joined(parts, content.start) if alike else None
+        found = self._find(flow, data) if parts and data is not None else None
+        full = data is None or len(data) >= contents.LIMIT or len(parts) >= PARTS
+        if found == _UNSURE:
+            found, full = None, True
         if found is None and not full and (content.asked < records.ASK_MAX or content.rest):
             for one in self._waiting.touch(flow, content.vm):
                 self._pushed_out += 1
@@ -84,8 +89,8 @@ class Inspector:
         self._decide(flow, content.vm, found)
 
     def counters(self) -> dict[str, int]:
-        """Connections whose contents told no name: those of which enough was seen, and those that
-        made room for newer ones (a flood of them)."""
+        """Connections of which nobody can say whether their contents told a name: those of which
+        enough was seen, and those that made room for newer ones (a flood of them)."""
         return {"given-up": self._given_up, "pushed-out": self._pushed_out}
 
     def name_of(self, number: int) -> tuple[str, str] | None:
@@ -93,22 +98,21 @@ class Inspector:
         return self._names.name_of(number)
 
     def _find(self, flow: Tuple, data: bytes) -> tuple[str, str] | None:
-        """Kind and name, kind "" if there is none for sure, or None if more is needed."""
+        """Kind and name, kind "" if there is none for sure, _UNSURE, or None if more is needed."""
         if flow.proto != TCP:
-            name = contents.dns_name(data)
-            return ("dns_name", name) if name else ("", "")
-        data = data[: contents.LIMIT]
-        more = False
-        for kind, name in (
-            ("sni", contents.sni(data)),
-            ("http_host", contents.http_host(data)),
-            ("dns_name", contents.dns_name(data, tcp=True) if flow.dport == 53 else ""),
-        ):
-            if name == contents.MORE:
-                more = True
-            elif name:
+            told = [("dns_name", contents.dns_name(data))]
+        else:
+            data = data[: contents.LIMIT]
+            told = [("sni", contents.sni(data)), ("http_host", contents.http_host(data))]
+            if flow.dport == 53:
+                told.append(("dns_name", contents.dns_name(data, tcp=True)))
+        answers = [name for _, name in told]
+        if contents.UNSURE in answers:
+            return _UNSURE
+        for kind, name in told:
+            if name not in (contents.MORE, contents.NONE):
                 return kind, name
-        return None if more else ("", "")
+        return None if contents.MORE in answers else ("", "")
 
     def _drop(self, flow: Tuple) -> None:
         self._pending.pop(flow, None)
@@ -143,10 +147,18 @@ def _offset(number: int, start: int) -> int:
     return (number - start) & 0xFFFFFFFF
 
 
-def joined(parts: dict[int, bytes], start: int = 0) -> bytes:
+def _keep(parts: dict[int, bytes], content: Content) -> bool:
+    """Returns whether it is what came at that place before, shorter or longer."""
+    before = parts.get(content.sequence, b"")
+    parts[content.sequence] = max(before, content.data, key=len)
+    return before.startswith(content.data) or content.data.startswith(before)
+
+
+def joined(parts: dict[int, bytes], start: int = 0) -> bytes | None:
     """The bytes of a TCP stream from the number `start` on, as far as they are there. 0: it is not
     known; then the first is the one that no other is before, as far as numbers that wrap tell
-    (RFC 9293 3.4)."""
+    (RFC 9293 3.4). None: two parts say different things of one place, and nobody can say which
+    the receiver takes."""
     if not start and parts:
         start = min(parts, key=lambda number: sum(_offset(number, o) < 1 << 31 for o in parts))
     data = b""
@@ -154,5 +166,8 @@ def joined(parts: dict[int, bytes], start: int = 0) -> bytes:
         at = _offset(number, start)
         if at > len(data):
             break
-        data = data[:at] + parts[number]
+        known = data[at:]
+        if known[: len(parts[number])] != parts[number][: len(known)]:
+            return None
+        data += parts[number][len(known) :]
     return data

@@ -13,7 +13,7 @@ from cext.switch import maps
 from help.cli import run
 from help.net import ENDS_V4, Net, made
 from help.programs import program
-from help.waiting import until
+from help.waiting import becomes, until
 
 pytestmark = pytest.mark.root
 
@@ -139,6 +139,36 @@ def test_a_name_changes_the_route_of_ports(net: Net) -> None:
 def test_http_by_host(net: Net, name: str, route: int | None) -> None:
     port = Daemon(net).run("web", "ask", "198.18.0.20", 8080, name)
     assert flow(net, f"tcp:198.18.0.10:{port}>")[0] == route
+
+
+@pytest.mark.parametrize(
+    ("said", "own", "found"),
+    [
+        (b"\r\nGET / HTTP/1.1\r\nHost: web.test\r\n\r\n", 40011, (2, None)),
+        (b"PROPFIND / HTTP/1.1\r\nHost: web.test\r\n\r\n", 40012, (2, None)),
+        (b"GET http://web.test/ HTTP/1.1\r\nHost: web.test\r\n\r\n", 40013, (2, None)),
+        (b"GET http://x.y/ HTTP/1.1\r\nHost: x.y\r\n\r\n", 40014, (None, None)),
+        (b"GET http://web.test/ HTTP/1.1\r\nHost: x.y\r\n\r\n", 40015, (0, "unseen")),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 40016, (0, "unseen")),
+        (b"\x15\3\1\0\2\1\0", 40017, (0, "unseen")),
+    ],
+    ids=["empty-line", "method", "absolute", "other", "two-names", "h2", "alert"],
+)
+def test_what_servers_take_for_a_request(
+    net: Net, said: bytes, own: int, found: tuple[int | None, str | None]
+) -> None:
+    """The first route that a name may choose has those of which only the server knows."""
+    listener = net.serve("server", program("tcp", "silent", 8090))
+    client = net.serve("client", program("web", "say", "198.18.0.20", 8090, own, said.hex()))
+
+    def way() -> tuple[int | None, str | None]:
+        net.pump()
+        row = net.flow(f"tcp:198.18.0.10:{own}>")
+        return row["route"], row["contents"]
+
+    becomes(way, found)
+    client.close()
+    listener.close()
 
 
 @pytest.mark.parametrize(("name", "route"), [("db.internal", 3), ("example.net", None)])

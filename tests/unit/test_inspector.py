@@ -310,6 +310,32 @@ def test_what_comes_before_the_first_byte_decides_nothing(kernel: Kernel) -> Non
     assert kernel.told(one) == ("sni", "www.example.com")
 
 
+@pytest.mark.parametrize("places", [(7, 7), (7, 27)])
+def test_what_is_said_twice_and_differently_may_have_any_name(
+    kernel: Kernel, places: tuple[int, int]
+) -> None:
+    """Only its receiver knows which of them counts; the same bytes sent again are nothing."""
+    data, one, other = hello("www.example.com"), flow(4000), flow(4001)
+    first, second = places
+    for each in (one, other):
+        kernel.knows(each)
+        kernel.inspector.saw(Content(CLIENT, 1, each, first, data[:60], 7))
+    kernel.inspector.saw(Content(CLIENT, 2, one, second, data[second - 7 :], 7))
+    assert kernel.told(one) == ("sni", "www.example.com")
+    changed = bytes(30) + hello("www.example.org")[second - 7 + 30 :]
+    kernel.inspector.saw(Content(CLIENT, 2, other, second, changed, 7))
+    assert kernel.conn(other).content == records.UNSEEN_CONTENT
+    assert kernel.inspector.counters() == {"given-up": 1, "pushed-out": 0}
+
+
+@pytest.mark.parametrize("said", [b"PRI * HTTP/2.0\r\n\r\n", b"\x15\3\1\0\2\1\0"])
+def test_what_servers_read_differently_may_have_any_name(kernel: Kernel, said: bytes) -> None:
+    one = flow(4000)
+    kernel.knows(one)
+    kernel.inspector.saw(content(one, said))
+    assert kernel.conn(one).content == records.UNSEEN_CONTENT
+
+
 def test_a_packet_that_comes_in_parts_is_seen_to_its_end(kernel: Kernel) -> None:
     """Though it is the last that is looked at."""
     data, one = hello("www.example.com"), flow(4000)

@@ -3,6 +3,7 @@
 
 web.py ok PORT                     says `up`, and answers every request with `ok`
 web.py ask HOST PORT NAME          ten requests for NAME over one connection; says its own port
+web.py say HOST PORT OWN HEX       from port OWN: says these bytes, `up`, and line after line
 web.py files FOLDER PORT [CERT]    serves files, with a CERT (and its key in it) by TLS; says
                                    address and port of each that asks
 """
@@ -10,6 +11,8 @@ web.py files FOLDER PORT [CERT]    serves files, with a CERT (and its key in it)
 import functools
 import http.client
 import http.server
+import select
+import socket
 import ssl
 import sys
 from collections.abc import Callable
@@ -51,6 +54,14 @@ def ask(host: str, port: str, name: str) -> None:
     print(own)
 
 
+def say(host: str, port: str, own: str, text: str) -> None:
+    with socket.create_connection((host, int(port)), 5, ("", int(own))) as peer:
+        peer.sendall(bytes.fromhex(text))
+        print("up")
+        while not select.select([peer], [], [], 0.02)[0]:
+            peer.sendall(b"\r\n")
+
+
 def files(folder: str, port: str, cert: str = "") -> None:
     handler = functools.partial(Files, directory=folder)
     server = http.server.ThreadingHTTPServer(("", int(port)), handler)
@@ -61,5 +72,5 @@ def files(folder: str, port: str, cert: str = "") -> None:
     server.serve_forever()
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"ok": ok, "ask": ask, "files": files}
+COMMANDS: dict[str, Callable[..., None]] = {"ok": ok, "ask": ask, "say": say, "files": files}
 COMMANDS[sys.argv[1]](*sys.argv[2:])
