@@ -99,6 +99,7 @@ class Switch:
 
     bridge = "br0"
     line = "hs-line"  # the TAP of what holds packets back (routing/holding.py)
+    wait = "hs-wait"  # of fragments that wait for their first one (routing/waiting.py)
 
     def __init__(self, host: str, journal: Journal) -> None:
         self.host = host
@@ -330,8 +331,8 @@ class Switch:
     def owns(self, index: int, name: str) -> bool:
         """Whether a link is the kernel's own, the bridge, a port, an uplink, the line or a direct
         link: who makes those may not have told yet, so names and numbers must do."""
-        if name == self.line:
-            return index == line.INDEX
+        if name in (self.line, self.wait):
+            return index == (line.INDEX if name == self.line else line.WAIT)
         if index in self._found or index == BRIDGE_INDEX or self._made.get(index) == name:
             return True
         if name in self.uplinks or any(entry["name"] == name for entry in self._lent):

@@ -34,8 +34,9 @@ struct hs_tuple {
 _Static_assert(sizeof(struct hs_tuple) == 40, "hash key without padding");
 
 /* What the policies in force look at. Tagged frames, and frames that are not IP, have a flow only
- * if some match names a VLAN, or an ethertype. */
-enum { HS_ON = 1, HS_ON_VLAN = 2, HS_ON_ETHERTYPE = 4 };
+ * if some match names a VLAN, or an ethertype. WAIT: fragments wait for their first one
+ * (switch/wait.h). */
+enum { HS_ON = 1, HS_ON_VLAN = 2, HS_ON_ETHERTYPE = 4, HS_ON_WAIT = 8 };
 
 /* A flow in the VM that sends it, and at that VM's port of the switch. */
 struct hs_key {

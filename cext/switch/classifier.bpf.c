@@ -9,11 +9,11 @@
 #include "switch/daemon.bpf.h"
 #include "switch/decide.bpf.h"
 #include "switch/frame.bpf.h"
-#include "switch/impair.h"
 #include "switch/neighbours.bpf.h"
 #include "switch/stray.bpf.h"
 #include "switch/transfer.bpf.h"
 #include "switch/unfinished.bpf.h"
+#include "switch/wait.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -333,18 +333,58 @@ static __always_inline int hs_act(struct __sk_buff *skb, struct hs_packet *packe
     }
 }
 
+static __always_inline int hs_is_marked(__u32 mark) {
+    return (mark & 0xffff0000u) == HS_LINE_MARKED;
+}
+
+/* Have a fragment wait for its first one, which has `tries` behind it. Returns whether it does:
+ * then it goes to HS_WAIT_TAP. */
+static __always_inline int hs_wait(struct __sk_buff *skb, __u32 tries) {
+    struct hs_line_head head = {.magic = HS_LINE_MAGIC};
+    __u32 vm = skb->ifindex - HS_IFINDEX;
+    struct hs_entries *own = bpf_map_lookup_elem(&shares, &vm);
+
+    if (!own || tries >= HS_WAIT_TRIES)
+        return 0;
+    head.due = bpf_ktime_get_ns();
+    if (!tries) {
+        if (own->turn != head.due >> HS_WAIT_TURN) {
+            own->turn = head.due >> HS_WAIT_TURN;
+            own->waits = 0;
+        }
+        if (__sync_fetch_and_add(&own->waits, 1) >= HS_WAIT_EACH)
+            return 0;
+    }
+    head.due += HS_WAIT_NS;
+    head.port = HS_WAIT_TAP | vm << 16 | (tries + 1) << (16 + HS_WAIT_TRY);
+    return bpf_skb_change_head(skb, sizeof(head), 0) == 0 &&
+           bpf_skb_store_bytes(skb, 0, &head, sizeof(head), 0) == 0;
+}
+
+/* At the exit of HS_WAIT_TAP: a fragment has waited, and comes in by its port again. */
+SEC("tc")
+int come_again(struct __sk_buff *skb) {
+    if (!hs_is_marked(skb->mark))
+        return TC_ACT_OK;
+    return bpf_redirect(HS_IFINDEX + (skb->mark & HS_VM_MAX), BPF_F_INGRESS);
+}
+
 SEC("tc")
 int classify(struct __sk_buff *skb) {
     struct hs_packet *packet = hs_packet();
     struct hs_flow *flow;
     struct hs_config *now;
-    __u32 zero = 0, epoch;
+    __u32 zero = 0, tries = 0, epoch;
     int reason = HS_DECIDED, kind = HS_FLOW;
     __u64 verdict, nth = 1;
 
     if (skb->mark == HS_MARK_LONG) { /* no VM's own: marks end with a namespace */
         skb->mark = 0;
         return bpf_redirect_peer(skb->ifindex, 0);
+    }
+    if (hs_is_marked(skb->mark)) {
+        tries = (skb->mark & 0xffff) >> HS_WAIT_TRY;
+        skb->mark = 0;
     }
     now = bpf_map_lookup_elem(&config, &zero);
     if (!now || !packet)
@@ -365,6 +405,8 @@ int classify(struct __sk_buff *skb) {
     case HS_ORPHAN:
         reason = hs_stray(skb, epoch);
         flow = bpf_map_lookup_elem(&strays, &zero);
+        if (reason == HS_C_ORPHAN_FRAGMENT && now->on & HS_ON_WAIT && hs_wait(skb, tries))
+            return bpf_redirect(HS_WAIT_TAP, 0);
         if (reason >= 0 || !flow)
             return hs_dropped(skb, reason);
         verdict = hs_for_frame(packet, flow->verdict);

@@ -21,9 +21,9 @@
 #include "bpf/kernel.bpf.h"
 #include "flow/met.bpf.h"
 #include "switch/drops.h"
-#include "switch/impair.h"
 #include "switch/layout.h"
 #include "switch/reason.bpf.h"
+#include "switch/wait.h"
 
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -192,7 +192,7 @@ int kernel_drop(__u64 *ctx) {
     framed = mac != HS_NO_HEADER && data == mac; /* the device has it, or is to have it */
     if (network && network < mac + ETH_HLEN)     /* on an interface without Ethernet */
         mac = HS_NO_HEADER;
-    else if (framed && *home == HS_HOME_SWITCH && index == HS_LINE_TAP)
+    else if (framed && *home == HS_HOME_SWITCH && (index == HS_LINE_TAP || index == HS_WAIT_TAP))
         mac += sizeof(struct hs_line_head);
     if (!hs_met(skb, mac, network, on, &key.key.tuple))
         __builtin_memset(&key.key.tuple, 0, sizeof(key.key.tuple));

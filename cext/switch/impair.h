@@ -39,7 +39,8 @@ struct hs_link {
 _Static_assert(sizeof(struct hs_link) == 144, "no padding");
 
 /* The line (switch/line.h): the number of its TAP, which is no port's, and what stands before each
- * frame there. due: CLOCK_MONOTONIC, ns; port: the interface that the frame is to leave by. */
+ * frame there. due: CLOCK_MONOTONIC, ns; port: the interface that the frame is to leave by, and in
+ * its upper half, if that is not 0, the lower half of the frame's mark, HS_LINE_MARKED. */
 enum { HS_LINE_TAP = 30000 };
 #define HS_LINE_MAGIC 0x48534c4eu
 struct hs_line_head {
@@ -48,6 +49,7 @@ struct hs_line_head {
     __u32 magic; /* HS_LINE_MAGIC */
 };
 _Static_assert(sizeof(struct hs_line_head) == 16, "no padding");
+#define HS_LINE_MARKED 0x48420000u
 
 /* skb->mark of what no link does anything to any more: it has been through all. Marks do not leave
  * a namespace (veth). */

@@ -112,6 +112,7 @@ _Static_assert(sizeof(struct hs_ended) == 72, "no padding");
 struct hs_entries {
     __u64 flows, conns, contents, datagrams;
     __u64 oldest, next; /* places of its datagrams: switch/datagrams.bpf.h */
+    __u64 turn, waits;  /* fragments that began to wait in this turn: switch/wait.h */
 };
 
 /* How long a connection is remembered after its last packet, in seconds. As Linux's connection

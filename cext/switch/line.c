@@ -160,6 +160,21 @@ static int hear(struct hs_line *l) {
     return found;
 }
 
+union control {
+    struct cmsghdr head;
+    char room[CMSG_SPACE(sizeof(uint32_t))];
+};
+
+/* Send a message with a mark of its own (socket(7), SO_MARK). */
+static void put_mark(struct msghdr *message, union control *control, uint32_t mark) {
+    *control = (union control){.head = {.cmsg_level = SOL_SOCKET,
+                                        .cmsg_type = SO_MARK,
+                                        .cmsg_len = CMSG_LEN(sizeof(mark))}};
+    message->msg_control = control;
+    message->msg_controllen = sizeof(*control);
+    memcpy(CMSG_DATA(&control->head), &mark, sizeof(mark));
+}
+
 /* Send what is due. */
 static void send_due(struct hs_line *l, uint64_t time) {
     if (l->again > time)
@@ -168,11 +183,14 @@ static void send_due(struct hs_line *l, uint64_t time) {
     while (l->n && l->heap[0]->due <= time) {
         struct held *one = l->heap[0];
         struct sockaddr_ll to = {
-            .sll_family = AF_PACKET, .sll_ifindex = (int)one->port, .sll_halen = ETH_ALEN};
+            .sll_family = AF_PACKET, .sll_ifindex = one->port & 0xffff, .sll_halen = ETH_ALEN};
         struct iovec parts[] = {{&one->offload, sizeof(one->offload)}, {one->frame, one->length}};
         struct msghdr message = {
             .msg_name = &to, .msg_namelen = sizeof(to), .msg_iov = parts, .msg_iovlen = 2};
+        union control control;
 
+        if (one->port >> 16)
+            put_mark(&message, &control, HS_LINE_MARKED | one->port >> 16);
         memcpy(&to.sll_protocol, one->frame + MACS, sizeof(to.sll_protocol));
         memcpy(to.sll_addr, one->frame, ETH_ALEN);
         if (sendmsg(l->out, &message, MSG_DONTWAIT) >= 0) {

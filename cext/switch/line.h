@@ -5,7 +5,7 @@
  * switch/impair.bpf.c puts a head (struct hs_line_head) before a frame and sends it to a TAP
  * (Documentation/networking/tuntap.rst) in the switch's namespace. The thread reads it there, keeps
  * it until its time, and sends it by a packet socket (packet(7)) out of the port that the head
- * names, with the mark HS_MARK_DONE, which the program lets pass. Frames that have the same time go
+ * names, with the mark HS_MARK_DONE, which the program lets pass, or the one in the head. Frames that have the same time go
  * in the order in which they came. Checksums and segments that the kernel has left to hardware stay
  * so (struct virtio_net_hdr on both sides).
  *

@@ -8,6 +8,8 @@ from cext._native import ffi, lib
 
 INDEX: int = lib.HS_LINE_TAP
 """The number of its TAP in the switch's namespace."""
+WAIT: int = lib.HS_WAIT_TAP
+"""Likewise, of the line that fragments wait in (switch/wait.h)."""
 MARK: int = lib.HS_MARK_DONE
 """The mark of packets that impair.bpf.c lets pass."""
 

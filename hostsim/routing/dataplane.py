@@ -46,6 +46,7 @@ from hostsim.routing.report import Members, Report
 from hostsim.routing.retained import Retained
 from hostsim.routing.ringside import NoFunctions, RingSide
 from hostsim.routing.told import Told
+from hostsim.routing.waiting import Waiting
 from hostsim.routing.watch import Standing, Watch
 from hostsim.switch import Switch
 from hostsim.vm import Vm
@@ -97,7 +98,14 @@ class Dataplane:
         self._inspector = Inspector(self._map, loaded.tell, loaded.forget, self._ports_of)
         self._numbers = {name: vm.index for name, vm in vms.items()}
         self._owners = {a.ip.packed: vm.index for vm in vms.values() for a in vm.spec.addresses}
-        self._epochs = Epochs(self._map, self._numbers, self._functions, self._inspector.policy)
+        self._waiting = Waiting(switch)
+        self._epochs = Epochs(
+            self._map,
+            self._numbers,
+            self._functions,
+            self._inspector.policy,
+            lambda: self._waiting.begin(loaded.program("come_again")),
+        )
         self.readying = Readying(
             self._vms,
             self._rates,
@@ -171,6 +179,7 @@ class Dataplane:
     def close(self) -> None:
         """Drop programs and maps; the kernel's last reference goes with the interfaces."""
         self._impairments.close()
+        self._waiting.close()
         if self._poll is not None:
             self._poll.close()
             self._poll = None

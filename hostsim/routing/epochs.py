@@ -34,6 +34,7 @@ class Epochs:
     numbers: the VMs and endpoints by name.
     functions: the numbers of those with a packet function.
     before: called with each policy's rows and its region, before an epoch names them.
+    wait: called if there are rows: whether fragments can wait for their first one.
     """
 
     def __init__(
@@ -42,11 +43,13 @@ class Epochs:
         numbers: Mapping[str, int],
         functions: Set[int],
         before: Callable[[records.Lists, int], None],
+        wait: Callable[[], bool],
     ) -> None:
         self._map = source
         self._numbers = numbers
         self._functions = functions
         self._before = before
+        self._wait = wait
         self._policy = Policy()
         self._lists = records.Lists(())
         self._newest = 0
@@ -102,6 +105,7 @@ class Epochs:
         )
         rows = self._lists.rows
         self._on |= records.ON if rows else 0  # what was looked at once stays counted
+        self._on |= records.ON_WAIT if rows and self._wait() else 0
         self._on |= records.ON_VLAN if any(row.vlan for row in rows) else 0
         self._on |= records.ON_ETHERTYPE if any(row.ethertype for row in rows) else 0
         self._map("config").set(maps.pack_u32(0), maps.pack_config(epoch, self._on))

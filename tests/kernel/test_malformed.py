@@ -150,6 +150,7 @@ def healthy(net: Net) -> None:
 def test_what_lies_is_dropped_by_name(net: Net, reason: str) -> None:
     for n, (what, packet) in enumerate(DROPPED[reason].items(), start=1):
         send(net, [framed(net, packet)])
+        until(lambda: net.dataplane.report.counters()[reason] >= n, 20, what)  # noqa: B023
         counters = net.dataplane.report.counters()
         assert counters[reason] == n, (what, counters)
     healthy(net)

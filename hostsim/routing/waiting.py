@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The line that fragments wait in for their first one (cext/switch/wait.h), if a policy is there.
+
+    Waiting(switch).begin(program_fd)   whether there is such a line from now on; program_fd: of
+                                        `come_again`, not kept
+    close()                             what waits then is lost
+
+A kernel without TAPs has none: there, a fragment before its first one is dropped at once, if some
+match needs its ports. If somebody takes the TAP away, what is sent there is lost.
+"""
+
+import logging
+
+from cext.switch import line
+from hostsim.errors import reason
+from hostsim.switch import Switch
+from netns import tap, tc
+
+log = logging.getLogger("hostsim.host")
+
+PROGRAM = "hostsim:come_again"
+QUEUE = 1000
+"""Packets that wait for the line's thread; the kernel drops more, as FULL_RING."""
+ROOM = 4 << 20
+"""Bytes that the line has sent and that nobody has taken yet."""
+
+
+class Waiting:
+    """Of one switch. Both methods twice are harmless."""
+
+    def __init__(self, switch: Switch) -> None:
+        self._switch = switch
+        self._line: line.Line | None = None
+        self._failed = False
+
+    def begin(self, program_fd: int) -> bool:
+        if self._line is None and not self._failed:
+            try:
+                self._line = self._make(program_fd)
+            except OSError as error:
+                self._failed = True
+                log.info("no fragment waits for its first one here: %s", reason(error))
+        return self._line is not None
+
+    def close(self) -> None:
+        if self._line is not None:
+            self._line.close()
+            self._line = None
+
+    def _make(self, program_fd: int) -> line.Line:
+        fd = self._switch.netns_fd
+        out = tap.sender(fd, line.MARK, ROOM)
+        try:
+            frames = tap.make(fd, Switch.wait, line.WAIT, QUEUE)
+        except BaseException:
+            out.close()
+            raise
+        made = line.Line(frames, out.detach())
+        try:
+            tc.put_back(self._switch.rtnl, line.WAIT, program_fd, PROGRAM, tc.EGRESS)
+        except BaseException:
+            made.close()
+            raise
+        return made
