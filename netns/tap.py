@@ -7,6 +7,7 @@ import fcntl
 import os
 import socket
 import struct
+import subprocess
 
 from cext.ns import netns
 from netns.links import Batch, batch_in
@@ -28,7 +29,7 @@ def make(netns_fd: int, name: str, index: int, queue: int) -> int:
     descriptor that this returns, which does not block, and is the caller's. queue: packets that
     wait there. Raises OSError."""
     with netns.inside(netns_fd):
-        fd = os.open(TUN, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = _open()
     try:
         fcntl.ioctl(fd, TUNSETIFINDEX, struct.pack("=I", index))
         flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR
@@ -50,6 +51,18 @@ def make(netns_fd: int, name: str, index: int, queue: int) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def _open() -> int:
+    """A descriptor of no interface yet. A module that is not there is loaded, unless the machine
+    has made its node beforehand: then the kernel does that (kmod-static-nodes.service)."""
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK
+    try:
+        return os.open(TUN, flags)
+    except FileNotFoundError:
+        with contextlib.suppress(FileNotFoundError):  # no modprobe
+            subprocess.run(("modprobe", "-q", "tun"), check=False)
+        return os.open(TUN, flags)
 
 
 def sender(netns_fd: int, mark: int, room: int) -> socket.socket:
