@@ -19,15 +19,16 @@ OFFLOADS = 0x1 | 0x2 | 0x4 | 0x8
 """TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_TSO_ECN."""
 USO = 0x20 | 0x40
 """TUN_F_USO4, TUN_F_USO6: from Linux 6.2 on."""
+MTU_MOST = 65535 - 14
 SOL_PACKET, PACKET_VNET_HDR, SO_SNDBUFFORCE = 263, 15, 32
 NO_ADDRESSES = 1
 """IN6_ADDR_GEN_MODE_NONE: the interface has no IPv6 address of its own (linux/if_link.h)."""
 
 
-def make(netns_fd: int, name: str, index: int, queue: int) -> int:
+def make(netns_fd: int, name: str, index: int, queue: int, mtu: int = 1500) -> int:
     """A TAP that is up, with this number, in the namespace behind a descriptor; it goes with the
     descriptor that this returns, which does not block, and is the caller's. queue: packets that
-    wait there. Raises OSError."""
+    wait there; mtu: MTU_MOST at most, of what a `sender` sends out of it. Raises OSError."""
     with netns.inside(netns_fd):
         fd = _open()
     try:
@@ -43,7 +44,7 @@ def make(netns_fd: int, name: str, index: int, queue: int) -> int:
             family = {
                 "attrs": [["AF_INET6", {"attrs": [["IFLA_INET6_ADDR_GEN_MODE", NO_ADDRESSES]]}]]
             }
-            batch.link("set", index=index, txqlen=queue, IFLA_AF_SPEC=family)
+            batch.link("set", index=index, txqlen=queue, mtu=mtu, IFLA_AF_SPEC=family)
             batch.link("set", index=index, state="up")
 
         batch_in(netns_fd, fill)

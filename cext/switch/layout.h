@@ -261,7 +261,7 @@ struct hs_config {
 enum hs_counter {
     HS_C_PLAIN,             /* not for the classifier: broadcast, multicast, ARP, ND, not IP */
     HS_C_MALFORMED,         /* dropped: lengths that lie */
-    HS_C_ORPHAN_FRAGMENT,   /* dropped: a fragment whose first fragment was not seen */
+    HS_C_ORPHAN_FRAGMENT,   /* dropped: a fragment whose first fragment did not come in time */
     HS_C_VM_GONE,           /* dropped: its next VM is gone */
     HS_C_FILTER,            /* dropped by a filter */
     HS_C_STALE,             /* dropped: in flight since before the last policies */

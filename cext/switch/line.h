@@ -5,9 +5,9 @@
  * switch/impair.bpf.c puts a head (struct hs_line_head) before a frame and sends it to a TAP
  * (Documentation/networking/tuntap.rst) in the switch's namespace. The thread reads it there, keeps
  * it until its time, and sends it by a packet socket (packet(7)) out of the port that the head
- * names, with the mark HS_MARK_DONE, which the program lets pass, or the one in the head. Frames that have the same time go
- * in the order in which they came. Checksums and segments that the kernel has left to hardware stay
- * so (struct virtio_net_hdr on both sides).
+ * names, with the mark HS_MARK_DONE, which the program lets pass, or the one in the head. Frames
+ * that have the same time go in the order in which they came. Checksums and segments that the
+ * kernel has left to hardware stay so (struct virtio_net_hdr on both sides).
  *
  * Frames come from VMs: a line keeps at most HS_LINE_PACKETS of them and HS_LINE_BYTES. While it is
  * full it reads no more, and the TAP's own queue fills; what the kernel drops there it names.

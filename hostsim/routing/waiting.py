@@ -51,7 +51,7 @@ class Waiting:
         fd = self._switch.netns_fd
         out = tap.sender(fd, line.MARK, ROOM)
         try:
-            frames = tap.make(fd, Switch.wait, line.WAIT, QUEUE)
+            frames = tap.make(fd, Switch.wait, line.WAIT, QUEUE, tap.MTU_MOST)
         except BaseException:
             out.close()
             raise

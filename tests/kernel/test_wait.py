@@ -42,7 +42,9 @@ def chain(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Chain]:
         yield made
 
 
-def pieces(chain: Chain, six: bool, port: int, ident: int, size: int = 600) -> list[bytes]:
+def pieces(
+    chain: Chain, six: bool, port: int, ident: int, size: int = 600, piece: int = PIECE
+) -> list[bytes]:
     """The frames of a datagram."""
     net = chain.net
     ends = {name: net.vms[name] for name in ("client", "server")}
@@ -58,8 +60,8 @@ def pieces(chain: Chain, six: bool, port: int, ident: int, size: int = 600) -> l
     head = b"".join(bytes.fromhex(ends[n].mac.replace(":", "")) for n in ("server", "client"))
     head += b"\x86\xdd" if six else b"\x08\0"
     found = []
-    for at in range(0, len(datagram), PIECE):
-        part, more = datagram[at : at + PIECE], at + PIECE < len(datagram)
+    for at in range(0, len(datagram), piece):
+        part, more = datagram[at : at + piece], at + piece < len(datagram)
         if six:
             front = struct.pack("!BBHI", UDP, 0, at | more, ident)
             found.append(head + ipv6(src.packed, dst.packed, 44, front + part))
@@ -109,11 +111,32 @@ def received(chain: Chain, far: socket.socket) -> tuple[bytes, int] | None:
     chain.net.pump()
     chain.sync()
     try:
-        data, said, _, _ = far.recvmsg(2048, 64)
+        data, said, _, _ = far.recvmsg(1 << 16, 64)
     except BlockingIOError:
         return None
     (ttl,) = (struct.unpack("=i", value)[0] for _, _, value in said)
     return data, ttl
+
+
+def test_long_ones(tmp_path: Path) -> None:
+    long = "mtu = 9000\n"
+    ends = endpoint("client", "198.18.0.10/24", more=long)
+    ends += endpoint("server", "198.18.0.20/24", more=long)
+    text = f'{ends}[[vm]]\nname = "fw"\n{long}[[vm]]\nname = "ids"\n{long}'
+    text += route(f'proto = "udp", dport = {PORT}', "fw ids")
+    with (
+        chained(text, tmp_path) as chain,
+        socket_at(chain.net.vms["client"].netns_fd, socket.AF_PACKET, socket.SOCK_RAW) as near,
+        socket_at(chain.net.vms["server"].netns_fd, socket.AF_INET, socket.SOCK_DGRAM) as far,
+    ):
+        near.bind(("eth0", 0))
+        far.bind(("", PORT))
+        far.setsockopt(socket.IPPROTO_IP, IP_RECVTTL, 1)
+        far.setblocking(False)
+        for part in reversed(pieces(chain, False, PORT, 1, 40_000, 8960)):
+            near.send(part)
+        found = until(lambda: received(chain, far), 20, "it comes")
+        assert found == (struct.pack("!I", 1) * 10_000, 62)
 
 
 def test_a_flood_of_fragments_costs_its_sender_alone(tmp_path: Path) -> None:
