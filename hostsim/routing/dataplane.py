@@ -192,6 +192,10 @@ class Dataplane:
         self._switch.classifier = -1
         self._loading.close()
 
+    def closed(self) -> None:
+        """Wait until what `close` has let go is gone from the switch's namespace."""
+        self._waiting.settle()
+
     def fileno(self) -> int:
         """Readable when the classifier wants something, or a VM's network has changed; then call
         `on_readable`."""

@@ -4,12 +4,15 @@
     Waiting(switch).begin(program_fd)   whether there is such a line from now on; program_fd: of
                                         `come_again`, not kept
     close()                             what waits then is lost
+    settle()                            until the TAP is gone, which takes the kernel 15 ms: those
+                                        who end a host stop its VMs meanwhile
 
 A kernel without TAPs has none: there, a fragment before its first one is dropped at once, if some
 match needs its ports. If somebody takes the TAP away, what is sent there is lost.
 """
 
 import logging
+import threading
 
 from cext.switch import line
 from hostsim.errors import reason
@@ -26,12 +29,13 @@ ROOM = 4 << 20
 
 
 class Waiting:
-    """Of one switch. Both methods twice are harmless."""
+    """Of one switch. Each method twice is harmless."""
 
     def __init__(self, switch: Switch) -> None:
         self._switch = switch
         self._line: line.Line | None = None
         self._failed = False
+        self._closing: threading.Thread | None = None
 
     def begin(self, program_fd: int) -> bool:
         if self._line is None and not self._failed:
@@ -44,8 +48,14 @@ class Waiting:
 
     def close(self) -> None:
         if self._line is not None:
-            self._line.close()
+            self._closing = threading.Thread(target=self._line.close, name="hs-wait")
+            self._closing.start()
             self._line = None
+
+    def settle(self) -> None:
+        if self._closing is not None:
+            self._closing.join()
+            self._closing = None
 
     def _make(self, program_fd: int) -> line.Line:
         fd = self._switch.netns_fd
