@@ -72,9 +72,8 @@ def assemble(
     closing.push("data plane", plane.close, blocks=True)
     starts = [partial(start_one, vm, journal, closing) for vm in vms.values() if vm.pidfd < 0]
     # The kernel loads the classifier beside the VMs, if it has not begun before; the library comes
-    # once they have started, if it may be needed soon: for TAPs, direct links, or NICs.
-    policy = spec.routes or spec.filters or spec.mirrors
-    compiles = bool(policy or spec.uplinks or spec.nics)
+    # once they have started, if it may be needed soon: for direct links, or for NICs.
+    compiles = bool(spec.routes or spec.uplinks or spec.nics)
     side_by_side([*starts, plane.load, *([links.load] if compiles else [])])
     switch.start()
     everybody, first = list(vms.values()), len(vms) + 1

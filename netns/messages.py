@@ -24,7 +24,8 @@ ROUTES = {
 """What can be done to a route."""
 FAMILY = {4: int(socket.AF_INET), 6: int(socket.AF_INET6)}
 IFF_UP = 1
-IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER = 1, 3, 4, 10
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_TXQLEN = 1, 3, 4, 10, 13
+IFLA_AF_SPEC, IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE = 26, 8, 1
 IFLA_LINKINFO, IFLA_INFO_KIND, IFLA_INFO_DATA = 18, 1, 2
 IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 4, 5
 IFLA_NET_NS_FD, VETH_INFO_PEER = 28, 1
@@ -45,6 +46,16 @@ _NUMBER, _SHORT, _BYTE = struct.Struct("=I"), struct.Struct("=H"), struct.Struct
 def up(index: int) -> bytes:
     """Take a link up."""
     return _packed(RTM_NEWLINK, NLM_F_REQUEST, _IFINFO.pack(0, 0, index, IFF_UP, IFF_UP))
+
+
+def quiet(index: int, queue: int, mtu: int) -> bytes:
+    """A link has no IPv6 address of its own, and `queue` packets may wait to leave by it."""
+    mode = netlink.attribute(IFLA_INET6_ADDR_GEN_MODE, _BYTE.pack(IN6_ADDR_GEN_MODE_NONE))
+    body = _IFINFO.pack(0, 0, index, 0, 0)
+    body += netlink.attribute(IFLA_TXQLEN, _NUMBER.pack(queue))
+    body += netlink.attribute(IFLA_MTU, _NUMBER.pack(mtu))
+    body += netlink.attribute(IFLA_AF_SPEC, netlink.attribute(FAMILY[6], mode))
+    return _packed(RTM_NEWLINK, NLM_F_REQUEST, body)
 
 
 def removed(index: int) -> bytes:

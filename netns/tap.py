@@ -10,7 +10,8 @@ import struct
 import subprocess
 
 from cext.ns import netns
-from netns.links import Batch, batch_in
+from netns import messages
+from netns.links import Packs, pack_in
 
 TUN = "/dev/net/tun"
 TUNSETIFF, TUNSETOFFLOAD, TUNSETIFINDEX = 0x400454CA, 0x400454D0, 0x400454DA
@@ -21,8 +22,6 @@ USO = 0x20 | 0x40
 """TUN_F_USO4, TUN_F_USO6: from Linux 6.2 on."""
 MTU_MOST = 65535 - 14
 SOL_PACKET, PACKET_VNET_HDR, SO_SNDBUFFORCE = 263, 15, 32
-NO_ADDRESSES = 1
-"""IN6_ADDR_GEN_MODE_NONE: the interface has no IPv6 address of its own (linux/if_link.h)."""
 
 
 def make(netns_fd: int, name: str, index: int, queue: int, mtu: int = 1500) -> int:
@@ -40,14 +39,11 @@ def make(netns_fd: int, name: str, index: int, queue: int, mtu: int = 1500) -> i
         except OSError:
             fcntl.ioctl(fd, TUNSETOFFLOAD, OFFLOADS)
 
-        def fill(batch: Batch) -> None:
-            family = {
-                "attrs": [["AF_INET6", {"attrs": [["IFLA_INET6_ADDR_GEN_MODE", NO_ADDRESSES]]}]]
-            }
-            batch.link("set", index=index, txqlen=queue, mtu=mtu, IFLA_AF_SPEC=family)
-            batch.link("set", index=index, state="up")
+        def fill(batch: Packs) -> None:
+            batch.packed(messages.quiet(index, queue, mtu))
+            batch.packed(messages.up(index))
 
-        batch_in(netns_fd, fill)
+        pack_in(netns_fd, fill)
     except BaseException:
         os.close(fd)
         raise

@@ -12,7 +12,6 @@
 #include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -47,7 +46,7 @@ struct held {
 
 struct hs_line {
     pthread_t thread;
-    bool started;
+    bool started, exact;
     int tap, out, stop;
     uint32_t n;     /* held */
     uint64_t bytes; /* of them */
@@ -236,7 +235,8 @@ static void *loop(void *argument) {
     struct hs_line *l = argument;
     bool deaf = false;
 
-    come_first();
+    if (l->exact)
+        come_first();
     for (;;) {
         struct pollfd on[] = {{.fd = l->stop, .events = POLLIN}, {.fd = l->tap, .events = POLLIN}};
         struct timespec wait = {0}, *until = NULL;
@@ -264,7 +264,7 @@ static void *loop(void *argument) {
     }
 }
 
-int hs_line_new(struct hs_line **out_line, int tap, int out) {
+int hs_line_new(struct hs_line **out_line, int tap, int out, bool exact) {
     struct hs_line *l = calloc(1, sizeof(*l));
     int ret = -ENOMEM;
 
@@ -275,6 +275,7 @@ int hs_line_new(struct hs_line **out_line, int tap, int out) {
     }
     l->tap = tap;
     l->out = out;
+    l->exact = exact;
     l->stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (l->stop < 0) {
         ret = -errno;

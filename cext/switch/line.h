@@ -17,6 +17,7 @@
  * Every function returns 0 or a value >= 0, or a negative errno. */
 #ifndef HS_LINE_H
 #define HS_LINE_H
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "switch/impair.h"
@@ -36,8 +37,8 @@ _Static_assert(sizeof(struct hs_line_count) == 24, "struct hs_line_count");
 
 /* Start the thread. tap: a TAP with IFF_NO_PI and IFF_VNET_HDR, that does not block. out: a packet
  * socket with PACKET_VNET_HDR and its mark, that does not block. Both become the line's, also if
- * this fails. */
-int hs_line_new(struct hs_line **out_line, int tap, int out);
+ * this fails. exact: the thread comes before others, for tests see when it sends. */
+int hs_line_new(struct hs_line **out_line, int tap, int out, bool exact);
 /* Stop the thread and free; what is held then is lost. NULL is allowed. */
 void hs_line_free(struct hs_line *l);
 void hs_line_counted(struct hs_line *l, struct hs_line_count *found);

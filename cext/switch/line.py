@@ -15,12 +15,12 @@ MARK: int = lib.HS_MARK_DONE
 
 
 class Line:
-    """tap, out: descriptors as in switch/line.h; they become the line's. Raises OSError. `close`
-    twice is harmless; what is held then is lost."""
+    """tap, out, exact: as in switch/line.h; the descriptors become the line's. Raises OSError.
+    `close` twice is harmless; what is held then is lost."""
 
-    def __init__(self, tap: int, out: int) -> None:
+    def __init__(self, tap: int, out: int, exact: bool = True) -> None:
         made = ffi.new("struct hs_line **")
-        check(lib.hs_line_new(made, tap, out), "line")
+        check(lib.hs_line_new(made, tap, out, exact), "line")
         self._handle: Any = made[0]
 
     def counted(self) -> dict[str, int]:

@@ -65,7 +65,7 @@ class Waiting:
         except BaseException:
             out.close()
             raise
-        made = line.Line(frames, out.detach())
+        made = line.Line(frames, out.detach(), exact=False)
         try:
             tc.put_back(self._switch.rtnl, line.WAIT, program_fd, PROGRAM, tc.EGRESS)
         except BaseException:

@@ -42,9 +42,15 @@ def sticky(batch: Batch) -> None:
     batch.fdb("add", ifindex=7, lladdr=MAC, state=0x40, flags=0x04 | 0x40)
 
 
+def quiet(batch: Batch) -> None:
+    family = {"attrs": [["AF_INET6", {"attrs": [["IFLA_INET6_ADDR_GEN_MODE", 1]]}]]}
+    batch.link("set", index=7, txqlen=1000, mtu=65521, IFLA_AF_SPEC=family)
+
+
 SAID: dict[str, tuple[bytes, Callable[[Batch], None]]] = {
     "up": (messages.up(7), lambda batch: batch.link("set", index=7, state="up")),
     "removed": (messages.removed(7), lambda batch: batch.link("del", index=7)),
+    "quiet": (messages.quiet(7, 1000, 65521), quiet),
     "bridge": (messages.bridge(4096, "br0", MAC, 0xFFF8), bridge),
     "veth": (messages.veth(4097, "v1", MAC, 4096, (9001, "eth0", FAR, 21), 9000), veth),
     "sticky": (messages.sticky(7, MAC), sticky),
