@@ -44,8 +44,8 @@ static __always_inline __u32 hs_vlan_of(struct net_device *dev) {
     const __u64 behind = hs_netdev_size();
     __u32 vlan = 0, id;
 
-    if (!bpf_core_type_exists(struct vlan_dev_priv))
-        return 0;
+    if (!bpf_core_type_exists(struct vlan_dev_priv)) /* a module's, that came later */
+        return BPF_CORE_READ(dev, priv_flags) & HS_VLAN_DEVICE ? HS_OTHER_VLANS : 0;
     for (int i = 0; i < HS_VLAN_DEVICES; i++) {
         struct vlan_dev_priv *own = (void *)dev + behind;
 

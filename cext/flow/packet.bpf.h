@@ -56,7 +56,7 @@ struct hs_packet {
     __u32 end;     /* offset of the IP packet's end */
     __u32 id;      /* of the datagram, if it is fragmented */
     __u8 group;    /* 1: the frame is to a group */
-    __u8 unknown;  /* 1: an orphan; its ports and flags are not known */
+    __u8 unknown;  /* an orphan; its ports and flags are not known: 1 yet, 2 for good */
     __u8 hops;     /* IPv6's hop limit */
     __u8 pad;
 };
@@ -266,12 +266,14 @@ static __noinline enum hs_kind hs_fragment(struct hs_packet *p) {
         return HS_FLOW;
     }
     p->unknown = 1;
+    key.vlan |= HS_DONT_KNOW;
+    if (hs_fresh(bpf_map_lookup_elem(&datagrams, &key), p, now)) {
+        p->unknown = 2;
+        return HS_ORPHAN;
+    }
     if (!hs_fresh(known, p, now))
         return HS_ORPHAN;
     first = *known;
-    key.vlan |= HS_DONT_KNOW;
-    if (hs_fresh(bpf_map_lookup_elem(&datagrams, &key), p, now))
-        return HS_ORPHAN;
     p->unknown = 0;
     p->key.tuple.proto = first.proto;
     p->key.tuple.sport = first.sport;

@@ -129,7 +129,8 @@ int arrives(__u64 *ctx) {
     struct sk_buff *skb = (struct sk_buff *)ctx[0];
     __u32 index = skb->dev->ifindex;
 
-    if (index - HS_IFINDEX <= HS_VM_MAX && skb->mark != HS_MARK_LONG) /* else it leaves by there */
+    if (index - HS_IFINDEX <= HS_VM_MAX && skb->mark != HS_MARK_LONG && /* it leaves by there */
+        (skb->mark & 0xffff0000u) != HS_LINE_MARKED)                    /* it has arrived before */
         return hs_see(skb, index - HS_IFINDEX, HS_ARRIVES, 0, 0);
     return 0;
 }

@@ -361,6 +361,22 @@ static __always_inline int hs_wait(struct __sk_buff *skb, __u32 tries) {
            bpf_skb_store_bytes(skb, 0, &head, sizeof(head), 0) == 0;
 }
 
+/* A fragment has waited, and belongs to a flow now. The transfer component that it came by could
+ * not know of which. */
+static __noinline void hs_has_waited(void) {
+    struct hs_packet *p = hs_packet();
+    struct hs_flow *flow;
+    struct hs_vm *vm;
+
+    if (!p)
+        return;
+    flow = bpf_map_lookup_elem(&flows, &p->key);
+    vm = bpf_map_lookup_elem(&vms, &p->key.vm);
+    if (flow && !(vm && vm->flags & HS_VM_PORT) &&
+        (flow->rule.switch_packets || flow->rule.veth_packets))
+        __sync_fetch_and_add(&flow->rule.switch_packets, 1);
+}
+
 /* At the exit of HS_WAIT_TAP: a fragment has waited, and comes in by its port again. */
 SEC("tc")
 int come_again(struct __sk_buff *skb) {
@@ -405,7 +421,8 @@ int classify(struct __sk_buff *skb) {
     case HS_ORPHAN:
         reason = hs_stray(skb, epoch);
         flow = bpf_map_lookup_elem(&strays, &zero);
-        if (reason == HS_C_ORPHAN_FRAGMENT && now->on & HS_ON_WAIT && hs_wait(skb, tries))
+        if (reason == HS_C_ORPHAN_FRAGMENT && now->on & HS_ON_WAIT && packet->unknown == 1 &&
+            hs_wait(skb, tries))
             return bpf_redirect(HS_WAIT_TAP, 0);
         if (reason >= 0 || !flow)
             return hs_dropped(skb, reason);
@@ -442,6 +459,8 @@ int classify(struct __sk_buff *skb) {
         hs_close();
     if (reason != HS_COUNTED)
         nth = flow ? hs_count_packet(skb, flow, verdict) : 0;
+    if (tries)
+        hs_has_waited();
     hs_see_to_link(packet->key.vm, flow, verdict, epoch, nth);
     return hs_act(skb, packet, flow, verdict, flow || reason == HS_COUNTED ? HS_DROP_BOOKED : 0);
 }

@@ -158,7 +158,7 @@ int kernel_drop(__u64 *ctx) {
     __u32 *home = 0, index = 0, from;
     __u64 *count, none = 0;
     __u16 mac, network, data;
-    int framed;
+    int framed, waited;
 
     if (bpf_core_field_exists(struct trace_event_raw_kfree_skb, rx_sk) && ctx[3]) {
         struct sock *sk = (struct sock *)ctx[3];
@@ -181,6 +181,7 @@ int kernel_drop(__u64 *ctx) {
     if (!home)
         return 0;
     reason.home = *home;
+    waited = index == HS_WAIT_TAP && (skb->mark & 0xffff0000u) == HS_LINE_MARKED;
 
     mac = skb->mac_header;
     network = skb->network_header;
@@ -192,7 +193,8 @@ int kernel_drop(__u64 *ctx) {
     framed = mac != HS_NO_HEADER && data == mac; /* the device has it, or is to have it */
     if (network && network < mac + ETH_HLEN)     /* on an interface without Ethernet */
         mac = HS_NO_HEADER;
-    else if (framed && *home == HS_HOME_SWITCH && (index == HS_LINE_TAP || index == HS_WAIT_TAP))
+    else if (framed && *home == HS_HOME_SWITCH && !waited &&
+             (index == HS_LINE_TAP || index == HS_WAIT_TAP))
         mac += sizeof(struct hs_line_head);
     if (!hs_met(skb, mac, network, on, &key.key.tuple))
         __builtin_memset(&key.key.tuple, 0, sizeof(key.key.tuple));
@@ -212,7 +214,7 @@ int kernel_drop(__u64 *ctx) {
         return 0;
     if (*home == HS_HOME_SWITCH) {
         from = skb->skb_iif; /* 0 until it is received: veth clears it */
-        key.key.vm = hs_sender(from ? from : index);
+        key.key.vm = waited ? skb->mark & HS_VM_MAX : hs_sender(from ? from : index);
         key.place = !from ? HS_AT_EXIT : from & HS_DIRECT ? HS_BEHIND : HS_IN_SWITCH;
         if (from && from != index)
             key.at = hs_sender(index);

@@ -31,7 +31,7 @@ def is_number(value: object) -> TypeGuard[int]:
 
 def is_reserved(link: str) -> bool:
     """Whether hostsim gives interfaces of VMs or of the switch such a name."""
-    return link in ("lo", "br0") or _DIRECT.fullmatch(link) is not None
+    return link in ("lo", "br0", "hs-line", "hs-wait") or _DIRECT.fullmatch(link) is not None
 
 
 def is_link(name: object) -> bool:

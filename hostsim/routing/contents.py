@@ -123,11 +123,11 @@ def http_host(data: bytes) -> str:
     version = words[-1].upper()
     if version not in (b"HTTP/1.1", b"HTTP/1.0"):
         return UNSURE if version.startswith(b"HTTP/") else NONE
-    asked = _target(words[0], words[1])
+    asked, told = _target(words[0], words[1]), False
     while True:
         line, end, rest = rest.partition(b"\n")
         if not end:
-            return MORE
+            return asked if told else MORE
         if not line.rstrip(b"\r"):
             return asked
         key, _, value = line.partition(b":")
@@ -137,7 +137,9 @@ def http_host(data: bytes) -> str:
             if not rest and not value.strip():
                 return MORE  # the next line may be a part of it
             host = _host(value.strip())
-            return host if asked in (NONE, host) else UNSURE
+            if asked != host and (told or asked != NONE):
+                return UNSURE
+            asked, told = host, True
 
 
 def _target(method: bytes, target: bytes) -> str:

@@ -48,9 +48,15 @@ class Waiting:
 
     def close(self) -> None:
         if self._line is not None:
-            self._closing = threading.Thread(target=self._line.close, name="hs-wait")
-            self._closing.start()
-            self._line = None
+            held, self._line = self._line, None
+            if unsent := held.counted()["unsent"]:
+                log.info("%d fragments had waited, and their port was gone", unsent)
+            try:
+                closing = threading.Thread(target=held.close, name="hs-wait")
+                closing.start()
+                self._closing = closing
+            except RuntimeError:  # there are too many threads
+                held.close()
 
     def settle(self) -> None:
         if self._closing is not None:

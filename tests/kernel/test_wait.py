@@ -118,6 +118,33 @@ def received(chain: Chain, far: socket.socket) -> tuple[bytes, int] | None:
     return data, ttl
 
 
+def test_what_a_vm_of_the_chain_puts_out_of_order_is_in_its_books(tmp_path: Path) -> None:
+    """Its transfer component cannot tell which flow a fragment before its first one is of."""
+    members, through, more = CHAINS["never"]
+    text = ENDS + members + route(f'proto = "udp", dport = {PORT}', through, more)
+    with (
+        chained(text, tmp_path) as chain,
+        socket_at(chain.net.vms["client"].netns_fd, socket.AF_PACKET, socket.SOCK_RAW) as near,
+        socket_at(chain.net.vms["fw"].netns_fd, socket.AF_PACKET, socket.SOCK_RAW) as middle,
+        socket_at(chain.net.vms["server"].netns_fd, socket.AF_INET, socket.SOCK_DGRAM) as far,
+    ):
+        near.bind(("eth0", 0))
+        middle.bind(("eth0", 0))
+        far.bind(("", PORT))
+        far.setsockopt(socket.IPPROTO_IP, IP_RECVTTL, 1)
+        far.setblocking(False)
+        for part in pieces(chain, False, PORT, 1):
+            near.send(part)
+        assert until(lambda: received(chain, far), 20, "it comes")
+        for ident in (2, 3):
+            for part in reversed(pieces(chain, False, PORT, ident)):
+                middle.send(part)
+            found = until(lambda: received(chain, far), 20, "it comes")
+            assert found == (struct.pack("!I", ident) * 150, 63)
+        (row,) = [row for row in chain.net.settled() if row["vm"] == "fw" and row["sent"]]
+        assert (row["sent"], row["switch"], row["drops"]) == (30, 30, {})
+
+
 def test_long_ones(tmp_path: Path) -> None:
     long = "mtu = 9000\n"
     ends = endpoint("client", "198.18.0.10/24", more=long)

@@ -104,6 +104,13 @@ def test_records_before_a_hello_that_some_server_passes_over(before: bytes) -> N
     assert contents.sni(before + HELLO) == contents.UNSURE
 
 
+def test_two_hosts_of_one_request() -> None:
+    """Some servers take the first, some the last."""
+    two = REQUEST.replace(b"\r\n\r\n", b"\r\nHost: %s\r\n\r\n")
+    assert contents.http_host(two % b"other.net") == contents.UNSURE
+    assert contents.http_host(two % b"EXAMPLE.com") == "example.com"
+
+
 def test_a_server_name_that_is_no_host_name() -> None:
     """A server that has names for all of a domain takes it."""
     assert contents.sni(HELLO.replace(b"www.Example", b"-w!.Example")) == contents.UNSURE

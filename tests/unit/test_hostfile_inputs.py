@@ -156,6 +156,7 @@ WRONG: list[Case] = [
     (in_kmc, "foreground = 'b'", "no operating system"),
     # names that hostsim gives interfaces
     (host, "[[vm]]\nname = 'hsd1-2'", "taken by hostsim"),
+    (host, "[[vm]]\nname = 'hs-wait'", "taken by hostsim"),
     (host, "[[endpoint]]\nname = 'hsd3'", "taken by hostsim"),
     (in_vm, "[vm.os]\n[[device]]\nmatch = { interface = 'hsd3' }", "that an OS has already"),
     (in_vm, "[vm.os]\n[[device]]\nmatch = { sound = 'hw:0,0' }", "names no sound card"),
