@@ -237,6 +237,8 @@ static void *loop(void *argument) {
 
     if (l->exact)
         come_first();
+    else /* as all threads of a daemon: what VMs run does not hold it up */
+        setpriority(PRIO_PROCESS, 0, getpriority(PRIO_PROCESS, (id_t)getpid()));
     for (;;) {
         struct pollfd on[] = {{.fd = l->stop, .events = POLLIN}, {.fd = l->tap, .events = POLLIN}};
         struct timespec wait = {0}, *until = NULL;
