@@ -14,14 +14,12 @@ import struct
 
 from cext.ns.netns import socket_at
 from netns import messages, netlink
-from netns.interfaces import IFF_UP, IFLA_IFNAME, RTM_GETLINK, RTM_NEWLINK
+from netns.interfaces import IFF_UP, IFLA_IFNAME, RTM_GETLINK, RTM_NEWLINK, WAIT
 from netns.links import Rtnl
 
 RTM_DELLINKPROP = 109
 IFLA_PROP_LIST, IFLA_ALT_IFNAME, NLA_F_NESTED = 52, 53, 0x8000
 """linux/rtnetlink.h, linux/if_link.h, linux/netlink.h."""
-WAIT = 5.0
-"""Seconds until an answer; the kernel has it ready when the question has been sent."""
 
 _IFINFO = struct.Struct("=BxHiII")  # struct ifinfomsg: family, type, index, flags, change
 _HEAD = netlink.HEADER.size + _IFINFO.size
@@ -57,13 +55,11 @@ def _rename(rtnl: Rtnl, index: int, pattern: str, up: bool) -> None:
             raise
         _send(rtnl, RTM_NEWLINK, index, b"", change=IFF_UP)
         _send(rtnl, RTM_NEWLINK, index, named)
-        _send(rtnl, RTM_NEWLINK, index, b"", flags=IFF_UP, change=IFF_UP)
+        rtnl.pack(lambda batch: batch.packed(messages.up(index)), (errno.ENODEV,))
 
 
-def _send(
-    rtnl: Rtnl, kind: int, index: int, attributes: bytes, flags: int = 0, change: int = 0
-) -> None:
-    body = _IFINFO.pack(socket.AF_UNSPEC, 0, index, flags, change) + attributes
+def _send(rtnl: Rtnl, kind: int, index: int, attributes: bytes, change: int = 0) -> None:
+    body = _IFINFO.pack(socket.AF_UNSPEC, 0, index, 0, change) + attributes
     message = netlink.pad(netlink.pack(kind, netlink.NLM_F_REQUEST, 0, body))
     rtnl.pack(lambda batch: batch.packed(message), (errno.ENODEV,))
 

@@ -10,9 +10,9 @@
 #include "bpf/kernel.bpf.h"
 #include "flow/met.bpf.h"
 #include "sight/sight.h"
-#include "switch/impair.h"
 #include "switch/layout.h"
 #include "switch/reason.bpf.h"
+#include "switch/wait.h"
 
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -130,7 +130,7 @@ int arrives(__u64 *ctx) {
     __u32 index = skb->dev->ifindex;
 
     if (index - HS_IFINDEX <= HS_VM_MAX && skb->mark != HS_MARK_LONG && /* it leaves by there */
-        (skb->mark & 0xffff0000u) != HS_LINE_MARKED)                    /* it has arrived before */
+        !hs_is_marked(skb->mark))                                       /* it has arrived before */
         return hs_see(skb, index - HS_IFINDEX, HS_ARRIVES, 0, 0);
     return 0;
 }

@@ -333,10 +333,6 @@ static __always_inline int hs_act(struct __sk_buff *skb, struct hs_packet *packe
     }
 }
 
-static __always_inline int hs_is_marked(__u32 mark) {
-    return (mark & 0xffff0000u) == HS_LINE_MARKED;
-}
-
 /* Have a fragment wait for its first one, which has `tries` behind it. Returns whether it does:
  * then it goes to HS_WAIT_TAP. */
 static __always_inline int hs_wait(struct __sk_buff *skb, __u32 tries) {

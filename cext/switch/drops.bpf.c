@@ -181,7 +181,7 @@ int kernel_drop(__u64 *ctx) {
     if (!home)
         return 0;
     reason.home = *home;
-    waited = index == HS_WAIT_TAP && (skb->mark & 0xffff0000u) == HS_LINE_MARKED;
+    waited = index == HS_WAIT_TAP && hs_is_marked(skb->mark);
 
     mac = skb->mac_header;
     network = skb->network_header;

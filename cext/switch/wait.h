@@ -28,4 +28,9 @@ enum { HS_WAIT_TRY = 12 };
 _Static_assert(HS_VM_MAX < 1 << HS_WAIT_TRY, "both have room");
 _Static_assert(HS_WAIT_TRIES < 1 << (16 - HS_WAIT_TRY), "both have room");
 
+/* Whether a frame has such a mark: it has waited. */
+HS_INLINE int hs_is_marked(__u32 mark) {
+    return (mark & 0xffff0000u) == HS_LINE_MARKED;
+}
+
 #endif

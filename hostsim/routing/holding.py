@@ -10,6 +10,7 @@ still sends what it holds, beside the next one.
 import contextlib
 import errno
 import logging
+import socket
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Protocol
@@ -35,6 +36,17 @@ class Keeps(Protocol):
     def queue(self, port: int, of: str, kind: str, put: Callable[[Rtnl], None]) -> None: ...
     def line(self, put: Callable[[], None]) -> None: ...
     def forget(self, port: int, parent: int) -> None: ...
+
+
+def line_of(out: socket.socket, frames: Callable[[], int], exact: bool = True) -> line.Line:
+    """A line that sends by `out`, which becomes the line's; frames: makes its TAP. Raises
+    OSError."""
+    try:
+        made = frames()
+    except BaseException:
+        out.close()
+        raise
+    return line.Line(made, out.detach(), exact)
 
 
 class Holding:
@@ -126,15 +138,10 @@ class Holding:
                 former.close()
 
     def _make_line(self) -> line.Line:
-        fd = self._switch.netns_fd
         try:
-            out = tap.sender(fd, line.MARK, ROOM)
-            try:
-                frames = tap.make(fd, Switch.line, line.INDEX, QUEUE)
-            except BaseException:
-                out.close()
-                raise
-            return line.Line(frames, out.detach())
+            out = tap.sender(self._switch.netns_fd, line.MARK, ROOM)
+            frames = partial(tap.make, self._switch.netns_fd, Switch.line, line.INDEX, QUEUE)
+            return line_of(out, frames)
         except OSError as error:
             raise HostsimError(
                 "link",

@@ -13,9 +13,11 @@ match needs its ports. If somebody takes the TAP away, what is sent there is los
 
 import logging
 import threading
+from functools import partial
 
 from cext.switch import line
 from hostsim.errors import reason
+from hostsim.routing.holding import line_of
 from hostsim.switch import Switch
 from netns import tap, tc
 
@@ -66,12 +68,8 @@ class Waiting:
     def _make(self, program_fd: int) -> line.Line:
         fd = self._switch.netns_fd
         out = tap.sender(fd, line.MARK, ROOM)
-        try:
-            frames = tap.make(fd, Switch.wait, line.WAIT, QUEUE, tap.MTU_MOST)
-        except BaseException:
-            out.close()
-            raise
-        made = line.Line(frames, out.detach(), exact=False)
+        frames = partial(tap.make, fd, Switch.wait, line.WAIT, QUEUE, tap.MTU_MOST)
+        made = line_of(out, frames, exact=False)
         try:
             tc.put_back(self._switch.rtnl, line.WAIT, program_fd, PROGRAM, tc.EGRESS)
         except BaseException:

@@ -14,7 +14,7 @@ import pytest
 
 from cext.ns.netns import socket_at
 from help.chain import Chain, chained, route, vm
-from help.frames import MF, UDP, ipv4, ipv6
+from help.frames import MF, UDP, ipv4, ipv6, pseudo
 from help.functions import put
 from help.net import ENDS, endpoint
 from help.receiver import Ear
@@ -29,7 +29,7 @@ CHAINS = {
 }
 PORT, PIECE = 5000, 64
 FLOOD = 2000
-IP_RECVTTL, IPV6_RECVHOPLIMIT, IPV6_HOPLIMIT = 12, 51, 52
+IP_RECVTTL, IPV6_RECVHOPLIMIT = 12, 51
 """linux/in.h, linux/in6.h."""
 
 
@@ -42,21 +42,18 @@ def chain(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Chain]:
         yield made
 
 
-def pieces(
-    chain: Chain, six: bool, port: int, ident: int, size: int = 600, piece: int = PIECE
-) -> list[bytes]:
+def pieces(chain: Chain, six: bool, ident: int, size: int = 600, piece: int = PIECE) -> list[bytes]:
     """The frames of a datagram."""
     net = chain.net
     ends = {name: net.vms[name] for name in ("client", "server")}
     body = struct.pack("!I", ident) * (size // 4)
-    datagram = struct.pack("!HHHH", 4000, port, 8 + size, 0) + body
+    datagram = struct.pack("!HHHH", 4000, PORT, 8 + size, 0) + body
     src, dst = (
         next(a.ip for a in ends[name].spec.addresses if a.version == (6 if six else 4))
         for name in ("client", "server")
     )
     if six:  # UDP over IPv6 has a checksum
-        head = src.packed + dst.packed + struct.pack("!II", len(datagram), UDP)
-        datagram = datagram[:6] + struct.pack("!H", checksum(head + datagram)) + body
+        datagram = pseudo(src.packed, dst.packed, UDP, datagram, 6)
     head = b"".join(bytes.fromhex(ends[n].mac.replace(":", "")) for n in ("server", "client"))
     head += b"\x86\xdd" if six else b"\x08\0"
     found = []
@@ -71,28 +68,33 @@ def pieces(
     return found
 
 
-def checksum(data: bytes) -> int:
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF or 0xFFFF
+@contextlib.contextmanager
+def raw(chain: Chain, name: str) -> Iterator[socket.socket]:
+    """What sends frames as a VM's or endpoint's own."""
+    netns_fd = chain.net.vms[name].netns_fd
+    with socket_at(netns_fd, socket.AF_PACKET, socket.SOCK_RAW) as sender:
+        sender.bind(("eth0", 0))
+        yield sender
+
+
+@contextlib.contextmanager
+def server(chain: Chain, six: bool = False) -> Iterator[socket.socket]:
+    """What receives datagrams, and the TTL of each."""
+    family = socket.AF_INET6 if six else socket.AF_INET
+    kinds = (socket.IPPROTO_IPV6, IPV6_RECVHOPLIMIT) if six else (socket.IPPROTO_IP, IP_RECVTTL)
+    with socket_at(chain.net.vms["server"].netns_fd, family, socket.SOCK_DGRAM) as far:
+        far.bind(("", PORT))
+        far.setsockopt(*kinds, 1)
+        far.setblocking(False)
+        yield far
 
 
 @pytest.mark.parametrize("six", [False, True], ids=["v4", "v6"])
 def test_a_datagram_in_any_order(chain: Chain, six: bool) -> None:
     net, rng = chain.net, Random(1)
-    family = socket.AF_INET6 if six else socket.AF_INET
-    kinds = (socket.IPPROTO_IPV6, IPV6_RECVHOPLIMIT) if six else (socket.IPPROTO_IP, IP_RECVTTL)
-    with (
-        socket_at(net.vms["client"].netns_fd, socket.AF_PACKET, socket.SOCK_RAW) as near,
-        socket_at(net.vms["server"].netns_fd, family, socket.SOCK_DGRAM) as far,
-    ):
-        near.bind(("eth0", 0))
-        far.bind(("", PORT))
-        far.setsockopt(*kinds, 1)
-        far.setblocking(False)
+    with raw(chain, "client") as near, server(chain, six) as far:
         for ident in range(1, 13):
-            parts = pieces(chain, six, PORT, ident)
+            parts = pieces(chain, six, ident)
             if ident == 1:
                 parts.reverse()
             elif ident > 2:  # the second one's are in order
@@ -124,20 +126,15 @@ def test_what_a_vm_of_the_chain_puts_out_of_order_is_in_its_books(tmp_path: Path
     text = ENDS + members + route(f'proto = "udp", dport = {PORT}', through, more)
     with (
         chained(text, tmp_path) as chain,
-        socket_at(chain.net.vms["client"].netns_fd, socket.AF_PACKET, socket.SOCK_RAW) as near,
-        socket_at(chain.net.vms["fw"].netns_fd, socket.AF_PACKET, socket.SOCK_RAW) as middle,
-        socket_at(chain.net.vms["server"].netns_fd, socket.AF_INET, socket.SOCK_DGRAM) as far,
+        raw(chain, "client") as near,
+        raw(chain, "fw") as middle,
+        server(chain) as far,
     ):
-        near.bind(("eth0", 0))
-        middle.bind(("eth0", 0))
-        far.bind(("", PORT))
-        far.setsockopt(socket.IPPROTO_IP, IP_RECVTTL, 1)
-        far.setblocking(False)
-        for part in pieces(chain, False, PORT, 1):
+        for part in pieces(chain, False, 1):
             near.send(part)
         assert until(lambda: received(chain, far), 20, "it comes")
         for ident in (2, 3):
-            for part in reversed(pieces(chain, False, PORT, ident)):
+            for part in reversed(pieces(chain, False, ident)):
                 middle.send(part)
             found = until(lambda: received(chain, far), 20, "it comes")
             assert found == (struct.pack("!I", ident) * 150, 63)
@@ -153,14 +150,10 @@ def test_long_ones(tmp_path: Path) -> None:
     text += route(f'proto = "udp", dport = {PORT}', "fw ids")
     with (
         chained(text, tmp_path) as chain,
-        socket_at(chain.net.vms["client"].netns_fd, socket.AF_PACKET, socket.SOCK_RAW) as near,
-        socket_at(chain.net.vms["server"].netns_fd, socket.AF_INET, socket.SOCK_DGRAM) as far,
+        raw(chain, "client") as near,
+        server(chain) as far,
     ):
-        near.bind(("eth0", 0))
-        far.bind(("", PORT))
-        far.setsockopt(socket.IPPROTO_IP, IP_RECVTTL, 1)
-        far.setblocking(False)
-        for part in reversed(pieces(chain, False, PORT, 1, 40_000, 8960)):
+        for part in reversed(pieces(chain, False, 1, 40_000, 8960)):
             near.send(part)
         found = until(lambda: received(chain, far), 20, "it comes")
         assert found == (struct.pack("!I", 1) * 10_000, 62)
@@ -173,23 +166,18 @@ def test_a_flood_of_fragments_costs_its_sender_alone(tmp_path: Path) -> None:
     with chained(text + route(f'proto = "udp", dport = {PORT}', through), tmp_path) as chain:
         net = chain.net
         with (
-            socket_at(net.vms["forger"].netns_fd, socket.AF_PACKET, socket.SOCK_RAW) as forger,
-            socket_at(net.vms["client"].netns_fd, socket.AF_PACKET, socket.SOCK_RAW) as near,
-            socket_at(net.vms["server"].netns_fd, socket.AF_INET, socket.SOCK_DGRAM) as far,
+            raw(chain, "forger") as forger,
+            raw(chain, "client") as near,
+            server(chain) as far,
         ):
-            forger.bind(("eth0", 0))
-            near.bind(("eth0", 0))
-            far.bind(("", PORT))
-            far.setsockopt(socket.IPPROTO_IP, IP_RECVTTL, 1)
-            far.setblocking(False)
             here = bytes.fromhex(net.vms["forger"].mac.replace(":", ""))
-            _, second, *_ = pieces(chain, False, PORT, 1)
+            _, second, *_ = pieces(chain, False, 1)
             address = bytes([198, 18, 0, 30])
             for ident in range(FLOOD):
                 packet = ipv4(address, second[30:34], UDP, second[34:], ident=ident, frag=8 | MF)
                 forger.send(second[:6] + here + second[12:14] + packet)
                 if ident % 250 == 50:
-                    for part in reversed(pieces(chain, False, PORT, ident)):
+                    for part in reversed(pieces(chain, False, ident)):
                         near.send(part)
             for _ in range(FLOOD // 250):
                 until(lambda: received(chain, far), 20, "another's datagram")
@@ -206,10 +194,9 @@ def test_by_addresses_nothing_waits(tmp_path: Path) -> None:
     with (
         chained(ENDS + members + route('dst = "198.18.0.20"', through), tmp_path) as chain,
         contextlib.closing(Ear(chain.net, "server")) as ear,
-        socket_at(chain.net.vms["client"].netns_fd, socket.AF_PACKET, socket.SOCK_RAW) as near,
+        raw(chain, "client") as near,
     ):
-        near.bind(("eth0", 0))
-        parts = pieces(chain, False, PORT, 7)[::-1]
+        parts = pieces(chain, False, 7)[::-1]
         for part in parts:
             near.send(part)
         heard: list[bytes] = []
