@@ -30,6 +30,7 @@ def test_a_port_that_is_made_anew_is_classified_before_it_is_up(net: Net) -> Non
     Defence: the classifier comes with the port; without it, the data plane puts it there later."""
     server = net.vms["server"]
     net.ping(3)
+    net.dataplane.vm_gone("server")  # as the daemon does first: else its guard is at work there too
     net.switch.disconnect(server)
     net.switch.connect([server], list(net.vms.values()))
     assert filters(net, "server").count(CLASSIFIER) == 1
