@@ -60,25 +60,26 @@ static __always_inline __u32 hs_vlan_of(struct net_device *dev) {
     return vlan;
 }
 
-/* Where the IP header of a frame is, whose Ethernet header is at `at`; 0: there is none. Sets the
- * VLAN, which holds what is known besides the tags in the frame. */
-static __noinline __u32 hs_past_tags(struct sk_buff *skb, __u32 at, __u32 *vlan) {
-    unsigned char *head = skb->head;
-    __u32 tail = skb->tail, id;
+/* Where the IP header of a frame is, whose Ethernet header is at `at`; 0: there is none. In the
+ * upper half: the VLAN, with `vlan`, which is known besides the tags in the frame. head, tail: the
+ * sk_buff's. The verifier looks at it once, and not for each way that leads here: not static. */
+__noinline __u64 hs_past_tags(__u64 head, __u32 tail, __u32 at, __u32 vlan) {
     __u16 words[2];
+    __u32 id;
 
     at += 2 * ETH_ALEN;
     for (int i = 0; i <= HS_TAGS; i++) {
-        if (at + sizeof(words) > tail || bpf_probe_read_kernel(words, sizeof(words), head + at))
+        if (at + sizeof(words) > tail ||
+            bpf_probe_read_kernel(words, sizeof(words), (void *)(head + at)))
             return 0;
         if (words[0] == bpf_htons(ETH_P_IP) || words[0] == bpf_htons(ETH_P_IPV6))
-            return at + 2;
+            return (__u64)vlan << 32 | (at + 2);
         if (words[0] != bpf_htons(ETH_P_8021Q) && words[0] != bpf_htons(ETH_P_8021AD))
             return 0;
         id = bpf_ntohs(words[1]) & 0xfff;
-        if (*vlan && id)
+        if (vlan && id)
             return 0;
-        *vlan |= id;
+        vlan |= id;
         at += sizeof(words);
     }
     return 0;
@@ -91,20 +92,22 @@ static __noinline __u32 hs_past_tags(struct sk_buff *skb, __u32 at, __u32 *vlan)
 static __noinline int hs_met(struct sk_buff *skb, __u32 mac, __u32 l3, struct net_device *dev,
                              struct hs_tuple *tuple) {
     unsigned char *head = skb->head;
-    __u32 tail = skb->tail, vlan = hs_vlan_of(dev), beside = hs_vlan_beside(skb), inside, header;
+    __u32 tail = skb->tail, vlan = hs_vlan_of(dev), beside = hs_vlan_beside(skb), header;
     __u8 ip[HS_GLANCE_IP], l4[HS_GLANCE_L4];
+    __u64 inside;
 
     if (vlan == HS_OTHER_VLANS || (vlan && beside))
         return 0;
     vlan |= beside;
     if (mac != HS_NO_HEADER) {
-        inside = vlan;
-        header = hs_past_tags(skb, mac, &inside);
+        /* head, once more: newer kernels take it for a pointer as it is, and this takes a number */
+        inside = hs_past_tags((__u64)BPF_CORE_READ(skb, head), tail, mac, vlan);
+        header = inside;
         if (!header)
             return 0;
         if (l3 <= header) {
             l3 = header;
-            vlan = inside;
+            vlan = inside >> 32;
         }
     }
     if (!l3 || l3 + 20 > tail || bpf_probe_read_kernel(ip, sizeof(ip), head + l3))

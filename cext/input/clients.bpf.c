@@ -80,59 +80,83 @@ static __u64 is_new(const __u64 *known, __u64 client) {
     return differs;
 }
 
+/* A walk along the device's list. at: where it is; others: of those it has passed. */
+struct walk {
+    __u64 known[KNOWN];
+    struct list_head *head, *at;
+    int others;
+};
+
+/* One file, or the end of the list: then it ends. */
+static long walk_on(__u32 i, struct walk *walk) {
+    struct list_head *at = walk->at;
+    __u64 other = (__u64)at - bpf_core_field_offset(struct evdev_client, node);
+
+    if (at == walk->head || !at)
+        return 1;
+    if (is_new(walk->known, other) && !BPF_CORE_READ((struct evdev_client *)other, revoked))
+        walk->others++;
+    walk->at = BPF_CORE_READ(at, next);
+    return 0;
+}
+
 /* How many open files of the device are not revoked, without those that the arguments name: what
  * of these is named twice, is revoked, or is no open file, makes no difference. */
 SEC("raw_tp/sys_enter")
 int clients_others(struct bpf_raw_tracepoint_args *ctx) {
     struct fdtable *table = own_table();
-    __u64 known[KNOWN], other;
     struct evdev_client *client = client_in(table, ctx->args[0]);
     struct evdev *evdev = BPF_CORE_READ(client, evdev);
-    struct list_head *head, *at;
-    int others = 0;
+    struct walk walk = {};
+    struct list_head *head;
 
     if (!client || !evdev)
         return UNKNOWN;
 #pragma unroll
     for (int k = 0; k < KNOWN; k++) /* none is 0, as none of the list is */
-        known[k] = ctx->args[k] == NOBODY ? 0 : (__u64)client_in(table, ctx->args[k]);
-    head = &evdev->client_list;
-    at = BPF_CORE_READ(head, next);
-    for (int i = 0; i < CLIENTS_MOST; i++) {
-        if (at == head)
-            return others;
-        if (!at)
-            return UNKNOWN;
-        other = (__u64)at - bpf_core_field_offset(struct evdev_client, node);
-        others += is_new(known, other) && !BPF_CORE_READ((struct evdev_client *)other, revoked);
-        at = BPF_CORE_READ(at, next);
-    }
-    return UNKNOWN;
+        walk.known[k] = ctx->args[k] == NOBODY ? 0 : (__u64)client_in(table, ctx->args[k]);
+    walk.head = head = &evdev->client_list;
+    walk.at = BPF_CORE_READ(head, next);
+    bpf_loop(CLIENTS_MOST, walk_on, &walk, 0);
+    return walk.at == head ? walk.others : UNKNOWN;
+}
+
+/* A walk along the events that wait in an open file: the next one, where they end, how many it has
+ * passed without SYN. */
+struct queue {
+    void *buffer;
+    unsigned int tail, end, size;
+    int waiting;
+};
+
+static long queue_on(__u32 i, struct queue *queue) {
+    unsigned int event = bpf_core_type_size(struct input_event);
+    unsigned int place = bpf_core_field_offset(struct input_event, type);
+    __u16 type = EV_SYN;
+
+    if (queue->tail == queue->end)
+        return 1;
+    bpf_probe_read_kernel(&type, sizeof(type), queue->buffer + queue->tail * event + place);
+    queue->waiting += type != EV_SYN;
+    queue->tail = (queue->tail + 1) & (queue->size - 1);
+    return 0;
 }
 
 /* How many events wait in the open file. None reaches it any more. */
 SEC("raw_tp/sys_enter")
 int clients_waiting(struct bpf_raw_tracepoint_args *ctx) {
     struct evdev_client *client = client_of(ctx->args[0]);
-    unsigned int tail = BPF_CORE_READ(client, tail), end = BPF_CORE_READ(client, packet_head);
-    unsigned int size = BPF_CORE_READ(client, bufsize);
-    unsigned int event = bpf_core_type_size(struct input_event);
-    unsigned int place = bpf_core_field_offset(struct input_event, type);
-    void *buffer = (void *)client + bpf_core_field_offset(struct evdev_client, buffer);
-    int waiting = 0;
+    struct queue queue = {
+        .buffer = (void *)client + bpf_core_field_offset(struct evdev_client, buffer),
+        .tail = BPF_CORE_READ(client, tail),
+        .end = BPF_CORE_READ(client, packet_head),
+        .size = BPF_CORE_READ(client, bufsize),
+    };
 
     if (!client)
         return UNKNOWN;
-    for (int i = 0; i < EVENTS_MOST; i++) {
-        __u16 type = EV_SYN;
-
-        if (tail == end)
-            return waiting;
-        bpf_probe_read_kernel(&type, sizeof(type), buffer + tail * event + place);
-        waiting += type != EV_SYN;
-        tail = (tail + 1) & (size - 1);
-    }
-    return UNKNOWN;
+    bpf_loop(EVENTS_MOST, queue_on, &queue, 0);
+    return queue.tail == queue.end ? queue.waiting : UNKNOWN;
 }
 
 /* Where in the open file the next event will be put: a place, for the next one. */
