@@ -11,7 +11,7 @@ import math
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -24,6 +24,7 @@ pytestmark = pytest.mark.root
 
 COUNT = int(os.environ.get("HOSTSIM_LINK_PACKETS", "5000"))
 WINDOW = 400  # packets under way; a packet function's socket holds 1024
+FEW = 100  # after which a flow has its path
 SHARE = 0.01
 SO_RCVBUFFORCE = 33  # asm-generic/socket.h; Python has no name for it
 PORT = 4000
@@ -72,11 +73,13 @@ class Line:
     def close(self) -> None:
         self._sockets.close()
 
-    def send(self, count: int) -> set[int]:
-        """Numbers of the packets that were lost."""
+    def send(self, count: int, settled: Callable[[], bool]) -> set[int]:
+        """Numbers of the packets that were lost. All but the first FEW go once it has settled."""
         came: set[int] = set()
         latest = -1
         for number in range(count):
+            if number == FEW:
+                until(settled, 20, "the path is there")
             self._to.send(struct.pack("=I", number))
             while number - latest >= WINDOW:
                 latest = max(latest, self._next(came))
@@ -123,11 +126,13 @@ def goes_by(host: Host, path: str) -> bool:
     return ("one", path) in paths
 
 
-def lost(host: Host, line: Line, seed: int) -> set[int]:
+def lost(host: Host, line: Line, seed: int, path: str) -> set[int]:
+    """What is lost of COUNT packets, nearly all of which go by this path: if a link is impaired,
+    each flow goes by the switch again until it has its path."""
     host["server"].link()
     host["server"].link(loss=SHARE, seed=seed, direction="in")
     with one_cpu():
-        return line.send(COUNT)
+        return line.send(COUNT, lambda: goes_by(host, path))
 
 
 @contextlib.contextmanager
@@ -150,9 +155,9 @@ def test_the_share_the_seed_and_the_books(net: Host, line: Line, path: str) -> N
     until(there, 20, f"the hop one -> two by {path}")
     total = 0
     for _ in range(3):  # a packet of a kernel's own that comes between is numbered too
-        first = lost(net, line, 7)
+        first = lost(net, line, 7, path)
         link = line.link()
-        again = lost(net, line, 7)
+        again = lost(net, line, 7, path)
         total += len(first) + len(again)
         if packets(link) == packets(line.link()) == COUNT and first == again:
             break
