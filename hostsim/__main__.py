@@ -3,7 +3,7 @@
 
 import sys
 
-from hostsim.cli.main import main
+from hostsim.cli.start import main
 
 if __name__ == "__main__":
     sys.exit(main())

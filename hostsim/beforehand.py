@@ -2,7 +2,7 @@
 """What the kernel makes ready for any host while its daemon loads the rest of itself, in threads.
 
     prepare()                   what every VM is started from, and its system call filter
-    beforehand = Beforehand()
+    beforehand = Beforehand(boots)
     beforehand.begin()          returns at once
     beforehand.loading          from then on: the data plane's programs, see Loading
     beforehand.close()          waits for the threads; lets go of what nobody has taken
@@ -36,7 +36,9 @@ def prepare() -> None:
 class Beforehand:
     """See the module. Its methods are for one thread; `close` twice is harmless."""
 
-    def __init__(self) -> None:
+    def __init__(self, boots: bool) -> None:
+        """boots: whether the host has systems that boot."""
+        self._boots = boots
         self.loading: Loading | None = None
         self._held: list[Callable[[], None]] = []
         self._sockets = threading.Thread(target=self._hold_sockets, name="sockets")
@@ -46,7 +48,7 @@ class Beforehand:
         self._sockets.start()
         from hostsim.routing.loading import Loading  # while the first of them are loaded
 
-        self.loading = Loading()
+        self.loading = Loading(self._boots)
         self.loading.begin((self._sockets.join,))
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 """The daemon of one host: builds it, answers the control socket, takes it down.
 
     python -m hostsim.daemon FILE [--text FD] [--ready FD] [--log-level LEVEL]
+    main([FILE, ...], spec)     the same, in a process that is to become it (hostsim/forked.py)
 
 With --text it reads the host file from the descriptor, to its end; FILE says where it came from.
 With --ready it detaches its output to the host's log and tells the descriptor, in one line of the
@@ -26,7 +27,6 @@ import gc
 import logging
 import os
 import resource
-import shutil
 import signal
 import sys
 import traceback
@@ -43,6 +43,9 @@ from netns import journal, parameters, priority
 
 log = logging.getLogger("hostsim.daemon")
 
+NAME = "hostsim.daemon"
+"""Of the process, for ps(1) and pgrep(1): its command line may be that of `hostsim up`."""
+COMM = Path("/proc/self/comm")
 NICE = -10
 """Of the daemon: a person waits for a flip."""
 
@@ -136,6 +139,7 @@ class _Ready:
     def up(self, host: str) -> None:
         """The host stands. Raises BrokenPipeError if nobody waits any more."""
         log.info("host %s is up", host)
+        priority.come_first(NICE)  # not before: systems that boot need the processors more than we
         self._tell(protocol.success({"host": host, "pid": os.getpid()}))
 
     def failed(self, error: HostsimError) -> None:
@@ -166,13 +170,18 @@ def _end_early(*_: object) -> None:
     raise HostsimError("up", "ended by a signal")
 
 
-def main() -> int:
+def main(words: Sequence[str] | None = None, spec: HostSpec | None = None) -> int:
+    """words: its arguments; None: the process'. spec: the host file, if it has been read already.
+    The exit status."""
+    with contextlib.suppress(OSError):
+        COMM.write_text(NAME)
     parser = argparse.ArgumentParser(prog="hostsim.daemon")
     parser.add_argument("file")
     parser.add_argument("--text", type=int, metavar="FD")
     parser.add_argument("--ready", type=int, metavar="FD")
     parser.add_argument("--log-level", choices=protocol.LEVELS, default="info")
-    options = parser.parse_args()
+    options = parser.parse_args(words)
+    priority.share_often()
     gc.disable()  # until the host is up (serving.py): what is loaded now stays, and is no garbage
     early: list[int] = []
 
@@ -186,11 +195,11 @@ def main() -> int:
     failure: HostsimError | None = None
     try:
         beforehand.prepare()
-        spec = _load(options.file, options.text, early)
-        _on_signal(note)
+        if spec is None:
+            spec = _load(options.file, options.text, early)
+            _on_signal(note)
         folder, _ = _claim(spec)
         _raise_files_limit()
-        priority.come_first(NICE)
         ready.detach(folder / "log")
         _log_to(sys.stderr, options.log_level, manager.journal)
         if manager.watched:
@@ -203,7 +212,7 @@ def main() -> int:
     if left:
         why = f"{failure}; and " if failure else ""
         failure = HostsimError(
-            f"host {spec.name}",
+            f"host {folder.name if folder else ''}",
             f"{why}could not remove: {'; '.join(left)}",
             "hostsim clean tries again",
         )
@@ -223,7 +232,7 @@ def _live(
     """The host's life, from here to its end. Each module is loaded while something is done that it
     is not needed for. up: called once the host stands. early: signals that have come so far: nobody
     breaks off what is being made."""
-    with contextlib.closing(beforehand.Beforehand()) as kernel:
+    with contextlib.closing(beforehand.Beforehand(any(vm.boots for vm in spec.vms))) as kernel:
         kernel.begin()
         from hostsim.ahead import Ahead
 
@@ -277,7 +286,9 @@ def _tidy(folder: Path) -> list[str]:
     if failures:
         protocol.left(folder.name).write_text("".join(f"{line}\n" for line in failures))
     else:
-        shutil.rmtree(folder)
+        from shutil import rmtree  # with what it loads, a host is up later
+
+        rmtree(folder)
     return failures
 
 

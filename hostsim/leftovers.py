@@ -147,11 +147,11 @@ def _processes() -> Iterator[str]:
             words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
             stat = (entry / "stat").read_text()
             parent = int(stat.rpartition(")")[2].split()[1])
-            ours = any(word.rpartition("/")[2] in OURS for word in words[:6])
+            name = stat[stat.find("(") + 1 : stat.rfind(")")]
+            ours = name in OURS or any(word.rpartition("/")[2] in OURS for word in words[:6])
             in_host = "/hs-" in (entry / "cgroup").read_text()
             if ours or in_host or parent == us:
-                shown = " ".join(words).strip() or stat[stat.find("(") : stat.rfind(")") + 1]
-                yield f"process {pid} {shown}"
+                yield f"process {pid} ({name}) {' '.join(words)}".strip()
             if ours or in_host or pid == us:
                 yield from _memfds(entry)
 

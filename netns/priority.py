@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """A process that runs before others, with all its threads.
 
-    come_first(-10)  the main thread's; children get normal priority
-    keep_up()        another thread's: the main thread's priority
+    come_first(-10)  its threads; children get normal priority
+    keep_up()        a thread that begins later: the main thread's priority
+    stay_behind()    a thread that is to have the priority of any other process
+    share_often()    the interpreter's lock changes hands often
 
 A thread that has the interpreter's lock while others have the processor keeps the main thread
-waiting for both. So every thread has the same priority; and the lock changes hands often.
+waiting for both. So every thread has the same priority, but for those of C, which have no part in
+the lock and may need more, and those that are to stay behind.
 """
 
 import contextlib
 import os
 import sys
+import threading
 from pathlib import Path
 
 AUTOGROUP = Path("/proc/self/autogroup")
@@ -19,16 +23,36 @@ SWITCH = 0.0005
 a thread into the kernel lets go of the lock, and may wait this long to have it again."""
 
 
+def share_often() -> None:
+    """See SWITCH."""
+    sys.setswitchinterval(SWITCH)
+
+
+_behind: set[int] = set()
+"""Threads that stay behind, by their number in the kernel: of what ends, a number may be another's
+later, which then does not come first. Few are in it."""
+
+
+def stay_behind() -> None:
+    """Have the calling thread left out if the process comes first."""
+    _behind.add(threading.get_native_id())
+
+
 def come_first(nice: int) -> None:
-    """Run this thread before others, by a nice value (setpriority(2)). Children, and other threads
-    before they `keep_up`, get normal priority (SCHED_RESET_ON_FORK, sched(7)). Without CAP_SYS_NICE
-    nothing changes.
+    """Run this process before others, by a nice value (setpriority(2)): all threads that run as its
+    main thread did. Who has a priority of its own keeps that. Children, and threads that begin
+    later, before they `keep_up`, get normal priority (SCHED_RESET_ON_FORK, sched(7)). Without
+    CAP_SYS_NICE nothing changes.
 
     With autogroups a nice value counts among the processes of one session, and the session's own
     value counts among sessions; so a session that is ours alone has it too (sched(7), "The
     autogroup feature")."""
-    sys.setswitchinterval(SWITCH)
-    _raise(nice)
+    before = os.getpriority(os.PRIO_PROCESS, os.getpid())
+    for number in set(map(int, os.listdir("/proc/self/task"))) - _behind:
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            plain = os.sched_getscheduler(number) == os.SCHED_OTHER
+            if plain and os.getpriority(os.PRIO_PROCESS, number) == before:
+                _raise(nice, number)
     if os.getsid(0) == os.getpid():
         with contextlib.suppress(OSError):
             AUTOGROUP.write_text(str(nice))
@@ -42,8 +66,8 @@ def keep_up() -> None:
         _raise(wanted)
 
 
-def _raise(nice: int) -> None:
-    """Of the calling thread: 0 is its number in both calls."""
+def _raise(nice: int, number: int = 0) -> None:
+    """Of a thread, by its number in the kernel; 0: the calling one. Raises ProcessLookupError."""
     with contextlib.suppress(PermissionError):
-        os.sched_setscheduler(0, os.SCHED_OTHER | os.SCHED_RESET_ON_FORK, os.sched_param(0))
-        os.setpriority(os.PRIO_PROCESS, 0, nice)
+        os.sched_setscheduler(number, os.SCHED_OTHER | os.SCHED_RESET_ON_FORK, os.sched_param(0))
+        os.setpriority(os.PRIO_PROCESS, number, nice)

@@ -9,7 +9,6 @@ import contextlib
 import fcntl
 import os
 import select
-import shutil
 import signal
 import socket
 import struct
@@ -17,8 +16,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any, NoReturn, Protocol
 
 from hostsim import protocol
 from hostsim.errors import HostsimError, UsageError
@@ -162,36 +162,69 @@ def become(file: str, text: str, log_level: str) -> NoReturn:
     os.execv(sys.executable, _command(file, source, log_level))
 
 
+class Child(Protocol):
+    """What is asked of a daemon that was started: `subprocess.Popen` has it."""
+
+    pid: int
+    stderr: IO[bytes] | None
+    returncode: Any
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def terminate(self) -> None: ...
+
+
+Start = Callable[[int], Child]
+"""Starts a daemon that tells this descriptor of the caller's whether its host stands. Raises
+OSError."""
+
+
+def interpreter(file: str, text: str, log_level: str = "info") -> Start:
+    """What starts a daemon in a new interpreter, for `become`'s arguments."""
+
+    def start(ready: int) -> Child:
+        source = _in_memory(text)
+        try:
+            return subprocess.Popen(
+                [*_command(file, source, log_level), "--ready", str(ready)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                pass_fds=(ready, source),
+                start_new_session=True,
+            )
+        finally:
+            os.close(source)
+
+    return start
+
+
 class Interrupted(HostsimError):
     """SIGINT came while a host was built."""
 
 
 class Starting:
-    """A daemon that builds its host, for `become`'s arguments.
+    """A daemon that builds the host of a file.
 
-    with Starting(file, text, log_level) as starting:
+    with Starting(file, start) as starting:
         answer = starting.ready()     what it says once the host is ready
 
     If the block ends otherwise, the daemon is ended, with what it has built; a KeyboardInterrupt
     in it, wherever it comes, is Interrupted then.
     """
 
-    def __init__(self, file: str, text: str, log_level: str = "info") -> None:
+    def __init__(self, file: str, start: Start) -> None:
         self._file = file
-        source = _in_memory(text)
-        ours, theirs = os.pipe()
-        self._told = open(ours, "rb")  # noqa: SIM115
         self._answered = False
-        self._daemon = subprocess.Popen(
-            [*_command(file, source, log_level), "--ready", str(theirs)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            pass_fds=(theirs, source),
-            start_new_session=True,
-        )
-        os.close(theirs)
-        os.close(source)
+        ours, theirs = os.pipe()
+        try:
+            self._daemon = start(theirs)
+        except BaseException:
+            os.close(ours)
+            raise
+        finally:
+            os.close(theirs)
+        self._told = open(ours, "rb")  # noqa: SIM115
 
     def __enter__(self) -> "Starting":
         return self
@@ -265,7 +298,7 @@ def _command(file: str, source: int, log_level: str) -> list[str]:
 
 def up(file: str, text: str) -> dict[str, Any]:
     """Start a daemon, and wait until its host is ready, see Starting. Raises HostsimError."""
-    with Starting(file, text) as starting:
+    with Starting(file, interpreter(file, text)) as starting:
         return starting.ready()
 
 
@@ -340,7 +373,9 @@ def _clean(path: Path) -> list[str]:
         record = path / "journal"
         failures = journal.undo(record) if record.exists() else []
         if not failures:
-            shutil.rmtree(path)
+            from shutil import rmtree  # with what it loads, a host is up later
+
+            rmtree(path)
     return failures
 
 

@@ -5,9 +5,11 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from hostsim import forked
 from hostsim.cli import client
 from hostsim.cli.grammar import Commands, complete_with, os_names, print_answer, vm_argument
 from hostsim.cli.shadows import warn_of_shadows
@@ -91,11 +93,14 @@ def _up(arguments: argparse.Namespace) -> int:
     from hostsim.hostfile.source import read
 
     source = read(arguments.file)
+    spec = _checked(source)
+    path, level = str(source.path), arguments.log_level
     if arguments.foreground:
-        _checked(source)
-        client.become(str(source.path), source.text, arguments.log_level)
-    with client.Starting(str(source.path), source.text, arguments.log_level) as starting:
-        spec = _checked(source)  # while the daemon starts, which makes nothing of a wrong file
+        client.become(path, source.text, level)
+    start = client.interpreter(path, source.text, level)
+    if arguments.own_process and forked.possible():
+        start = partial(forked.start, spec, path, level)
+    with client.Starting(path, start) as starting:
         answer = starting.ready()
     if arguments.json:
         print(json.dumps(answer))

@@ -8,6 +8,7 @@ life.py wait for no other's grammar, since a host is up so much sooner.
 """
 
 import argparse
+import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -21,8 +22,13 @@ from hostsim.errors import HostsimError, reason
 EPILOG = "A host file describes a host; edge, duo, both and desk ship: hostsim up edge starts one."
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `hostsim`; returns the exit status."""
+def main(argv: Sequence[str] | None = None, own_process: bool = False) -> int:
+    """Entry point of `hostsim`; returns the exit status.
+
+    argv: its arguments; None: the process'
+    own_process: the process does nothing else, before or after: it may have a copy of itself do
+        something else (hostsim/forked.py)
+    """
     words = sys.argv[1:] if argv is None else argv
     if argv is None:
         _hold_streams()
@@ -33,6 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if completes:
             _complete(parser)
         arguments = parser.parse_args(words)
+        arguments.own_process = own_process
+        if own_process and not of_life:  # those of life end soon
+            gc.enable()
         run: Callable[[argparse.Namespace], int] = arguments.run
         if arguments.needs_root:
             client.need_root(arguments.command)

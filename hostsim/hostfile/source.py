@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds and reads a host file: its text, as yet unchecked (file.py checks it).
-
-Imports next to nothing, so that `hostsim up` can start a daemon before it imports the rest.
-"""
+"""Finds and reads a host file: its text, as yet unchecked (file.py checks it)."""
 
 import sys
 from pathlib import Path

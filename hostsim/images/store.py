@@ -22,7 +22,6 @@ import os
 import re
 import shlex
 import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -139,9 +138,16 @@ def remove(name: str) -> None:
                         f"image {name}", "is in use", "hostsim image list shows by which host"
                     ) from None
         with _alone():
-            gone = Path(tempfile.mkdtemp(prefix=GONE, dir=folder()))
+            gone = _new_folder(GONE, folder())
             own.rename(gone / name)
             _delete(gone)
+
+
+def _new_folder(prefix: str, where: Path) -> Path:
+    """A folder that nobody else has. Raises OSError."""
+    from tempfile import mkdtemp  # with what it loads, a host is up later
+
+    return Path(mkdtemp(prefix=prefix, dir=where))
 
 
 @contextlib.contextmanager
@@ -152,7 +158,7 @@ def working() -> Iterator[Path]:
     top.mkdir(mode=0o700, parents=True, exist_ok=True)
     sweep()
     with _alone():
-        path = Path(tempfile.mkdtemp(prefix=NEW, dir=top))
+        path = _new_folder(NEW, top)
         lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         fcntl.flock(lock, fcntl.LOCK_EX)
     try:

@@ -26,7 +26,7 @@ from hostsim.kmc.door import Bucket, Door
 from hostsim.kmc.seat import Action, Came, Cut, Left, Open, Seat, Send, Shut, Switch
 from hostsim.kmc.seatwire import DEVICES_MAX
 from hostsim.vm import Vm
-from netns import rights, tree
+from netns import priority, rights, tree
 
 log = logging.getLogger("hostsim.kmc")
 
@@ -49,8 +49,8 @@ OS has there to close is bounded, as what it has open is."""
 
 _EVIOCREVOKE = 0x40044591
 
-closers = ThreadPoolExecutor(CLOSERS, "seat-closer")
-"""Not the loop's own executor: others wait for that one."""
+closers = ThreadPoolExecutor(CLOSERS, "seat-closer", initializer=priority.stay_behind)
+"""Not the loop's own executor: others wait for that one. VMs make it as long as they like."""
 
 
 class Handler(Protocol):

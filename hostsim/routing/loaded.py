@@ -16,7 +16,7 @@ from cext.bpf import objects as bpf
 from cext.switch import maps, records
 from cext.switch.records import Tuple
 from hostsim.errors import HostsimError
-from hostsim.model import BESIDE, VmSpec
+from hostsim.model import VmSpec
 from hostsim.routing import memory
 
 FOR_TESTS = ("judge",)
@@ -29,13 +29,15 @@ class Loaded:
     """Owns the object. `close` twice is harmless; the kernel's last reference to the programs goes
     with the interfaces."""
 
-    def __init__(self) -> None:
+    def __init__(self, boots: bool = False) -> None:
+        """boots: whether systems boot meanwhile, see memory.py."""
+        self._boots = boots
         self._object: bpf.Object | None = None
         self._sweeping = threading.Lock()
 
     def load(self) -> None:
         """Once. Raises OSError."""
-        flags = memory.flags(memory.memory())
+        flags = memory.flags(memory.memory(), self._boots)
         self._object = bpf.Object("classifier", flags=flags, without=FOR_TESTS)
 
     def close(self) -> None:
@@ -116,7 +118,7 @@ class Loaded:
         flags |= records.VM_UNLIKE if unlike else 0
         flags |= records.VM_ROUTER if spec.router else 0
         flags |= records.VM_IMPAIRED if impaired else 0
-        longest = 0 if queued else spec.mtu + BESIDE
+        longest = 0 if queued else spec.longest
         self.map("vms").set(maps.pack_u32(number), maps.pack_vm(mac, flags, longest))
 
     def write_uplink(self, number: int) -> None:

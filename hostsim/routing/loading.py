@@ -2,7 +2,7 @@
 """The classifier and the program at the kernel's drops, as they are loaded: beforehand in a thread,
 or when somebody needs them.
 
-    loading = Loading()
+    loading = Loading(boots)
     loading.begin(jobs)     returns at once: a thread does these jobs, and then loads
     loading.load()          returns once all is loaded, by that thread or by this one
     loading.close()         waits for the thread; drops what was loaded
@@ -26,8 +26,9 @@ Job = Callable[[], object]
 class Loading:
     """See the module. `begin` and `close` are for one thread; `close` twice is harmless."""
 
-    def __init__(self) -> None:
-        self.classifier = Loaded()
+    def __init__(self, boots: bool = False) -> None:
+        """boots: whether systems boot meanwhile."""
+        self.classifier = Loaded(boots)
         self.drops = KernelDrops()
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None

@@ -6,6 +6,10 @@ made. Flows come by the hundred thousand a second, and where every page must be 
 costs more than a fifth of such a flow; but the two tables then hold TAKEN bytes for each host that
 is up, whatever its traffic. So a large machine has them at once, a small one as they are needed;
 how many flows they hold is the same.
+
+To take all of it keeps a processor in the kernel for 60 ms, and no grace period of RCU ends
+meanwhile: a system that boots waits for one whenever it moves a process to another cgroup. So a
+host with such systems takes it as it is needed, too.
 """
 
 import os
@@ -23,7 +27,8 @@ def memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def flags(machine: int) -> dict[str, int]:
-    """The two maps' flags on a machine with that many bytes of memory. Pure."""
-    found = 0 if machine >= TAKEN * SHARE else NO_PREALLOC
+def flags(machine: int, boots: bool) -> dict[str, int]:
+    """The two maps' flags on a machine with that many bytes of memory. boots: whether systems boot
+    meanwhile. Pure."""
+    found = 0 if machine >= TAKEN * SHARE and not boots else NO_PREALLOC
     return {"flows": found, "conns": found}

@@ -15,8 +15,7 @@ import pytest
 
 from help.cli import HOSTSIM, ask, host, hostsim, run
 from help.waiting import until
-from hostsim import protocol
-from hostsim.daemon import NICE
+from hostsim import daemon, protocol
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 
@@ -67,7 +66,7 @@ def children(pid: int) -> list[int]:
     found = []
     for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
-            if b"hostsim.daemon" in Path(f"/proc/{one}/cmdline").read_bytes():
+            if Path(f"/proc/{one}/comm").read_text().strip() == daemon.NAME:
                 found.append(int(one))
     return found
 
@@ -153,12 +152,12 @@ def test_the_daemon_comes_before_what_runs_in_vms(flooded: int) -> None:
             with contextlib.suppress(OSError):  # it has just ended
                 name = (task / "comm").read_text().strip()
                 found[f"{name} {task.name}"] = os.getpriority(os.PRIO_PROCESS, int(task.name))
-        return set(found.values()) == {NICE}
+        return set(found.values()) == {daemon.NICE}
 
     until(all_first, 10, f"all threads have the priority: {found}")
     group = Path(f"/proc/{flooded}/autogroup")
     if group.exists():
-        assert group.read_text().split()[-1] == str(NICE)
+        assert group.read_text().split()[-1] == str(daemon.NICE)
     for vm in ask("status", NAME)["vms"]:
         assert os.getpriority(os.PRIO_PROCESS, vm["pid"]) == 0
         group = Path(f"/proc/{vm['pid']}/autogroup")

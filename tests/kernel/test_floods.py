@@ -14,6 +14,7 @@ import pytest
 from help.cli import ask, host
 from help.waiting import until
 from hostsim import clients, protocol
+from hostsim.daemon import NAME as DAEMON
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 
@@ -60,8 +61,8 @@ def children(pid: int) -> list[str]:
     names = {}
     for one in found:
         with contextlib.suppress(OSError):  # it has just ended
-            names[one] = Path(f"/proc/{one}/cmdline").read_bytes()
-    return [one for one, name in names.items() if b"hostsim.daemon" in name]
+            names[one] = Path(f"/proc/{one}/comm").read_text().strip()
+    return [one for one, name in names.items() if name == DAEMON]
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ import pytest
 
 from help.cli import HOSTSIM, ask, hostsim, plugged_nic, run
 from help.waiting import until
-from hostsim import leftovers
+from hostsim import daemon, leftovers
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 
@@ -78,8 +78,8 @@ def daemons() -> list[int]:
     found = []
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError):
-            words = (entry / "cmdline").read_bytes().split(b"\0")
-            if b"hostsim.daemon" in words and any(NAME.encode() in word for word in words):
+            is_one = (entry / "comm").read_text().strip() == daemon.NAME
+            if is_one and NAME.encode() in (entry / "cmdline").read_bytes():
                 found.append(int(entry.name))
     return sorted(found)
 

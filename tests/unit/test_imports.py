@@ -35,9 +35,10 @@ ROOMS = {
     "host":     ("host changes condition restarts carriers daemon clients stalls asides "
                  "settling longwinded remaking ahead beforehand serving systems",
                                 "ground hostfile machine routing nf kmc assembly"),
+    "forked":   ("forked",                                      "ground routing host"),
     "views":    ("views",                                       "ground"),
     "capture":  ("capture",                                     "ground hostfile routing"),
-    "cli":      ("cli __main__",             "ground hostfile images routing kmc views capture"),
+    "cli":      ("cli __main__",      "ground hostfile images routing kmc forked views capture"),
     "lab":      ("lab",                      "ground hostfile machine capture cli"),
     "examples": ("examples",                                    "lab"),
     "bench": ("bench", "ground hostfile images machine routing nf kmc assembly host cli capture"),
@@ -129,8 +130,10 @@ def test_netns_and_cext_know_nothing_of_hosts() -> None:
 
 
 def test_nobody_imports_the_command_line_or_the_daemon() -> None:
-    assert users_of("hostsim.cli.main") == {"hostsim.__main__"}
-    assert users_of("hostsim.daemon") == set()
+    assert users_of("hostsim.cli.main") == {"hostsim.cli.start"}
+    assert users_of("hostsim.cli.start") == {"hostsim.__main__"}
+    assert users_of("hostsim.daemon") == {"hostsim.forked"}
+    assert users_of("hostsim.forked") == {"hostsim.cli.life"}
     assert users_of("hostsim.host") <= {"hostsim.serving"}
     assert users_of("hostsim.serving") <= {"hostsim.daemon"}
     assert users_of("hostsim.cli.client") <= command_line() | {"hostsim.lab.host"} | benches()
@@ -157,9 +160,18 @@ def test_the_client_speaks_to_a_daemon_and_runs_none() -> None:
 
 
 def test_parts_do_not_know_the_host() -> None:
-    commands = {f"hostsim.cli.{name}" for name in (*COMMANDS, "main", "client", "show", "check")}
+    names = (*COMMANDS, "start", "main", "client", "show", "check")
+    commands = {f"hostsim.cli.{name}" for name in names}
     labs = {"hostsim.lab.host", "hostsim.lab.plugin"}
-    top = {"hostsim.daemon", "hostsim.serving", "hostsim.host", *labs, *commands, *benches()}
+    top = {
+        "hostsim.daemon",
+        "hostsim.forked",
+        "hostsim.serving",
+        "hostsim.host",
+        *labs,
+        *commands,
+        *benches(),
+    }
     # "hostsim" imports the laboratory when somebody asks for it
     for name in set(MODULES) - top - {"hostsim", "hostsim.__main__", "hostsim.cli.grammar"}:
         assert not ours(name) & top, f"{name} imports {ours(name) & top}"

@@ -20,6 +20,8 @@ class Fake:
     fails: BaseException | None = None
     go: threading.Event
 
+    def __init__(self, boots: bool = False) -> None: ...
+
     def load(self) -> None:
         self.go.wait(20)
         if self.fails is not None:

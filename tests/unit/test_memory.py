@@ -12,17 +12,24 @@ LAYOUT = MAPS.parent / "layout.h"
 
 
 def test_a_large_machine_takes_it_at_once() -> None:
-    assert memory.flags(24 * GIB) == {"flows": 0, "conns": 0}
+    assert memory.flags(24 * GIB, boots=False) == {"flows": 0, "conns": 0}
 
 
 def test_a_small_one_as_it_is_needed() -> None:
-    assert memory.flags(2 * GIB) == {"flows": memory.NO_PREALLOC, "conns": memory.NO_PREALLOC}
+    assert memory.flags(2 * GIB, boots=False) == {
+        "flows": memory.NO_PREALLOC,
+        "conns": memory.NO_PREALLOC,
+    }
+
+
+def test_so_does_a_host_with_systems_that_boot() -> None:
+    assert memory.flags(24 * GIB, boots=True)["flows"] == memory.NO_PREALLOC
 
 
 def test_the_limit_is_a_share_of_the_memory() -> None:
     limit = memory.TAKEN * memory.SHARE
-    assert memory.flags(limit)["flows"] == 0
-    assert memory.flags(limit - 1)["flows"] == memory.NO_PREALLOC
+    assert memory.flags(limit, boots=False)["flows"] == 0
+    assert memory.flags(limit - 1, boots=False)["flows"] == memory.NO_PREALLOC
 
 
 def test_the_maps_are_as_large_as_is_said() -> None:
