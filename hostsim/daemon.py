@@ -46,8 +46,6 @@ log = logging.getLogger("hostsim.daemon")
 NAME = "hostsim.daemon"
 """Of the process, for ps(1) and pgrep(1): its command line may be that of `hostsim up`."""
 COMM = Path("/proc/self/comm")
-NICE = -10
-"""Of the daemon: a person waits for a flip."""
 
 
 def _claim(spec: HostSpec) -> tuple[Path, int]:
@@ -139,7 +137,6 @@ class _Ready:
     def up(self, host: str) -> None:
         """The host stands. Raises BrokenPipeError if nobody waits any more."""
         log.info("host %s is up", host)
-        priority.come_first(NICE)  # not before: systems that boot need the processors more than we
         self._tell(protocol.success({"host": host, "pid": os.getpid()}))
 
     def failed(self, error: HostsimError) -> None:

@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("hostsim.host")
 
+NICE = -10
+"""Of the daemon: a person waits for a flip."""
 TICK = 5.0
 """Seconds between two sweeps of idle rules. One walks tables made for a million flows (50 ms seen),
 so it is done in a thread of its own: a flip must not wait for it."""
@@ -145,6 +147,8 @@ class Host:
         self._watch(carriers.fileno(), carriers.on_readable)
         for vm in self.vms.values():
             self._watch_vm(vm)
+        # Not before: systems that boot need the processors more than what a daemon loads.
+        priority.come_first(NICE)
         await self._booted.all_up()
         if functions is not None:
             await in_thread(functions.start, self._kill_vms)

@@ -16,6 +16,7 @@ import pytest
 from help.cli import HOSTSIM, ask, host, hostsim, run
 from help.waiting import until
 from hostsim import daemon, protocol
+from hostsim.host import NICE
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 
@@ -152,12 +153,12 @@ def test_the_daemon_comes_before_what_runs_in_vms(flooded: int) -> None:
             with contextlib.suppress(OSError):  # it has just ended
                 name = (task / "comm").read_text().strip()
                 found[f"{name} {task.name}"] = os.getpriority(os.PRIO_PROCESS, int(task.name))
-        return set(found.values()) == {daemon.NICE}
+        return set(found.values()) == {NICE}
 
     until(all_first, 10, f"all threads have the priority: {found}")
     group = Path(f"/proc/{flooded}/autogroup")
     if group.exists():
-        assert group.read_text().split()[-1] == str(daemon.NICE)
+        assert group.read_text().split()[-1] == str(NICE)
     for vm in ask("status", NAME)["vms"]:
         assert os.getpriority(os.PRIO_PROCESS, vm["pid"]) == 0
         group = Path(f"/proc/{vm['pid']}/autogroup")
