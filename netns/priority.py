@@ -50,8 +50,8 @@ def come_first(nice: int) -> None:
     before = os.getpriority(os.PRIO_PROCESS, os.getpid())
     for number in set(map(int, os.listdir("/proc/self/task"))) - _behind:
         with contextlib.suppress(ProcessLookupError):  # it has just ended
-            plain = os.sched_getscheduler(number) == os.SCHED_OTHER
-            if plain and os.getpriority(os.PRIO_PROCESS, number) == before:
+            policy = os.sched_getscheduler(number) & ~os.SCHED_RESET_ON_FORK
+            if policy == os.SCHED_OTHER and os.getpriority(os.PRIO_PROCESS, number) == before:
                 _raise(nice, number)
     if os.getsid(0) == os.getpid():
         with contextlib.suppress(OSError):
