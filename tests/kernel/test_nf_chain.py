@@ -75,7 +75,11 @@ def test_a_download_through_firewall_ids_and_nat(chain: Chain, tmp_path: Path) -
         until(lambda: ":80 " in chain.net.run("server", "ss", "-ltn"))
         got = seen_in(chain.net.vms["client"], tmp_path / "got")
         client = chain.net.vms["client"].popen(
-            ["curl", "-s", "-m", "40", "-o", str(tmp_path / "got"), "http://198.18.0.20/body"]
+            # slow enough for its flow to have its rings before it is done
+            [
+                *("curl", "-s", "-m", "40", "--limit-rate", "30M"),
+                *("-o", str(tmp_path / "got"), "http://198.18.0.20/body"),
+            ]
         )
         while not select.select([client.fileno()], [], [], 0.05)[0]:
             chain.functions.sync()

@@ -71,7 +71,8 @@ def by_ring(chain: Chain, port: int = 7) -> None:
 def test_every_packet_by_ring_is_shown_and_accounted_for(made: Chain) -> None:
     by_ring(made)
     before = made.net.flow(FLOW)["hops"]
-    made.send(7, 700)
+    made.send(7, 700)  # which may still be on their way
+    until(lambda: made.net.flow(FLOW)["hops"][-1]["packets"] >= 710, 20, "the last one is there")
     hops = made.net.flow(FLOW)["hops"]
     assert [hop["path"] for hop in hops] == ["ring", "ring", "switch"]
     for old, new in zip(before[:2], hops[:2], strict=True):
