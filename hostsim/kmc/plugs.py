@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -51,7 +52,7 @@ MADE_IN = "/devices/virtual/input/"
 @dataclass(frozen=True)
 class _Waiting:
     """A device that is to be taken, and in how many seconds. name, mode: empty: not known yet. why:
-    empty: it may be a clone that is just being made."""
+    empty: it may be a clone that is just being made, or on its way back to the machine."""
 
     node: InputNode
     delay: float = SOON
@@ -251,7 +252,8 @@ class Plugs:
             source = Source(node.node, nodes.where(node.node))
         except OSError as error:
             if error.errno in (errno.ENODEV, errno.ENXIO, errno.ENOENT):  # it has gone already
-                return None
+                still = os.path.exists(f"/sys{node.path}")  # not quite: it is asked again
+                return _Waiting(node, AGAIN) if still else None
             return _Waiting(node, LATER, _why(error), node.sysname, "-")
         spec = first_match(self._devices, source.identity, node)
         if spec is None:
