@@ -205,11 +205,10 @@ def main(words: Sequence[str] | None = None, spec: HostSpec | None = None) -> in
     except Exception as error:
         failure = _as_answer(error, options.file)
     _on_signal(signal.SIG_IGN)
-    left = _tidy(folder) if folder is not None else []
-    if left:
+    if folder is not None and (left := _tidy(folder)):
         why = f"{failure}; and " if failure else ""
         failure = HostsimError(
-            f"host {folder.name if folder else ''}",
+            f"host {folder.name}",
             f"{why}could not remove: {'; '.join(left)}",
             "hostsim clean tries again",
         )

@@ -11,7 +11,6 @@ one that calls (fork(2)). Others start a new interpreter.
 
 import contextlib
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -47,9 +46,11 @@ class Forked:
         return self.returncode
 
     def _wait(self, timeout: float | None) -> None:
+        from netns.process import wait_end  # only a start that fails waits
+
         handle = os.pidfd_open(self.pid)
         try:
-            if not select.select([handle], [], [], timeout)[0]:
+            if not wait_end(handle, timeout):
                 raise subprocess.TimeoutExpired("hostsim.daemon", timeout or 0.0)
         finally:
             os.close(handle)

@@ -200,11 +200,6 @@ class VmSpec:
         return self.root is not None and self.root.boot
 
     @property
-    def longest(self) -> int:
-        """Bytes of the longest frame that its port takes."""
-        return self.mtu + BESIDE
-
-    @property
     def is_system(self) -> bool:
         """Whether it is an operating system: one of the KMC's, or one that boots."""
         return self.os is not None or self.boots

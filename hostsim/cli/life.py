@@ -97,9 +97,11 @@ def _up(arguments: argparse.Namespace) -> int:
     path, level = str(source.path), arguments.log_level
     if arguments.foreground:
         client.become(path, source.text, level)
-    start = client.interpreter(path, source.text, level)
+    start: client.Start
     if arguments.own_process and forked.possible():
         start = partial(forked.start, spec, path, level)
+    else:
+        start = client.interpreter(path, source.text, level)
     with client.Starting(path, start) as starting:
         answer = starting.ready()
     if arguments.json:

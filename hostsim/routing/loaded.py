@@ -16,7 +16,7 @@ from cext.bpf import objects as bpf
 from cext.switch import maps, records
 from cext.switch.records import Tuple
 from hostsim.errors import HostsimError
-from hostsim.model import VmSpec
+from hostsim.model import BESIDE, VmSpec
 from hostsim.routing import memory
 
 FOR_TESTS = ("judge",)
@@ -118,7 +118,7 @@ class Loaded:
         flags |= records.VM_UNLIKE if unlike else 0
         flags |= records.VM_ROUTER if spec.router else 0
         flags |= records.VM_IMPAIRED if impaired else 0
-        longest = 0 if queued else spec.longest
+        longest = 0 if queued else spec.mtu + BESIDE
         self.map("vms").set(maps.pack_u32(number), maps.pack_vm(mac, flags, longest))
 
     def write_uplink(self, number: int) -> None:
